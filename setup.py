@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Package of CryoGEM for Scipion; reads everything as text and imports nothing of it."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).resolve().parent
+version = re.search(r'^__version__ = "(.+)"', (here / "cryogem_scipion/__init__.py").read_text("utf-8"), re.M)
+
+# Ranges are those the test suite ran with, from the oldest to the newest.
+engine = ["torch>=2.4,<2.14", "numba>=0.60,<0.69", "gemmi>=0.7,<0.8", "safetensors>=0.4.5,<0.9"]
+scipion = ["scipion-pyworkflow>=3.11.1,<4", "scipion-em>=3.11,<4"]
+shared = ["numpy>=1.26,<3", "scipy>=1.10", "mrcfile>=1.4.3,<2", "starfile>=0.5.8,<0.6", "pydantic>=2.7,<3",
+          "tqdm>=4.60,<5", "matplotlib>=3.8", "jaxtyping>=0.2.30"]
+
+setup(
+    name="scipion-em-cryogem",
+    version=version[1],
+    description="Labelled synthetic cryo-EM micrographs that look like your own microscope's, in Scipion",
+    long_description=(here / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="GPL-3.0-or-later",
+    keywords="scipion cryoem imageprocessing simulation deep-learning",
+    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Bio-Informatics"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["cryogem_scipion", "cryogem_scipion.*"]),
+    include_package_data=True,
+    install_requires=shared + engine + scipion,
+    extras_require={
+        "engine": engine,
+        "scipion": scipion,
+        "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6"],
+        "lint": ["ruff==0.14.*", "mypy>=1.11"],
+    },
+    entry_points={
+        "pyworkflow.plugin": "cryogem_scipion = cryogem_scipion",
+        "console_scripts": "cryogem = cryogem_scipion.__main__:main",
+    },
+)
