@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of the generation of a labelled data set."""
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from cryogem_scipion.config.base import RunSettings, option
+
+__all__ = ["GenerateSettings"]
+
+
+class GenerateSettings(RunSettings):
+    """Make labelled micrographs that look real, of fresh specimens."""
+
+    simulation: Path = option(..., "Simulation", "A folder that 'cryogem simulate' made.", form=False)
+    simulation_micrographs: Path | None = option(
+        None, "Simulated micrographs to use", "With reuse: a STAR file with a part of the rows of micrographs.star.",
+        form=False)
+    model: Path | None = option(None, "Noise model", "A model.safetensors that 'cryogem train' made.", form=False)
+    noise: Literal["model", "gaussian", "spectrum"] = option(
+        "model", "Noise", "model: the trained translator; spectrum: coloured noise measured from real micrographs, "
+        "no training; gaussian: white noise.", section="Noise")
+    real: tuple[str, ...] = option(
+        (), "Real micrographs", "For spectrum noise (and ice maps): files or quoted patterns.", form=False)
+    real_pixel_size: float | None = option(
+        None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
+        form=False, gt=0)
+    snr: float | None = option(
+        None, "Signal-to-noise ratio", "Empty takes that of the model, else of the simulation.", section="Noise",
+        gt=0, le=100)
+    micrographs: int | None = option(
+        None, "Number of micrographs", "Empty makes as many as the simulation has.", section="Output",
+        ge=1, le=10_000_000)
+    micrograph_size: tuple[int, int] | None = option(
+        None, "Micrograph size (y x, px)", "Empty takes that of the simulation; any size is possible.",
+        section="Output", advanced=True)
+    reuse: bool = option(
+        False, "Reuse the simulated specimens", "Translate the simulated micrographs instead of fresh ones.",
+        section="Output", advanced=True)
+    extract: bool = option(
+        True, "Extract particles", "Also write the particles' boxes as stacks, protein bright, with their poses.",
+        section="Output")
+    keep: tuple[Literal["optical", "physical"], ...] = option(
+        (), "Also keep", "optical: the clean images (and clean stacks); physical: with ice and noise before "
+        "translation.", section="Output", advanced=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "GenerateSettings":
+        if self.noise == "model" and self.model is None:
+            raise ValueError("no noise model given; give model, or noise gaussian or spectrum")
+        if self.noise == "spectrum" and not self.real:
+            raise ValueError("noise spectrum is measured from real micrographs; give real")
+        if self.micrograph_size and not all(16 <= edge <= 65536 for edge in self.micrograph_size):
+            raise ValueError(f"micrograph_size {self.micrograph_size} is out of range; give 16 to 65536 pixels (y x)")
+        if self.reuse and self.micrograph_size:
+            raise ValueError("reuse translates the simulated micrographs as they are; leave micrograph_size empty")
+        return self

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of the simulation: specimen, microscope, particles, output."""
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from cryogem_scipion.config.base import RunSettings, option
+
+__all__ = ["SimulateSettings"]
+
+
+class SimulateSettings(RunSettings):
+    """Make clean micrographs of a map, with all labels; underfocus is positive."""
+
+    volume: tuple[Path, ...] = option(
+        ..., "Map", "The particle's density map (MRC), any box and pixel size; white protein.",
+        section="Specimen", form=False, min_length=1)
+    volume_pixel_size: float | None = option(
+        None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty.",
+        section="Specimen", form=False, gt=0)
+    symmetry: str = option(
+        "C1", "Symmetry of the map", "C1, C7, D2, T, O, I … Labels are brought into its asymmetric unit; "
+        "the images do not change.", section="Specimen", advanced=True)
+
+    pixel_size: float | None = option(
+        None, "Working pixel size (Å)", "Pixel size of the micrographs made; empty takes that of the map. Larger is "
+        "faster and enough for picking (4 to 6 Å); smaller keeps detail for reconstruction.",
+        section="Microscope", gt=0)
+    voltage_kv: float = option(
+        300.0, "Voltage (kV)", "Acceleration voltage: 300, 200, 120 or 100.", section="Microscope", gt=0, le=3000)
+    cs_mm: float = option(
+        2.7, "Spherical aberration (mm)", "Cs of the objective lens: 2.7 for Titan Krios, 0.01 when corrected.",
+        section="Microscope", ge=0, le=20)
+    amplitude_contrast: float = option(
+        0.1, "Amplitude contrast", "Fraction of amplitude contrast; 0.07 to 0.1 for proteins in ice.",
+        section="Microscope", ge=0, lt=1)
+    defocus_min: float = option(
+        8000.0, "Minimum defocus (Å)", "Each micrograph's defocus is drawn between minimum and maximum. Higher "
+        "defocus gives more visible and blurrier particles; 5000 to 30000 is usual.",
+        section="Microscope", gt=-1e6, lt=1e6)
+    defocus_max: float = option(
+        25000.0, "Maximum defocus (Å)", "Upper end of the defocus range.", section="Microscope", gt=-1e6, lt=1e6)
+    astigmatism_angstrom: float = option(
+        300.0, "Largest astigmatism (Å)", "Difference of the two defocus values, drawn from 0 to this for each "
+        "micrograph, at a random angle; 100 to 500 is usual.", section="Microscope", advanced=True, ge=0, lt=1e5)
+    phase_shift_degrees: float = option(
+        0.0, "Phase shift (°)", "Of a phase plate; 0 without one, about 90 with.", section="Microscope",
+        advanced=True, ge=-360, le=360)
+    b_factor_angstrom2: float = option(
+        60.0, "B-factor (Å²)", "Fall-off of the signal with resolution, exp(-B/4 u²); 0 to 200. Higher is blurrier.",
+        section="Microscope", advanced=True, ge=0, le=5000)
+    ctfs: Path | None = option(
+        None, "Measured CTFs", "A STAR file with rlnDefocusU, rlnDefocusV, rlnDefocusAngle to draw from instead of "
+        "the range.", section="Microscope", form=False)
+
+    micrographs: int = option(
+        12, "Number of micrographs", "How many to make; 10 to 30 are enough to train the translator or Topaz.",
+        section="Output", ge=1, le=10_000_000)
+    micrograph_size: tuple[int, int] = option(
+        (1024, 1024), "Micrograph size (y x, px)", "Height and width at the working pixel size.", section="Output")
+    particles_mean: float = option(
+        60.0, "Particles per micrograph, mean", "More makes crowded fields; what does not fit is left out and said.",
+        section="Particles", ge=0, le=100_000)
+    particles_sigma: float = option(
+        10.0, "Particles per micrograph, deviation", "Spread of the number from micrograph to micrograph; cut at two "
+        "deviations.", section="Particles", ge=0, le=100_000)
+    particle_distance: float | None = option(
+        None, "Smallest distance of particles (Å)", "Between centres; empty takes the particle's diameter. Below the "
+        "diameter particles may overlap.", section="Particles", ge=0)
+    border: Literal["cut", "inside"] = option(
+        "cut", "Particles at the border", "cut: as in reality, anywhere, and those cut by the border are marked; "
+        "inside: only whole boxes.", section="Particles", advanced=True)
+    box_size: int | None = option(
+        None, "Box size (px)", "Edge of the extracted particles at the working pixel size; empty takes 1.5 particle "
+        "diameters.", section="Particles", ge=8, le=8192)
+    mask_threshold: float = option(
+        0.1, "Mask threshold", "A pixel belongs to a particle where its projection exceeds this fraction of its "
+        "maximum. Lower makes wider masks; 0.05 to 0.3.", section="Particles", advanced=True, gt=0, lt=1)
+    soft_mask: bool = option(
+        False, "Soft masks", "Masks with a smooth edge (float32) instead of 0 and 1.", section="Particles",
+        advanced=True)
+
+    snr: float = option(
+        0.1, "Signal-to-noise ratio", "Variance of the particles over that of the noise, at the working pixel size; "
+        "0.02 (hardly visible) to 0.3 (easy).", section="Output", gt=0, le=100)
+    background_deviation: float = option(
+        0.05, "Noise of the background", "Standard deviation of real background over its mean; 0.03 to 0.1. Used "
+        "until real micrographs are measured.", section="Output", advanced=True, gt=0, lt=10)
+    extract: bool = option(
+        False, "Extract particles", "Also write the particles' boxes as stacks, protein bright.", section="Output")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SimulateSettings":
+        if self.defocus_min > self.defocus_max:
+            raise ValueError(f"defocus_min {self.defocus_min:g} is above defocus_max {self.defocus_max:g}; swap them")
+        if not all(16 <= edge <= 65536 for edge in self.micrograph_size):
+            raise ValueError(f"micrograph_size {self.micrograph_size} is out of range; give 16 to 65536 pixels (y x)")
+        return self

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of the noise translator's training."""
+from pathlib import Path
+from typing import Literal
+
+from cryogem_scipion.config.base import RunSettings, option
+
+__all__ = ["TrainSettings"]
+
+
+class TrainSettings(RunSettings):
+    """Learn the noise of real micrographs, without labels."""
+
+    real: tuple[str, ...] = option(
+        ..., "Real micrographs", "Files or quoted patterns such as 'real/*.mrc'; motion-corrected averages.",
+        form=False, min_length=1)
+    real_pixel_size: float | None = option(
+        None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
+        form=False, gt=0)
+    simulation: Path = option(..., "Simulation", "A folder that 'cryogem simulate' made.", form=False)
+    simulation_micrographs: Path | None = option(
+        None, "Simulated micrographs to use", "A STAR file like the simulation's micrographs.star with a part of "
+        "its rows; empty takes all.", form=False)
+    pixel_size: float | None = option(
+        None, "Working pixel size (Å)", "Empty takes that of the simulation, which it has to equal within 0.1 %.",
+        section="Data", advanced=True, gt=0)
+    snr: float | None = option(
+        None, "Signal-to-noise ratio", "Variance of the particles over that of the noise; empty takes that of the "
+        "simulation. Lower it when generated particles are clearer than the real ones.",
+        section="Data", gt=0, le=100)
+
+    steps: int = option(
+        2000, "Training steps", "More is better until the previews stop changing; about 2000 to 20000.",
+        section="Training", ge=1, le=10_000_000)
+    crop: int = option(
+        256, "Crop (px)", "Edge of the square pieces that the networks see; a larger one learns larger structures "
+        "and takes longer.", section="Training", ge=32, le=4096)
+    batch: int = option(1, "Batch size", "Pieces per step; more needs more memory.", section="Training", ge=1, le=1024)
+    learning_rate: float = option(
+        2e-4, "Learning rate", "Of Adam; constant for the first half, then falling to zero. 5e-5 to 5e-4.",
+        section="Training", advanced=True, gt=0, le=1)
+    generator_width: int = option(
+        32, "Generator width", "Channels of its first layer; the published network has 64. Doubling takes four times "
+        "as long.", section="Networks", advanced=True, ge=1, le=512)
+    discriminator_width: int = option(
+        32, "Discriminator width", "Channels of its first layer; the published network has 128.",
+        section="Networks", advanced=True, ge=1, le=512)
+    noise: Literal["spectrum", "gaussian"] = option(
+        "spectrum", "Noise to start from", "spectrum: coloured as in the real micrographs; gaussian: white, as "
+        "published.", section="Training", advanced=True)
+    contrastive_weight: float = option(
+        10.0, "Weight of the contrastive loss", "Higher keeps more of the simulated image; 1 to 20.",
+        section="Training", advanced=True, ge=0, le=1e4)
+    preview_every: int = option(
+        200, "Steps between previews", "A PNG of input, generated and real pieces.", section="Training",
+        advanced=True, ge=1)
+    checkpoint_every: int = option(
+        200, "Steps between checkpoints", "A killed run loses at most this much.", section="Training",
+        advanced=True, ge=1)
