@@ -31,7 +31,7 @@ setup(
         "engine": engine,
         "scipion": scipion,
         "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6"],
-        "lint": ["ruff==0.14.*", "mypy>=1.11"],
+        "lint": ["ruff==0.17.*", "mypy>=1.11"],
     },
     entry_points={
         "pyworkflow.plugin": "cryogem_scipion = cryogem_scipion",

@@ -1,0 +1,41 @@
+# The two commands: 'make demo' and 'make test'. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(BIN)/.installed
+	$(BIN)/python -m cryogem_scipion.demo --out $(DEMO)
+
+test: $(BIN)/.tested
+	$(BIN)/python -m pytest
+
+test-all: $(BIN)/.tested
+	CRYOGEM_TEST_ALL=1 $(BIN)/python -m pytest -rs
+
+lint: $(BIN)/.linted
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# torch is installed first and by version: an open range fetches gigabytes of GPU libraries
+# on machines without a GPU. With a GPU: make TORCH="torch" …
+TORCH ?= torch==2.13.0
+
+$(BIN)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(BIN)/.tested: $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(BIN)/.linted: $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ``cryogem``: one command for each stage."""
+import importlib
+import logging
+import os
+import sys
+
+from cryogem_scipion.cli import command
+from cryogem_scipion.config import RunSettings
+from cryogem_scipion.errors import CryogemError
+
+__all__ = ["main", "run"]
+
+
+def main() -> int:
+    """Run the command line; 0 when done, 2 with one line on bad input, 130 when interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        stage, settings = command(sys.argv[1:])
+        run(stage, settings)
+    except CryogemError as error:
+        print(f"cryogem: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cryogem: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(stage: str, settings: RunSettings) -> None:
+    """Run one stage; the heavy libraries are loaded only now, when the settings are known to be right."""
+    if settings.threads:
+        # Read by the numerical libraries when they are loaded.
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            os.environ[name] = str(settings.threads)
+    importlib.import_module(f"cryogem_scipion.stages.{stage}").run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

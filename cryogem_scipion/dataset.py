@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The folder that every stage leaves behind: manifest, STAR tables, names.
+
+    manifest.json     what was made, by which settings, from which files (``Manifest``)
+    micrographs.star  optics table, then a row for each micrograph
+    particles.star    optics table, then a row for each particle, also those cut by the border
+    extracted.star    the rows of the whole particles with their images, when stacks were written
+    micrographs/ masks/ particles/ source/
+
+Paths in the tables are relative to the folder. Nothing here needs torch: the Scipion side reads
+the same files through the same functions.
+"""
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import starfile
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cryogem_scipion.errors import DataError
+
+__all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "inside", "read_manifest",
+           "read_table", "replacing", "write_manifest", "write_table"]
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MICROGRAPHS = "micrographs.star"
+PARTICLES = "particles.star"
+EXTRACTED = "extracted.star"
+
+
+class Contrast(BaseModel):
+    """How strong the particles are against the noise; see ``scale``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    snr: float = Field(gt=0, description="variance of the signal over that of the noise, at the working pixel size")
+    background_deviation: float = Field(gt=0, description="deviation of the background over its mean")
+    signal_deviation: float = Field(gt=0, description="deviation of s inside the masks: sqrt(snr) background_deviation")
+    scale: float = Field(gt=0, description="projections (density x Angstrom) are multiplied by this")
+
+
+class Source(BaseModel):
+    """A file that the folder was made from, copied to ``source/``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    path: str = Field(description="relative to the folder")
+    origin: str = Field(description="where it was read from")
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Schema of manifest.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format_version: int = FORMAT_VERSION
+    stage: Literal["simulate", "train", "generate"]
+    version: str = Field(description="of this program")
+    libraries: dict[str, str]
+    settings: dict[str, Any] = Field(description="of the stage, as given")
+    simulation: dict[str, Any] | None = Field(None, description="settings of the simulation behind a generated set")
+    seed: int
+    pixel_size: float = Field(gt=0, description="of the micrographs, Angstrom per pixel")
+    micrographs: int = Field(ge=0)
+    particles: int = Field(0, ge=0, description="rows of particles.star")
+    whole_particles: int = Field(0, ge=0, description="those whose box lies inside the micrograph")
+    box_size: int | None = None
+    particle_diameter_angstrom: float | None = None
+    contrast: Contrast | None = None
+    model: str | None = Field(None, description="the noise model, relative to the folder")
+    sources: tuple[Source, ...] = ()
+    warnings: tuple[str, ...] = ()
+    figures: dict[str, float] = Field(default_factory=dict, description="what the stage measured")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, the last file of a stage."""
+    with replacing(folder / MANIFEST) as path:
+        path.write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a folder; ``DataError`` when there is none that this program can read."""
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except OSError:
+        raise DataError(f"{folder} has no {MANIFEST}; give a folder that a cryogem stage finished") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); make the folder again") from None
+    found = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        raise DataError(f"{path} has format {found}, newer than {FORMAT_VERSION}; update cryogem")
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "top level"
+        raise DataError(f"{path} is not a cryogem manifest ({place}: {first['msg']}); make the folder again") from None
+
+
+class replacing:
+    """A temporary path that takes the final name when the block ends well, and vanishes when not.
+
+    A file under its final name is therefore always whole.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> Path:
+        handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent)
+        os.close(handle)
+        os.chmod(name, 0o666 & ~_umask())
+        self.temporary = Path(name)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's file mode mask, read the only way there is."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_table(path: Path, name: str, optics: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write a RELION 3.1 STAR file: the optics table, then ``name`` (``micrographs`` or ``particles``)."""
+    with replacing(path) as temporary:
+        starfile.write({"optics": optics, name: rows}, temporary, overwrite=True)
+
+
+def read_table(path: Path, name: str, columns: tuple[str, ...] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the optics and the named table of a STAR file.
+
+    Raises
+    ------
+    DataError
+        The file is missing, no STAR file, or lacks one of ``columns``.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; give a STAR file")
+    try:
+        blocks = starfile.read(path, always_dict=True, parse_as_string=["rlnMicrographName", "rlnImageName"])
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, pd.errors.ParserError) as error:
+        raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
+    if name not in blocks:
+        raise DataError(f"{path} has no table data_{name} (found: {', '.join(map(str, blocks)) or 'nothing'}); "
+                        "give a RELION 3.1 STAR file")
+    rows = _frame(blocks[name])
+    missing = [column for column in columns if column not in rows]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; write the file with these columns")
+    return _frame(blocks.get("optics", pd.DataFrame())), rows
+
+
+def _frame(block: Any) -> pd.DataFrame:
+    """A table as a data frame, also where starfile found a simple block of one row."""
+    return block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return ``folder / name``; ``DataError`` when that leaves the folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise DataError(f"{name!r} lies outside {folder}; the folder's tables may only name files inside it")
+    return path

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Labels of specimens as STAR rows, and the particles' boxes."""
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.generation import Microscope, Specimen
+from cryogem_scipion.physics.projection import euler_angles
+
+__all__ = ["extract_boxes", "micrograph_row", "optics_table", "particle_rows"]
+
+
+def optics_table(run: Microscope, images: bool) -> pd.DataFrame:
+    """The one row of RELION's optics table; with ``images``, also what it says of particle images."""
+    s = run.settings
+    row: dict[str, object] = {
+        "rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1", "rlnVoltage": s.voltage_kv,
+        "rlnSphericalAberration": s.cs_mm, "rlnAmplitudeContrast": s.amplitude_contrast,
+        "rlnMicrographPixelSize": run.pixel_size, "rlnMicrographOriginalPixelSize": run.pixel_size}
+    if images:
+        row |= {"rlnImagePixelSize": run.pixel_size, "rlnImageSize": run.box_size, "rlnImageDimensionality": 2}
+    return pd.DataFrame([row])
+
+
+def micrograph_row(name: str, mask: str, specimen: Specimen) -> dict[str, object]:
+    """One row of micrographs.star."""
+    return {"rlnMicrographName": name, "rlnOpticsGroup": 1, **_ctf(specimen), "cryogemMask": mask}
+
+
+def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) -> pd.DataFrame:
+    """Rows of particles.star for the particles of one micrograph.
+
+    RELION floors coordinates when it cuts boxes, so the coordinate is the floor and the fraction stands in
+    the origin: true centre = coordinate - origin / pixel size.
+
+    Parameters
+    ----------
+    name
+        The micrograph, relative to the folder.
+    first
+        How many particles the run had before; the random halves alternate over the whole run.
+    """
+    centres = specimen.centres.double().cpu().numpy()
+    whole_pixels = np.floor(centres)
+    origins = (whole_pixels - centres) * pixel_size
+    rot, tilt, psi = euler_angles(specimen.rotations).double().cpu().numpy().T
+    count = len(centres)
+    return pd.DataFrame({
+        "rlnMicrographName": name, "rlnOpticsGroup": np.ones(count, int),
+        "rlnCoordinateX": whole_pixels[:, 1], "rlnCoordinateY": whole_pixels[:, 0],
+        "rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi,
+        "rlnOriginXAngst": origins[:, 1], "rlnOriginYAngst": origins[:, 0], **_ctf(specimen),
+        "rlnRandomSubset": 1 + (first + np.arange(count)) % 2,
+        "rlnClassNumber": 1 + specimen.sources.cpu().numpy(),
+        "cryogemWhole": specimen.whole.cpu().numpy().astype(int)})
+
+
+def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
+    """Cut the whole particles: protein bright, background ring mean 0 and deviation 1, as RELION prepares them."""
+    corners = specimen.centres[specimen.whole].floor().long() - box // 2
+    boxes = torch.stack([micrograph[y:y + box, x:x + box] for y, x in corners.tolist()]) if len(corners) else \
+        micrograph.new_zeros(0, box, box)
+    axis = torch.arange(box, device=micrograph.device) - box // 2
+    ring = axis[:, None] ** 2 + axis[None] ** 2 > (box // 2) ** 2
+    background = boxes[:, ring].double()
+    mean = background.mean(1)[:, None, None]
+    deviation = background.std(1).clamp_min(1e-12)[:, None, None]
+    return ((mean - boxes) / deviation).float()
+
+
+def _ctf(specimen: Specimen) -> dict[str, float]:
+    optics = specimen.optics
+    return {"rlnDefocusU": optics.defocus_u_angstrom, "rlnDefocusV": optics.defocus_v_angstrom,
+            "rlnDefocusAngle": optics.defocus_angle_degrees, "rlnPhaseShift": optics.phase_shift_degrees,
+            "rlnCtfBfactor": optics.b_factor_angstrom2}

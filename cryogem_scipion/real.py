@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real micrographs: found, checked and brought to the working pixel size, one at a time."""
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.mrc import read_header, read_mrc
+from cryogem_scipion.physics.grids import fourier_crop, working_shape
+from cryogem_scipion.physics.ice import background_deviation, ice_map, upsample_ice
+
+__all__ = ["RealMicrograph", "check_real", "evenly", "has_transmission", "read_real", "real_files"]
+
+
+@dataclass(frozen=True)
+class RealMicrograph:
+    """A real micrograph at the working pixel size, with what was measured of it."""
+
+    path: Path
+    image: Float[Tensor, "y x"]
+    """Grey values as they were recorded."""
+    pixel_size: float
+    """Exact, Å."""
+    crop: tuple[int, int]
+    """(y, x) pixels of the original that the image covers, from its first pixel."""
+    ice: Float[Tensor, "gy gx"] | None
+    """Low-frequency transmission, mean 1; None where grey values are no transmission."""
+    median: float
+    background_deviation: float | None
+    """Of the background over its mean; None where grey values are no transmission."""
+    deviation: float
+    """Robust standard deviation of the grey values, ice removed."""
+
+
+def real_files(patterns: Sequence[str]) -> list[Path]:
+    """Return the files that names and patterns stand for, sorted, each once.
+
+    Raises
+    ------
+    DataError
+        A name or pattern stands for nothing.
+    """
+    files: set[Path] = set()
+    for pattern in patterns:
+        # A file whose own name holds wildcard characters is meant as it is.
+        found = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+        if not found:
+            raise DataError(f"{pattern} stands for no file; give real micrographs (MRC)")
+        files.update(Path(name) for name in found)
+    return sorted(files)
+
+
+def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None) -> None:
+    """Refuse, from their headers alone, real micrographs that cannot be brought to the working pixel size."""
+    for path in files:
+        shape, found = read_header(path, 2)
+        working_shape((shape[0], shape[1]), _known(path, pixel_size or found), working_pixel_size)
+
+
+def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = None) -> RealMicrograph:
+    """Read one micrograph, Fourier-crop it and measure its ice and background.
+
+    Parameters
+    ----------
+    path
+        MRC file.
+    working_pixel_size
+        Å per pixel wanted; the one reached differs by less than 0.1 %.
+    pixel_size
+        Of the file, where its header is wrong or empty.
+    """
+    data, found = read_mrc(path, 2)
+    original = torch.from_numpy(data)
+    target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or found), working_pixel_size)
+    image = fourier_crop(original[:target.crop[0], :target.crop[1]], target.shape)
+    median = float(np.median(image.numpy()))
+    if has_transmission(image):
+        ice = ice_map(image)
+        flat = image / upsample_ice(ice, target.shape)
+        return RealMicrograph(path, image, target.pixel_size, target.crop, ice, median,
+                              background_deviation(image, ice), _robust_deviation(flat))
+    return RealMicrograph(path, image, target.pixel_size, target.crop, None, median, None, _robust_deviation(image))
+
+
+def has_transmission(image: Float[Tensor, "y x"]) -> bool:
+    """Whether grey values count electrons: a mean well above 0, and a background that is not all noise."""
+    mean, deviation = float(image.mean()), float(image.std())
+    return mean > 0 and deviation < mean
+
+
+def evenly(files: Sequence[Path], most: int) -> list[Path]:
+    """At most ``most`` of the files, spread evenly over the list."""
+    if len(files) <= most:
+        return list(files)
+    return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
+
+
+def read_all(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None) -> Iterator[RealMicrograph]:
+    """Read them one after the other."""
+    for path in files:
+        yield read_real(path, working_pixel_size, pixel_size)
+
+
+def _known(path: Path, pixel_size: float | None) -> float:
+    if pixel_size is None:
+        raise DataError(f"{path} has no pixel size in its header; set real_pixel_size")
+    return pixel_size
+
+
+def _robust_deviation(image: Float[Tensor, "y x"]) -> float:
+    """Standard deviation of the bulk: half the distance of the 16th and 84th percentile."""
+    low, high = np.percentile(image.numpy(), [15.865, 84.135])
+    return float(high - low) / 2

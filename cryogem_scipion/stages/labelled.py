@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What simulate and generate share: a folder of labelled micrographs, written one at a time."""
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, replacing, write_table
+from cryogem_scipion.generation import CleanMicrograph, Microscope, Specimen
+from cryogem_scipion.labels import extract_boxes, micrograph_row, optics_table, particle_rows
+from cryogem_scipion.mrc import write_mrc
+
+__all__ = ["LabelledFolder"]
+
+
+class LabelledFolder:
+    """Micrographs, masks and stacks of one run under their final names, then its tables."""
+
+    def __init__(self, out: Path, run: Microscope, extract: bool):
+        self.out, self.run, self.extract = out, run, extract
+        self._micrographs: list[dict[str, object]] = []
+        self._particles: list[pd.DataFrame] = []
+        self.count = self.wanted = self.whole = 0
+        for name in ["micrographs", "masks", *(["particles"] if extract else [])]:
+            (out / name).mkdir(exist_ok=True)
+
+    def has(self, index: int) -> bool:
+        """Whether micrograph ``index`` is whole; it is written after all that belongs to it."""
+        return (self.out / _micrograph(index)).is_file()
+
+    def write(self, index: int, image: Float[Tensor, "y x"], clean: CleanMicrograph) -> None:
+        """Write the stack, the mask and last the image of micrograph ``index``."""
+        pixel_size = self.run.pixel_size
+        if self.extract and bool(clean.specimen.whole.any()):
+            boxes = extract_boxes(image, clean.specimen, self.run.box_size)
+            with replacing(self.out / _stack(index)) as path:
+                write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
+        mask = clean.mask.cpu()
+        with replacing(self.out / _mask(index)) as path:
+            write_mrc(path, (mask if self.run.settings.soft_mask else mask.to(torch.uint8)).numpy(), pixel_size)
+        with replacing(self.out / _micrograph(index)) as path:
+            write_mrc(path, image.cpu().numpy(), pixel_size)
+
+    def record(self, index: int, specimen: Specimen) -> None:
+        """Remember the labels of micrograph ``index``; in order of the micrographs."""
+        name = _micrograph(index)
+        self._micrographs.append(micrograph_row(name, _mask(index), specimen))
+        rows = particle_rows(name, specimen, self.run.pixel_size, self.count)
+        rows["cryogemSource"] = [self.run.settings.volume[source].name for source in specimen.sources.tolist()]
+        self._particles.append(rows)
+        self.count += len(rows)
+        self.whole += int(specimen.whole.sum())
+        self.wanted += specimen.wanted
+
+    def write_tables(self) -> None:
+        """Write the tables of everything recorded."""
+        optics = optics_table(self.run, images=False)
+        write_table(self.out / MICROGRAPHS, "micrographs", optics, pd.DataFrame(self._micrographs))
+        particles = pd.concat(self._particles, ignore_index=True)
+        write_table(self.out / PARTICLES, "particles", optics, particles)
+        if self.extract:
+            whole = particles[particles["cryogemWhole"] == 1]
+            place = whole.groupby("rlnMicrographName").cumcount() + 1
+            stack = whole["rlnMicrographName"].str.replace("micrographs/", "particles/") + "s"
+            images = place.map("{:06d}@".format) + stack
+            write_table(self.out / EXTRACTED, "particles", optics_table(self.run, images=True),
+                        whole.assign(rlnImageName=images))
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of the set."""
+        if self.count < self.wanted:
+            return (f"{self.wanted - self.count} of {self.wanted} particles did not fit and were left out; lower "
+                    "particles_mean or particle_distance, or enlarge micrograph_size",)
+        return ()
+
+
+def _micrograph(index: int) -> str:
+    return f"micrographs/mic_{index:06d}.mrc"
+
+
+def _mask(index: int) -> str:
+    return f"masks/mic_{index:06d}.mrc"
+
+
+def _stack(index: int) -> str:
+    return f"particles/mic_{index:06d}.mrcs"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem simulate``: clean micrographs of a map, with all labels."""
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+
+from cryogem_scipion import __version__
+from cryogem_scipion.config import SimulateSettings
+from cryogem_scipion.dataset import Contrast, Manifest, Source, write_manifest
+from cryogem_scipion.devices import chosen_device
+from cryogem_scipion.generation import Microscope, Specimen, measure_contrast, microscope
+from cryogem_scipion.progress import tracked
+from cryogem_scipion.stages.labelled import LabelledFolder
+from cryogem_scipion.stages.output import begin, check_space, copy_sources, libraries
+
+__all__ = ["portable_settings", "run"]
+
+log = logging.getLogger("cryogem")
+
+
+def run(settings: SimulateSettings) -> Manifest:
+    """Write the micrographs 1 - s, masks, tables and manifest of a simulation.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    scope = microscope(settings, device=chosen_device(settings.device))
+    check_space(settings.out, settings.micrographs * _bytes(scope))
+    out = begin(settings)
+    sources = copy_sources(out, [*settings.volume, *([settings.ctfs] if settings.ctfs else [])])
+    contrast = measure_contrast(scope, settings.seed)
+    scope = replace(scope, scale=contrast.scale)
+    folder = LabelledFolder(out, scope, settings.extract)
+    for index, specimen in tracked(_specimens(scope, settings), settings.micrographs, "simulating micrograph"):
+        folder.record(index, specimen)
+        if not folder.has(index):
+            clean = scope.expose(specimen)
+            folder.write(index, 1 - clean.signal, clean)
+    folder.write_tables()
+    manifest = _manifest(settings, scope, contrast, sources, folder)
+    write_manifest(out, manifest)
+    log.info("simulated %d micrographs with %d particles (%d whole) in %s", settings.micrographs, folder.count,
+             folder.whole, out)
+    for warning in manifest.warnings:
+        log.warning("warning: %s", warning)
+    return manifest
+
+
+def portable_settings(settings: SimulateSettings, scope: Microscope, sources: tuple[Source, ...]) -> dict[str, Any]:
+    """Settings with every derived value filled in and files named as in ``source/``: enough to make the run again."""
+    maps = len(settings.volume)
+    filled = settings.model_copy(update={
+        "pixel_size": scope.pixel_size, "box_size": scope.box_size,
+        "particle_distance": scope.diameter_angstrom if settings.particle_distance is None
+        else settings.particle_distance,
+        "volume": tuple(source.path for source in sources[:maps]),
+        "ctfs": sources[maps].path if settings.ctfs else None})
+    return filled.model_dump(mode="json", exclude={"out", "device", "threads"}, warnings=False)
+
+
+def _specimens(scope: Microscope, settings: SimulateSettings) -> Iterator[tuple[int, Specimen]]:
+    for index in range(settings.micrographs):
+        yield index, scope.specimen(settings.seed, index)
+
+
+def _bytes(scope: Microscope) -> int:
+    """Disk space of one micrograph with its mask and stack."""
+    y, x = scope.settings.micrograph_size
+    stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if scope.settings.extract else 0
+    return (8 if scope.settings.soft_mask else 5) * y * x + stack + 3072
+
+
+def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast, sources: tuple[Source, ...],
+              folder: LabelledFolder) -> Manifest:
+    return Manifest(
+        stage="simulate", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        simulation=portable_settings(settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
+        micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
+        box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,
+        sources=sources, warnings=folder.warnings())
