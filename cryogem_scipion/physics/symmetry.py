@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Point groups, oriented as RELION orients them.
+
+C: n-fold axis on z. D: n-fold on z, twofold on x. T: threefold on z, twofold in the y-z plane.
+O: fourfold axes on x, y and z. I1 to I4: twofold axes on x, y and z, or fivefold on z; plain I is I2.
+
+A map with V(R r) = V(r) for every operator R looks the same at A and at A R.
+"""
+import math
+import re
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.errors import SettingsError
+
+__all__ = ["operators", "to_asymmetric_unit"]
+
+GOLDEN = (1 + math.sqrt(5)) / 2
+ALLOWED = "C1, C2, …; D1, D2, …; T; O; I (which is I2), I1, I2, I3 or I4"
+LARGEST_ORDER = 1000
+
+# (order of the axis, its direction); two axes generate each group
+AXES: dict[str, tuple[tuple[int, tuple[float, float, float]], ...]] = {
+    "T": ((3, (0.0, 0.0, 1.0)), (2, (0.0, math.sqrt(2 / 3), math.sqrt(1 / 3)))),
+    "O": ((4, (0.0, 0.0, 1.0)), (3, (1.0, 1.0, 1.0))),
+    "I1": ((2, (0.0, 0.0, 1.0)), (5, (GOLDEN, 0.0, 1.0))),
+    "I2": ((2, (0.0, 0.0, 1.0)), (5, (1.0, 0.0, GOLDEN))),
+    "I3": ((5, (0.0, 0.0, 1.0)), (2, (-1.0, 0.0, GOLDEN))),
+    "I4": ((5, (0.0, 0.0, 1.0)), (2, (1.0, 0.0, GOLDEN))),
+}
+
+
+def _axes(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:
+    group = name.strip().upper()
+    found = re.fullmatch(r"([CD])(\d+)", group)
+    if found and 1 <= int(found[2]) <= LARGEST_ORDER:
+        main = (int(found[2]), (0.0, 0.0, 1.0))
+        return (main,) if found[1] == "C" else (main, (2, (1.0, 0.0, 0.0)))
+    axes = AXES.get("I2" if group == "I" else group)
+    if axes is None:
+        raise SettingsError(f"symmetry is {name!r}; give one of {ALLOWED}")
+    return axes
+
+
+def _rotation(order: int, direction: tuple[float, float, float]) -> Float[Tensor, "3 3"]:
+    x, y, z = (value / math.hypot(*direction) for value in direction)
+    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    angle = 2 * math.pi / order
+    return torch.eye(3, dtype=torch.float64) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+
+
+def operators(name: str) -> Float[Tensor, "g 3 3"]:
+    """All rotations of a point group, the identity first.
+
+    Parameters
+    ----------
+    name
+        C1, C2, …, D1, D2, …, T, O, I, I1, I2, I3 or I4, in upper or lower case.
+
+    Raises
+    ------
+    SettingsError
+        Any other name.
+    """
+    generators = []
+    for order, direction in _axes(name):
+        step = _rotation(order, direction)
+        powers = [torch.eye(3, dtype=torch.float64)]
+        for _ in range(order - 1):
+            powers.append(step @ powers[-1])
+        generators.append(torch.stack(powers))
+    group = generators[0]
+    while True:
+        products = [group] + [(group[:, None] @ powers).reshape(-1, 3, 3) for powers in generators[1:] + generators[:1]]
+        larger = _distinct(torch.cat(products))
+        if larger.shape[0] == group.shape[0]:
+            return larger
+        group = larger
+
+
+def _distinct(matrices: Float[Tensor, "n 3 3"]) -> Float[Tensor, "m 3 3"]:
+    """The matrices without repetitions, each at its first place."""
+    kept = matrices[:1]
+    for matrix in matrices[1:]:
+        # the trace of AᵀB is 3 for equal rotations; those of a group differ by far more than rounding
+        if not bool((torch.einsum("nij,ij->n", kept, matrix) > 3 - 1e-9).any()):
+            kept = torch.cat([kept, matrix[None]])
+    return kept
+
+
+def to_asymmetric_unit(matrices: Float[Tensor, "n 3 3"], name: str) -> Float[Tensor, "n 3 3"]:
+    """Replace each orientation by its symmetric copy in the asymmetric unit.
+
+    The unit holds the view directions that are nearer to one fixed direction than to any of its
+    symmetric copies; for C and D groups these are the rot within ±180°/n and, for D, tilt up to 90°.
+    """
+    group = operators(name).to(matrices)
+    centre = torch.tensor((math.sqrt(0.5), 0.0, math.sqrt(0.5)), dtype=matrices.dtype, device=matrices.device)
+    if name.strip().upper()[0] in "TOI":
+        centre = torch.nn.functional.normalize(torch.tensor((0.2, 0.1, 1.0)).to(matrices), dim=0)
+    copies = matrices[:, None] @ group
+    nearness = copies[:, :, 2] @ centre
+    best = nearness.argmax(dim=1)
+    return copies[torch.arange(len(matrices), device=matrices.device), best]
