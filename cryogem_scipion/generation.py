@@ -12,11 +12,11 @@ from torch import Tensor
 from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.dataset import Contrast, read_table
 from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.physics.optics import Optics, apply_ctf, delocalisation_margin, draw_optics
-from cryogem_scipion.physics.placement import place_centres
+from cryogem_scipion.physics.optics import Optics, apply_ctf, choose_optics, delocalisation_margin, draw_optics, fast_shape
+from cryogem_scipion.physics.placement import draw_count, place_centres
 from cryogem_scipion.physics.poses import uniform_rotations
 from cryogem_scipion.physics.projection import Projector, prepare, project
-from cryogem_scipion.physics.specimen import compose, field_mask, whole_boxes
+from cryogem_scipion.physics.specimen import compose, field_mask, subpixel_shifts, whole_boxes
 from cryogem_scipion.physics.symmetry import to_asymmetric_unit
 from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
 
@@ -53,7 +53,8 @@ class CleanMicrograph:
 
     signal: Float[Tensor, "y x"]
     """s of the contrast in use; the image is 1 - s."""
-    mask: Float[Tensor, "y x"]
+    mask: Bool[Tensor, "y x"] | Float[Tensor, "y x"]
+    """Where particles are; from 0 to 1 when soft."""
     specimen: Specimen
 
 
@@ -78,7 +79,7 @@ class Microscope:
         settings = self.settings
         draw = seeded(seed, "specimen", index)
         shape = settings.micrograph_size
-        wanted = _truncated_normal(settings.particles_mean, settings.particles_sigma, draw)
+        wanted = draw_count(settings.particles_mean, settings.particles_sigma, draw)
         distance = self.diameter_angstrom if settings.particle_distance is None else settings.particle_distance
         inset = self.box_size / 2 + 1 if settings.border == "inside" else 0.0
         centres = place_centres(wanted, shape, distance / self.pixel_size, draw, inset=inset)
@@ -91,8 +92,8 @@ class Microscope:
         """Form the image of a specimen: projections, summed, through the optics; and its mask."""
         shape = self.settings.micrograph_size
         projections = self.projections(specimen)
-        margin = delocalisation_margin(self.pixel_size, specimen.optics) + projections.shape[-1] // 2
-        canvas = compose(projections, specimen.centres, shape, margin)
+        margin = delocalisation_margin(self.pixel_size, specimen.optics)
+        canvas = compose(projections, specimen.centres + margin, fast_shape(shape, margin))
         image = apply_ctf(canvas, self.pixel_size, specimen.optics)
         signal = image[margin:margin + shape[0], margin:margin + shape[1]] * self.scale
         mask = field_mask(projections, specimen.centres, shape, self.settings.mask_threshold, self.settings.soft_mask)
@@ -101,7 +102,7 @@ class Microscope:
     def projections(self, specimen: Specimen) -> Float[Tensor, "n box box"]:
         """Line integrals (density x Å) of the particles, with the sub-pixel part of their centres as shift."""
         edge = max(_drawing_box(projector, self.pixel_size) for projector in self.projectors)
-        shifts = specimen.centres - specimen.centres.floor()
+        shifts = subpixel_shifts(specimen.centres)
         result = torch.empty(len(shifts), edge, edge)
         for source, projector in enumerate(self.projectors):
             rows = specimen.sources == source
@@ -111,11 +112,11 @@ class Microscope:
     def _draw_optics(self, draw: torch.Generator) -> Optics:
         """One state of the microscope: drawn from the range, or one of the measured ones."""
         if self.states:
-            return self.states[int(torch.randint(len(self.states), (1,), generator=draw))]
+            return choose_optics(draw, self.states)
         s = self.settings
         return draw_optics(draw, voltage_kv=s.voltage_kv, cs_mm=s.cs_mm, amplitude_contrast=s.amplitude_contrast,
                            defocus_min_angstrom=s.defocus_min, defocus_max_angstrom=s.defocus_max,
-                           astigmatism_angstrom=s.astigmatism_angstrom, phase_shift_degrees=s.phase_shift_degrees,
+                           astigmatism_max_angstrom=s.astigmatism_angstrom, phase_shift_degrees=s.phase_shift_degrees,
                            b_factor_angstrom2=s.b_factor_angstrom2)
 
 
@@ -180,17 +181,9 @@ def _calibration(run: Microscope, seed: int) -> Iterator[CleanMicrograph]:
                                   torch.ones(1, dtype=torch.bool), run.specimen(seed, 0).optics, 1))
 
 
-def _truncated_normal(mean: float, sigma: float, draw: torch.Generator) -> int:
-    """A whole number around ``mean``, at most two deviations away, never negative."""
-    while True:
-        z = float(torch.randn((), generator=draw))
-        if abs(z) <= 2:
-            return max(0, round(mean + sigma * z))
-
-
 def _drawing_box(projector: Projector, pixel_size: float) -> int:
     """Edge (px, even) of a box at ``pixel_size`` that holds the whole map however it is shifted by a fraction."""
-    return 2 * (int(projector.box * projector.pixel_size / pixel_size / 2) + 2)
+    return 2 * (int(projector.radius_angstrom / pixel_size) + 2)
 
 
 def _measured_states(settings: SimulateSettings) -> tuple[Optics, ...]:
