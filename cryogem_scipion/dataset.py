@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "inside", "read_manifest",
+__all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside", "read_manifest",
            "read_table", "replacing", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 1
@@ -133,8 +133,10 @@ def _umask() -> int:
 
 def write_table(path: Path, name: str, optics: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write a RELION 3.1 STAR file: the optics table, then ``name`` (``micrographs`` or ``particles``)."""
+    text = starfile.to_string({"optics": optics, name: rows})
     with replacing(path) as temporary:
-        starfile.write({"optics": optics, name: rows}, temporary, overwrite=True)
+        # The library's first line holds the time of writing, which would make equal tables differ.
+        temporary.write_text(text.partition("\n")[2].lstrip(), "utf-8")
 
 
 def read_table(path: Path, name: str, columns: tuple[str, ...] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:

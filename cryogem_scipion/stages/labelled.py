@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What simulate and generate share: a folder of labelled micrographs, written one at a time."""
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, replacing, write_table
+from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, Source, replacing, write_table
 from cryogem_scipion.generation import CleanMicrograph, Microscope, Specimen
 from cryogem_scipion.labels import extract_boxes, micrograph_row, optics_table, particle_rows
 from cryogem_scipion.mrc import write_mrc
@@ -18,8 +19,9 @@ __all__ = ["LabelledFolder"]
 class LabelledFolder:
     """Micrographs, masks and stacks of one run under their final names, then its tables."""
 
-    def __init__(self, out: Path, run: Microscope, extract: bool):
+    def __init__(self, out: Path, run: Microscope, sources: Sequence[Source], extract: bool):
         self.out, self.run, self.extract = out, run, extract
+        self._names = [Path(source.path).name for source in sources]
         self._micrographs: list[dict[str, object]] = []
         self._particles: list[pd.DataFrame] = []
         self.count = self.wanted = self.whole = 0
@@ -48,7 +50,7 @@ class LabelledFolder:
         name = _micrograph(index)
         self._micrographs.append(micrograph_row(name, _mask(index), specimen))
         rows = particle_rows(name, specimen, self.run.pixel_size, self.count)
-        rows["cryogemSource"] = [self.run.settings.volume[source].name for source in specimen.sources.tolist()]
+        rows["cryogemSource"] = [self._names[source] for source in specimen.sources.tolist()]
         self._particles.append(rows)
         self.count += len(rows)
         self.whole += int(specimen.whole.sum())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import shutil
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -68,7 +69,8 @@ def copy_sources(out: Path, files: Iterable[Path]) -> tuple[Source, ...]:
     """Copy what a run is made from into ``source/`` under names of their own."""
     sources: list[Source] = []
     for number, file in enumerate(files):
-        name = f"source/{number:02d}_{file.name}"
+        # STAR tables name these files: no blanks, quotes or other letters that a reader might stumble on.
+        name = f"source/{number:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', file.name)}"
         content = file.read_bytes()
         with replacing(out / name) as path:
             path.write_bytes(content)

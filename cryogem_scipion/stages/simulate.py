@@ -34,7 +34,7 @@ def run(settings: SimulateSettings) -> Manifest:
     sources = copy_sources(out, [*settings.volume, *([settings.ctfs] if settings.ctfs else [])])
     contrast = measure_contrast(scope, settings.seed)
     scope = replace(scope, scale=contrast.scale)
-    folder = LabelledFolder(out, scope, settings.extract)
+    folder = LabelledFolder(out, scope, sources, settings.extract)
     for index, specimen in tracked(_specimens(scope, settings), settings.micrographs, "simulating micrograph"):
         folder.record(index, specimen)
         if not folder.has(index):

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""MRC files: what is written is read back bit for bit, and rubbish is refused in one line."""
+import mrcfile
+import numpy as np
+import pytest
+
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.mrc import read_header, read_mrc, write_mrc
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(1).normal(size=(20, 31)).astype(np.float32)
+
+
+def test_an_image_is_read_back(tmp_path, image):
+    write_mrc(tmp_path / "a.mrc", image, 3.25)
+    found, pixel_size = read_mrc(tmp_path / "a.mrc", 2)
+    assert np.array_equal(found, image)
+    assert pixel_size == pytest.approx(3.25, rel=1e-6)  # the header is float32
+    assert read_header(tmp_path / "a.mrc", 2)[0] == (20, 31)
+    assert mrcfile.validate(tmp_path / "a.mrc")
+
+
+def test_same_data_same_bytes(tmp_path, image):
+    for name in ("a.mrc", "b.mrc"):
+        write_mrc(tmp_path / name, image, 1.0)
+    assert (tmp_path / "a.mrc").read_bytes() == (tmp_path / "b.mrc").read_bytes()
+
+
+def test_stacks_and_masks(tmp_path, image):
+    write_mrc(tmp_path / "a.mrcs", np.stack([image] * 3), 2.0, stack=True)
+    with mrcfile.open(tmp_path / "a.mrcs") as file:
+        assert file.is_image_stack()
+        assert float(file.voxel_size.x) == 2.0
+    write_mrc(tmp_path / "m.mrc", (image > 0).astype(np.uint8), 2.0)
+    with mrcfile.open(tmp_path / "m.mrc") as file:
+        assert int(file.header.mode) == 0
+        assert set(np.unique(file.data)) == {0, 1}
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.float32, np.float16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_number_type_and_byte_order(tmp_path, dtype, order):
+    data = np.arange(60).reshape(6, 10)
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(data.astype(dtype))
+        file.voxel_size = 2
+    if order == ">":
+        path = tmp_path / "a.mrc"
+        raw = path.read_bytes()
+        head = np.frombuffer(raw[:1024], "<i4").astype(">i4").tobytes()
+        # Text and the machine stamp are bytes, not numbers.
+        head = head[:104] + raw[104:108] + head[108:208] + raw[208:212] + bytes([0x11, 0x11, 0, 0]) + head[216:220] \
+            + (1).to_bytes(4, "big") + raw[224:1024]
+        body = np.frombuffer(raw[1024:], np.dtype(dtype).newbyteorder("<"))
+        path.write_bytes(head + body.astype(body.dtype.newbyteorder(">")).tobytes())
+    found, pixel_size = read_mrc(tmp_path / "a.mrc", 2)
+    assert np.array_equal(found, data)
+    assert pixel_size == 2.0
+
+
+def damaged(path, image, how):
+    write_mrc(path, image, 2.0)
+    raw = bytearray(path.read_bytes())
+    if how == "empty":
+        raw = b""
+    elif how == "truncated":
+        raw = raw[:-100]
+    elif how == "huge":
+        raw[0:12] = np.array([32768, 32768, 1], "<i4").tobytes()
+    elif how == "zero":
+        raw[0:4] = bytes(4)
+    elif how == "mode":
+        raw[12:16] = np.array([77], "<i4").tobytes()
+    elif how == "text":
+        raw = b"this is not an image" * 100
+    elif how == "nan":
+        raw[1024:1028] = np.array([np.nan], "<f4").tobytes()
+    elif how == "constant":
+        raw[1024:] = bytes(len(raw) - 1024)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "that is no image"),
+    ("mode", "mode 77"), ("text", "no MRC file|that is no image|mode"), ("nan", "1 values that are not finite"),
+    ("constant", "is constant"),
+])
+def test_damaged_files_are_refused(tmp_path, image, how, message):
+    damaged(tmp_path / "a.mrc", image, how)
+    with pytest.raises(DataError, match=message):
+        read_mrc(tmp_path / "a.mrc", 2)
+
+
+def test_wrong_dimensions_transforms_and_missing_files_are_refused(tmp_path, image):
+    write_mrc(tmp_path / "a.mrc", image, 2.0)
+    with pytest.raises(DataError, match="31 x 20 pixels; give a volume"):
+        read_mrc(tmp_path / "a.mrc", 3)
+    write_mrc(tmp_path / "v.mrc", np.stack([image] * 2), 2.0)
+    with pytest.raises(DataError, match="give one image"):
+        read_mrc(tmp_path / "v.mrc", 2)
+    with mrcfile.new(tmp_path / "c.mrc") as file:
+        file.set_data(image.astype(np.complex64))
+    with pytest.raises(DataError, match="not a transform"):
+        read_mrc(tmp_path / "c.mrc", 2)
+    with pytest.raises(DataError, match="is not a file"):
+        read_mrc(tmp_path / "none.mrc", 2)
+
+
+def test_a_header_without_pixel_size_says_so(tmp_path, image):
+    write_mrc(tmp_path / "a.mrc", image, 0.0)
+    assert read_mrc(tmp_path / "a.mrc", 2)[1] is None
