@@ -183,7 +183,7 @@ def _calibration(run: Microscope, seed: int) -> Iterator[CleanMicrograph]:
 
 def _drawing_box(projector: Projector, pixel_size: float) -> int:
     """Edge (px, even) of a box at ``pixel_size`` that holds the whole map however it is shifted by a fraction."""
-    return 2 * (int(projector.radius_angstrom / pixel_size) + 2)
+    return 2 * (int(projector.reach_angstrom / pixel_size) + 2)
 
 
 def _measured_states(settings: SimulateSettings) -> tuple[Optics, ...]:

@@ -20,7 +20,7 @@ class SimulateSettings(RunSettings):
         None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty.",
         section="Specimen", form=False, gt=0)
     symmetry: str = option(
-        "C1", "Symmetry of the map", "C1, C7, D2, T, O, I … Labels are brought into its asymmetric unit; "
+        "C1", "Symmetry of the map", "C1, C7, D2, T, O, I, as RELION names them. Labels are brought into its asymmetric unit; "
         "the images do not change.", section="Specimen", advanced=True)
 
     pixel_size: float | None = option(

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: flags from settings, JSON beside flags, one line and status 2 on bad input."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cryogem_scipion.cli import command, parser
+from cryogem_scipion.config import STAGES
+from cryogem_scipion.errors import SettingsError
+
+
+def test_the_documented_commands_are_understood():
+    stage, settings = command(
+        "simulate --volume map.mrc --micrographs 12 --micrograph-size 1024 768 --particles-mean 85 --particles-sigma 13 "
+        "--particle-distance 150 --defocus-min 10000 --defocus-max 25000 --out sim".split())
+    assert stage == "simulate"
+    assert (settings.micrograph_size, settings.particle_distance, settings.defocus_max) == ((1024, 768), 150.0, 25000.0)
+    stage, settings = command(["train", "--real", "real/*.mrc", "--simulation", "sim", "--steps", "2000", "--out", "run"])
+    assert (settings.real, settings.steps) == (("real/*.mrc",), 2000)
+    stage, settings = command("generate --noise gaussian --snr 0.1 --simulation sim --no-extract --keep optical physical "
+                              "--out gen --device cuda:1 --seed 3 --threads 2".split())
+    assert (settings.noise, settings.extract, settings.keep) == ("gaussian", False, ("optical", "physical"))
+    assert (settings.device, settings.seed, settings.threads) == ("cuda:1", 3, 2)
+
+
+def test_flags_go_before_the_file(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"volume": ["a.mrc"], "out": "x", "seed": 5, "snr": 0.2}))
+    _, settings = command(["simulate", "--config", str(tmp_path / "run.json"), "--seed", "7"])
+    assert (settings.seed, settings.snr) == (7, 0.2)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_setting_has_a_flag_with_help(stage):
+    help = next(action for action in parser()._actions if action.dest == "stage").choices[stage].format_help()
+    for name, field in STAGES[stage].model_fields.items():
+        assert "--" + name.replace("_", "-") in help
+        assert field.title, name
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("", "required"), ("paint", "invalid choice"), ("simulate", "volume is missing.*out is missing|out is missing.*volume"),
+    ("simulate --volume a --out x --micrographs many", "micrographs: .*integer.*'many'"),
+    ("simulate --volume a --out x --snr -1", "snr: .*greater than 0; found '-1'"),
+    ("simulate --volume a --out x --defocus-min 3e4", "above defocus_max"),
+    ("simulate --volume a --out x --nonsense 3", "unrecognized arguments"),
+    ("simulate --volume a --out x --device tpu", "device"),
+    ("generate --simulation s --out x", "no noise model"),
+    ("generate --simulation s --out x --noise spectrum", "give real"),
+    ("simulate --config none.json", "cannot be read"),
+])
+def test_refusals_are_one_line_and_status_2(line, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        command(line.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[1]", "one JSON object"), ("{", "is not JSON"), ('{"sed": 1}', "unknown setting 'sed'")])
+def test_bad_settings_files(tmp_path, text, message):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        command(["simulate", "--config", str(tmp_path / "run.json")])
+
+
+def test_the_program_exits_with_2_and_no_traceback(tmp_path):
+    run = subprocess.run([sys.executable, "-m", "cryogem_scipion", "simulate", "--volume", "none.mrc", "--out", "x"],
+                         cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.strip().splitlines() == [run.stderr.strip()]
+    assert "none.mrc" in run.stderr
+    assert not list(tmp_path.iterdir())

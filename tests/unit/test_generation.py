@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The virtual microscope: labels, contrast and images belong together; same seed, same image."""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cryogem_scipion.config import SimulateSettings
+from cryogem_scipion.errors import CryogemError, DataError
+from cryogem_scipion.generation import measure_contrast, microscope, seeded
+from cryogem_scipion.labels import extract_boxes, particle_rows
+from cryogem_scipion.mrc import write_mrc
+from cryogem_scipion.physics.phantom import phantom
+from cryogem_scipion.physics.projection import project, rotation_matrices
+
+
+@pytest.fixture(scope="module")
+def volume_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("maps") / "phantom.mrc"
+    volume = phantom(48, 4.0, 120.0)
+    write_mrc(path, volume.density.numpy(), volume.pixel_size)
+    return path
+
+
+@pytest.fixture
+def settings(volume_file):
+    return SimulateSettings(out="unused", volume=(volume_file,), micrograph_size=(260, 300), particles_mean=8,
+                            particles_sigma=2, b_factor_angstrom2=0, border="cut")
+
+
+def test_seeds_are_independent_of_each_other():
+    draws = [float(torch.rand((), generator=seeded(*parts)))
+             for parts in ((0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1))]
+    assert len(set(draws)) == 4
+    assert float(torch.rand((), generator=seeded(0, "a", 1))) == draws[0]
+
+
+def test_a_micrograph_does_not_depend_on_what_was_made_before(settings):
+    run = microscope(settings)
+    first = run.expose(run.specimen(3, 5)).signal
+    run.expose(run.specimen(3, 4))
+    assert torch.equal(run.expose(run.specimen(3, 5)).signal, first)
+    assert not torch.equal(run.expose(run.specimen(4, 5)).signal, first)
+
+
+def test_the_contrast_is_what_the_snr_asks_for(settings):
+    run = microscope(settings.model_copy(update={"snr": 0.3, "background_deviation": 0.06}))
+    contrast = measure_contrast(run, 0)
+    assert contrast.signal_deviation == pytest.approx(0.3 ** 0.5 * 0.06)
+    scaled = replace(run, scale=contrast.scale)
+    values = []
+    for index in range(6):
+        micrograph = scaled.expose(scaled.specimen(0, index))
+        values.append(micrograph.signal[micrograph.mask])
+    # Over all particles, also cut ones, and other defoci than the calibrated first ones: the same within a fifth.
+    assert float(torch.cat(values).std()) == pytest.approx(contrast.signal_deviation, rel=0.2)
+
+
+def test_labels_point_at_the_particles(settings):
+    """Projections made from the labels alone, set at the labelled true centres, give the image's own particles."""
+    run = microscope(settings.model_copy(update={"border": "inside"}))
+    specimen = run.specimen(1, 0)
+    rows = particle_rows("a.mrc", specimen, run.pixel_size, 0)
+    angles = torch.from_numpy(rows[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(np.float32))
+    x = rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / run.pixel_size
+    y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / run.pixel_size
+    assert np.allclose(np.stack([y, x], 1), specimen.centres.numpy(), atol=1e-4)
+    shifts = torch.from_numpy(np.stack([-rows["rlnOriginYAngst"], -rows["rlnOriginXAngst"]], 1) / run.pixel_size).float()
+    again = project(run.projectors[0], rotation_matrices(angles), shifts, 48, run.pixel_size)
+    drawn = run.projections(specimen)
+    edge = (drawn.shape[-1] - 48) // 2
+    drawn = drawn[:, edge:edge + 48, edge:edge + 48] if edge >= 0 else drawn
+    again = again[:, -edge:48 + edge, -edge:48 + edge] if edge < 0 else again
+    assert float((again - drawn).norm() / drawn.norm()) < 1e-3  # float32 angles
+
+    micrograph = run.expose(specimen)
+    for cy, cx in zip(rows["rlnCoordinateY"].astype(int), rows["rlnCoordinateX"].astype(int), strict=True):
+        assert bool(micrograph.mask[cy - 4:cy + 5, cx - 4:cx + 5].any())
+
+
+def test_whole_means_that_the_box_fits(settings):
+    run = microscope(settings)
+    specimen = run.specimen(2, 0)
+    half = run.box_size // 2
+    corner = specimen.centres.floor() - half
+    fits = ((corner >= 0) & (corner + run.box_size <= torch.tensor([260, 300]))).all(1)
+    assert torch.equal(fits, specimen.whole)
+    boxes = extract_boxes(torch.randn(260, 300), specimen, run.box_size)
+    assert boxes.shape == (int(fits.sum()), run.box_size, run.box_size)
+
+
+def test_extracted_boxes_are_bright_on_a_normalised_ring(settings):
+    run = microscope(settings.model_copy(update={"border": "inside", "particle_distance": 200.0}))
+    run = replace(run, scale=measure_contrast(run, 0).scale)
+    specimen = run.specimen(0, 0)
+    image = 1 - run.expose(specimen).signal + 0.01 * torch.randn(260, 300, generator=seeded(1))
+    boxes = extract_boxes(1000 * image, specimen, run.box_size)
+    axis = torch.arange(run.box_size) - run.box_size // 2
+    radius = (axis[:, None] ** 2 + axis[None] ** 2).sqrt()
+    ring = boxes[:, radius > run.box_size // 2]
+    assert torch.allclose(ring.mean(1), torch.zeros(len(boxes)), atol=1e-3)
+    assert torch.allclose(ring.std(1), torch.ones(len(boxes)), atol=1e-2)
+    assert (boxes[:, radius < 5].mean(1) > 0.2).all()
+
+
+def test_no_particles_is_no_problem(settings):
+    run = microscope(settings.model_copy(update={"particles_mean": 0, "particles_sigma": 0}))
+    assert measure_contrast(run, 0).scale > 0
+    micrograph = run.expose(run.specimen(0, 0))
+    assert len(micrograph.specimen.centres) == 0
+    assert float(micrograph.signal.abs().max()) == 0
+    assert not bool(micrograph.mask.any())
+
+
+def test_defocus_comes_from_measured_ctfs(settings, tmp_path):
+    table = pd.DataFrame({"rlnMicrographName": ["a", "b"], "rlnDefocusU": [11000.0, 22000.0],
+                          "rlnDefocusV": [10000.0, 21000.0], "rlnDefocusAngle": [10.0, 20.0]})
+    import starfile
+    starfile.write({"micrographs": table}, tmp_path / "ctfs.star")
+    run = microscope(settings.model_copy(update={"ctfs": tmp_path / "ctfs.star"}))
+    drawn = {run.specimen(0, index).optics.defocus_u_angstrom for index in range(12)}
+    assert drawn == {11000.0, 22000.0}
+    starfile.write({"micrographs": table.assign(rlnDefocusU="much")}, tmp_path / "ctfs.star")
+    with pytest.raises(DataError, match="no number"):
+        microscope(settings.model_copy(update={"ctfs": tmp_path / "ctfs.star"}))
+
+
+def test_a_map_larger_than_the_micrograph_is_refused(settings):
+    with pytest.raises(CryogemError, match="larger than the micrograph"):
+        microscope(settings.model_copy(update={"micrograph_size": (32, 300)}))
