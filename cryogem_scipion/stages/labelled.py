@@ -58,17 +58,17 @@ class LabelledFolder:
 
     def write_tables(self) -> None:
         """Write the tables of everything recorded."""
-        optics = optics_table(self.run, images=False)
-        write_table(self.out / MICROGRAPHS, "micrographs", optics, pd.DataFrame(self._micrographs))
+        write_table(self.out / MICROGRAPHS, "micrographs", optics_table(self.run, images=False), pd.DataFrame(self._micrographs))
         particles = pd.concat(self._particles, ignore_index=True)
+        # RELION asks for the box in this table even where it has yet to cut the particles.
+        optics = optics_table(self.run, images=True)
         write_table(self.out / PARTICLES, "particles", optics, particles)
         if self.extract:
             whole = particles[particles["cryogemWhole"] == 1]
             place = whole.groupby("rlnMicrographName").cumcount() + 1
             stack = whole["rlnMicrographName"].str.replace("micrographs/", "particles/") + "s"
             images = place.map("{:06d}@".format) + stack
-            write_table(self.out / EXTRACTED, "particles", optics_table(self.run, images=True),
-                        whole.assign(rlnImageName=images))
+            write_table(self.out / EXTRACTED, "particles", optics, whole.assign(rlnImageName=images))
 
     def warnings(self) -> tuple[str, ...]:
         """What a user should know of the set."""
