@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scipion objects of this plugin."""
+from pathlib import Path
+
+from pwem.objects import EMObject
+from pyworkflow.object import Float, Integer, String
+
+__all__ = ["CryogemModel"]
+
+
+class CryogemModel(EMObject):
+    """A noise model: makes clean micrographs look like those of one microscope and sample."""
+
+    def __init__(self, filename=None, **kwargs):
+        EMObject.__init__(self, **kwargs)
+        self._filename = String(filename)
+        self._samplingRate = Float()
+        self._crop = Integer()
+        self._steps = Integer()
+        self._snr = Float()
+
+    def getFileName(self):
+        """Return the path of model.safetensors."""
+        return self._filename.get()
+
+    def setFileName(self, filename):
+        self._filename.set(filename)
+
+    def getFolder(self):
+        """Return the training's folder, with manifest, losses and previews."""
+        return str(Path(self.getFileName()).parent)
+
+    def getSamplingRate(self):
+        """Return the pixel size it was trained at, Å."""
+        return self._samplingRate.get()
+
+    def setSamplingRate(self, pixel_size):
+        self._samplingRate.set(pixel_size)
+
+    def getCrop(self):
+        """Return the edge of the pieces it was trained on, px."""
+        return self._crop.get()
+
+    def setCrop(self, crop):
+        self._crop.set(crop)
+
+    def getSteps(self):
+        """Return the number of training steps."""
+        return self._steps.get()
+
+    def setSteps(self, steps):
+        self._steps.set(steps)
+
+    def getSnr(self):
+        """Return the signal-to-noise ratio it was trained with."""
+        return self._snr.get()
+
+    def setSnr(self, snr):
+        self._snr.set(snr)
+
+    def getFiles(self):
+        return {self.getFileName()}
+
+    def __str__(self):
+        parts = [f"{self.getSamplingRate():.2f} Å/px" if self._samplingRate.hasValue() else "",
+                 f"{self.getSteps()} steps" if self._steps.hasValue() else "",
+                 f"SNR {self.getSnr():.3g}" if self._snr.hasValue() else ""]
+        return f"CryogemModel ({', '.join(filter(None, parts)) or 'empty'})"

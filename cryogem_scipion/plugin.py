@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scipion's plugin class: where the engine runs, how it is installed, the command that starts it."""
+import importlib.util
+import os
+import shlex
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pwem
+from packaging.requirements import Requirement
+from pyworkflow.utils import Environ
+
+from cryogem_scipion import __version__
+
+__all__ = ["CRYOGEM_ENV_ACTIVATION", "Plugin"]
+
+CRYOGEM_ENV_ACTIVATION = "CRYOGEM_ENV_ACTIVATION"
+DISTRIBUTION = "scipion-em-cryogem"
+ENVIRONMENT = f"cryogem-{__version__}"
+PYTHON = "3.11"
+# The heavy libraries that tell whether a Python can run the engine; looked for, never imported.
+ENGINE = ("torch", "numba", "gemmi", "safetensors")
+
+
+class Plugin(pwem.Plugin):
+    """CryoGEM in Scipion."""
+
+    # Scipion takes the package's name and folder from here.
+    __module__ = "cryogem_scipion"
+    _supportedVersions = [__version__]
+    _url = "https://pypi.org/project/scipion-em-cryogem"
+
+    @classmethod
+    def _defineVariables(cls):
+        cls._defineVar(CRYOGEM_ENV_ACTIVATION, "",
+                       description="Command that activates the environment of the engine, such as 'conda activate "
+                       "cryogem' or '. /path/to/venv/bin/activate'. Empty: this Python when it has torch, else the "
+                       "conda environment that the plugin's installation makes.")
+
+    @classmethod
+    def getEnviron(cls):
+        environ = Environ(os.environ)
+        if cls.getActivation():
+            # Another Python must not find Scipion's packages.
+            environ.pop("PYTHONPATH", None)
+            environ.pop("PYTHONHOME", None)
+        return environ
+
+    @classmethod
+    def getActiveVersion(cls, home=None, versions=None):
+        return __version__
+
+    @classmethod
+    def getActivation(cls):
+        """Return the command that activates the engine's environment.
+
+        Empty for this Python; ``None`` when there is no environment that could run the engine.
+        """
+        activation = cls.getVar(CRYOGEM_ENV_ACTIVATION, os.environ.get(CRYOGEM_ENV_ACTIVATION, ""))
+        if activation:
+            return _with_conda(cls, activation)
+        if has_engine():
+            return ""
+        if (_installation() / _target()).exists():
+            return _with_conda(cls, f"conda activate {ENVIRONMENT}")
+        return None
+
+    @classmethod
+    def getProgram(cls):
+        """Return the start of the engine's command line, before the stage's name."""
+        activation = cls.getActivation()
+        if activation is None:
+            raise FileNotFoundError(" ".join(cls.validateInstallation()))
+        launcher = shlex.quote(str(Path(__file__).resolve().parent / "launcher.py"))
+        if activation:
+            return f"{activation} && python {launcher}"
+        return f"{shlex.quote(sys.executable)} {launcher}"
+
+    @classmethod
+    def validateInstallation(cls):
+        if cls.getActivation() is not None:
+            return []
+        return [f"No environment for the CryoGEM engine: this Python lacks {', '.join(_missing())}, and the conda "
+                f"environment {ENVIRONMENT} is not installed.",
+                f"Run 'scipion3 installb cryogem', or set {CRYOGEM_ENV_ACTIVATION} in Scipion's configuration."]
+
+    @classmethod
+    def defineBinaries(cls, env):
+        """Offer a conda environment with what the engine needs; made unasked where this Python has no torch."""
+        packages = " ".join(shlex.quote(requirement) for requirement in engine_requirements())
+        steps = [f"{cls.getCondaActivationCmd()} conda create -y -n {ENVIRONMENT} python={PYTHON} pip",
+                 f"conda activate {ENVIRONMENT}", f"pip install {packages}", f"touch {_target()}"]
+        env.addPackage("cryogem", version=__version__, tar="void.tgz", commands=[(" && ".join(steps), _target())],
+                       neededProgs=[] if cls.getCondaActivationCmd() else ["conda"], default=not has_engine())
+
+
+def has_engine():
+    """Whether this Python has the engine's libraries; found without importing them."""
+    return not _missing()
+
+
+def engine_requirements():
+    """Return what pip has to install for the engine alone: all requirements but those of Scipion."""
+    found = [Requirement(text) for text in requires(DISTRIBUTION) or []]
+    scipion = {item.name for item in found if item.marker and item.marker.evaluate({"extra": "scipion"})
+               and not item.marker.evaluate({"extra": ""})}
+    return [str(item) for item in found if item.name not in scipion
+            and (item.marker is None or item.marker.evaluate({"extra": ""}))]
+
+
+def _missing():
+    return [name for name in ENGINE if importlib.util.find_spec(name) is None]
+
+
+def _installation():
+    return Path(pwem.Config.EM_ROOT) / ENVIRONMENT
+
+
+def _target():
+    return f"ENGINE_{__version__}_INSTALLED"
+
+
+def _with_conda(cls, activation):
+    """Put Scipion's command that initialises conda before a command that uses it."""
+    return f"{cls.getCondaActivationCmd()} {activation}".strip() if "conda" in activation else activation

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Scipion project without a window: make it, run protocols in it, wait, and say what went wrong.
+
+    project = open_project("somewhere/work", "ribosome")
+    volume = run(project, "ProtImportVolumes", filesPath="/data/map.mrc", samplingRate=5.36)
+    simulation = run(project, "ProtCryogemSimulate", inputVolume=(volume, "outputVolume"), micrographs=20)
+
+Needs no Scipion installation, only its Python packages. Scipion reads paths relative to the
+project, so ``open_project`` makes the project's folder the current one.
+"""
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryogem_scipion.errors import CryogemError
+
+__all__ = ["WorkflowError", "open_project", "rerun", "run"]
+
+log = logging.getLogger("cryogem")
+
+
+class WorkflowError(CryogemError):
+    """A protocol of a workflow failed."""
+
+
+def open_project(folder: str | Path, name: str) -> Any:
+    """Return the project ``name`` of a workspace, made when it does not exist.
+
+    Parameters
+    ----------
+    folder
+        The workspace; Scipion's own files go to ``folder/.scipion``, projects to ``folder/projects``.
+    name
+        Name of the project. ``scipion3 project`` shows it when SCIPION_USER_DATA is ``folder``.
+    """
+    workspace = Path(folder).absolute()
+    hosts = _prepare(workspace)
+    import pwem
+    from pyworkflow.project import Project
+    from pyworkflow.protocol import HostConfig
+
+    if not hosts.exists():
+        HostConfig.writeBasic(str(hosts))
+    pwem.Domain.getProtocols()
+    path = workspace / "projects" / Project.cleanProjectName(name)
+    project = Project(pwem.Domain, str(path))
+    if (path / "project.sqlite").exists():
+        project.load()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        project.create()
+    return project
+
+
+def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = log.info, **parameters: Any) -> Any:
+    """Run a protocol and return it when it has finished.
+
+    Parameters
+    ----------
+    project
+        From ``open_project``.
+    kind
+        Name of the protocol's class.
+    label
+        Name of the box.
+    show
+        Called with each line that the run has to say for people: progress, time left.
+    parameters
+        The form's parameters. An input is ``(protocol, "outputName")``; a choice may be given by name.
+
+    Raises
+    ------
+    WorkflowError
+        The protocol failed; the message has its error and the last lines of its log.
+    """
+    protocols = project.getDomain().getProtocols()
+    if kind not in protocols:
+        raise WorkflowError(f"Scipion knows no protocol {kind!r}; install its plugin, or correct the name")
+    protocol = project.newProtocol(protocols[kind])
+    protocol.setObjLabel(label or protocols[kind].getClassLabel(False))
+    for name, value in parameters.items():
+        _set(protocol, name, value)
+    return rerun(project, protocol, show)
+
+
+def rerun(project: Any, protocol: Any, show: Callable[[str], None] = log.info) -> Any:
+    """Run a protocol that is new, or again as its run mode says; see ``run``."""
+    problems = protocol.validate()
+    if problems:
+        raise WorkflowError(f"{protocol.getObjLabel()}: {'; '.join(problems)}")
+    project.saveProtocol(protocol)
+    done = threading.Event()
+    tail = threading.Thread(target=_follow, args=(Path(project.path), protocol, done, show), daemon=True)
+    tail.start()
+    try:
+        project.launchProtocol(protocol, wait=True)
+    finally:
+        done.set()
+        tail.join()
+    if not protocol.isFinished():
+        last = [line for number in (0, 1) for line in protocol.getLogsLastLines(5, number)]
+        raise WorkflowError(f"{protocol.getObjLabel()} {protocol.getStatus()}: {protocol.getErrorMessage()}\n"
+                            + "\n".join(last))
+    return protocol
+
+
+def _prepare(workspace: Path) -> Path:
+    """Make the folders and settings that a Scipion installation would give; return the hosts file's path."""
+    home = workspace / ".scipion"
+    (home / "config").mkdir(parents=True, exist_ok=True)
+    hosts = home / "config" / "hosts.conf"
+    settings = {"SCIPION_HOME": home, "SCIPION_USER_DATA": workspace, "SCIPION_LOGS": home / "logs",
+                "SCIPION_HOSTS": hosts, "SCIPION_SOFTWARE": home / "software", "SCIPION_TESTS": home / "tests"}
+    os.environ.update({name: str(value) for name, value in settings.items()})
+    os.environ.update(SCIPION_PYTHON=sys.executable, SCIPION_DOMAIN="pwem", SCIPION_NOTIFY="False")
+    # A protocol runs in a process of its own, which has to find this package and no other copy of it.
+    here = str(Path(__file__).parent.parent)
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if _is_checkout(here) and here not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, *known]))
+    import pyworkflow
+
+    # Where somebody else imported Scipion first, it has read the environment already.
+    pyworkflow.PYTHON = sys.executable
+    for name, value in settings.items():
+        setattr(pyworkflow.Config, name, str(value))
+    pyworkflow.Config.SCIPION_DOMAIN = "pwem"
+    return hosts
+
+
+def _is_checkout(folder: str) -> bool:
+    return (Path(folder) / "setup.py").is_file()
+
+
+def _set(protocol: Any, name: str, value: Any) -> None:
+    param = protocol.getParam(name)
+    attribute = getattr(protocol, name, None)
+    if attribute is None:
+        raise WorkflowError(f"{protocol.getClassName()} has no parameter {name!r}; correct the name")
+    if isinstance(value, tuple) and attribute.isPointer():
+        attribute.set(value[0])
+        attribute.setExtended(value[1])
+    elif isinstance(value, str) and getattr(param, "choices", None):
+        if value not in list(param.choices):
+            raise WorkflowError(f"{name} is {value!r}; give one of {', '.join(map(str, param.choices))}")
+        attribute.set(list(param.choices).index(value))
+    else:
+        attribute.set(str(value) if isinstance(value, Path) else value)
+
+
+def _follow(project: Path, protocol: Any, done: threading.Event, show: Callable[[str], None]) -> None:
+    """Pass on what the engine says, while it says it."""
+    path = project / protocol.getStderrLog()
+    position = path.stat().st_size if path.exists() else 0
+    finished = False
+    while not finished:
+        finished = done.wait(0.5)
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            file.seek(position)
+            text = file.read()
+        whole = text if finished else text[:text.rfind(b"\n") + 1]
+        position += len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            if line.strip():
+                show(line.rstrip())

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From Scipion's inputs to what the engine reads: paths, pixel sizes, STAR files."""
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pwem.objects import Volume
+
+from cryogem_scipion.dataset import MICROGRAPHS, read_manifest, read_table, write_table
+from cryogem_scipion.errors import DataError
+
+__all__ = ["map_files", "real_files", "simulation_folder", "write_ctfs", "write_subset"]
+
+
+def map_files(volumes: Any) -> list[str]:
+    """Return the absolute paths of a Volume or of the items of a SetOfVolumes."""
+    items = [volumes] if isinstance(volumes, Volume) else list(volumes.iterItems())
+    return [os.path.abspath(item.getFileName().removesuffix(":mrc")) for item in items]
+
+
+def real_files(micrographs: Any) -> list[str]:
+    """Return the absolute paths of a SetOfMicrographs."""
+    return [os.path.abspath(micrograph.getFileName()) for micrograph in micrographs.iterItems()]
+
+
+def simulation_folder(micrographs: Any) -> Path:
+    """Return the folder of the simulation that micrographs, or a part of them, come from.
+
+    Raises
+    ------
+    DataError
+        They were not simulated, or not all in one run.
+    """
+    first = micrographs.getFirstItem()
+    if first is None:
+        raise DataError("the set of simulated micrographs is empty; choose the output of 'simulate micrographs'")
+    if not hasattr(first, "_cryogemManifest"):
+        raise DataError(f"{first.getFileName()} is not a simulated micrograph; choose the output of 'simulate "
+                        "micrographs', or a subset of it")
+    manifests = sorted(map(str, micrographs.getUniqueValues("_cryogemManifest")))
+    if len(manifests) > 1:
+        raise DataError(f"the simulated micrographs come from {len(manifests)} simulations ({manifests[0]}, "
+                        f"{manifests[1]}); choose one simulation, or a subset of one")
+    folder = Path(os.path.abspath(manifests[0])).parent
+    if read_manifest(folder).stage != "simulate":
+        raise DataError(f"{folder} holds generated micrographs, not simulated ones; choose the output of 'simulate "
+                        "micrographs'")
+    return folder
+
+
+def write_subset(micrographs: Any, folder: Path, path: Path) -> bool:
+    """Write the simulation's rows of a part of its micrographs; false, and no file, when it is the whole."""
+    optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
+    names = {os.path.relpath(os.path.abspath(micrograph.getFileName()), folder)
+             for micrograph in micrographs.iterItems()}
+    unknown = names - set(rows["rlnMicrographName"])
+    if unknown:
+        raise DataError(f"{folder / MICROGRAPHS} has no row for {min(unknown)}; choose micrographs of the simulation "
+                        "as they are, not a processed copy")
+    if len(names) == len(rows):
+        path.unlink(missing_ok=True)
+        return False
+    write_table(path, "micrographs", optics, rows[rows["rlnMicrographName"].isin(names)])
+    return True
+
+
+def write_ctfs(ctfs: Any, path: Path) -> None:
+    """Write the defocus values of a SetOfCTF; ``DataError`` when there are none that can be used."""
+    rows = []
+    for ctf in ctfs.iterItems():
+        u, v, angle = ctf.getDefocus()
+        # Scipion marks failed estimations with -999, -1, -999.
+        if None not in (u, v, angle) and (u, v) != (-999, -1):
+            rows.append({"rlnMicrographName": f"{ctf.getObjId():06d}", "rlnOpticsGroup": 1, "rlnDefocusU": u,
+                         "rlnDefocusV": v, "rlnDefocusAngle": angle,
+                         "rlnPhaseShift": ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0})
+    if not rows:
+        raise DataError("the set of CTFs has no estimated defocus; choose another, or leave it empty")
+    optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1"}])
+    write_table(path, "micrographs", optics, pd.DataFrame(rows))

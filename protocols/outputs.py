@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the engine's folder to Scipion's sets.
+
+Images stay where the engine wrote them; the sets name them, relative to the project. Items carry
+what a later box needs beyond the pixels (``_cryogemManifest``, ``_cryogemMask``,
+``_cryogemParticles``), so a subset of a set works as well as the whole.
+"""
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pwem.constants import ALIGN_PROJ
+from pwem.convert.transformations import euler_matrix, inverse_matrix
+from pwem.objects import Acquisition, Coordinate, CTFModel, Micrograph, Particle, Transform
+from pyworkflow.object import Integer, Pointer, String
+
+from cryogem_scipion.config import TrainSettings
+from cryogem_scipion.dataset import EXTRACTED, MANIFEST, MICROGRAPHS, PARTICLES, Manifest, read_table
+from cryogem_scipion.objects import CryogemModel
+
+__all__ = ["coordinates_output", "ctf_output", "micrographs_output", "model_output", "particles_output", "pose",
+           "real_micrographs_output"]
+
+MAGNIFICATION = 50000.0  # Scipion takes an acquisition for missing when it has none; used nowhere.
+STAR_COORDINATE = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "cryogemWhole")
+STAR_CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+
+
+def micrographs_output(protocol: Any, folder: Path, manifest: Manifest) -> Any:
+    """Return the SetOfMicrographs of a labelled folder; object ids count the rows from 1."""
+    optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemMask"))
+    acquisitions = _acquisitions(optics)
+    output = protocol._createSetOfMicrographs()
+    output.setAcquisition(next(iter(acquisitions.values())))
+    output.setSamplingRate(manifest.pixel_size)
+    for number, row in enumerate(rows.to_dict("records"), 1):
+        micrograph = Micrograph()
+        micrograph.setObjId(number)
+        micrograph.setFileName(str(folder / row["rlnMicrographName"]))
+        micrograph.setMicName(os.path.basename(row["rlnMicrographName"]))
+        micrograph.setAcquisition(acquisitions[row.get("rlnOpticsGroup", next(iter(acquisitions)))])
+        micrograph._cryogemManifest = String(str(folder / MANIFEST))
+        micrograph._cryogemMask = String(str(folder / row["cryogemMask"]))
+        micrograph._cryogemParticles = String(str(folder / PARTICLES))
+        output.append(micrograph)
+    return output
+
+
+def ctf_output(protocol: Any, folder: Path, micrographs: Any) -> Any:
+    """Return the SetOfCTF of a labelled folder; its items have the ids of their micrographs."""
+    _, rows = read_table(folder / MICROGRAPHS, "micrographs", STAR_CTF)
+    output = protocol._createSetOfCTF()
+    output.setMicrographs(Pointer(protocol, extended="outputMicrographs"))
+    shifted = _has_phase_shift(rows)
+    for row, micrograph in zip(rows.to_dict("records"), micrographs.iterItems(), strict=True):
+        ctf = _ctf(row, shifted)
+        ctf.setMicrograph(micrograph.clone())
+        ctf.setObjId(micrograph.getObjId())
+        output.append(ctf)
+    return output
+
+
+def coordinates_output(protocol: Any, folder: Path, manifest: Manifest, micrographs: Any) -> Any:
+    """Return the SetOfCoordinates of the whole particles: integer pixels as RELION floors them."""
+    _, rows = read_table(folder / PARTICLES, "particles", STAR_COORDINATE)
+    output = protocol._createSetOfCoordinates(Pointer(protocol, extended="outputMicrographs"))
+    output.setBoxSize(manifest.box_size)
+    by_name = _by_file(micrographs)
+    for number, row in enumerate(rows[rows["cryogemWhole"] == 1].to_dict("records"), 1):
+        coordinate = _coordinate(row, by_name[str(folder / row["rlnMicrographName"])])
+        coordinate.setObjId(number)
+        output.append(coordinate)
+    return output
+
+
+def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrographs: Any) -> Any:
+    """Return the SetOfParticles with poses, CTFs and coordinates; ids are those of the coordinates."""
+    columns = (*STAR_CTF, *STAR_COORDINATE, "rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi",
+               "rlnOriginXAngst", "rlnOriginYAngst")
+    optics, rows = read_table(folder / EXTRACTED, "particles", columns)
+    acquisitions = _acquisitions(optics)
+    output = protocol._createSetOfParticles()
+    output.setAcquisition(next(iter(acquisitions.values())))
+    output.setSamplingRate(manifest.pixel_size)
+    output.setHasCTF(True)
+    output.setAlignment(ALIGN_PROJ)
+    output.setCoordinates(Pointer(protocol, extended="outputCoordinates"))
+    by_name = _by_file(micrographs)
+    shifted = _has_phase_shift(rows)
+    for number, row in enumerate(rows.to_dict("records"), 1):
+        micrograph = by_name[str(folder / row["rlnMicrographName"])]
+        index, _, stack = row["rlnImageName"].partition("@")
+        particle = Particle()
+        particle.setObjId(number)
+        particle.setLocation(int(index), str(folder / stack))
+        particle.setAcquisition(acquisitions[row.get("rlnOpticsGroup", next(iter(acquisitions)))])
+        coordinate = _coordinate(row, micrograph)
+        coordinate.setObjId(number)
+        particle.setCoordinate(coordinate)
+        particle.setMicId(micrograph.getObjId())
+        ctf = _ctf(row, shifted)
+        ctf.setObjId(micrograph.getObjId())
+        particle.setCTF(ctf)
+        particle.setTransform(Transform(pose(row, manifest.pixel_size)))
+        particle.setClassId(int(row.get("rlnClassNumber", 1)))
+        particle._rlnRandomSubset = Integer(int(row.get("rlnRandomSubset", 1)))
+        particle._cryogemSource = String(str(row.get("cryogemSource", "")))
+        output.append(particle)
+    return output
+
+
+def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
+    """Return the trained model with what it was trained with."""
+    fields = TrainSettings.model_fields
+    model = CryogemModel(str(folder / (manifest.model or "model.safetensors")))
+    model.setSamplingRate(manifest.pixel_size)
+    model.setCrop(int(manifest.settings.get("crop", fields["crop"].default)))
+    model.setSteps(int(manifest.settings.get("steps", fields["steps"].default)))
+    snr = manifest.contrast.snr if manifest.contrast else manifest.settings.get("snr")
+    model.setSnr(snr)
+    return model
+
+
+def real_micrographs_output(protocol: Any, folder: Path, manifest: Manifest, real: Any) -> Any:
+    """Return the real micrographs at the working pixel size, with the ids and names of the originals."""
+    _, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemOriginal"))
+    originals = {os.path.realpath(micrograph.getFileName()): micrograph.clone() for micrograph in real.iterItems()}
+    output = protocol._createSetOfMicrographs()
+    if real.hasAcquisition():
+        output.setAcquisition(real.getAcquisition().clone())
+    output.setSamplingRate(manifest.pixel_size)
+    for row in rows.to_dict("records"):
+        original = originals[os.path.realpath(row["cryogemOriginal"])]
+        micrograph = Micrograph()
+        micrograph.setObjId(original.getObjId())
+        micrograph.setFileName(str(folder / row["rlnMicrographName"]))
+        micrograph.setMicName(original.getMicName() or os.path.basename(original.getFileName()))
+        if original.hasAcquisition():
+            micrograph.setAcquisition(original.getAcquisition().clone())
+        micrograph._cryogemOriginal = String(original.getFileName())
+        output.append(micrograph)
+    return output
+
+
+def pose(row: dict[str, Any], pixel_size: float) -> Any:
+    """Return Scipion's projection matrix (4 x 4) of a particle's RELION angles and origin.
+
+    The inverse of the rotation ``szyz`` of the negated angles with the negated origin in pixels.
+    """
+    rot, tilt, psi = (math.radians(row[name]) for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
+    matrix = euler_matrix(-rot, -tilt, -psi, "szyz")
+    matrix[:3, 3] = -row["rlnOriginXAngst"] / pixel_size, -row["rlnOriginYAngst"] / pixel_size, 0.0
+    return np.asarray(inverse_matrix(matrix))
+
+
+def _acquisitions(optics: Any) -> dict[Any, Acquisition]:
+    """An acquisition for each optics group."""
+    return {row["rlnOpticsGroup"]: Acquisition(
+        magnification=MAGNIFICATION, voltage=row["rlnVoltage"], sphericalAberration=row["rlnSphericalAberration"],
+        amplitudeContrast=row["rlnAmplitudeContrast"]) for row in optics.to_dict("records")}
+
+
+def _by_file(micrographs: Any) -> dict[str, Micrograph]:
+    return {micrograph.getFileName(): micrograph.clone() for micrograph in micrographs.iterItems()}
+
+
+def _coordinate(row: dict[str, Any], micrograph: Micrograph) -> Coordinate:
+    coordinate = Coordinate()
+    coordinate.setPosition(math.floor(row["rlnCoordinateX"]), math.floor(row["rlnCoordinateY"]))
+    coordinate.setMicId(micrograph.getObjId())
+    coordinate.setMicName(micrograph.getMicName())
+    return coordinate
+
+
+def _has_phase_shift(rows: Any) -> bool:
+    return "rlnPhaseShift" in rows and bool((rows["rlnPhaseShift"] != 0).any())
+
+
+def _ctf(row: dict[str, Any], shifted: bool) -> CTFModel:
+    ctf = CTFModel()
+    ctf.setDefocusU(float(row["rlnDefocusU"]))
+    ctf.setDefocusV(float(row["rlnDefocusV"]))
+    ctf.setDefocusAngle(float(row["rlnDefocusAngle"]) % 180.0)
+    if shifted:
+        ctf.setPhaseShift(float(row["rlnPhaseShift"]))
+    ctf.standardize()
+    return ctf

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Box 3: a labelled data set that looks real, of fresh specimens."""
+import os
+from pathlib import Path
+from typing import Any
+
+from pyworkflow.protocol.params import PointerParam
+
+from cryogem_scipion.config import GenerateSettings
+from cryogem_scipion.dataset import Manifest, read_manifest
+from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.inputs import real_files, simulation_folder, write_subset
+from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
+from cryogem_scipion.protocols.stage import ProtCryogemStage
+
+__all__ = ["ProtCryogemGenerate"]
+
+# The trained model is the first choice of the noise.
+MODEL = 0
+
+
+class ProtCryogemGenerate(ProtCryogemStage):
+    """Generate micrographs that look like the real ones, with exact labels: fresh specimens with the settings of
+    the simulation, seen through the trained noise model (or through measured or white noise, without training).
+    The outputs are training data for pickers, refinement and pose estimators."""
+
+    _label = "generate dataset"
+    _possibleOutputs = LabelledOutputs
+    _stage = "generate"
+    _settings = GenerateSettings
+    _folder = "dataset"
+
+    # --------------------------- Form
+    def _defineParams(self, form: Any) -> None:
+        define_fields(form, GenerateSettings, before={"Noise": self._noise}, conditions={})
+        self._addParallel(form)
+
+    def _noise(self, form: Any) -> None:
+        form.addParam("inputSimulation", PointerParam, pointerClass="SetOfMicrographs", important=True,
+                      label="Simulated micrographs",
+                      help="Output of simulate micrographs: its settings are used for fresh specimens; a subset "
+                      "matters only when the simulated specimens are reused.")
+        form.addParam("inputModel", PointerParam, pointerClass="CryogemModel", condition=f"noise=={MODEL}",
+                      label="Noise model", help="Output of train noise translator.")
+        form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
+                      condition=f"noise!={MODEL}", label="Real micrographs",
+                      help="Noise spectrum, ice and contrast are measured from them; needed for spectrum noise. "
+                      "3 or more are enough.")
+
+    # --------------------------- Settings
+    def inputsReady(self) -> bool:
+        return self.inputSimulation.get() is not None and (
+            self.noise.get() != MODEL or self.inputModel.get() is not None)
+
+    def inputValues(self) -> dict[str, Any]:
+        simulated = self.inputSimulation.get()
+        folder = simulation_folder(simulated)
+        values: dict[str, Any] = {"simulation": str(folder)}
+        if self.reuse.get() and simulated.getSize() < read_manifest(folder).micrographs:
+            values["simulation_micrographs"] = str(self._subset())
+        if self.noise.get() == MODEL:
+            values["model"] = os.path.abspath(self.inputModel.get().getFileName())
+        elif self.inputMicrographs.get() is not None:
+            values |= {"real": real_files(self.inputMicrographs.get()),
+                       "real_pixel_size": self.inputMicrographs.get().getSamplingRate()}
+        return values
+
+    def writeInputs(self) -> None:
+        if self.reuse.get():
+            simulated = self.inputSimulation.get()
+            write_subset(simulated, simulation_folder(simulated), self._subset())
+
+    def _subset(self) -> Path:
+        return Path(os.path.abspath(self._getExtraPath("simulation_micrographs.star")))
+
+    # --------------------------- Outputs
+    def createOutputStep(self, key: str) -> None:
+        define_labelled_outputs(self, self.outFolder(), [self.inputSimulation, self.inputModel, self.inputMicrographs])
+
+    # --------------------------- Information
+    def crossChecks(self) -> list[str]:
+        working = self.inputSimulation.get().getSamplingRate()
+        errors = []
+        if self.noise.get() == MODEL:
+            trained = self.inputModel.get().getSamplingRate()
+            if trained and abs(trained / working - 1) > 1e-3:
+                errors.append(f"*Noise model*: it was trained at {trained:g} Å/px, and the simulation has {working:g} "
+                              "Å/px; choose a simulation at the model's pixel size.")
+        elif self.inputMicrographs.get() is not None:
+            found = self.inputMicrographs.get().getSamplingRate()
+            if found > working * 1.001:
+                errors.append(f"*Real micrographs*: their pixel size {found:g} Å is coarser than the simulation's "
+                              f"({working:g} Å); simulate at {found:g} Å or more.")
+        return errors
+
+    def sentences(self, manifest: Manifest) -> list[str]:
+        size = manifest.settings.get("micrograph_size") or (manifest.simulation or {}).get("micrograph_size")
+        noise = {"model": "the trained noise translator", "spectrum": "noise with the spectrum of real micrographs",
+                 "gaussian": "white noise"}[manifest.settings.get("noise", "model")]
+        return [*labelled_sentences(manifest, size, "generated"), f"The noise is {noise}."]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Box 1: clean micrographs of a map, with all labels."""
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from pwem.objects import Volume
+from pyworkflow.protocol.params import PointerParam
+
+from cryogem_scipion.config import SimulateSettings
+from cryogem_scipion.dataset import Manifest
+from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.inputs import map_files, write_ctfs
+from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
+from cryogem_scipion.protocols.stage import ProtCryogemStage
+
+__all__ = ["ProtCryogemSimulate"]
+
+# Coverage of discs thrown at random until no more fits.
+JAMMING = 0.547
+
+
+class ProtCryogemSimulate(ProtCryogemStage):
+    """Simulate what the microscope would see without noise: micrographs of a map, protein dark on background 1,
+    with the exact position, pose, defocus and mask of every particle. It is the first of three boxes: train noise
+    translator and generate dataset go on from here."""
+
+    _label = "simulate micrographs"
+    _possibleOutputs = LabelledOutputs
+    _stage = "simulate"
+    _settings = SimulateSettings
+    _folder = "simulation"
+
+    # --------------------------- Form
+    def _defineParams(self, form: Any) -> None:
+        given = "inputMicrographs is None"
+        drawn = "inputCtfs is None"
+        define_fields(form, SimulateSettings,
+                      before={"Specimen": self._specimen, "Microscope": self._microscope},
+                      conditions={"voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
+                                  "defocus_min": drawn, "defocus_max": drawn, "astigmatism_angstrom": drawn})
+        self._addParallel(form)
+
+    def _specimen(self, form: Any) -> None:
+        form.addParam("inputVolume", PointerParam, pointerClass="Volume, SetOfVolumes", important=True, label="Map",
+                      help="The particle's density map, protein bright; any box and pixel size. Of a set of maps "
+                      "(conformations) each particle takes one at random.")
+
+    def _microscope(self, form: Any) -> None:
+        form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
+                      label="Microscope of micrographs",
+                      help="Voltage, spherical aberration and amplitude contrast are taken from these real "
+                      "micrographs. Empty: they are set below.")
+        form.addParam("inputCtfs", PointerParam, pointerClass="SetOfCTF", allowsNull=True, label="Defocus of CTFs",
+                      help="Each micrograph takes the defocus of one of these measured CTFs. Empty: it is drawn from "
+                      "the range below.")
+
+    # --------------------------- Settings
+    def inputsReady(self) -> bool:
+        return self.inputVolume.get() is not None
+
+    def inputValues(self) -> dict[str, Any]:
+        volume = self.inputVolume.get()
+        values: dict[str, Any] = {"volume": map_files(volume), "volume_pixel_size": volume.getSamplingRate()}
+        if self.inputMicrographs.get() is not None:
+            acquisition = self.inputMicrographs.get().getAcquisition()
+            values |= {name: value for name, value in [
+                ("voltage_kv", acquisition.getVoltage()), ("cs_mm", acquisition.getSphericalAberration()),
+                ("amplitude_contrast", acquisition.getAmplitudeContrast())] if value is not None}
+        if self.inputCtfs.get() is not None:
+            values["ctfs"] = os.path.abspath(self._getExtraPath("ctfs.star"))
+        return values
+
+    def writeInputs(self) -> None:
+        if self.inputCtfs.get() is not None:
+            write_ctfs(self.inputCtfs.get(), Path(self._getExtraPath("ctfs.star")))
+
+    # --------------------------- Outputs
+    def createOutputStep(self, key: str) -> None:
+        define_labelled_outputs(self, self.outFolder(), [self.inputVolume, self.inputMicrographs, self.inputCtfs])
+
+    # --------------------------- Information
+    def crossChecks(self) -> list[str]:
+        settings = SimulateSettings.model_validate(self.settingsValues())
+        dimensions = self._mapDimensions()
+        if dimensions is None:
+            return ["*Map*: its file cannot be read; import it again."]
+        errors = []
+        if min(dimensions) < 2:
+            errors.append(f"*Map*: it is not a volume, its size is {dimensions}; choose a 3D map.")
+        edge = max(dimensions) * self.inputVolume.get().getSamplingRate()
+        shortest = min(settings.micrograph_size) * self._workingPixelSize(settings)
+        if edge > shortest:
+            errors.append(f"*Map*: its edge is {edge:.0f} Å, longer than the micrographs ({shortest:.0f} Å); enlarge "
+                          "the micrograph size, or crop the map.")
+        return errors
+
+    def _warnings(self) -> list[str]:
+        if not self.inputsReady() or self._validate():
+            return []
+        settings = SimulateSettings.model_validate(self.settingsValues())
+        if not settings.particle_distance:
+            return []
+        area = math.prod(settings.micrograph_size) * self._workingPixelSize(settings) ** 2
+        room = JAMMING * area / (math.pi / 4 * settings.particle_distance ** 2)
+        if settings.particles_mean > room:
+            return [f"About {room:.0f} particles fit at a distance of {settings.particle_distance:g} Å, and "
+                    f"{settings.particles_mean:g} are asked for; the rest is left out."]
+        return []
+
+    def sentences(self, manifest: Manifest) -> list[str]:
+        return labelled_sentences(manifest, manifest.settings.get("micrograph_size"), "simulated")
+
+    def _mapDimensions(self) -> Any:
+        volume = self.inputVolume.get()
+        return volume.getDim() if isinstance(volume, Volume) else volume.getFirstItem().getDim()
+
+    def _workingPixelSize(self, settings: SimulateSettings) -> float:
+        return settings.pixel_size or self.inputVolume.get().getSamplingRate()
