@@ -56,7 +56,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
-    stage: Literal["simulate", "train", "generate"]
+    stage: Literal["simulate", "train", "generate", "phantom"]
     version: str = Field(description="of this program")
     libraries: dict[str, str]
     settings: dict[str, Any] = Field(description="of the stage, as given")

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of the phantom: a map to try everything with."""
+from cryogem_scipion.config.base import RunSettings, option
+
+__all__ = ["PhantomSettings"]
+
+
+class PhantomSettings(RunSettings):
+    """Make the map of an asymmetric complex, for a first try and for tests."""
+
+    box: int = option(64, "Box (px)", "Edge of the map.", ge=8, le=1024)
+    pixel_size: float = option(4.0, "Pixel size (Å)", "Of the map.", gt=0)
+    diameter_angstrom: float = option(180.0, "Diameter (Å)", "Of the complex; less than box and pixel size hold.",
+                                      gt=0)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``make demo``: a Scipion project that simulates, trains and generates from a real micrograph.
+
+The real micrograph is the one that the package ships, the map a phantom made by code. The run ends with a figure:
+the real micrograph beside the simulated, the noisy physical and the generated one.
+"""
+import argparse
+import logging
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from cryogem_scipion.dataset import MICROGRAPHS, PARTICLES, read_table
+from cryogem_scipion.errors import CryogemError
+from cryogem_scipion.mrc import read_mrc
+from cryogem_scipion.workflow import open_project, run
+
+__all__ = ["Scale", "draw_figure", "main", "run_demo"]
+
+log = logging.getLogger("cryogem")
+
+REAL = Path(__file__).resolve().parent / "data" / "krios_micrograph_3.4A.mrc"
+REAL_PIXEL_SIZE = 3.42
+ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.1}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work the demo does; the test suite runs a smaller one."""
+
+    pixel_size: float = 5.13
+    size: tuple[int, int] = (616, 616)
+    micrographs: int = 8
+    particles: float = 90.0
+    steps: int = 600
+    crop: int = 128
+    width: int = 24
+
+
+def run_demo(folder: Path, scale: Scale) -> dict[str, Any]:
+    """Run the workflow in a Scipion project under ``folder`` and return its protocols by name."""
+    map_file = _phantom(folder / "phantom")
+    project = open_project(folder, "CryogemDemo")
+    size = "{} {}".format(*scale.size)
+    boxes: dict[str, Any] = {}
+    boxes["volume"] = run(project, "ProtImportVolumes", "import a map (phantom)", filesPath=str(map_file),
+                          samplingRate=4.0)
+    boxes["real"] = run(project, "ProtImportMicrographs", "import a real micrograph", filesPath=str(REAL),
+                        samplingRate=REAL_PIXEL_SIZE, **ACQUISITION)
+    boxes["simulate"] = run(
+        project, "ProtCryogemSimulate", inputVolume=(boxes["volume"], "outputVolume"),
+        inputMicrographs=(boxes["real"], "outputMicrographs"), pixelSize=scale.pixel_size,
+        micrographs=scale.micrographs, micrographSize=size, particlesMean=scale.particles, particlesSigma=10.0,
+        defocusMin=8000.0, defocusMax=16000.0)
+    simulated = (boxes["simulate"], "outputMicrographs")
+    boxes["train"] = run(
+        project, "ProtCryogemTrain", inputMicrographs=(boxes["real"], "outputMicrographs"),
+        inputSimulation=simulated, steps=scale.steps, crop=scale.crop, generatorWidth=scale.width,
+        discriminatorWidth=scale.width)
+    boxes["generate"] = run(
+        project, "ProtCryogemGenerate", inputModel=(boxes["train"], "outputModel"), inputSimulation=simulated,
+        micrographs=scale.micrographs, keep="optical physical")
+    return boxes
+
+
+def draw_figure(real: Path, dataset: Path, out: Path, name: str = "mic_000000.mrc") -> Path:
+    """Draw real, simulated, noisy physical and generated micrograph side by side.
+
+    Parameters
+    ----------
+    real
+        Real micrograph at the working pixel size.
+    dataset
+        A generated folder that kept its optical and physical images.
+    out
+        PNG file.
+    name
+        The generated micrograph to show; the particles' true centres are marked on it.
+    """
+    panels = [("real micrograph", real), ("simulated: what the optics form", dataset / "optical" / name),
+              ("physical: with ice and noise", dataset / "physical" / name),
+              ("generated, with its labels", dataset / "micrographs" / name)]
+    images = [(title, *read_mrc(path, 2)) for title, path in panels]
+    edge = min(min(image.shape) for _, image, _ in images)
+    figure, axes = plt.subplots(1, 4, figsize=(20, 5.6), constrained_layout=True)
+    for axis, (title, image, pixel_size) in zip(axes, images, strict=True):
+        piece = image[:edge, :edge]
+        low, high = np.percentile(piece, [0.3, 99.7])
+        axis.imshow(piece, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(title, fontsize=14)
+        axis.set_axis_off()
+        if pixel_size:
+            bar = 500 / pixel_size
+            axis.plot([12, 12 + bar], [edge - 14] * 2, color="white", linewidth=4)
+            axis.text(12 + bar / 2, edge - 22, "500 Å", color="white", ha="center", va="bottom", fontsize=11)
+    optics, rows = read_table(dataset / PARTICLES, "particles")
+    rows = rows[rows["rlnMicrographName"] == f"micrographs/{name}"]
+    pixel = float(optics["rlnMicrographPixelSize"].iloc[0])
+    x = rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / pixel
+    y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / pixel
+    shown = (x < edge - 1) & (y < edge - 1)
+    whole = rows["cryogemWhole"] == 1
+    for chosen, colour in ((whole, "#ffb000"), (~whole, "#6fa8ff")):
+        axes[3].scatter(x[shown & chosen], y[shown & chosen], s=150, facecolors="none", edgecolors=colour,
+                        linewidths=1.2)
+    figure.savefig(out, dpi=75)
+    plt.close(figure)
+    return out
+
+
+def main() -> int:
+    """Run the demo from the command line."""
+    parser = argparse.ArgumentParser(prog="cryogem-demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the project and the figure")
+    parser.add_argument("--steps", type=int, default=Scale.steps, help="training steps")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    start = time.monotonic()
+    try:
+        return _tell(arguments.out.absolute(), Scale(steps=arguments.steps), start)
+    except CryogemError as error:
+        print(f"cryogem: {error}", file=sys.stderr)
+        return 2
+
+
+def _tell(out: Path, scale: Scale, start: float) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    boxes = run_demo(out, scale)
+    dataset = Path(boxes["generate"].getProject().path) / boxes["generate"].outFolder()
+    training = Path(boxes["train"].getProject().path) / boxes["train"].outFolder()
+    _, real = read_table(training / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
+    figure = draw_figure(training / real["rlnMicrographName"].iloc[0], dataset, out / "demo.png")
+    print(f"\nproject   {boxes['generate'].getProject().path}")
+    for box in boxes.values():
+        for name, output in box.iterOutputAttributes():
+            print(f"{box.getClassLabel(False):26} {name:18} {output}")
+    print(f"figure    {figure}")
+    print(f"done in {time.monotonic() - start:.0f} s; open the project with SCIPION_USER_DATA={out}")
+    return 0
+
+
+def _phantom(folder: Path) -> Path:
+    """The phantom's map, made by the engine in a process of its own."""
+    path = folder / "phantom.mrc"
+    if not path.is_file():
+        command = [sys.executable, "-m", "cryogem_scipion", "phantom", "--box", "48", "--pixel-size", "4",
+                   "--diameter-angstrom", "110", "--out", str(folder)]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            raise CryogemError(f"{shlex.join(command)} failed: {made.stderr.strip()[-500:]}")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
