@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The simulate stage as a user runs it: the folder, its labels, its repetition, its refusals."""
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cryogem_scipion.config import PhantomSettings, SimulateSettings
+from cryogem_scipion.dataset import inside, read_manifest, read_table
+from cryogem_scipion.errors import DataError, SettingsError
+from cryogem_scipion.mrc import read_mrc
+from cryogem_scipion.stages import phantom, simulate
+
+
+@pytest.fixture(scope="module")
+def volume_file(tmp_path_factory):
+    out = tmp_path_factory.mktemp("maps") / "a map with blanks, é"
+    phantom.run(PhantomSettings(out=out, box=40, pixel_size=4.0, diameter_angstrom=110))
+    return out / "phantom.mrc"
+
+
+def settings(volume_file, out, **changes):
+    values = {"out": out, "volume": (volume_file,), "pixel_size": 5.0, "micrographs": 3, "micrograph_size": (160, 200),
+              "particles_mean": 9, "particles_sigma": 2, "particle_distance": 60.0, "seed": 4, "extract": True,
+              **changes}
+    return SimulateSettings(**values)
+
+
+@pytest.fixture(scope="module")
+def folder(volume_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "sim"
+    simulate.run(settings(volume_file, out))
+    return out
+
+
+def hashes(out):
+    """Hash of every file that a run makes, but for the settings, which name the folder."""
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(out.rglob("*")) if path.is_file() and path.name not in ("settings.json", "manifest.json")}
+
+
+def test_the_folder_holds_what_the_contract_says(folder):
+    manifest = read_manifest(folder)
+    optics, micrographs = read_table(folder / "micrographs.star", "micrographs")
+    assert manifest.micrographs == len(micrographs) == 3
+    assert float(optics["rlnMicrographPixelSize"].iloc[0]) == manifest.pixel_size == 5.0
+    _, particles = read_table(folder / "particles.star", "particles")
+    _, extracted = read_table(folder / "extracted.star", "particles", ("rlnImageName",))
+    assert (manifest.particles, manifest.whole_particles) == (len(particles), len(extracted))
+    assert 0 < manifest.whole_particles < manifest.particles
+    for row in micrographs.itertuples():
+        image, pixel_size = read_mrc(inside(folder, row.rlnMicrographName), 2)
+        mask, _ = read_mrc(inside(folder, row.cryogemMask), 2)
+        assert image.shape == mask.shape == (160, 200)
+        assert pixel_size == 5.0
+        own = particles[particles["rlnMicrographName"] == row.rlnMicrographName]
+        assert (own["rlnDefocusU"] == row.rlnDefocusU).all()
+        # Protein dark on a background of 1; underfocus makes the middle of a particle dark on average.
+        assert image[mask > 0].mean() < 1
+        assert abs(np.median(image[mask == 0]) - 1) < 0.01
+        for particle in own.itertuples():
+            y, x = int(particle.rlnCoordinateY), int(particle.rlnCoordinateX)
+            assert mask[max(0, y - 3):y + 4, max(0, x - 3):x + 4].any()
+    assert set(particles["rlnRandomSubset"]) == {1, 2}
+    assert not set(particles["cryogemSource"]) - {path.name for path in (folder / "source").iterdir()}
+
+
+def test_stacks_hold_the_whole_particles_in_order(folder):
+    _, extracted = read_table(folder / "extracted.star", "particles")
+    box = read_manifest(folder).box_size
+    for name, rows in extracted.groupby("rlnMicrographName"):
+        image, _ = read_mrc(folder / name, 2)
+        stack, pixel_size = read_mrc(folder / name.replace("micrographs", "particles").replace(".mrc", ".mrcs"), 3) \
+            if len(rows) > 1 else (None, 5.0)
+        assert pixel_size == 5.0
+        for place, row in enumerate(rows.itertuples(), 1):
+            assert row.rlnImageName.startswith(f"{place:06d}@particles/")
+            if stack is not None:
+                y, x = int(row.rlnCoordinateY) - box // 2, int(row.rlnCoordinateX) - box // 2
+                cut = image[y:y + box, x:x + box]
+                assert np.corrcoef(cut.ravel(), stack[place - 1].ravel())[0, 1] == pytest.approx(-1, abs=1e-4)
+
+
+def test_same_seed_same_bytes_and_another_seed_other_bytes(folder, volume_file, tmp_path):
+    simulate.run(settings(volume_file, tmp_path / "again"))
+    assert hashes(tmp_path / "again") == hashes(folder)
+    simulate.run(settings(volume_file, tmp_path / "other", seed=5))
+    assert not set(hashes(tmp_path / "other").values()) & {
+        value for name, value in hashes(folder).items() if name.startswith("micrographs/")}
+
+
+def test_threads_do_not_change_a_byte(folder, volume_file, tmp_path):
+    """In a process of its own with one thread, and more micrographs after those compared."""
+    values = settings(volume_file, tmp_path / "one", threads=1, micrographs=4).model_dump(mode="json")
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    subprocess.run([sys.executable, "-m", "cryogem_scipion", "simulate", "--config", str(tmp_path / "run.json")],
+                   check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found = hashes(tmp_path / "one")
+    for name, value in hashes(folder).items():
+        if name.endswith((".mrc", ".mrcs")):
+            assert found[name] == value
+
+
+def test_an_interrupted_run_continues_to_the_same_bytes(folder, volume_file, tmp_path, monkeypatch):
+    out = tmp_path / "sim"
+    written = []
+    write = simulate.LabelledFolder.write
+
+    def killed(self, index, image, clean):
+        written.append(index)
+        if written == [0, 1]:
+            raise KeyboardInterrupt
+        write(self, index, image, clean)
+
+    monkeypatch.setattr(simulate.LabelledFolder, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        simulate.run(settings(volume_file, out))
+    assert not (out / "manifest.json").exists()
+    simulate.run(settings(volume_file, out))
+    assert written == [0, 1, 1, 2]
+    assert hashes(out) == hashes(folder)
+
+
+def test_a_folder_of_another_run_is_refused(folder, volume_file, tmp_path):
+    before = hashes(folder)
+    with pytest.raises(SettingsError, match=r"another seed \(4\)"):
+        simulate.run(settings(volume_file, folder, seed=9))
+    assert hashes(folder) == before
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="not empty"):
+        simulate.run(settings(volume_file, tmp_path))
+
+
+def test_too_many_particles_are_said_and_left_out(volume_file, tmp_path):
+    manifest = simulate.run(settings(volume_file, tmp_path / "sim", particles_mean=400, particle_distance=200.0,
+                                     micrographs=1, extract=False))
+    assert 0 < manifest.particles < 100
+    assert "did not fit" in manifest.warnings[0]
+
+
+def test_a_set_without_particles(volume_file, tmp_path):
+    manifest = simulate.run(settings(volume_file, tmp_path / "sim", particles_mean=0, particles_sigma=0))
+    assert manifest.particles == 0
+    _, particles = read_table(tmp_path / "sim/particles.star", "particles", ("rlnCoordinateX", "cryogemWhole"))
+    assert len(particles) == 0
+
+
+def test_a_full_disk_is_said_before_anything_is_written(volume_file, tmp_path):
+    with pytest.raises(DataError, match="GB free"):
+        simulate.run(settings(volume_file, tmp_path / "sim", micrographs=10_000_000, micrograph_size=(60000, 60000)))
+    assert not (tmp_path / "sim").exists()
