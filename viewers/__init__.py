@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What "Analyze Results" opens; drawn from the engine's files, without the engine."""
+from cryogem_scipion.viewers.windows import CryogemDatasetViewer, CryogemModelViewer, CryogemTrainViewer
+
+__all__ = ["CryogemDatasetViewer", "CryogemModelViewer", "CryogemTrainViewer"]
