@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real micrographs of a training run: cropped once, kept on disk at the working pixel size, and measured."""
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryogem_scipion.dataset import replacing
+from cryogem_scipion.mrc import write_mrc
+from cryogem_scipion.progress import tracked
+from cryogem_scipion.real import read_real
+
+__all__ = ["MeasuredReal", "mapped", "measure_real"]
+
+
+@dataclass(frozen=True)
+class MeasuredReal:
+    """What is known of a real micrograph; its pixels stay on disk."""
+
+    original: str
+    name: str
+    """Relative to the run's folder, at the working pixel size."""
+    pixel_size: float
+    shape: tuple[int, int]
+    crop: tuple[int, int]
+    """(y, x) pixels of the original that it covers, from the first pixel."""
+    median: float
+    deviation: float
+    background_deviation: float | None
+    ice_grid: list[list[float]] | None
+
+    @property
+    def ice(self) -> Float[Tensor, "gy gx"] | None:
+        """The ice map, if grey values are transmission."""
+        return None if self.ice_grid is None else torch.tensor(self.ice_grid)
+
+
+def measure_real(out: Path, files: Sequence[Path], working_pixel_size: float,
+                 pixel_size: float | None) -> list[MeasuredReal]:
+    """Bring every real micrograph to the working pixel size, one in memory at a time.
+
+    What an interrupted run has done is not done again.
+    """
+    (out / "micrographs").mkdir(exist_ok=True)
+    (out / "real").mkdir(exist_ok=True)
+    return [_measure(out, path, stem, working_pixel_size, pixel_size) for path, stem in
+            tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph")]
+
+
+def mapped(path: Path) -> NDArray[np.float32]:
+    """An image that this program wrote, as a read-only array that stays on disk."""
+    with mrcfile.mmap(path, mode="r") as file:
+        data: NDArray[np.float32] = file.data
+    return data
+
+
+def _measure(out: Path, path: Path, stem: str, working_pixel_size: float, pixel_size: float | None) -> MeasuredReal:
+    record = out / "real" / f"{stem}.json"
+    if record.is_file():
+        values = json.loads(record.read_text("utf-8"))
+        return MeasuredReal(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
+    real = read_real(path, working_pixel_size, pixel_size)
+    name = f"micrographs/{stem}.mrc"
+    with replacing(out / name) as temporary:
+        write_mrc(temporary, real.image.numpy(), real.pixel_size)
+    measured = MeasuredReal(
+        original=str(path.resolve()), name=name, pixel_size=real.pixel_size, shape=tuple(real.image.shape),
+        crop=real.crop, median=real.median, deviation=real.deviation,
+        background_deviation=real.background_deviation, ice_grid=None if real.ice is None else real.ice.tolist())
+    with replacing(record) as temporary:
+        temporary.write_text(json.dumps(vars(measured)) + "\n", "utf-8")
+    return measured
+
+
+def _stems(files: Sequence[Path]) -> list[str]:
+    """A name of its own for each file, its own wherever no other has it too."""
+    stems: list[str] = []
+    for path in files:
+        stem, number = path.stem, 1
+        while stem in stems:
+            number += 1
+            stem = f"{path.stem}_{number}"
+        stems.append(stem)
+    return stems
