@@ -5,6 +5,7 @@
 the field's own. A choice is an ``EnumParam``, several choices are one switch each (``keep`` with
 ``optical`` is ``keepOptical``), a pair of numbers is text (``1024 1024``), nothing is an empty field.
 """
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -190,8 +191,11 @@ def _text(value: Any) -> str:
 
 
 def _with_label(kind: type[RunSettings], line: str) -> str:
-    name, colon, rest = line.partition(":")
-    field = name.split(".")[0]
-    if colon and field in kind.model_fields:
-        return f"*{kind.model_fields[field].title}*:{rest}"
-    return line
+    """A message about a field, with the form's label for the field's name."""
+    found = re.match(r"(\w+)((?:\.\w+)*)(:| is missing)", line)
+    if not found or found[1] not in kind.model_fields:
+        return line
+    info = kind.model_fields[found[1]]
+    if found[2] and found[3] == " is missing":
+        return f"*{info.title}*: too few values; give them as in {_text(info.default) or '1024 1024'}"
+    return f"*{info.title}*{line[found.start(3):]}"
