@@ -46,7 +46,8 @@ def fourier_crop(image: Float[Tensor, "*batch y x"], shape: tuple[int, int]) -> 
         return image.clone()
     spectrum = _resize_rows(torch.fft.rfft2(image), shape[0])
     spectrum = _resize_half_axis(spectrum, columns, shape[1])
-    return torch.fft.irfft2(spectrum, s=shape) * (shape[0] * shape[1] / (rows * columns))
+    resampled: Tensor = torch.fft.irfft2(spectrum, s=shape) * (shape[0] * shape[1] / (rows * columns))
+    return resampled
 
 
 def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size: float) -> WorkingShape:

@@ -16,7 +16,7 @@ from cryogem_scipion.physics.volume import Volume
 
 __all__ = ["Gaussians", "density", "exact_projections", "gaussians", "phantom"]
 
-# Lobes in units of the diameter: centre (x, y, z), radius, number of beads, density.
+# Lobes in units of about the diameter: centre (x, y, z), radius, number of beads, density.
 LOBES = (
     ((-0.05, -0.03, 0.02), 0.19, 26, 1.00),
     ((0.17, 0.08, -0.10), 0.14, 14, 1.15),
@@ -27,8 +27,10 @@ LOBES = (
     ((0.03, 0.10, 0.30), 0.09, 6, 0.85),
     ((-0.04, -0.09, -0.33), 0.07, 4, 1.40),
 )
-BEAD_RADIUS = 0.55
+BEAD_RADIUS = 0.65
 """Deviation of a bead over the radius of the sphere that is its share of the lobe."""
+EXTENT = 0.92
+"""Largest extent of the arrangement in the units above, where the density falls to a tenth of its strong values."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def gaussians(diameter_angstrom: float = 180.0) -> Gaussians:
     place, sigma, weight_of = torch.cat(centres), torch.cat(sigmas), torch.cat(weights)
     mass = weight_of * sigma**3
     place = place - (mass[:, None] * place).sum(0) / mass.sum()
-    return Gaussians(place * diameter_angstrom, sigma * diameter_angstrom, weight_of)
+    unit = diameter_angstrom / EXTENT
+    return Gaussians(place * unit, sigma * unit, weight_of)
 
 
 def phantom(box: int, pixel_size: float, diameter_angstrom: float = 180.0) -> Volume:

@@ -9,7 +9,7 @@ A shift (y, x), in pixels of the image, moves the particle to origin + shift.
 """
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from scipy import fft
 from torch import Tensor
 
 from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.slices import fill_slices, slices
+from cryogem_scipion.physics.slices import SliceGrid, guard, slices
 from cryogem_scipion.physics.volume import Volume, support
 
 __all__ = ["Projector", "euler_angles", "prepare", "project", "rotation_matrices"]
 
-CHUNK_BYTES = 4 << 20
-"""Memory of the spectra that one thread works on at a time."""
+CHUNK_BYTES = {True: 1 << 19, False: 1 << 26}
+"""Memory of the spectra that are worked on at a time: by a thread of a CPU (fits its cache), or by a GPU."""
 
 
 def rotation_matrices(euler_degrees: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
@@ -54,55 +54,59 @@ class Projector:
     spectrum: Complex[Tensor, "z y x"]
     """Padded, corrected for the interpolation, in the layout that ``slices`` describes; density × Å³."""
     padded_box: int
+    """Side of the padded density in voxels, even."""
     pixel_size: float
     """Å per voxel of the map."""
-    radius_angstrom: float
+    reach_angstrom: float
     """Distance from the origin within which the particle lies at every orientation."""
     order: Literal[1, 3]
+    """Interpolation: 1 linear, 3 cubic B-spline."""
 
 
-def prepare(volume: Volume, padding: float = 2.0, order: Literal[1, 3] = 1) -> Projector:
+def prepare(volume: Volume, padding: float = 1.5, order: Literal[1, 3] = 3) -> Projector:
     """Transform a density once for any number of projections.
+
+    The default errs by less than 0.005 of the image (in the L2 norm, for a particle within 0.35 of the box);
+    padding 2 by less than 0.002. Linear interpolation is a third faster and needs padding 4 for 0.015.
 
     Parameters
     ----------
     volume
-        The density; float32 is used.
+        The density; worked on in float32.
     padding
         Size of the padded box over the map's: more is more accurate, and takes memory with the third power.
     order
-        Interpolation in Fourier space: 1 linear, 3 cubic B-spline (slower, far more accurate).
+        Interpolation in Fourier space: 1 linear, 3 cubic B-spline.
 
     References
     ----------
-    Convolution interpolation and its correction: doi:10.1109/42.97598
+    Interpolation by convolution and its correction in real space: doi:10.1109/42.97598
     """
     if not padding >= 1:
-        raise SettingsError(f"padding is {padding:g}; give 1 or more (2 is the default)")
+        raise SettingsError(f"padding is {padding:g}; give 1 or more (1.5 is the default)")
     if order not in (1, 3):
         raise SettingsError(f"order of interpolation is {order}; give 1 (linear) or 3 (cubic)")
-    box = volume.density.shape[0]
-    padded = 2 * fft.next_fast_len(int(np.ceil(padding * box / 2)), real=False)
-    places = torch.arange(box, device=volume.density.device) - box // 2
-    correction = torch.special.sinc(places.double() / padded) ** (order + 1)
-    density = volume.density.double()
-    for axis in range(3):
-        density = density / correction.reshape([-1 if axis == other else 1 for other in range(3)])
-    around = torch.zeros((padded,) * 3, device=density.device)
-    around[:box, :box, :box] = density.float() * volume.pixel_size**3
+    box, device = volume.density.shape[0], volume.density.device
+    reach = _reach(volume)
+    padded = _even_fast_length(2 * padding * reach)
+    density = volume.density.float() * volume.pixel_size**3
+    factor = torch.special.sinc((torch.arange(box, device=device).double() - box // 2) / padded) ** -(order + 1)
+    for shape in ((-1, 1, 1), (-1, 1), (-1,)):
+        density = density * factor.float().reshape(shape)
+    around = torch.zeros((padded, padded, padded), device=device)
+    around[:box, :box, :box] = density
     around = around.roll((-(box // 2),) * 3, (0, 1, 2))
-    radius = max(box / 2, _support_radius(volume)) * volume.pixel_size
-    spectrum = _centred(torch.fft.rfftn(around), padded, guard=(order - 1) // 2)
-    return Projector(spectrum, padded, volume.pixel_size, radius, order)
+    spectrum = _centred(torch.fft.rfftn(around), padded, guard(order))
+    return Projector(spectrum, padded, volume.pixel_size, reach * volume.pixel_size, order)
 
 
 def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"], box: int,
             pixel_size: float) -> Float[Tensor, "n box box"]:
     """Project a density at given orientations onto images of any box and pixel size.
 
-    The images hold the map's frequencies up to their own Nyquist frequency. Parts of the particle outside the
-    box are cut off, not wrapped around; where the box is larger than the map, the images are zero. The result
-    does not depend on how many projections are asked for at a time or on the number of threads (that of torch).
+    The images hold the map's frequencies up to their own Nyquist frequency. What of the particle lies outside
+    the box is cut off, not wrapped around; where the box is larger than the map, the image is zero. Neither the
+    number of projections asked for at a time nor the number of threads (that of torch) changes a bit.
 
     Parameters
     ----------
@@ -124,30 +128,24 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
     if box < 1 or not pixel_size > 0:
         raise SettingsError(f"box {box} and pixel size {pixel_size:g} make no image; give values above 0")
     device = projector.spectrum.device
-    whole = torch.round(shifts.double())
-    part = (shifts.double() - whole).to(device, torch.float32)
-    corners = (whole.long() + box // 2).cpu()
     turns = rotations.detach().to(device, torch.float32).contiguous()
-    width = _working_width(projector, box, pixel_size)
+    whole = shifts.detach().double().round()
+    parts = (shifts.detach().double() - whole).to(device, torch.float32)
+    corners = (whole.long() + box // 2).tolist()
+    width = _even_fast_length(2 * projector.reach_angstrom / pixel_size)
     scale = projector.padded_box * projector.pixel_size / (width * pixel_size)
     radius = min(width / 2, projector.padded_box / 2 / scale)
-    images = torch.zeros((len(turns), box, box), device=device)
-    count = max(1, CHUNK_BYTES // (8 * width * (width // 2 + 1)))
-    guard = (projector.order - 1) // 2
-    arguments = (width, scale, radius, pixel_size**-2, projector.order == 3)
+    grid = SliceGrid(width, scale, radius, pixel_size**-2, projector.order)
+    images = torch.from_numpy(np.zeros((len(turns), box, box), np.float32)).to(device)
+    count = max(1, CHUNK_BYTES[device.type == "cpu"] // (8 * width * (width // 2 + 1)))
 
     def work(start: int) -> None:
         some = slice(start, start + count)
-        if device.type == "cpu":
-            spectra = np.empty((len(turns[some]), width, width // 2 + 1), np.complex64)
-            fill_slices(projector.spectrum.numpy(), guard, turns[some].numpy(), part[some].numpy(),
-                        width, np.float32(scale), radius, pixel_size**-2, projector.order == 3, spectra)
-            made = torch.from_numpy(fft.irfft2(spectra, s=(width, width), overwrite_x=True))
+        spectra = slices(projector.spectrum, turns[some], parts[some], grid)
+        if device.type == "cpu":  # numpy from here: torch would start threads of its own in each of ours
+            _paste(fft.irfft2(spectra.numpy(), s=(width, width), overwrite_x=True), corners[some], images.numpy()[some])
         else:
-            spectra = slices(projector.spectrum, guard, turns[some], part[some], *arguments)
-            made = torch.fft.irfft2(spectra, s=(width, width))
-        for image, drawn, corner in zip(images[some], made, corners[some], strict=True):
-            _paste(drawn, image, corner[0].item(), corner[1].item())
+            _paste(torch.fft.irfft2(spectra, s=(width, width)), corners[some], images[some])
 
     starts = range(0, len(turns), count)
     threads = min(torch.get_num_threads(), len(starts)) if device.type == "cpu" else 1
@@ -160,40 +158,42 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
     return images
 
 
-def _working_width(projector: Projector, box: int, pixel_size: float) -> int:
-    """Side of the images to transform, in which nothing that belongs into the box wraps around."""
-    reach = projector.radius_angstrom / pixel_size
-    needed = min(box, 2 * reach) / 2 + reach
-    return 2 * int(fft.next_fast_len(int(np.ceil(needed / 2 - 1e-6)), real=False))
+def _paste(drawn: Any, origins: list[list[int]], images: Any) -> None:
+    """Copy what of each drawn image falls into the box (both arrays of numpy or torch), its origin at (y, x)."""
+    width, box = drawn.shape[-1], images.shape[-1]
+    for image, made, (y, x) in zip(images, drawn, origins, strict=True):
+        top, left = y - width // 2, x - width // 2
+        rows, columns = slice(max(0, top), min(box, top + width)), slice(max(0, left), min(box, left + width))
+        if rows.start < rows.stop and columns.start < columns.stop:
+            image[rows, columns] = made[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
-def _paste(drawn: Tensor, image: Tensor, y: int, x: int) -> None:
-    """Copy what of a drawn image falls into the box, its origin at (y, x)."""
-    width, box = drawn.shape[0], image.shape[0]
-    top, left = y - width // 2, x - width // 2
-    rows = slice(max(0, top), min(box, top + width))
-    columns = slice(max(0, left), min(box, left + width))
-    if rows.start < rows.stop and columns.start < columns.stop:
-        image[rows, columns] = drawn[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+def _even_fast_length(length: float) -> int:
+    """The next even size that transforms fast; rounding errors of a whole length are forgiven."""
+    return 2 * int(fft.next_fast_len(int(np.ceil(length / 2 - 1e-6)), real=False))
 
 
 def _centred(half: Complex[Tensor, "z y x"], padded: int, guard: int) -> Complex[Tensor, "z2 y2 x2"]:
     """Order a half spectrum with zero in the middle of z and y, with ``guard`` more frequencies on each side."""
-    reach = padded // 2 + guard
-    order = torch.arange(-reach, reach + 1, device=half.device)
-    mirror = (-order) % padded
-    centred = half[order % padded][:, order % padded]
+    steps = torch.arange(-padded // 2 - guard, padded // 2 + guard + 1, device=half.device)
+    centred = half[steps % padded][:, steps % padded]
     if guard:
-        below = half[mirror][:, mirror][:, :, 1 : guard + 1].flip(2).conj()
-        above = half[mirror][:, mirror][:, :, -guard - 1 : -1].flip(2).conj()
+        opposite = half[-steps % padded][:, -steps % padded].conj()
+        below, above = opposite[..., 1 : guard + 1].flip(2), opposite[..., -guard - 1 : -1].flip(2)
         centred = torch.cat([below, centred, above], dim=2)
-    return centred.contiguous().resolve_conj()
+    return centred.resolve_conj().contiguous()
 
 
-def _support_radius(volume: Volume) -> float:
-    """Largest distance of the particle's voxels from the origin, voxels."""
-    places = torch.nonzero(support(volume)) - volume.density.shape[0] // 2
-    return float(places.double().norm(dim=1).max()) + 1 if len(places) else 0.0
+def _reach(volume: Volume) -> float:
+    """Radius, in voxels, of the sphere that holds the particle: the one that fits the box, unless it sticks out."""
+    box = volume.density.shape[0]
+    squares = (torch.arange(box, device=volume.density.device) - box // 2).double() ** 2
+    radius = (squares[:, None, None] + squares[:, None] + squares).sqrt()
+    beyond = volume.density[radius > box / 2]
+    if not len(beyond) or bool(beyond.abs().max() < 0.05 * volume.density.abs().max()):
+        return box / 2
+    particle = support(volume)
+    return max(box / 2, float(radius[particle].max()) + 1) if bool(particle.any()) else box / 2
 
 
 def _about_z(angle: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:

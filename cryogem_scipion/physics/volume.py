@@ -8,6 +8,7 @@ import mrcfile
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
@@ -105,7 +106,7 @@ def diameter_angstrom(volume: Volume) -> float:
     return float(spread + 1) * volume.pixel_size
 
 
-def _read(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
+def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
     """Density [z, y, x] and voxel size (x, y, z) as the file has them."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a map in MRC or CCP4 format")
@@ -116,7 +117,7 @@ def _read(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
         try:
             with mrcfile.open(path, permissive=True) as file:
                 data, header = file.data, file.header
-                voxel = tuple(float(file.voxel_size[axis]) for axis in "xyz")
+                voxel = (float(file.voxel_size.x), float(file.voxel_size.y), float(file.voxel_size.z))
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{path} cannot be read as a map ({error}); give a complete MRC or CCP4 file") from error
     if data is None:
@@ -148,12 +149,12 @@ def _isotropic(voxel: tuple[float, float, float], path: Path) -> float:
     return float(np.mean(voxel))
 
 
-def _sides(density: np.ndarray) -> list[np.ndarray]:
+def _sides(density: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """The six faces of the box."""
     return [density[0], density[-1], density[:, 0], density[:, -1], density[:, :, 0], density[:, :, -1]]
 
 
-def _cube(density: np.ndarray) -> np.ndarray:
+def _cube(density: NDArray[np.float32]) -> NDArray[np.float32]:
     """Pad with zeros to a cube; the origin n // 2 of each axis moves to the cube's."""
     size = max(density.shape)
     before = [size // 2 - length // 2 for length in density.shape]
@@ -161,7 +162,7 @@ def _cube(density: np.ndarray) -> np.ndarray:
                             for first, length in zip(before, density.shape, strict=True)])
 
 
-def _radius(size: int) -> np.ndarray:
+def _radius(size: int) -> NDArray[np.float64]:
     """Distance from the origin of a cube, voxels."""
     squares = (np.arange(size) - size // 2) ** 2
     return np.asarray(np.sqrt(squares[:, None, None] + squares[:, None] + squares))
