@@ -12,6 +12,8 @@ __all__ = ["WorkingShape", "fourier_crop", "working_shape"]
 
 TOLERANCE = 1e-3
 """Largest relative error of a working pixel size, and the excess up to which an input counts as fine enough."""
+SMALL_TOLERANCE = 5e-3
+"""The same where no part of an axis does better; happens below 500 pixels only."""
 
 
 class WorkingShape(NamedTuple):
@@ -54,7 +56,7 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
     """Size to which a micrograph is resampled so that its pixel becomes the working pixel size.
 
     Each axis loses the fewest pixels at its end (mostly none) for which a whole size gives the pixel size
-    with an error below 0.1 %.
+    with an error below 0.1 % (where fewer than 500 pixels allow none, the nearest, below 0.5 %).
 
     Parameters
     ----------
@@ -86,12 +88,17 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
 
 def _working_length(length: int, ratio: float) -> tuple[int, int]:
     """The longest part of an axis, and its resampled length, whose ratio is right to within the tolerance."""
+    nearest = (SMALL_TOLERANCE, 0, 0)
     for kept in range(length, length // 2, -1):
-        resampled = round(kept / ratio)
-        if resampled >= 1 and abs(kept / resampled / ratio - 1) < TOLERANCE:
+        resampled = max(1, round(kept / ratio))
+        error = abs(kept / resampled / ratio - 1)
+        if error < TOLERANCE:
             return kept, resampled
-    raise DataError(f"no whole size makes an axis of {length} pixels {ratio:.4g} times coarser; "
-                    "use larger micrographs or another working pixel size")
+        nearest = min(nearest, (error, kept, resampled))
+    if not nearest[1]:
+        raise DataError(f"no whole size makes an axis of {length} pixels {ratio:.4g} times coarser; "
+                        "use larger micrographs or another working pixel size")
+    return nearest[1], nearest[2]
 
 
 def _resize_rows(spectrum: Complex[Tensor, "*batch y xh"], rows: int) -> Complex[Tensor, "*batch y2 xh"]:

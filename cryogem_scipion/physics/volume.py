@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A density on a cubic grid, read from a map file, and how far it extends."""
+import bz2
+import gzip
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -112,31 +116,54 @@ def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
         raise DataError(f"{path} is not a file; give a map in MRC or CCP4 format")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); give a complete map file")
+    data = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with mrcfile.open(path, permissive=True) as file:
-                data, header = file.data, file.header
-                voxel = (float(file.voxel_size.x), float(file.voxel_size.y), float(file.voxel_size.z))
+            if _head(path)[208:211] != b"MAP":  # then the lengths in the header are nonsense too
+                raise ValueError("no MAP in its header")
+            with mrcfile.open(path, permissive=True, header_only=True) as file:
+                header, size = file.header.copy(), file.voxel_size
+            voxels = int(header.nx) * int(header.ny) * int(header.nz)
+            if voxels > 0 and (_opener(path) is not open or voxels <= 2 * path.stat().st_size):
+                with mrcfile.open(path, permissive=True) as file:
+                    data = file.data
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{path} cannot be read as a map ({error}); give a complete MRC or CCP4 file") from error
     if data is None:
-        raise DataError(f"{path} is truncated or no map: its header promises "
-                        f"{int(header.nx)} x {int(header.ny)} x {int(header.nz)} voxels; give a complete map file")
+        raise DataError(f"{path} is truncated or no map: its header promises {int(header.nx)} x {int(header.ny)} x "
+                        f"{int(header.nz)} voxels of mode {int(header.mode)}; give a complete map file")
+    _refuse_useless(data, path)
+    order = [int(header[name]) for name in ("maps", "mapr", "mapc")]
+    if sorted(order) == [1, 2, 3]:
+        data = np.transpose(data, [order.index(axis) for axis in (3, 2, 1)])
+    return np.ascontiguousarray(data, np.float32), (float(size.x), float(size.y), float(size.z))
+
+
+def _refuse_useless(data: NDArray[Any], path: Path) -> None:
+    """Raise an error on what is no density in three dimensions."""
     if data.ndim != 3 or 1 in data.shape:
         raise DataError(f"{path} has the shape {data.shape}; give a map with three dimensions, not an image")
     if np.iscomplexobj(data):
-        raise DataError(f"{path} holds complex numbers (mode {int(header.mode)}); give a map in real space")
-    data = np.asarray(data, np.float32)
+        raise DataError(f"{path} holds complex numbers; give a map in real space")
     broken = int(np.count_nonzero(~np.isfinite(data)))
     if broken:
         raise DataError(f"{path} has {broken} voxels that are not finite numbers; repair or recompute the map")
     if data.min() == data.max():
         raise DataError(f"{path} is constant ({data.min():g} everywhere); give a map with a particle in it")
-    order = [int(header[name]) for name in ("maps", "mapr", "mapc")]
-    if sorted(order) == [1, 2, 3]:
-        data = np.transpose(data, [order.index(axis) for axis in (3, 2, 1)])
-    return np.ascontiguousarray(data), voxel
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    """What opens a file as its first bytes say it is packed."""
+    with path.open("rb") as file:
+        start = file.read(3)
+    return gzip.open if start.startswith(b"\x1f\x8b") else bz2.open if start == b"BZh" else open
+
+
+def _head(path: Path) -> bytes:
+    """The header of a map, unpacked."""
+    with _opener(path)(path, "rb") as file:
+        return bytes(file.read(1024))
 
 
 def _isotropic(voxel: tuple[float, float, float], path: Path) -> float:
