@@ -92,7 +92,8 @@ def rerun(project: Any, protocol: Any, show: Callable[[str], None] = log.info) -
     problems = protocol.validate()
     if problems:
         raise WorkflowError(f"{protocol.getObjLabel()}: {'; '.join(problems)}")
-    project.saveProtocol(protocol)
+    if not protocol.hasObjId():
+        project.saveProtocol(protocol)  # Gives it a folder, and so a log to follow.
     done = threading.Event()
     tail = threading.Thread(target=_follow, args=(Path(project.path), protocol, done, show), daemon=True)
     tail.start()

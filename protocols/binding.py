@@ -30,8 +30,8 @@ def parameter_name(field: str, choice: str = "") -> str:
     return words[0] + "".join(word[:1].upper() + word[1:] for word in words[1:])
 
 
-def define_fields(form: Any, kind: type[RunSettings], before: dict[str, Callable[[Any], None]],
-                  conditions: dict[str, str]) -> None:
+def define_fields(form: Any, kind: type[RunSettings], first: dict[str, Callable[[Any], None]],
+                  after: dict[str, Callable[[Any], None]], conditions: dict[str, str]) -> None:
     """Add the sections and parameters of a settings class to a form.
 
     Parameters
@@ -40,19 +40,22 @@ def define_fields(form: Any, kind: type[RunSettings], before: dict[str, Callable
         Scipion's form.
     kind
         The settings class.
-    before
-        What else to put first in a section: the inputs.
+    first, after
+        What else to add, the inputs: by section, before its fields; by field, after it.
     conditions
-        Scipion's condition for showing a field, by the field's name.
+        Scipion's condition for showing a field, by the field's name. Scipion understands only names of
+        parameters that were added before.
     """
     for section, groups in _sections(kind).items():
         form.addSection(label=section)
-        if section in before:
-            before[section](form)
+        if section in first:
+            first[section](form)
         for group, fields in groups.items():
             place = form if group == section else form.addGroup(group, expertLevel=LEVEL_ADVANCED)
             for field in fields:
                 _define(place, kind, field, conditions.get(field))
+                if field in after:
+                    after[field](place)
 
 
 def form_values(protocol: Any, kind: type[RunSettings]) -> dict[str, Any]:

@@ -32,14 +32,17 @@ class ProtCryogemGenerate(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        define_fields(form, GenerateSettings, before={"Noise": self._noise}, conditions={})
+        define_fields(form, GenerateSettings, first={"Noise": self._specimens}, after={"noise": self._noise},
+                      conditions={})
         self._addParallel(form)
 
-    def _noise(self, form: Any) -> None:
+    def _specimens(self, form: Any) -> None:
         form.addParam("inputSimulation", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Simulated micrographs",
                       help="Output of simulate micrographs: its settings are used for fresh specimens; a subset "
                       "matters only when the simulated specimens are reused.")
+
+    def _noise(self, form: Any) -> None:
         form.addParam("inputModel", PointerParam, pointerClass="CryogemModel", condition=f"noise=={MODEL}",
                       label="Noise model", help="Output of train noise translator.")
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,

@@ -37,7 +37,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
         given = "inputMicrographs is None"
         drawn = "inputCtfs is None"
         define_fields(form, SimulateSettings,
-                      before={"Specimen": self._specimen, "Microscope": self._microscope},
+                      first={"Specimen": self._specimen, "Microscope": self._microscope}, after={},
                       conditions={"voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
                                   "defocus_min": drawn, "defocus_max": drawn, "astigmatism_angstrom": drawn})
         self._addParallel(form)

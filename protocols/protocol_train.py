@@ -42,7 +42,7 @@ class ProtCryogemTrain(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        define_fields(form, TrainSettings, before={"Data": self._data}, conditions={})
+        define_fields(form, TrainSettings, first={"Data": self._data}, after={}, conditions={})
         self._addParallel(form)
 
     def _data(self, form: Any) -> None:

@@ -147,6 +147,14 @@ def test_choices_of_the_noise_show_their_inputs():
     assert GenerateSettings.model_fields["noise"].default == choices[0]
 
 
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_conditions_name_parameters_that_scipion_knows_at_that_point(kind):
+    for name, param in kind().getDefinition().iterParams():
+        if param.hasCondition() and param.condition.get() != "False":
+            asked = re.match(r"\w+", param.condition.get())[0]
+            assert asked in param._conditionParams, name
+
+
 def _condition(protocol, name):
     return eval(protocol.getParam(name).condition.get(), {}, {"noise": protocol.noise.get()})
 

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Scipion project in a temporary folder, with a map and micrographs made by code."""
+import os
+import sys
+
+import mrcfile
+import numpy as np
+import pytest
+
+pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+
+from tests.registration import checkout_environment, is_installed
+
+PIXEL_SIZE = 8.0  # Working pixel size, Å.
+REAL_PIXEL_SIZE = 5.0
+REAL_SHAPE = (300, 371)
+REAL_COUNT = 3
+
+
+def write_map(path, box=33, pixel_size=6.0):
+    """A lopsided particle of five Gaussians, about 150 Å wide and densest in the middle, in an odd box."""
+    z, y, x = (np.mgrid[:box, :box, :box] - box // 2) * pixel_size
+    density = np.zeros((box, box, box), np.float32)
+    for (cx, cy, cz), width, weight in [((0, 0, 0), 22, 1.0), ((30, 0, 10), 18, 1.0), ((-35, 20, 0), 14, 1.2),
+                                        ((0, -35, 25), 12, 1.5), ((5, 25, -35), 16, 0.8)]:
+        density += weight * np.exp(-((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / (2 * width ** 2))
+    _write(path, density, pixel_size, volume=True)
+
+
+def write_real(folder):
+    """Micrographs with correlated noise, an ice gradient and dark discs: enough to train a step on."""
+    random = np.random.default_rng(7)
+    y, x = np.mgrid[:REAL_SHAPE[0], :REAL_SHAPE[1]]
+    for number in range(REAL_COUNT):
+        image = random.normal(0, 1, REAL_SHAPE)
+        image = image + np.roll(image, 1, 0) + np.roll(image, 1, 1)
+        for cy, cx in random.uniform(20, 280, (12, 2)):
+            image -= 0.8 * ((y - cy) ** 2 + (x - cx) ** 2 < 15 ** 2)
+        image = (1000 + 40 * image) * (1 + 0.1 * x / REAL_SHAPE[1])
+        _write(folder / f"real_{number}.mrc", image.astype(np.float32), REAL_PIXEL_SIZE)
+
+
+def _write(path, data, pixel_size, volume=False):
+    with mrcfile.new(path) as file:
+        file.set_data(data)
+        file.voxel_size = pixel_size
+        if volume:
+            file.set_volume()
+
+
+@pytest.fixture(scope="session")
+def scipion(tmp_path_factory):
+    """A workspace folder in which Scipion finds the plugin, also from a bare checkout and with an empty HOME."""
+    folder = tmp_path_factory.mktemp("scipion")
+    before, place, path = dict(os.environ), os.getcwd(), list(sys.path)
+    if not is_installed():
+        metadata = tmp_path_factory.mktemp("metadata")
+        os.environ["PYTHONPATH"] = checkout_environment(metadata)["PYTHONPATH"]
+        sys.path.append(str(metadata))
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    write_map(folder / "map.mrc")
+    (folder / "real").mkdir()
+    write_real(folder / "real")
+    yield folder
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(before)
+    sys.path[:] = path
+
+
+@pytest.fixture(scope="session")
+def project(scipion):
+    """An open project; Scipion makes its folder the current one."""
+    from cryogem_scipion.workflow import open_project
+    return open_project(scipion, "tests")
