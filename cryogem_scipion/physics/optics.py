@@ -195,14 +195,9 @@ def apply_ctf(
 
 def filtered(image: Float[Tensor, "*batch y x"], transfer: Float[Tensor, "*batch y xh"]) -> Float[Tensor, "*batch y x"]:
     """Multiply the spectrum of a real image by real ``transfer`` values on the ``rfft2`` half plane."""
-    if image.device.type != "cpu":
-        result: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * transfer.to(image.dtype), s=image.shape[-2:])
-        return result
-    workers = max(1, torch.get_num_threads())
-    spectrum = scipy.fft.rfft2(image.detach().numpy(), workers=workers)
-    spectrum *= transfer.numpy()
-    out = scipy.fft.irfft2(spectrum, s=image.shape[-2:], workers=workers, overwrite_x=True)
-    return torch.from_numpy(out).to(image.dtype)
+    spectrum = torch.fft.rfft2(image).mul_(transfer.to(image.dtype))
+    result: Tensor = torch.fft.irfft2(spectrum, s=image.shape[-2:])
+    return result
 
 
 def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
@@ -215,10 +210,9 @@ def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
     _frequencies((1, 1), pixel_size)
     wavelength = electron_wavelength(optics.voltage_kv)
     highest = math.sqrt(0.5) / pixel_size
-    defocus = max(abs(optics.defocus_u_angstrom), abs(optics.defocus_v_angstrom))
+    defoci = (optics.defocus_u_angstrom, optics.defocus_v_angstrom)
     u = np.linspace(0, highest, 257)
-    signs = (optics.defocus_u_angstrom, optics.defocus_v_angstrom, defocus)
-    spread = max(np.abs(wavelength * df * u - optics.cs_mm * 1e7 * wavelength**3 * u**3).max() for df in signs)
+    spread = max(np.abs(wavelength * df * u - optics.cs_mm * 1e7 * wavelength**3 * u**3).max() for df in defoci)
     return int(min(math.ceil(spread / pixel_size) + 8, LARGEST_MARGIN))
 
 
