@@ -4,13 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from pwem.convert.transformations import euler_from_matrix, inverse_matrix
 from pwem.objects import Volume
 
 from cryogem_scipion.dataset import MICROGRAPHS, read_manifest, read_table, write_table
 from cryogem_scipion.errors import DataError
 
-__all__ = ["map_files", "real_files", "simulation_folder", "write_ctfs", "write_subset"]
+__all__ = ["map_files", "real_files", "relion_angles", "simulation_folder", "write_ctfs", "write_orientations",
+           "write_subset"]
 
 
 def map_files(volumes: Any) -> list[str]:
@@ -77,5 +80,26 @@ def write_ctfs(ctfs: Any, path: Path) -> None:
                          "rlnPhaseShift": ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0})
     if not rows:
         raise DataError("the set of CTFs has no estimated defocus; choose another, or leave it empty")
-    optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1"}])
-    write_table(path, "micrographs", optics, pd.DataFrame(rows))
+    write_table(path, "micrographs", _one_group(), pd.DataFrame(rows))
+
+
+def write_orientations(particles: Any, path: Path) -> None:
+    """Write the views of a SetOfParticles; ``DataError`` when it has none."""
+    if not particles.hasAlignmentProj():
+        raise DataError("the particles have no projection angles; choose the output of a 3D refinement")
+    rows = []
+    for particle in particles.iterItems():
+        rot, tilt, psi = relion_angles(particle.getTransform().getMatrix())
+        rows.append({"rlnImageName": f"{particle.getObjId():06d}@particles.mrcs", "rlnOpticsGroup": 1,
+                     "rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi})
+    write_table(path, "particles", _one_group(), pd.DataFrame(rows))
+
+
+def relion_angles(matrix: Any) -> tuple[float, float, float]:
+    """Return RELION's rot, tilt and psi (degrees) of Scipion's projection matrix; see ``outputs.pose``."""
+    rot, tilt, psi = -np.degrees(euler_from_matrix(inverse_matrix(matrix), axes="szyz"))
+    return float(rot), float(tilt), float(psi)
+
+
+def _one_group() -> pd.DataFrame:
+    return pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1"}])

@@ -11,7 +11,7 @@ from pyworkflow.protocol.params import PointerParam
 from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.dataset import Manifest
 from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.inputs import map_files, write_ctfs
+from cryogem_scipion.protocols.inputs import map_files, write_ctfs, write_orientations
 from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
 from cryogem_scipion.protocols.stage import ProtCryogemStage
 
@@ -36,16 +36,27 @@ class ProtCryogemSimulate(ProtCryogemStage):
     def _defineParams(self, form: Any) -> None:
         given = "inputMicrographs is None"
         drawn = "inputCtfs is None"
+        viewed = "inputParticles is None"
         define_fields(form, SimulateSettings,
-                      first={"Specimen": self._specimen, "Microscope": self._microscope}, after={},
+                      first={"Specimen": self._specimen, "Orientations": self._orientations,
+                             "Microscope": self._microscope}, after={},
                       conditions={"voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
-                                  "defocus_min": drawn, "defocus_max": drawn, "astigmatism_angstrom": drawn})
+                                  "defocus_min": drawn, "defocus_max": drawn, "astigmatism_angstrom": drawn,
+                                  "orientation_spread_degrees": "inputParticles is not None",
+                                  "preferred_views": viewed, "preferred_cone_degrees": viewed,
+                                  "preferred_uniform": viewed})
         self._addParallel(form)
 
     def _specimen(self, form: Any) -> None:
         form.addParam("inputVolume", PointerParam, pointerClass="Volume, SetOfVolumes", important=True, label="Map",
                       help="The particle's density map, protein bright; any box and pixel size. Of a set of maps "
                       "(conformations) each particle takes one at random.")
+
+    def _orientations(self, form: Any) -> None:
+        form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", allowsNull=True,
+                      pointerCondition="hasAlignmentProj", label="Views of particles",
+                      help="The views are distributed as in these refined particles. Empty: all views are equally "
+                      "frequent, or as the preferred views (Advanced) say.")
 
     def _microscope(self, form: Any) -> None:
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
@@ -70,15 +81,20 @@ class ProtCryogemSimulate(ProtCryogemStage):
                 ("amplitude_contrast", acquisition.getAmplitudeContrast())] if value is not None}
         if self.inputCtfs.get() is not None:
             values["ctfs"] = os.path.abspath(self._getExtraPath("ctfs.star"))
+        if self.inputParticles.get() is not None:
+            values |= {"orientations": os.path.abspath(self._getExtraPath("orientations.star")), "preferred_views": []}
         return values
 
     def writeInputs(self) -> None:
         if self.inputCtfs.get() is not None:
             write_ctfs(self.inputCtfs.get(), Path(self._getExtraPath("ctfs.star")))
+        if self.inputParticles.get() is not None:
+            write_orientations(self.inputParticles.get(), Path(self._getExtraPath("orientations.star")))
 
     # --------------------------- Outputs
     def createOutputStep(self, key: str) -> None:
-        define_labelled_outputs(self, self.outFolder(), [self.inputVolume, self.inputMicrographs, self.inputCtfs])
+        define_labelled_outputs(self, self.outFolder(), [self.inputVolume, self.inputMicrographs, self.inputCtfs,
+                                                         self.inputParticles])
 
     # --------------------------- Information
     def crossChecks(self) -> list[str]:

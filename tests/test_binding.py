@@ -2,6 +2,9 @@
 """Form -> settings -> JSON -> settings -> form, for every protocol; and what the forms say."""
 import json
 import re
+import shlex
+import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ pytest.importorskip("pwem", reason="the forms need Scipion's packages")
 from hypothesis import given
 from hypothesis import strategies as st
 from pwem.protocols import EMProtocol
+from pydantic import TypeAdapter
 from pyworkflow.protocol.params import ElementGroup
 
 from cryogem_scipion.config import STAGES, GenerateSettings, SimulateSettings, parse
@@ -43,40 +47,43 @@ def test_json_between_form_and_engine_changes_nothing(kind):
     assert parse(kind._settings, json.loads(text)) == settings
 
 
-# A value other than the default for every field of a form.
-OTHER = {
-    "simulate": {
-        "symmetry": "D7", "pixel_size": 4.25, "voltage_kv": 200.0, "cs_mm": 0.01, "amplitude_contrast": 0.07,
-        "defocus_min": 5000.5, "defocus_max": 6000.0, "astigmatism_angstrom": 0.0, "phase_shift_degrees": 90.0,
-        "b_factor_angstrom2": 10.0, "micrographs": 3, "micrograph_size": (300, 511), "particles_mean": 7.5,
-        "particles_sigma": 0.0, "particle_distance": 120.0, "border": "inside", "box_size": 33,
-        "mask_threshold": 0.2, "soft_mask": True, "snr": 0.02, "background_deviation": 0.06, "extract": True,
-        "seed": 5},
-    "train": {
-        "pixel_size": 5.36, "snr": 0.3, "steps": 7, "crop": 64, "batch": 2, "learning_rate": 1e-5,
-        "generator_width": 8, "discriminator_width": 9, "noise": "gaussian", "contrastive_weight": 0.0,
-        "preview_every": 3, "checkpoint_every": 4, "seed": 2**31 - 1},
-    "generate": {
-        "noise": "gaussian", "snr": 0.05, "micrographs": 2, "micrograph_size": (64, 65), "reuse": True,
-        "extract": False, "keep": ("optical", "physical"), "seed": 1},
-}
+def other_value(info):
+    """A value other than the default, of the field's type."""
+    kind = info.annotation
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind = next(item for item in typing.get_args(kind) if item is not type(None))
+    inner = typing.get_args(kind)[0] if typing.get_args(kind) else None
+    if typing.get_origin(kind) is typing.Literal:
+        return next(choice for choice in typing.get_args(kind) if choice != info.default)
+    if typing.get_origin(inner) is typing.Literal:
+        return typing.get_args(inner)
+    if inner is not None:
+        return {int: (300, 511), float: (3.0, 1.25), str: ("0:0", "0:90:2")}[inner]
+    if kind is bool:
+        return not info.default
+    if kind is str:
+        return "D7"
+    return (info.default or 0) + 3 if kind is int else (info.default or 1.0) * 0.37 + 1e-7
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
 def test_every_field_passes_through_the_form_both_ways(kind):
-    form_fields = {name for name, info in kind._settings.model_fields.items() if info.json_schema_extra["form"]}
-    assert form_fields == set(OTHER[kind._stage]), "a new field needs a value here"
-    for field, value in OTHER[kind._stage].items():
-        settings = parse(kind._settings, INPUTS[kind]).model_copy(update={field: value})
+    for field, info in kind._settings.model_fields.items():
+        if not info.json_schema_extra["form"]:
+            continue
+        value = other_value(info)
         protocol = kind()
-        fill_form(protocol, settings)
-        assert form_values(protocol, kind._settings)[field] in (value, tuple(map(str, value)) if isinstance(
-            value, tuple) else value), field
-        assert value != kind._settings.model_fields[field].default
+        fill_form(protocol, parse(kind._settings, INPUTS[kind]).model_copy(update={field: value}))
+        found = form_values(protocol, kind._settings)
+        assert TypeAdapter(info.annotation).validate_python(found[field]) == value, field
+        before = form_values(kind(), kind._settings)
+        assert {name for name in found if found[name] != before.get(name)} == {field}
 
 
 @given(st.builds(SimulateSettings, out=st.just(Path("o")), volume=st.just((Path("/maps/a.mrc"),)),
-                 ctfs=st.none(), volume_pixel_size=st.none(), device=st.just("auto"), threads=st.just(0),
+                 ctfs=st.none(), orientations=st.none(), volume_proportions=st.sampled_from([(), (2.5,)]),
+                 preferred_views=st.sampled_from([(), ("0:90:2", "10:5")]), volume_pixel_size=st.none(),
+                 device=st.just("auto"), threads=st.just(0),
                  symmetry=st.sampled_from(["C1", "D7", "O"]), defocus_min=st.floats(-1e5, 1e4),
                  defocus_max=st.floats(1e4, 1e5), micrograph_size=st.tuples(st.integers(16, 9999), st.just(16))))
 def test_any_settings_survive_the_form(settings):
@@ -170,7 +177,6 @@ def test_the_command_says_which_device(gpus, use, device, monkeypatch, tmp_path)
     assert arguments.startswith("simulate --config ")
     assert f"{device} --threads 3" in arguments
     # A shell gives back the very name; Scipion's formatting, done only where a GPU is named, too.
-    import shlex
     filled = arguments % {"GPU": 3} if "%(GPU)s" in arguments else arguments
     assert shlex.split(filled)[2] == str(tmp_path / "a dir;%s'" / "extra" / "run.json")
 
