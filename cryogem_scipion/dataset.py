@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside", "read_manifest",
-           "read_table", "replacing", "write_manifest", "write_table"]
+__all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside",
+           "read_manifest", "read_table", "replacing", "table_text", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -60,16 +60,17 @@ class Manifest(BaseModel):
     version: str = Field(description="of this program")
     libraries: dict[str, str]
     settings: dict[str, Any] = Field(description="of the stage, as given")
-    simulation: dict[str, Any] | None = Field(None, description="settings of the simulation behind a generated set")
+    simulation: dict[str, Any] | None = Field(
+        default=None, description="settings of the simulation behind a generated set")
     seed: int
     pixel_size: float = Field(gt=0, description="of the micrographs, Angstrom per pixel")
     micrographs: int = Field(ge=0)
-    particles: int = Field(0, ge=0, description="rows of particles.star")
-    whole_particles: int = Field(0, ge=0, description="those whose box lies inside the micrograph")
+    particles: int = Field(default=0, ge=0, description="rows of particles.star")
+    whole_particles: int = Field(default=0, ge=0, description="those whose box lies inside the micrograph")
     box_size: int | None = None
     particle_diameter_angstrom: float | None = None
     contrast: Contrast | None = None
-    model: str | None = Field(None, description="the noise model, relative to the folder")
+    model: str | None = Field(default=None, description="the noise model, relative to the folder")
     sources: tuple[Source, ...] = ()
     warnings: tuple[str, ...] = ()
     figures: dict[str, float] = Field(default_factory=dict, description="what the stage measured")
@@ -133,10 +134,15 @@ def _umask() -> int:
 
 def write_table(path: Path, name: str, optics: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write a RELION 3.1 STAR file: the optics table, then ``name`` (``micrographs`` or ``particles``)."""
-    text = starfile.to_string({"optics": optics, name: rows})
     with replacing(path) as temporary:
-        # The library's first line holds the time of writing, which would make equal tables differ.
-        temporary.write_text(text.partition("\n")[2].lstrip(), "utf-8")
+        temporary.write_text(table_text({"optics": optics, name: rows}), "utf-8")
+
+
+def table_text(tables: dict[str, pd.DataFrame]) -> str:
+    """Return named tables as the text of a STAR file; equal tables give equal texts."""
+    # The library's first line holds the time of writing.
+    text: str = starfile.to_string(tables)
+    return text.partition("\n")[2].lstrip()
 
 
 def read_table(path: Path, name: str, columns: tuple[str, ...] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:

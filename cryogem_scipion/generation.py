@@ -1,50 +1,35 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The virtual microscope: composes map, poses, placement and optics into clean, labelled micrographs."""
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryogem_scipion.config import SimulateSettings
-from cryogem_scipion.dataset import Contrast, read_table
+from cryogem_scipion.dataset import Contrast
 from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.physics.optics import Optics, apply_ctf, choose_optics, delocalisation_margin, draw_optics, fast_shape
+from cryogem_scipion.measured import measured_orientations, measured_states
+from cryogem_scipion.physics.optics import (
+    Optics,
+    apply_ctf,
+    choose_optics,
+    delocalisation_margin,
+    draw_optics,
+    fast_shape,
+)
 from cryogem_scipion.physics.placement import draw_count, place_centres
 from cryogem_scipion.physics.poses import uniform_rotations
 from cryogem_scipion.physics.projection import Projector, prepare, project
-from cryogem_scipion.physics.specimen import compose, field_mask, subpixel_shifts, whole_boxes
-from cryogem_scipion.physics.symmetry import to_asymmetric_unit
+from cryogem_scipion.physics.specimen import compose, compose_defocused, field_mask, subpixel_shifts, whole_boxes
 from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
+from cryogem_scipion.specimens import Specimen, drawn_heights, drawn_poses, drawn_sources, seeded
 
 __all__ = ["CleanMicrograph", "Microscope", "Specimen", "measure_contrast", "microscope", "seeded"]
 
 CALIBRATION_PARTICLES = 30
-
-
-def seeded(*parts: object) -> torch.Generator:
-    """Return a generator that depends on the parts alone, such as (run seed, "specimen", micrograph index)."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-@dataclass(frozen=True)
-class Specimen:
-    """Where the particles of one micrograph are, how they are turned, and the microscope's state."""
-
-    centres: Float[Tensor, "n 2"]
-    """(y, x), pixels; the first pixel's centre is 0, 0."""
-    rotations: Float[Tensor, "n 3 3"]
-    sources: Int[Tensor, " n"]
-    """Index of each particle's map."""
-    whole: Bool[Tensor, " n"]
-    """Whether the box lies inside the micrograph."""
-    optics: Optics
-    wanted: int
-    """How many particles were drawn; more than there are when they did not fit."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +58,21 @@ class Microscope:
     """Projections are multiplied by this."""
     states: tuple[Optics, ...] = ()
     """Measured states to draw from instead of the defocus range."""
+    orientations: Float[Tensor, "m 3 3"] | None = None
+    """Measured orientations to draw from."""
+
+    @property
+    def particle_distance(self) -> float:
+        """Smallest distance of two centres, Å."""
+        given = self.settings.particle_distance
+        return (1 - self.settings.overlap) * self.diameter_angstrom if given is None else given
+
+    @property
+    def memory(self) -> int:
+        """Bytes, roughly, that it takes to expose one micrograph."""
+        y, x = self.settings.micrograph_size
+        edge = max(_drawing_box(projector, self.pixel_size) for projector in self.projectors)
+        return 40 * y * x + int(5 * self.settings.particles_mean * edge**2)
 
     def specimen(self, seed: int, index: int) -> Specimen:
         """Draw the particles and optics of micrograph ``index``; all its labels, at no cost."""
@@ -80,24 +80,29 @@ class Microscope:
         draw = seeded(seed, "specimen", index)
         shape = settings.micrograph_size
         wanted = draw_count(settings.particles_mean, settings.particles_sigma, draw)
-        distance = self.diameter_angstrom if settings.particle_distance is None else settings.particle_distance
         inset = self.box_size / 2 + 1 if settings.border == "inside" else 0.0
-        centres = place_centres(wanted, shape, distance / self.pixel_size, draw, inset=inset)
-        rotations = to_asymmetric_unit(uniform_rotations(len(centres), draw), settings.symmetry)
-        sources = torch.randint(len(self.projectors), (len(centres),), generator=draw)
-        return Specimen(centres, rotations, sources, whole_boxes(centres, self.box_size, shape),
-                        self._draw_optics(draw), wanted)
+        centres = place_centres(wanted, shape, self.particle_distance / self.pixel_size, draw, inset, settings.clusters)
+        count = len(centres)
+        rotations = drawn_poses(settings, count, draw, self.orientations)
+        sources = drawn_sources(settings.volume_proportions or (1.0,) * len(self.projectors), count, draw)
+        optics = self._draw_optics(draw)
+        heights = drawn_heights(settings, centres, self.pixel_size, draw)
+        whole = whole_boxes(centres, self.box_size, shape)
+        return Specimen(centres, heights, rotations, sources, whole, optics, wanted)
 
     def expose(self, specimen: Specimen) -> CleanMicrograph:
         """Form the image of a specimen: projections, summed, through the optics; and its mask."""
         shape = self.settings.micrograph_size
         projections = self.projections(specimen)
-        margin = delocalisation_margin(self.pixel_size, specimen.optics)
-        canvas = compose(projections, specimen.centres + margin, fast_shape(shape, margin))
-        image = apply_ctf(canvas, self.pixel_size, specimen.optics)
-        signal = image[margin:margin + shape[0], margin:margin + shape[1]] * self.scale
         mask = field_mask(projections, specimen.centres, shape, self.settings.mask_threshold, self.settings.soft_mask)
-        return CleanMicrograph(signal, mask, specimen)
+        if specimen.level:
+            margin = delocalisation_margin(self.pixel_size, specimen.optics)
+            canvas = compose(projections, specimen.centres + margin, fast_shape(shape, margin))
+            image = apply_ctf(canvas, self.pixel_size, specimen.optics)
+            signal = image[margin:margin + shape[0], margin:margin + shape[1]]
+        else:
+            signal = compose_defocused(projections, specimen.states, specimen.centres, shape, self.pixel_size)
+        return CleanMicrograph(signal * self.scale, mask, specimen)
 
     def projections(self, specimen: Specimen) -> Float[Tensor, "n box box"]:
         """Line integrals (density x Å) of the particles, with the sub-pixel part of their centres as shift."""
@@ -137,8 +142,9 @@ def microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.dev
         raise SettingsError(f"the box of {box_size} pixels is larger than the micrograph ({y} x {x} pixels at "
                             f"{pixel_size:g} Å); enlarge micrograph_size or pixel_size, or give a smaller box_size")
     projectors = tuple(prepare(replace(volume, density=volume.density.to(device))) for volume in volumes)
-    states = _measured_states(settings) if settings.ctfs else ()
-    return Microscope(settings, projectors, pixel_size, diameter, box_size, scale, states)
+    states = measured_states(settings.ctfs, settings) if settings.ctfs else ()
+    orientations = measured_orientations(settings.orientations) if settings.orientations else None
+    return Microscope(settings, projectors, pixel_size, diameter, box_size, scale, states, orientations)
 
 
 def measure_contrast(run: Microscope, seed: int) -> Contrast:
@@ -147,15 +153,9 @@ def measure_contrast(run: Microscope, seed: int) -> Contrast:
     The deviation of s inside their masks becomes sqrt(SNR) times that of the background.
     """
     settings = run.settings
-    values: list[Tensor] = []
-    count = 0
-    for micrograph in _calibration(run, seed):
-        inside = micrograph.mask > 0.5
-        values.append(micrograph.signal[inside])
-        count += int(micrograph.specimen.whole.sum())
-        if count >= CALIBRATION_PARTICLES:
-            break
-    deviation = float(torch.cat(values).double().std())
+    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy() for clean in _calibration(run, seed)])
+    # numpy: the order in which torch sums, and so the last bit, depends on the number of threads.
+    deviation = float(values.std(dtype=np.float64)) if values.size else 0.0
     if not deviation > 0:
         raise DataError(f"the particles of {settings.volume[0]} give no contrast; check the map and the optics")
     wanted = settings.snr ** 0.5 * settings.background_deviation
@@ -164,39 +164,24 @@ def measure_contrast(run: Microscope, seed: int) -> Contrast:
 
 
 def _calibration(run: Microscope, seed: int) -> Iterator[CleanMicrograph]:
-    """The run's first micrographs with their whole particles only; a single centred one when there are none."""
-    found = False
+    """The run's first whole particles, on their micrographs; a single centred one when there are none."""
+    missing = CALIBRATION_PARTICLES
     for index in range(8):
         specimen = run.specimen(seed, index)
-        keep = specimen.whole
-        if not bool(keep.any()):
-            continue
-        found = True
-        yield run.expose(replace(specimen, centres=specimen.centres[keep], rotations=specimen.rotations[keep],
-                                 sources=specimen.sources[keep], whole=keep[keep]))
-    if not found:
+        chosen = specimen.whole & (specimen.whole.cumsum(0) <= missing)
+        if bool(chosen.any()):
+            missing -= int(chosen.sum())
+            yield run.expose(specimen.part(chosen))
+        if not missing:
+            return
+    if missing == CALIBRATION_PARTICLES:
         draw = seeded(seed, "calibration")
-        centre = torch.tensor([[edge / 2 for edge in run.settings.micrograph_size]])
-        yield run.expose(Specimen(centre, uniform_rotations(1, draw), torch.zeros(1, dtype=torch.long),
-                                  torch.ones(1, dtype=torch.bool), run.specimen(seed, 0).optics, 1))
+        centre = torch.tensor([[edge / 2 for edge in run.settings.micrograph_size]], dtype=torch.float64)
+        yield run.expose(Specimen(centre, torch.zeros(1, dtype=torch.float64), uniform_rotations(1, draw),
+                                  torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool),
+                                  run.specimen(seed, 0).optics, 1))
 
 
 def _drawing_box(projector: Projector, pixel_size: float) -> int:
     """Edge (px, even) of a box at ``pixel_size`` that holds the whole map however it is shifted by a fraction."""
     return 2 * (int(projector.reach_angstrom / pixel_size) + 2)
-
-
-def _measured_states(settings: SimulateSettings) -> tuple[Optics, ...]:
-    """The microscope states of a STAR file of CTFs."""
-    assert settings.ctfs is not None
-    path = Path(settings.ctfs)
-    _, rows = read_table(path, "micrographs", ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"))
-    try:
-        values = rows.reindex(columns=["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"])
-        values = values.astype(float).fillna({"rlnPhaseShift": settings.phase_shift_degrees})
-    except ValueError as error:
-        raise DataError(f"{path} holds a defocus that is no number ({error}); correct it") from None
-    if not len(values) or values.isna().any(axis=None):
-        raise DataError(f"{path} has {len(values)} rows, or empty values in them; give at least one whole row")
-    return tuple(Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, u, v, angle, phase,
-                        settings.b_factor_angstrom2) for u, v, angle, phase in values.itertuples(index=False))

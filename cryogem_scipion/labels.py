@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.generation import Microscope, Specimen
+from cryogem_scipion.physics.optics import Optics
 from cryogem_scipion.physics.projection import euler_angles
 
 __all__ = ["extract_boxes", "micrograph_row", "optics_table", "particle_rows"]
@@ -26,7 +27,7 @@ def optics_table(run: Microscope, images: bool) -> pd.DataFrame:
 
 def micrograph_row(name: str, mask: str, specimen: Specimen) -> dict[str, object]:
     """One row of micrographs.star."""
-    return {"rlnMicrographName": name, "rlnOpticsGroup": 1, **_ctf(specimen), "cryogemMask": mask}
+    return {"rlnMicrographName": name, "rlnOpticsGroup": 1, **_ctf(specimen.optics), "cryogemMask": mask}
 
 
 def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) -> pd.DataFrame:
@@ -47,11 +48,15 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) 
     origins = (whole_pixels - centres) * pixel_size
     rot, tilt, psi = euler_angles(specimen.rotations).double().cpu().numpy().T
     count = len(centres)
+    heights = specimen.heights.double().cpu().numpy()
+    optics = _ctf(specimen.optics)
+    # A particle nearer to the electron source is less underfocused.
+    defocus = {name: optics[name] - heights for name in ("rlnDefocusU", "rlnDefocusV")}
     return pd.DataFrame({
         "rlnMicrographName": name, "rlnOpticsGroup": np.ones(count, int),
         "rlnCoordinateX": whole_pixels[:, 1], "rlnCoordinateY": whole_pixels[:, 0],
         "rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi,
-        "rlnOriginXAngst": origins[:, 1], "rlnOriginYAngst": origins[:, 0], **_ctf(specimen),
+        "rlnOriginXAngst": origins[:, 1], "rlnOriginYAngst": origins[:, 0], **optics, **defocus,
         "rlnRandomSubset": 1 + (first + np.arange(count)) % 2,
         "rlnClassNumber": 1 + specimen.sources.cpu().numpy(),
         "cryogemWhole": specimen.whole.cpu().numpy().astype(int)})
@@ -70,8 +75,7 @@ def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int
     return ((mean - boxes) / deviation).float()
 
 
-def _ctf(specimen: Specimen) -> dict[str, float]:
-    optics = specimen.optics
+def _ctf(optics: Optics) -> dict[str, float]:
     return {"rlnDefocusU": optics.defocus_u_angstrom, "rlnDefocusV": optics.defocus_v_angstrom,
             "rlnDefocusAngle": optics.defocus_angle_degrees, "rlnPhaseShift": optics.phase_shift_degrees,
             "rlnCtfBfactor": optics.b_factor_angstrom2}

@@ -6,8 +6,8 @@ from cryogem_scipion.config.phantom import PhantomSettings
 from cryogem_scipion.config.simulate import SimulateSettings
 from cryogem_scipion.config.train import TrainSettings
 
-__all__ = ["STAGES", "GenerateSettings", "PhantomSettings", "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "messages",
-           "option", "parse", "read_json"]
+__all__ = ["STAGES", "GenerateSettings", "PhantomSettings", "RunSettings", "Settings", "SimulateSettings",
+           "TrainSettings", "messages", "option", "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings, "train": TrainSettings, "generate": GenerateSettings, "phantom": PhantomSettings}

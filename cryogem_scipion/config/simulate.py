@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Settings of the simulation: specimen, microscope, particles, output."""
+import math
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from cryogem_scipion.config.base import RunSettings, option
 
@@ -14,14 +16,34 @@ class SimulateSettings(RunSettings):
     """Make clean micrographs of a map, with all labels; underfocus is positive."""
 
     volume: tuple[Path, ...] = option(
-        ..., "Map", "The particle's density map (MRC), any box and pixel size; white protein.",
-        section="Specimen", form=False, min_length=1)
+        ..., "Map", "The particle's density map (MRC, protein bright), any box and pixel size. Of several, "
+        "conformations or different species, each particle takes one.", section="Specimen", form=False, min_length=1)
+    volume_proportions: tuple[float, ...] = option(
+        (), "Proportions of the maps", "One number for each map: 3 1 makes the first three times as frequent as the "
+        "second. Empty: all are equally frequent.", section="Specimen", advanced=True)
     volume_pixel_size: float | None = option(
         None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty.",
         section="Specimen", form=False, gt=0)
     symmetry: str = option(
-        "C1", "Symmetry of the map", "C1, C7, D2, T, O, I, as RELION names them. Labels are brought into its asymmetric unit; "
-        "the images do not change.", section="Specimen", advanced=True)
+        "C1", "Symmetry of the map", "C1, C7, D2, T, O, I (I1 to I4), as RELION names them. Labels are brought "
+        "into its asymmetric unit; the images do not change.", section="Specimen", advanced=True)
+
+    orientations: Path | None = option(
+        None, "Measured orientations", "A STAR file of particles with rlnAngleRot, rlnAngleTilt, rlnAnglePsi: the "
+        "views are distributed as in it.", section="Orientations", form=False)
+    orientation_spread_degrees: float = option(
+        3.0, "Spread around measured orientations (°)", "Each is tilted by up to this, so that none comes twice. "
+        "Larger blurs the distribution; 0 to 10.", section="Orientations", advanced=True, ge=0, le=180)
+    preferred_views: tuple[str, ...] = option(
+        (), "Preferred views", "Views that particles favour in the ice, as rot:tilt or rot:tilt:weight in degrees, "
+        "such as 0:0 0:90:2 (the top, and the side twice as often; angles from 0 to 360). Empty: all views are equally "
+        "frequent.", section="Orientations", advanced=True)
+    preferred_cone_degrees: float = option(
+        15.0, "Half angle of the preferred cones (°)", "How far views stray from a preferred one. Larger is more even; "
+        "5 to 40.", section="Orientations", advanced=True, ge=0, le=180)
+    preferred_uniform: float = option(
+        0.2, "Fraction of particles in any view", "The rest lies in the preferred views. Higher is more even; 0 to 1.",
+        section="Orientations", advanced=True, ge=0, le=1)
 
     pixel_size: float | None = option(
         None, "Working pixel size (Å)", "Pixel size of the micrographs made; empty takes that of the map. Larger is "
@@ -54,6 +76,17 @@ class SimulateSettings(RunSettings):
         None, "Measured CTFs", "A STAR file with rlnDefocusU, rlnDefocusV, rlnDefocusAngle to draw from instead of "
         "the range.", section="Microscope", form=False)
 
+    ice_thickness_angstrom: float = option(
+        0.0, "Ice thickness (Å)", "Particles lie at any height in it, and each has its own defocus. 0: all at the same "
+        "height, which is faster; 200 to 1000 is usual.", section="Ice", advanced=True, ge=0, le=1e5)
+    ice_tilt_degrees: float = option(
+        0.0, "Tilt of the ice (°)", "Of the stage or of a bent film: the defocus changes across the micrograph, and "
+        "particles turn with the ice. 0 to 5 without tilting the stage, up to 60 with.", section="Ice", advanced=True,
+        ge=-80, le=80)
+    ice_tilt_axis_degrees: float = option(
+        0.0, "Tilt axis (°)", "Direction in the micrograph, from x towards y; the side to its left is nearer to the "
+        "electron source.", section="Ice", advanced=True, ge=-360, le=360)
+
     micrographs: int = option(
         12, "Number of micrographs", "How many to make; 10 to 30 are enough to train the translator or Topaz.",
         section="Output", ge=1, le=10_000_000)
@@ -66,8 +99,14 @@ class SimulateSettings(RunSettings):
         10.0, "Particles per micrograph, deviation", "Spread of the number from micrograph to micrograph; cut at two "
         "deviations.", section="Particles", ge=0, le=100_000)
     particle_distance: float | None = option(
-        None, "Smallest distance of particles (Å)", "Between centres; empty takes the particle's diameter. Below the "
-        "diameter particles may overlap.", section="Particles", ge=0)
+        None, "Smallest distance of particles (Å)", "Between centres; empty takes the particle's diameter, less the "
+        "overlap. Below the diameter particles may overlap.", section="Particles", ge=0)
+    overlap: float = option(
+        0.0, "Overlap", "Where the distance is empty: neighbours may be this fraction of a diameter nearer than a "
+        "diameter. Higher packs them denser; 0 to 0.5.", section="Particles", advanced=True, ge=0, le=1)
+    clusters: float = option(
+        0.0, "Clustering", "Chance that a particle lies right beside an earlier one. 0: anywhere; 0.5: in groups; 1: "
+        "all in one heap.", section="Particles", advanced=True, ge=0, le=1)
     border: Literal["cut", "inside"] = option(
         "cut", "Particles at the border", "cut: as in reality, anywhere, and those cut by the border are marked; "
         "inside: only whole boxes.", section="Particles", advanced=True)
@@ -90,10 +129,40 @@ class SimulateSettings(RunSettings):
     extract: bool = option(
         False, "Extract particles", "Also write the particles' boxes as stacks, protein bright.", section="Output")
 
+    @field_validator("symmetry")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if not re.fullmatch(r"[CD][1-9]\d{0,2}|[TO]|I[1-4]?", name.strip().upper()):
+            raise ValueError("give C1, C2, …, D1, D2, …, T, O, I, I1, I2, I3 or I4")
+        return name.strip().upper()
+
     @model_validator(mode="after")
     def _consistent(self) -> "SimulateSettings":
         if self.defocus_min > self.defocus_max:
             raise ValueError(f"defocus_min {self.defocus_min:g} is above defocus_max {self.defocus_max:g}; swap them")
         if not all(16 <= edge <= 65536 for edge in self.micrograph_size):
             raise ValueError(f"micrograph_size {self.micrograph_size} is out of range; give 16 to 65536 pixels (y x)")
+        given = self.volume_proportions
+        if given and (len(given) != len(self.volume) or min(given) < 0 or not sum(given) > 0):
+            raise ValueError(f"volume_proportions {given} do not fit {len(self.volume)} maps; give a number of 0 or "
+                             "more for each, not all 0")
+        if self.orientations and self.preferred_views:
+            raise ValueError("both orientations and preferred_views are given; leave one of them empty")
+        self.views()
         return self
+
+    def views(self) -> list[tuple[float, float, float]]:
+        """Return the preferred views: rot and tilt in degrees, weight."""
+        return [_view(text) for text in self.preferred_views]
+
+
+def _view(text: str) -> tuple[float, float, float]:
+    try:
+        rot, tilt, *weight = (float(part) for part in text.split(":"))
+        (chance,) = weight or [1.0]
+    except ValueError:
+        raise ValueError(f"preferred view {text!r} cannot be read; give rot:tilt or rot:tilt:weight, such as 0:90:2"
+                         ) from None
+    if not (abs(rot) <= 360 and abs(tilt) <= 360 and 0 < chance < math.inf):
+        raise ValueError(f"preferred view {text!r} is out of range; give angles within 360° and a weight above 0")
+    return rot, tilt, chance

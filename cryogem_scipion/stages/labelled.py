@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, Source, replacing, write_table
+from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, Source, replacing
 from cryogem_scipion.generation import CleanMicrograph, Microscope, Specimen
 from cryogem_scipion.labels import extract_boxes, micrograph_row, optics_table, particle_rows
 from cryogem_scipion.mrc import write_mrc
+from cryogem_scipion.stages.tables import GrowingTable
 
 __all__ = ["LabelledFolder"]
 
@@ -22,11 +23,12 @@ class LabelledFolder:
     def __init__(self, out: Path, run: Microscope, sources: Sequence[Source], extract: bool):
         self.out, self.run, self.extract = out, run, extract
         self._names = [Path(source.path).name for source in sources]
-        self._micrographs: list[dict[str, object]] = []
-        self._particles: list[pd.DataFrame] = []
         self.count = self.wanted = self.whole = 0
         for name in ["micrographs", "masks", *(["particles"] if extract else [])]:
             (out / name).mkdir(exist_ok=True)
+        self._micrographs = GrowingTable(out / MICROGRAPHS, "micrographs")
+        self._particles = GrowingTable(out / PARTICLES, "particles")
+        self._extracted = GrowingTable(out / EXTRACTED, "particles") if extract else None
 
     def has(self, index: int) -> bool:
         """Whether micrograph ``index`` is whole; it is written after all that belongs to it."""
@@ -48,27 +50,26 @@ class LabelledFolder:
     def record(self, index: int, specimen: Specimen) -> None:
         """Remember the labels of micrograph ``index``; in order of the micrographs."""
         name = _micrograph(index)
-        self._micrographs.append(micrograph_row(name, _mask(index), specimen))
+        self._micrographs.append(pd.DataFrame([micrograph_row(name, _mask(index), specimen)]))
         rows = particle_rows(name, specimen, self.run.pixel_size, self.count)
         rows["cryogemSource"] = [self._names[source] for source in specimen.sources.tolist()]
         self._particles.append(rows)
+        if self._extracted:
+            whole = rows[rows["cryogemWhole"] == 1]
+            images = [f"{place:06d}@{_stack(index)}" for place in range(1, len(whole) + 1)]
+            self._extracted.append(whole.assign(rlnImageName=images))
         self.count += len(rows)
         self.whole += int(specimen.whole.sum())
         self.wanted += specimen.wanted
 
     def write_tables(self) -> None:
         """Write the tables of everything recorded."""
-        write_table(self.out / MICROGRAPHS, "micrographs", optics_table(self.run, images=False), pd.DataFrame(self._micrographs))
-        particles = pd.concat(self._particles, ignore_index=True)
+        self._micrographs.finish(optics_table(self.run, images=False))
         # RELION asks for the box in this table even where it has yet to cut the particles.
         optics = optics_table(self.run, images=True)
-        write_table(self.out / PARTICLES, "particles", optics, particles)
-        if self.extract:
-            whole = particles[particles["cryogemWhole"] == 1]
-            place = whole.groupby("rlnMicrographName").cumcount() + 1
-            stack = whole["rlnMicrographName"].str.replace("micrographs/", "particles/") + "s"
-            images = place.map("{:06d}@".format) + stack
-            write_table(self.out / EXTRACTED, "particles", optics, whole.assign(rlnImageName=images))
+        self._particles.finish(optics)
+        if self._extracted:
+            self._extracted.finish(optics)
 
     def warnings(self) -> tuple[str, ...]:
         """What a user should know of the set."""

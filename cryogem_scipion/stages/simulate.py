@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cryogem simulate``: clean micrographs of a map, with all labels."""
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import SimulateSettings
@@ -14,6 +12,7 @@ from cryogem_scipion.generation import Microscope, Specimen, measure_contrast, m
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.stages.labelled import LabelledFolder
 from cryogem_scipion.stages.output import begin, check_space, copy_sources, libraries
+from cryogem_scipion.stages.parallel import in_order, workers
 
 __all__ = ["portable_settings", "run"]
 
@@ -28,18 +27,26 @@ def run(settings: SimulateSettings) -> Manifest:
     CryogemError
         Input or settings are unusable; nothing has been written then.
     """
-    scope = microscope(settings, device=chosen_device(settings.device))
+    device = chosen_device(settings.device)
+    scope = microscope(settings, device=device)
     check_space(settings.out, settings.micrographs * _bytes(scope))
     out = begin(settings)
-    sources = copy_sources(out, [*settings.volume, *([settings.ctfs] if settings.ctfs else [])])
+    sources = copy_sources(out, [*settings.volume, *filter(None, (settings.ctfs, settings.orientations))])
     contrast = measure_contrast(scope, settings.seed)
     scope = replace(scope, scale=contrast.scale)
     folder = LabelledFolder(out, scope, sources, settings.extract)
-    for index, specimen in tracked(_specimens(scope, settings), settings.micrographs, "simulating micrograph"):
-        folder.record(index, specimen)
+
+    def make(index: int) -> tuple[int, Specimen]:
+        specimen = scope.specimen(settings.seed, index)
         if not folder.has(index):
             clean = scope.expose(specimen)
             folder.write(index, 1 - clean.signal, clean)
+        return index, specimen
+
+    threads = workers(device, settings.micrographs, scope.memory)
+    made = in_order(make, range(settings.micrographs), threads)
+    for index, specimen in tracked(made, settings.micrographs, "simulating micrograph"):
+        folder.record(index, specimen)
     folder.write_tables()
     manifest = _manifest(settings, scope, contrast, sources, folder)
     write_manifest(out, manifest)
@@ -52,19 +59,12 @@ def run(settings: SimulateSettings) -> Manifest:
 
 def portable_settings(settings: SimulateSettings, scope: Microscope, sources: tuple[Source, ...]) -> dict[str, Any]:
     """Settings with every derived value filled in and files named as in ``source/``: enough to make the run again."""
-    maps = len(settings.volume)
+    names = iter(source.path for source in sources)
     filled = settings.model_copy(update={
-        "pixel_size": scope.pixel_size, "box_size": scope.box_size,
-        "particle_distance": scope.diameter_angstrom if settings.particle_distance is None
-        else settings.particle_distance,
-        "volume": tuple(source.path for source in sources[:maps]),
-        "ctfs": sources[maps].path if settings.ctfs else None})
+        "pixel_size": scope.pixel_size, "box_size": scope.box_size, "particle_distance": scope.particle_distance,
+        "volume": tuple(next(names) for _ in settings.volume),
+        "ctfs": next(names) if settings.ctfs else None, "orientations": next(names) if settings.orientations else None})
     return filled.model_dump(mode="json", exclude={"out", "device", "threads"}, warnings=False)
-
-
-def _specimens(scope: Microscope, settings: SimulateSettings) -> Iterator[tuple[int, Specimen]]:
-    for index in range(settings.micrographs):
-        yield index, scope.specimen(settings.seed, index)
 
 
 def _bytes(scope: Microscope) -> int:

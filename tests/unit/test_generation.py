@@ -63,11 +63,12 @@ def test_labels_point_at_the_particles(settings):
     run = microscope(settings.model_copy(update={"border": "inside"}))
     specimen = run.specimen(1, 0)
     rows = particle_rows("a.mrc", specimen, run.pixel_size, 0)
-    angles = torch.from_numpy(rows[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(np.float32))
+    angles = torch.tensor(rows[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(np.float32))
     x = rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / run.pixel_size
     y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / run.pixel_size
     assert np.allclose(np.stack([y, x], 1), specimen.centres.numpy(), atol=1e-4)
-    shifts = torch.from_numpy(np.stack([-rows["rlnOriginYAngst"], -rows["rlnOriginXAngst"]], 1) / run.pixel_size).float()
+    origins = rows[["rlnOriginYAngst", "rlnOriginXAngst"]].to_numpy(np.float32)
+    shifts = torch.from_numpy(-origins / run.pixel_size)
     again = project(run.projectors[0], rotation_matrices(angles), shifts, 48, run.pixel_size)
     drawn = run.projections(specimen)
     edge = (drawn.shape[-1] - 48) // 2

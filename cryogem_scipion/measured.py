@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a simulation takes from STAR files of real data: microscope states, orientations."""
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.config import SimulateSettings
+from cryogem_scipion.dataset import read_table
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.physics.optics import Optics
+from cryogem_scipion.physics.projection import rotation_matrices
+
+__all__ = ["measured_orientations", "measured_states"]
+
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+
+
+def measured_states(path: Path, settings: SimulateSettings) -> tuple[Optics, ...]:
+    """Return the microscope states in a table ``micrographs``; what it lacks comes from the settings.
+
+    Raises
+    ------
+    DataError
+        No such table, or a value in it that is missing or no number.
+    """
+    _, rows = read_table(path, "micrographs", DEFOCUS)
+    shift = rows.get("rlnPhaseShift", settings.phase_shift_degrees)
+    values = _numbers(path, rows.assign(rlnPhaseShift=shift)[[*DEFOCUS, "rlnPhaseShift"]])
+    return tuple(Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, u, v, angle, phase,
+                        settings.b_factor_angstrom2) for u, v, angle, phase in values.itertuples(index=False))
+
+
+def measured_orientations(path: Path) -> Float[Tensor, "n 3 3"]:
+    """Return the orientations in a table ``particles``, float64.
+
+    Raises
+    ------
+    DataError
+        No such table, or a value in it that is missing or no number.
+    """
+    _, rows = read_table(path, "particles", ANGLES)
+    return rotation_matrices(torch.from_numpy(_numbers(path, rows[list(ANGLES)]).to_numpy()))
+
+
+def _numbers(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as finite float64."""
+    try:
+        values = rows.astype("float64")
+    except ValueError as error:
+        raise DataError(f"{path} holds a value that is no number ({error}); correct it") from None
+    broken = values.index[(values.isna() | values.abs().eq(float("inf"))).any(axis=1)]
+    if not len(values) or len(broken):
+        where = f"row {broken[0] + 1} lacks a value" if len(broken) else "it has no rows"
+        raise DataError(f"{path} cannot be used: {where} of {', '.join(rows.columns)}; give whole rows")
+    return values

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Micrographs side by side, each by one thread, handed on in their order."""
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+__all__ = ["in_order", "workers"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def workers(device: torch.device, count: int, needed: int) -> int:
+    """Return how many micrographs to work on at a time.
+
+    Parameters
+    ----------
+    device
+        A GPU needs a second one only, to compute while the first is written.
+    count
+        Of micrographs.
+    needed
+        Memory (bytes) that one takes; half of what is free may be used.
+    """
+    wanted = torch.get_num_threads() if device.type == "cpu" else 2
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(wanted, count, free // 2 // max(1, needed)))
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield ``work(item)`` for each item in order, working on a few at a time.
+
+    Never more than twice as many results as threads wait to be taken, so memory does not grow with the number
+    of items. An error in one ends the whole.
+    """
+    if threads <= 1:
+        yield from map(work, items)
+        return
+    before = torch.get_num_threads()
+    share = max(1, before // threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(share,))
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # what a thread sets becomes the default of those to come
