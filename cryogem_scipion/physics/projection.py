@@ -18,7 +18,7 @@ from scipy import fft
 from torch import Tensor
 
 from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.slices import SliceGrid, guard, slices
+from cryogem_scipion.physics.slices import SliceGrid, compiled_slices, guard, slices
 from cryogem_scipion.physics.volume import Volume, support
 
 __all__ = ["Projector", "euler_angles", "prepare", "project", "rotation_matrices"]
@@ -136,19 +136,22 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
     scale = projector.padded_box * projector.pixel_size / (width * pixel_size)
     radius = min(width / 2, projector.padded_box / 2 / scale)
     grid = SliceGrid(width, scale, radius, pixel_size**-2, projector.order)
+    compiled = _has_kernel(device)
     images = torch.from_numpy(np.zeros((len(turns), box, box), np.float32)).to(device)
-    count = max(1, CHUNK_BYTES[device.type == "cpu"] // (8 * width * (width // 2 + 1)))
+    count = max(1, CHUNK_BYTES[compiled] // (8 * width * (width // 2 + 1)))
 
     def work(start: int) -> None:
         some = slice(start, start + count)
-        spectra = slices(projector.spectrum, turns[some], parts[some], grid)
-        if device.type == "cpu":  # numpy from here: torch would start threads of its own in each of ours
-            _paste(fft.irfft2(spectra.numpy(), s=(width, width), overwrite_x=True), corners[some], images.numpy()[some])
+        pose = (turns[some], parts[some])
+        if compiled:  # numpy from here: torch would start threads of its own in each of ours
+            spectra = compiled_slices(projector.spectrum, *pose, grid).numpy()
+            _paste(fft.irfft2(spectra, s=(width, width), overwrite_x=True), corners[some], images.numpy()[some])
         else:
-            _paste(torch.fft.irfft2(spectra, s=(width, width)), corners[some], images[some])
+            drawn = torch.fft.irfft2(slices(projector.spectrum, *pose, grid), s=(width, width))
+            _paste(drawn, corners[some], images[some])
 
     starts = range(0, len(turns), count)
-    threads = min(torch.get_num_threads(), len(starts)) if device.type == "cpu" else 1
+    threads = min(torch.get_num_threads(), len(starts)) if compiled else 1
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, starts))
@@ -156,6 +159,11 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
         for start in starts:
             work(start)
     return images
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Whether the compiled kernel can work on a device's memory."""
+    return device.type == "cpu"
 
 
 def _paste(drawn: Any, origins: list[list[int]], images: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cryogem_scipion.physics.slice_kernel import fill_slices
 
-__all__ = ["SliceGrid", "guard", "slices"]
+__all__ = ["SliceGrid", "compiled_slices", "guard", "slices"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,9 @@ def guard(order: int) -> int:
     return (order - 1) // 2
 
 
-def slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
-           grid: SliceGrid) -> Complex[Tensor, "n width half"]:
-    """Half-plane spectra of projections, on the device of the spectrum; each depends on its own pose only."""
-    if spectrum.device.type != "cpu":
-        return _slices_torch(spectrum, rotations, shifts, grid)
+def compiled_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"],
+                    shifts: Float[Tensor, "n 2"], grid: SliceGrid) -> Complex[Tensor, "n width half"]:
+    """Half-plane spectra of projections, by the kernel; each depends on its own pose only. All on the CPU."""
     out = np.empty((len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
     floats = torch.view_as_real(spectrum).numpy().reshape(-1)
     fill_slices(floats, spectrum.shape[1], spectrum.shape[2], rotations.numpy(), shifts.numpy(), grid.width,
@@ -52,9 +50,9 @@ def slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"]
     return torch.from_numpy(out)
 
 
-def _slices_torch(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"],
-                  shifts: Float[Tensor, "n 2"], grid: SliceGrid) -> Complex[Tensor, "n width half"]:
-    """The kernel's work as gathers; runs on any device."""
+def slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
+           grid: SliceGrid) -> Complex[Tensor, "n width half"]:
+    """The same as gathers, on any device; slower than the kernel on a CPU."""
     device, width = spectrum.device, grid.width
     ky = torch.fft.fftfreq(width, 1 / width, device=device)
     kx = torch.arange(width // 2 + 1, device=device, dtype=torch.float32)

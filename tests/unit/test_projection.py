@@ -7,9 +7,10 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryogem_scipion.errors import SettingsError
+from cryogem_scipion.physics import projection
 from cryogem_scipion.physics.phantom import Gaussians, density, exact_projections, phantom
 from cryogem_scipion.physics.projection import euler_angles, prepare, project, rotation_matrices
-from cryogem_scipion.physics.slices import SliceGrid, _slices_torch, slices
+from cryogem_scipion.physics.slices import SliceGrid, compiled_slices, slices
 from cryogem_scipion.physics.volume import Volume
 
 
@@ -156,9 +157,28 @@ def test_torch_and_the_kernel_agree(order, generator):
     projector = prepare(phantom(40, 6.0), 1.5, order)
     rotations, shifts = rotation_matrices(eulers(5, generator)), torch.rand(5, 2, generator=generator)
     grid = SliceGrid(width=34, scale=projector.padded_box * 6 / (34 * 7.1), radius=17.0, gain=0.3, order=order)
-    one, other = (of(projector.spectrum, rotations, shifts, grid) for of in (slices, _slices_torch))
+    one, other = (of(projector.spectrum, rotations, shifts, grid) for of in (compiled_slices, slices))
     # Rounding: places up to 30 in float32 are known to 2e-6, and the spectrum changes by its maximum within a few.
     assert (one - other).abs().max() < 2e-6 * one.abs().max()
+
+
+def test_the_way_of_other_devices_gives_the_same_images(generator, monkeypatch):
+    projector = prepare(phantom(40, 6.0))
+    rotations, shifts = rotation_matrices(eulers(5, generator)), 20 * torch.rand(5, 2, generator=generator) - 10
+    compiled = project(projector, rotations, shifts, 47, 5.3)
+    monkeypatch.setattr(projection, "_has_kernel", lambda device: False)
+    # Rounding in float32, summed over the frequencies.
+    assert errors(project(projector, rotations, shifts, 47, 5.3), compiled).max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_images(generator):
+    volume = phantom(40, 6.0)
+    rotations, shifts = rotation_matrices(eulers(5, generator)), 20 * torch.rand(5, 2, generator=generator) - 10
+    there = prepare(Volume(volume.density.cuda(), volume.pixel_size))
+    made = project(there, rotations.cuda(), shifts.cuda(), 47, 5.3)
+    assert made.device.type == "cuda"
+    assert errors(made.cpu(), project(prepare(volume), rotations, shifts, 47, 5.3)).max() < 1e-5  # rounding
 
 
 def test_no_projections_and_arguments_unchanged(generator):
