@@ -78,7 +78,7 @@ def upsample_ice(grid: Float[Tensor, "gy gx"], shape: tuple[int, int]) -> Float[
     """Ice map at the size of a micrograph, by natural cubic splines: even slopes stay even up to the border."""
     if min(shape) < 1 or min(grid.shape) < 2:
         size = tuple(grid.shape)
-        raise SettingsError(f"ice map is {size} cells for an image of {shape} pixels; give at least 2 cells and 1 pixel")
+        raise SettingsError(f"ice map is {size} cells for an image of {shape} pixels; give 2 cells or more")
     rows = torch.from_numpy(_interpolation(grid.shape[0], shape[0])).to(grid)
     columns = torch.from_numpy(_interpolation(grid.shape[1], shape[1])).to(grid)
     return rows @ grid @ columns.T

@@ -9,6 +9,7 @@ A map with V(R r) = V(r) for every operator R looks the same at A and at A R.
 import math
 import re
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +20,7 @@ __all__ = ["operators", "to_asymmetric_unit"]
 
 GOLDEN = (1 + math.sqrt(5)) / 2
 ALLOWED = "C1, C2, …; D1, D2, …; T; O; I (which is I2), I1, I2, I3 or I4"
-LARGEST_ORDER = 1000
+LARGEST_ORDER = 100
 
 # (order of the axis, its direction); two axes generate each group
 AXES: dict[str, tuple[tuple[int, tuple[float, float, float]], ...]] = {
@@ -44,13 +45,6 @@ def _axes(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:
     return axes
 
 
-def _rotation(order: int, direction: tuple[float, float, float]) -> Float[Tensor, "3 3"]:
-    x, y, z = (value / math.hypot(*direction) for value in direction)
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-    angle = 2 * math.pi / order
-    return torch.eye(3, dtype=torch.float64) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
-
-
 def operators(name: str) -> Float[Tensor, "g 3 3"]:
     """All rotations of a point group, the identity first.
 
@@ -64,30 +58,32 @@ def operators(name: str) -> Float[Tensor, "g 3 3"]:
     SettingsError
         Any other name.
     """
-    generators = []
-    for order, direction in _axes(name):
-        step = _rotation(order, direction)
-        powers = [torch.eye(3, dtype=torch.float64)]
-        for _ in range(order - 1):
-            powers.append(step @ powers[-1])
-        generators.append(torch.stack(powers))
-    group = generators[0]
-    while True:
-        products = [group] + [(group[:, None] @ powers).reshape(-1, 3, 3) for powers in generators[1:] + generators[:1]]
-        larger = _distinct(torch.cat(products))
-        if larger.shape[0] == group.shape[0]:
-            return larger
+    cyclic = [_powers(order, direction) for order, direction in _axes(name)]
+    group = cyclic[0]
+    while len(cyclic) > 1:
+        # every element is a product of turns about the two axes; each round makes them one turn longer
+        larger = _distinct((cyclic[1][:, None] @ group).reshape(-1, 3, 3))
+        if len(larger) == len(group):
+            break
         group = larger
+        cyclic.reverse()
+    return group
+
+
+def _powers(order: int, direction: tuple[float, float, float]) -> Float[Tensor, "n 3 3"]:
+    """All turns about one axis, the identity first."""
+    x, y, z = (value / math.hypot(*direction) for value in direction)
+    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    angles = (2 * math.pi / order * torch.arange(order, dtype=torch.float64))[:, None, None]
+    return torch.eye(3, dtype=torch.float64) + torch.sin(angles) * cross + (1 - torch.cos(angles)) * (cross @ cross)
 
 
 def _distinct(matrices: Float[Tensor, "n 3 3"]) -> Float[Tensor, "m 3 3"]:
     """The matrices without repetitions, each at its first place."""
-    kept = matrices[:1]
-    for matrix in matrices[1:]:
-        # the trace of AᵀB is 3 for equal rotations; those of a group differ by far more than rounding
-        if not bool((torch.einsum("nij,ij->n", kept, matrix) > 3 - 1e-9).any()):
-            kept = torch.cat([kept, matrix[None]])
-    return kept
+    # rounded to eight digits, the rotations of a group differ and their rounding errors do not; + 0 turns -0 to 0
+    keys = (matrices.reshape(-1, 9) * 1e8).round() + 0.0
+    _, first = np.unique(keys.numpy(), axis=0, return_index=True)
+    return matrices[torch.from_numpy(np.sort(first))]
 
 
 def to_asymmetric_unit(matrices: Float[Tensor, "n 3 3"], name: str) -> Float[Tensor, "n 3 3"]:
