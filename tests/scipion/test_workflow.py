@@ -15,6 +15,7 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pwem.constants import ALIGN_PROJ
 
 from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, read_manifest, read_table
+from cryogem_scipion.protocols.inputs import write_ctfs, write_orientations
 from cryogem_scipion.workflow import WorkflowError, open_project, rerun, run
 from tests.scipion.conftest import PIXEL_SIZE, REAL_COUNT, REAL_PIXEL_SIZE, REAL_SHAPE
 
@@ -162,6 +163,24 @@ def test_particles_have_pose_ctf_coordinate_and_micrograph(labelled):
         middle = slice(manifest.box_size // 4, -manifest.box_size // 4)
         bright += stack[index - 1][middle, middle].mean() > 0
     assert bright >= 0.8 * len(rows)  # the background has mean 0
+
+
+def test_refined_particles_and_measured_ctfs_become_star_files(scipion, simulation, tmp_path):
+    """As inputs of another simulation: views and defocus values are those of the labels."""
+    protocol = read_back(scipion, simulation)
+    write_orientations(protocol.outputParticles, tmp_path / "views.star")
+    write_ctfs(protocol.outputCTF, tmp_path / "ctfs.star")
+    angles = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+    _, found = read_table(tmp_path / "views.star", "particles", tuple(angles))
+    _, rows = read_table(protocol.outFolder() / EXTRACTED, "particles")
+    for one, other in zip(found[angles].to_numpy(), rows[angles].to_numpy(), strict=True):
+        assert rotation(*one) == pytest.approx(rotation(*other), abs=1e-5)
+    _, ctfs = read_table(tmp_path / "ctfs.star", "micrographs", ("rlnDefocusU", "rlnPhaseShift"))
+    _, rows = read_table(protocol.outFolder() / MICROGRAPHS, "micrographs")
+    assert ctfs["rlnPhaseShift"].to_numpy() == pytest.approx(20.0)
+    for one, other in zip(ctfs.to_dict("records"), rows.to_dict("records"), strict=True):
+        values = [[row[f"rlnDefocus{name}"] for name in ("U", "V", "Angle")] for row in (one, other)]
+        assert defocus(*values[0], 1.0) == pytest.approx(defocus(*values[1], 1.0), abs=0.01)
 
 
 def relion_pose(matrix):
