@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How strong the particles are in real micrographs, found without labels.
+
+Particles show as places with more power in their own frequency band. The distribution of that local power over
+real micrographs is compared with that over synthetic ones, whose signal-to-noise ratio is then the one that makes
+both alike. Neither orientations nor positions are needed, only about how many particles a micrograph has.
+"""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.translator.spectrum import ColouredNoise, power_spectrum, resampled
+
+__all__ = ["FittedContrast", "fit_snr"]
+
+QUIET = 0.4
+"""Part of a micrograph's tiles, those with the least power in the particles' band, that counts as background."""
+LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
+"""Quantiles that are compared: particles are there, aggregates and contaminants above, background below."""
+REFERENCE = 0.25
+"""The quantile that stands for the background alone; local power is counted in its units."""
+RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
+"""Signal-to-noise ratios that are tried: 0.01 to 1.35, a quarter apart."""
+ALIKE = 0.25
+"""A misfit above this is no match."""
+
+
+@dataclass(frozen=True)
+class FittedContrast:
+    """The signal-to-noise ratio at which synthetic micrographs match the real ones."""
+
+    snr: float
+    misfit: float
+    """Mean absolute difference of the logarithms of local power; 0.1 is 10 %."""
+    reliable: bool
+    """False where no ratio matches: then ``snr`` is no measurement."""
+
+
+def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
+            particle_pixels: float, generator: torch.Generator) -> FittedContrast:
+    """Measure the signal-to-noise ratio of real micrographs.
+
+    Parameters
+    ----------
+    flats
+        Real micrographs without ice and outliers, in deviations of the noise around the background.
+    signals
+        s of simulated micrographs, at any contrast, with about as many particles as the real ones.
+    signal_deviation
+        Deviation of s inside the particles' masks, at the contrast of ``signals``.
+    particle_pixels
+        Particle diameter.
+    generator
+        For the noise of the synthetic micrographs.
+    """
+    signal = torch.stack([power_spectrum(image).mean(0) for image in signals]).mean(0)
+    tiles = [power_spectrum(flat) for flat in flats]
+    total = torch.stack([powers.mean(0) for powers in tiles]).mean(0)
+    band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
+    noises = [_quiet(powers, band) for powers in tiles]
+    mean = torch.stack(noises).mean(0)
+    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
+    taper = taper / taper.max()
+    real = _quantiles([_local_power(flat, taper, particle_pixels) for flat in flats])
+    # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
+    drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
+             for i, image in enumerate(signals)]
+    seen = [(_filtered(noise, taper), _filtered(image, taper)) for noise, image in zip(drawn, signals, strict=True)]
+    terms = [tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s)) for n, s in seen]
+    misfits = []
+    for ratio in RATIOS:
+        contrast = math.sqrt(ratio) / signal_deviation
+        made = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
+        misfits.append(float((made / real).log().abs().mean()))
+    best = min(range(len(RATIOS)), key=misfits.__getitem__)
+    inside = 0 < best < len(RATIOS) - 1
+    snr = _vertex(misfits, best) if inside else RATIOS[best]
+    return FittedContrast(snr, misfits[best], inside and misfits[best] < ALIKE)
+
+
+def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """Mean power of the tiles that hold the fewest particles."""
+    count = max(1, math.ceil(QUIET * len(powers)))
+    return powers[(powers * band).sum((1, 2)).argsort()[:count]].mean(0)
+
+
+def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], size: float) -> Float[Tensor, "y x"]:
+    """Power in the particles' band, averaged over about a particle's area."""
+    return _smoothed(_filtered(image, taper).square(), size)
+
+
+def _filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
+    shape = (image.shape[0], image.shape[1])
+    return torch.fft.irfft2(torch.fft.rfft2(image) * resampled(taper, shape), s=shape)
+
+
+def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "y x"]:
+    """Blurred by a Gaussian whose deviation is a quarter of the particle."""
+    square = torch.fft.fftfreq(image.shape[0])[:, None].square() + torch.fft.rfftfreq(image.shape[1]).square()
+    blur = torch.exp(-2 * (math.pi * size / 4) ** 2 * square)
+    return torch.fft.irfft2(torch.fft.rfft2(image) * blur, s=(image.shape[0], image.shape[1]))
+
+
+def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:
+    """Zero below one period a particle, where ice and contaminants are stronger than particles."""
+    radius = torch.hypot(torch.fft.fftfreq(plane.shape[0])[:, None], torch.fft.rfftfreq(plane.shape[0]))
+    return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
+
+
+def _quantiles(maps: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " q"]:
+    """Mean over the micrographs of the levels of local power, in units of the background's."""
+    levels = torch.tensor([REFERENCE, *LEVELS])
+    # A quarter of the pixels each way is plenty: the maps are smooth.
+    found = torch.stack([torch.quantile(one[::4, ::4].flatten(), levels) for one in maps])
+    return (found[:, 1:] / found[:, :1]).mean(0)
+
+
+def _vertex(misfits: Sequence[float], best: int) -> float:
+    """The ratio at the vertex of a parabola through the best and its neighbours, in the logarithm."""
+    left, middle, right = misfits[best - 1:best + 2]
+    bend = left - 2 * middle + right
+    step = 0.5 * (left - right) / bend if bend > 0 else 0.0
+    return float(RATIOS[best] * (RATIOS[1] / RATIOS[0]) ** step)
