@@ -39,6 +39,12 @@ class TrainSettings(RunSettings):
     learning_rate: float = option(
         2e-4, "Learning rate", "Of Adam; constant for the first half, then falling to zero. 5e-5 to 5e-4.",
         section="Training", advanced=True, gt=0, le=1)
+    generator: Literal["residual", "published"] = option(
+        "residual", "Generator", "residual: adds what is missing to the simulated image, leaves no lattice. published: "
+        "the U-Net of the paper.", section="Networks", advanced=True)
+    discriminator: Literal["multiscale", "patch"] = option(
+        "multiscale", "Discriminator", "multiscale: judges pieces at two scales. patch: that of the paper.",
+        section="Networks", advanced=True)
     generator_width: int = option(
         32, "Generator width", "Channels of its first layer; the published network has 64. Doubling takes four times "
         "as long.", section="Networks", advanced=True, ge=1, le=512)
@@ -51,6 +57,19 @@ class TrainSettings(RunSettings):
     contrastive_weight: float = option(
         10.0, "Weight of the contrastive loss", "Higher keeps more of the simulated image; 1 to 20.",
         section="Training", advanced=True, ge=0, le=1e4)
+    contrast_weight: float = option(
+        1.0, "Weight of the contrast", "Keeps particles as strong against their noise as in the simulated image; 0 to "
+        "10.", section="Training", advanced=True, ge=0, le=1e4)
+    contrastive_form: Literal["guided", "published", "unguided"] = option(
+        "guided", "Contrastive loss", "guided: each place is told from those of the other region (particles, "
+        "background). published: the same, as the published program computes it. unguided: from all other places.",
+        section="Training", advanced=True)
+    averaging: float = option(
+        0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps; 0 takes the "
+        "last weights.", section="Training", advanced=True, ge=0, lt=1)
+    precision: Literal["float32", "bf16"] = option(
+        "float32", "Precision", "bf16 is faster on recent GPUs and processors, and a little less exact.",
+        section="Training", advanced=True)
     preview_every: int = option(
         200, "Steps between previews", "A PNG of input, generated and real pieces.", section="Training",
         advanced=True, ge=1)

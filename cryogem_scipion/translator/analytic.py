@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The physical image, and noise models that need no training: Gaussian, and measured from real micrographs."""
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.translator.ice import IceMap, draw_ice
+from cryogem_scipion.translator.spectrum import ColouredNoise, white
+
+__all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise"]
+
+
+class NoiseModel(Protocol):
+    """Makes a micrograph of a clean image."""
+
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+        """Return the micrograph in the real set's grey values; ``clean`` is 1 - s at the model's contrast."""
+        ...
+
+
+@dataclass(frozen=True)
+class GreyScale:
+    """How grey values and deviations of the noise belong together: grey = median + spread · deviations."""
+
+    median: float
+    spread: float
+    """Grey values of one standard deviation of the background's noise."""
+
+    def grey(self, deviations: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
+        """Grey values of an image in deviations of the noise around the background."""
+        return self.median + self.spread * deviations
+
+    def deviations(self, grey: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
+        """The inverse of ``grey``."""
+        return (grey - self.median) / self.spread
+
+
+@dataclass(frozen=True)
+class PhysicalNoise:
+    """I_phy = T + σ_n T^γ n with T = ice · (1 - s); one ice map and fresh noise n for every call."""
+
+    background_deviation: float
+    """σ_n, of the background over its mean."""
+    ice: tuple[IceMap, ...] = ()
+    noise: ColouredNoise = field(default_factory=white)
+    """n; of variance near 1."""
+    exponent: float = 0.0
+    """γ: 0 for noise that is the same everywhere, 1/2 for counted electrons."""
+
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+        """Return the physical image in units of transmission; device and dtype follow ``clean``."""
+        shape = (clean.shape[0], clean.shape[1])
+        ice = draw_ice(self.ice, shape, generator).to(clean)
+        transmission = ice * clean
+        noise = self.noise.draw(shape, generator).to(clean)
+        if self.exponent:
+            noise = noise * transmission.clamp(min=0.05) ** self.exponent
+        return transmission + self.background_deviation * noise
+
+    def deviations(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+        """The physical image around the background, in σ_n: what the networks see."""
+        return (self(clean, generator) - 1) / self.background_deviation
+
+
+@dataclass(frozen=True)
+class AnalyticModel:
+    """The physical image in the grey values of the real set: a ``NoiseModel`` without training."""
+
+    physical: PhysicalNoise
+    scale: GreyScale
+
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+        """Return a micrograph in grey values."""
+        return self.scale.grey(self.physical.deviations(clean, generator))

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Noise measured from real micrographs by making it: what is made is measured in the same way, and corrected.
+
+The real micrographs hold particles, whose places nobody knows. So the same statistics are taken of
+real and of made micrographs, particles included, and the noise is changed until they agree. Medians
+over tiles keep contaminants, edges and hot pixels out.
+"""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.translator.analytic import PhysicalNoise
+from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.spectrum import ColouredNoise, power_spectrum
+
+__all__ = ["RealField", "measure_noise"]
+
+HOT = 7.0
+"""Pixels further than this many deviations from their median are cut to it."""
+BLOCK = 32
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class RealField:
+    """A real micrograph at the working pixel size, with its grey scale and ice map."""
+
+    image: Float[Tensor, "y x"]
+    """Grey values."""
+    median: float
+    spread: float
+    """Grey values of one deviation of the noise: median · σ_n where grey values are transmission."""
+    ice: IceMap | None = None
+
+    def deviations(self) -> Float[Tensor, "y x"]:
+        """The image around its background, in deviations of the noise, ice still in it."""
+        return (self.image.to(torch.float32) - self.median) / self.spread
+
+
+def measure_noise(real: Sequence[RealField], clean: Sequence[Float[Tensor, "_ _"]], background_deviation: float,
+                  generator: torch.Generator, limit: int = 12) -> PhysicalNoise:
+    """Return noise with the spectrum, intensity distribution and ice of real micrographs.
+
+    Parameters
+    ----------
+    real
+        Real micrographs; ``limit`` of them, evenly taken, are measured, all of their ice maps are kept.
+    clean
+        Simulated images 1 - s with about the real set's particles and defocus, 128 pixels a side or more.
+    background_deviation
+        σ_n of the set.
+
+    Raises
+    ------
+    DataError
+        A micrograph is too small to measure, or there is none.
+    """
+    if not real or not clean:
+        raise DataError(f"{len(real)} real and {len(clean)} simulated micrographs; the noise needs one of each")
+    ice = tuple(field.ice for field in real if field.ice is not None)
+    chosen = [real[i * len(real) // min(limit, len(real))] for i in range(min(limit, len(real)))]
+    flat = [_flattened(field, background_deviation) for field in chosen]
+    power, quantiles = _statistics(flat)
+    exponent = _exponent(chosen, flat, background_deviation)
+    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power), exponent)
+    seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
+    for seed in seeds:
+        fresh = torch.Generator().manual_seed(seed)
+        made = [_made(image, physical, fresh) for image in clean[:limit]]
+        found, met = _statistics(made)
+        noise = physical.noise
+        ratio = (power / found.clamp(min=1e-12)).clamp(0.5, 2.0)
+        physical = replace(physical, noise=ColouredNoise(noise.power * ratio, _corrected(noise.curve, met, quantiles)))
+    return physical
+
+
+def _made(clean: Float[Tensor, "y x"], physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
+    """A made image, its ice taken out in the same way as that of a real one."""
+    plain = replace(physical, ice=())
+    return _clipped(plain.deviations(clean, generator))
+
+
+def _flattened(field: RealField, background_deviation: float) -> Float[Tensor, "y x"]:
+    """Deviations without ice, without the change of the noise with it, hot pixels cut."""
+    values = field.deviations()
+    if field.ice is not None:
+        ice = field.ice.window((0.0, 0.0), (values.shape[0], values.shape[1])).to(torch.float32).clamp(min=0.05)
+        values = ((1 + background_deviation * values) / ice - 1) / background_deviation
+    return _clipped(values)
+
+
+def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
+    centre = values.median()
+    deviation = 1.4826 * (values - centre).abs().median()
+    return (values - centre).clamp(-HOT * deviation, HOT * deviation)
+
+
+def _statistics(images: Sequence[Float[Tensor, "_ _"]]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
+    """Spectrum (median over tiles, as a mean) and quantiles at the knots of a curve, of all images together."""
+    power = torch.cat([power_spectrum(image) for image in images])
+    # Periodograms of noise are exponentially distributed: their median is ln 2 of their mean.
+    spectrum = power.median(0).values / math.log(2)
+    pixels = torch.cat([_ordinary(image)[::3] for image in images])
+    ordered = pixels.sort().values
+    places = torch.special.ndtr(torch.linspace(-4, 4, 65).double()) * (len(ordered) - 1)
+    return spectrum, ordered[places.round().long()]
+
+
+def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:
+    """Pixels of the blocks whose mean and deviation are like the others': no contaminants, no edges."""
+    blocks = _blocks(image)
+    keep = torch.ones(len(blocks), dtype=torch.bool)
+    for value in (blocks.mean(1), blocks.std(1).log()):
+        centre = value.median()
+        keep &= (value - centre).abs() < 4 * 1.4826 * (value - centre).abs().median() + 1e-6
+    return blocks[keep].flatten()
+
+
+def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
+    tiles = image.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK)
+    return tiles.reshape(-1, BLOCK * BLOCK)
+
+
+def _corrected(curve: Float[Tensor, " knots"], found: Float[Tensor, " knots"],
+               wanted: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
+    """The curve after a step towards the wanted quantiles; deviation and median of the noise stay."""
+    found, wanted = ((q - q[32]) / (q[40] - q[24]) for q in (found, wanted))
+    moved = curve + (wanted - found) * (curve[40] - curve[24])
+    # The outermost knots are met by chance alone: they follow the slope of those inside.
+    moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)
+    moved[-4:] = moved[-5] + (moved[-5] - moved[-9]).clamp(min=0.1) / 4 * torch.arange(1, 5)
+    moved = moved.cummax(0).values
+    deviates = torch.linspace(-4, 4, 65)
+    weight = torch.exp(-deviates**2 / 2)
+    weight = weight / weight.sum()
+    moved = moved - (weight * moved).sum()
+    return moved / (weight * moved**2).sum().sqrt()
+
+
+def _exponent(fields: Sequence[RealField], flat: Sequence[Float[Tensor, "_ _"]], background_deviation: float) -> float:
+    """γ: how the noise's deviation (over the mean grey value) grows with transmission, within and between micrographs.
+
+    The finest noise is compared (differences of neighbours), in blocks. One half, as of counted
+    electrons, where the ice is too even to tell.
+    """
+    levels, deviations = [], []
+    for field, image in zip(fields, flat, strict=True):
+        if field.ice is None:
+            continue
+        shape = (image.shape[0], image.shape[1])
+        ice = field.ice.window((0.0, 0.0), shape).to(torch.float32).clamp(min=0.05)
+        step = (image * ice)[:, 1:] - (image * ice)[:, :-1]
+        level, fine = _blocks(ice[:, 1:]).mean(1).log(), _blocks(step).std(1).clamp(min=1e-6).log()
+        levels.append(level - level.mean())
+        deviations.append(fine - fine.median())
+    if not levels:
+        return 0.0
+    x, y = torch.cat(levels).double(), torch.cat(deviations).double()
+    spread = 1.4826 * y.abs().median()
+    y = y.clamp(-3 * spread, 3 * spread)
+    prior = float(spread.clamp(min=1e-6)) ** 2 / 0.3**2
+    slope = (float((x * y).sum()) + 0.5 * prior) / (float((x * x).sum()) + prior)
+    return min(max(slope, 0.0), 1.5)

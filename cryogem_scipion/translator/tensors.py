@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files of tensors and JSON, and nothing else: written whole or not at all, checked when read."""
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cryogem_scipion.errors import CheckpointError
+
+__all__ = ["FORMAT_VERSION", "load_tensors", "part", "save_tensors"]
+
+FORMAT_VERSION = 1
+
+
+def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+    """Write tensors and JSON values under a temporary name, then rename."""
+    content = json.dumps({"format": f"cryogem {kind}", "format_version": FORMAT_VERSION, **values})
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(plain, {"cryogem": content}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``save_tensors`` wrote, on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, damaged, of another program or kind, or newer than this program.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); give an existing model file") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); make it again") from None
+    try:
+        values = json.loads(metadata["cryogem"])
+        found, version = values["format"], int(values["format_version"])
+    except (KeyError, ValueError, TypeError):
+        raise CheckpointError(f"{path} is a safetensors file of another program; give one that cryogem made") from None
+    if found != f"cryogem {kind}":
+        raise CheckpointError(f"{path} is a {found!r} file where a 'cryogem {kind}' is needed; give the right file")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {version} and this program reads up to {FORMAT_VERSION}; "
+                              "update cryogem")
+    return tensors, values
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
