@@ -5,11 +5,13 @@
     volume = run(project, "ProtImportVolumes", filesPath="/data/map.mrc", samplingRate=5.36)
     simulation = run(project, "ProtCryogemSimulate", inputVolume=(volume, "outputVolume"), micrographs=20)
 
-Needs no Scipion installation, only its Python packages. Scipion reads paths relative to the
+Needs no Scipion installation, only its Python packages; inside one (``scipion3 python script.py``)
+its configuration is used, with its queues and environments. Scipion reads paths relative to the
 project, so ``open_project`` makes the project's folder the current one.
 """
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +24,8 @@ __all__ = ["WorkflowError", "open_project", "rerun", "run"]
 
 log = logging.getLogger("cryogem")
 
+HOME = ".scipion"
+
 
 class WorkflowError(CryogemError):
     """A protocol of a workflow failed."""
@@ -33,18 +37,15 @@ def open_project(folder: str | Path, name: str) -> Any:
     Parameters
     ----------
     folder
-        The workspace; Scipion's own files go to ``folder/.scipion``, projects to ``folder/projects``.
+        The workspace; projects go to ``folder/projects``, Scipion's own files to ``folder/.scipion``.
     name
         Name of the project. ``scipion3 project`` shows it when SCIPION_USER_DATA is ``folder``.
     """
     workspace = Path(folder).absolute()
-    hosts = _prepare(workspace)
+    _prepare(workspace)
     import pwem
     from pyworkflow.project import Project
-    from pyworkflow.protocol import HostConfig
 
-    if not hosts.exists():
-        HostConfig.writeBasic(str(hosts))
     pwem.Domain.getProtocols()
     path = workspace / "projects" / Project.cleanProjectName(name)
     project = Project(pwem.Domain, str(path))
@@ -104,14 +105,16 @@ def rerun(project: Any, protocol: Any, show: Callable[[str], None] = log.info) -
         tail.join()
     if not protocol.isFinished():
         last = [line for number in (0, 1) for line in protocol.getLogsLastLines(5, number)]
-        raise WorkflowError(f"{protocol.getObjLabel()} {protocol.getStatus()}: {protocol.getErrorMessage()}\n"
-                            + "\n".join(last))
+        text = "\n".join([f"{protocol.getObjLabel()} {protocol.getStatus()}: {protocol.getErrorMessage()}", *last])
+        raise WorkflowError(re.sub(r"\x1b\[\d+m", "", text))  # without Scipion's colours
     return protocol
 
 
-def _prepare(workspace: Path) -> Path:
-    """Make the folders and settings that a Scipion installation would give; return the hosts file's path."""
-    home = workspace / ".scipion"
+def _prepare(workspace: Path) -> None:
+    """Make the folders and settings that a Scipion installation would give, where there is none."""
+    home = workspace / HOME
+    if Path(os.environ.get("SCIPION_HOME", home)).name != HOME:
+        return  # Scipion's own.
     (home / "config").mkdir(parents=True, exist_ok=True)
     hosts = home / "config" / "hosts.conf"
     settings = {"SCIPION_HOME": home, "SCIPION_USER_DATA": workspace, "SCIPION_LOGS": home / "logs",
@@ -130,7 +133,9 @@ def _prepare(workspace: Path) -> Path:
     for name, value in settings.items():
         setattr(pyworkflow.Config, name, str(value))
     pyworkflow.Config.SCIPION_DOMAIN = "pwem"
-    return hosts
+    from pyworkflow.protocol import HostConfig
+    if not hosts.exists():
+        HostConfig.writeBasic(str(hosts))
 
 
 def _is_checkout(folder: str) -> bool:
@@ -169,4 +174,4 @@ def _follow(project: Path, protocol: Any, done: threading.Event, show: Callable[
         position += len(whole)
         for line in whole.decode("utf-8", "replace").splitlines():
             if line.strip():
-                show(line.rstrip())
+                show(line.strip())
