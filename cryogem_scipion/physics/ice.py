@@ -61,7 +61,7 @@ def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Te
     pixels, typical, spread = _pixels(micrograph)
     binned = _binned(pixels, typical - HOT * spread, typical + HOT * spread) / typical
     spacing = max(scale * min(binned.shape), 4.0, math.sqrt(binned.size / MOST_SPLINES))
-    surface = _Surface(binned.shape, spacing, min(max(_bin_noise(binned) / BENDING, 0.01), 1) ** 2)
+    surface = _Surface(binned.shape, pixels.shape, spacing, min(max(_bin_noise(binned) / BENDING, 0.01), 1) ** 2)
     good = ~_sharp_regions(binned)
     coefficients = surface.fit(binned, good.astype(np.float64))
     for cut in CUTS:
@@ -221,9 +221,10 @@ class _Surface:
     axis after the other (doi:10.1016/j.csda.2004.07.008), which keeps a fit at milliseconds.
     """
 
-    def __init__(self, bins: tuple[int, ...], spacing: float, stiffness: float) -> None:
+    def __init__(self, bins: tuple[int, ...], pixels: tuple[int, ...], spacing: float, stiffness: float) -> None:
         self.intervals = [max(1, round(size / spacing)) for size in bins]
-        self.bases = self._bases(bins)
+        edges = [_edges(size, number) / size for size, number in zip(pixels, bins, strict=True)]
+        self.bases = [_splines((e[1:] + e[:-1]) / 2, k) for e, k in zip(edges, self.intervals, strict=True)]
         self.squares = [(basis[:, :, None] * basis[:, None, :]).reshape(len(basis), -1) for basis in self.bases]
         bends = [np.diff(np.eye(basis.shape[1]), n=2, axis=0) for basis in self.bases]
         bends = [bend.T @ bend for bend in bends]
@@ -231,9 +232,6 @@ class _Surface:
         seen = bins[0] * bins[1] / (sizes[0] * sizes[1])
         penalty = np.kron(bends[0], np.eye(sizes[1])) + np.kron(np.eye(sizes[0]), bends[1])
         self.penalty = stiffness * seen * penalty
-
-    def _bases(self, cells: "tuple[int, ...] | list[int]") -> list[Array]:
-        return [_splines((np.arange(n) + 0.5) / n, k) for n, k in zip(cells, self.intervals, strict=True)]
 
     def fit(self, values: Array, weights: Array) -> Array:
         """Coefficients (rows, columns) of the surface nearest to the values."""
@@ -249,7 +247,7 @@ class _Surface:
         return self.bases[0] @ coefficients @ self.bases[1].T
 
     def at_cells(self, coefficients: Array, cells: list[int]) -> Array:
-        rows, columns = self._bases(cells)
+        rows, columns = (_splines((np.arange(n) + 0.5) / n, k) for n, k in zip(cells, self.intervals, strict=True))
         return rows @ coefficients @ columns.T
 
 

@@ -189,7 +189,7 @@ def test_height_towards_the_source_lowers_the_underfocus():
         (lambda: ctf((8, 8), 0.0, ROUND), "pixel size is 0.0"),
         (lambda: apply_ctf(torch.zeros(8, 8), 1.0, ROUND, margin=4), "margin is 4"),
         (lambda: choose_optics(torch.Generator(), []), "no measured CTF"),
-        (lambda: draw_optics(torch.Generator(), defocus_min_angstrom=2.0, defocus_max_angstrom=1.0), "smaller value first"),
+        (lambda: draw_optics(torch.Generator(), defocus_min_angstrom=2.0, defocus_max_angstrom=1.0), "smaller value"),
         (
             lambda: draw_optics(
                 torch.Generator(), defocus_min_angstrom=1.0, defocus_max_angstrom=2.0, astigmatism_max_angstrom=-1.0
