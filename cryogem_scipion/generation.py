@@ -11,6 +11,7 @@ from torch import Tensor
 from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.dataset import Contrast
 from cryogem_scipion.errors import DataError, SettingsError
+from cryogem_scipion.maps import read_volumes
 from cryogem_scipion.measured import measured_orientations, measured_states
 from cryogem_scipion.physics.optics import (
     Optics,
@@ -24,7 +25,7 @@ from cryogem_scipion.physics.placement import draw_count, place_centres
 from cryogem_scipion.physics.poses import uniform_rotations
 from cryogem_scipion.physics.projection import Projector, prepare, project
 from cryogem_scipion.physics.specimen import compose, compose_defocused, field_mask, subpixel_shifts, whole_boxes
-from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
+from cryogem_scipion.physics.volume import diameter_angstrom
 from cryogem_scipion.specimens import Specimen, drawn_heights, drawn_poses, drawn_sources, seeded
 
 __all__ = ["CleanMicrograph", "Microscope", "Specimen", "measure_contrast", "microscope", "seeded"]
@@ -126,15 +127,14 @@ class Microscope:
 
 
 def microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.device | None = None) -> Microscope:
-    """Read the maps and prepare a run.
+    """Read the maps and models and prepare a run.
 
     Raises
     ------
     DataError
         A map cannot be used, or is larger than the micrograph.
     """
-    volumes = [read_volume(path, settings.volume_pixel_size) for path in settings.volume]
-    pixel_size = settings.pixel_size or volumes[0].pixel_size
+    volumes, pixel_size = read_volumes(settings)
     diameter = max(diameter_angstrom(volume) for volume in volumes)
     box_size = settings.box_size or 2 * round(0.75 * diameter / pixel_size)
     if box_size > min(settings.micrograph_size):

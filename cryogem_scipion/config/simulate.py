@@ -16,14 +16,19 @@ class SimulateSettings(RunSettings):
     """Make clean micrographs of a map, with all labels; underfocus is positive."""
 
     volume: tuple[Path, ...] = option(
-        ..., "Map", "The particle's density map (MRC, protein bright), any box and pixel size. Of several, "
-        "conformations or different species, each particle takes one.", section="Specimen", form=False, min_length=1)
+        ..., "Map", "The particle's density map (MRC, protein bright), any box and pixel size, or its atomic model "
+        "(PDB, mmCIF). Of several, conformations or different species, each particle takes one.",
+        section="Specimen", form=False, min_length=1)
     volume_proportions: tuple[float, ...] = option(
         (), "Proportions of the maps", "One number for each map: 3 1 makes the first three times as frequent as the "
         "second. Empty: all are equally frequent.", section="Specimen", advanced=True)
     volume_pixel_size: float | None = option(
         None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty.",
         section="Specimen", form=False, gt=0)
+    resolution_angstrom: float | None = option(
+        None, "Resolution of the model (Å)", "Where the density of an atomic model ends. Empty takes all that the "
+        "pixel size holds; 3 to 10 makes it as blurred as a map of that resolution.", section="Specimen",
+        advanced=True, gt=0, le=200)
     symmetry: str = option(
         "C1", "Symmetry of the map", "C1, C7, D2, T, O, I (I1 to I4), as RELION names them. Labels are brought "
         "into its asymmetric unit; the images do not change.", section="Specimen", advanced=True)
