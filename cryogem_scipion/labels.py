@@ -10,7 +10,7 @@ from cryogem_scipion.generation import Microscope, Specimen
 from cryogem_scipion.physics.optics import Optics
 from cryogem_scipion.physics.projection import euler_angles
 
-__all__ = ["extract_boxes", "micrograph_row", "optics_table", "particle_rows"]
+__all__ = ["cut_boxes", "extract_boxes", "micrograph_row", "optics_table", "particle_rows"]
 
 
 def optics_table(run: Microscope, images: bool) -> pd.DataFrame:
@@ -64,15 +64,21 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) 
 
 def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
     """Cut the whole particles: protein bright, background ring mean 0 and deviation 1, as RELION prepares them."""
-    corners = specimen.centres[specimen.whole].floor().long() - box // 2
-    boxes = torch.stack([micrograph[y:y + box, x:x + box] for y, x in corners.tolist()]) if len(corners) else \
-        micrograph.new_zeros(0, box, box)
+    boxes = cut_boxes(micrograph, specimen, box)
     axis = torch.arange(box, device=micrograph.device) - box // 2
     ring = axis[:, None] ** 2 + axis[None] ** 2 > (box // 2) ** 2
     background = boxes[:, ring].double()
     mean = background.mean(1)[:, None, None]
     deviation = background.std(1).clamp_min(1e-12)[:, None, None]
     return ((mean - boxes) / deviation).float()
+
+
+def cut_boxes(image: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
+    """Cut the whole particles from any image of the field, values as they are."""
+    corners = specimen.centres[specimen.whole].floor().long() - box // 2
+    if not len(corners):
+        return image.new_zeros(0, box, box)
+    return torch.stack([image[y:y + box, x:x + box] for y, x in corners.tolist()])
 
 
 def _ctf(optics: Optics) -> dict[str, float]:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run needs to know of the real micrographs before any noise is made: scale, ice, strength of the particles."""
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.dataset import MICROGRAPHS, Manifest, inside, read_manifest, read_table
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.generation import seeded
+from cryogem_scipion.stages.reals import MeasuredReal, mapped
+from cryogem_scipion.translator.analytic import GreyScale
+from cryogem_scipion.translator.contrast import fit_snr
+from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.measure import RealField
+from cryogem_scipion.translator.spectrum import TILE
+
+__all__ = ["Background", "SimulatedSet", "measure_background", "simulated_set"]
+
+log = logging.getLogger("cryogem")
+
+MOST = 24
+"""Real micrographs that are looked at for noise and contrast; evenly chosen, they are plenty."""
+
+
+@dataclass(frozen=True)
+class SimulatedSet:
+    """A simulation, or a part of its micrographs."""
+
+    folder: Path
+    manifest: Manifest
+    micrographs: tuple[Path, ...]
+    masks: tuple[Path, ...]
+
+    def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
+        """1 - s of one micrograph, s multiplied by ``contrast``."""
+        return 1 - contrast * (1 - torch.tensor(mapped(self.micrographs[number])))
+
+
+@dataclass(frozen=True)
+class Background:
+    """The real set as a whole, and how the simulation has to be scaled to match it."""
+
+    deviation: float
+    """σ_n: of the background's noise over its mean."""
+    scale: GreyScale
+    snr: float
+    contrast: float
+    """Factor on the simulation's s."""
+    fields: tuple[RealField, ...]
+    """The micrographs that were looked at."""
+    figures: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
+    """Open a simulation.
+
+    Parameters
+    ----------
+    folder
+        With the manifest of a simulation.
+    part
+        A table like its micrographs.star with some of the rows.
+
+    Raises
+    ------
+    DataError
+        The folder holds no simulation, or the table names what is not in it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.stage != "simulate" or manifest.contrast is None:
+        raise DataError(f"{folder} was made by 'cryogem {manifest.stage}'; give a folder of 'cryogem simulate'")
+    _, rows = read_table(part or folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemMask"))
+    if rows.empty:
+        raise DataError(f"{part or folder / MICROGRAPHS} has no rows; choose at least one simulated micrograph")
+    files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
+    missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
+    return SimulatedSet(folder, manifest, tuple(files[0]), tuple(files[1]))
+
+
+def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, snr: float | None,
+                       seed: int) -> Background:
+    """Measure the real set against a simulation.
+
+    Parameters
+    ----------
+    reals
+        From ``measure_real`` in the folder ``out``.
+    snr
+        Signal-to-noise ratio to use; None measures it, and takes the simulation's where that fails.
+    seed
+        Of the run.
+    """
+    contrast = simulated.manifest.contrast
+    assert contrast is not None
+    known = [real.background_deviation for real in reals if real.background_deviation is not None]
+    warnings = []
+    if len(known) < len(reals):
+        warnings.append(f"{len(reals) - len(known)} of {len(reals)} real micrographs have grey values that are no "
+                        "transmission (mean near or below zero); their ice is not measured")
+    deviation = statistics.median(known) if known else contrast.background_deviation
+    chosen = [reals[i * len(reals) // min(MOST, len(reals))] for i in range(min(MOST, len(reals)))]
+    fields = tuple(_field(real, out, deviation) for real in chosen)
+    figures = {"background_deviation": deviation}
+    if snr is None:
+        snr = contrast.snr
+        if min(min(real.shape) for real in chosen) >= TILE and min(simulated.clean(0, 1).shape) >= TILE:
+            fitted = fit_snr([_flat(field) for field in fields], _signals(simulated), contrast.signal_deviation,
+                             _particle_pixels(simulated), seeded(seed, "contrast"))
+            figures |= {"measured_snr": fitted.snr, "snr_misfit": fitted.misfit}
+            if fitted.reliable:
+                snr = fitted.snr
+                log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g", snr)
+            else:
+                warnings.append(f"the signal-to-noise ratio could not be measured (misfit {fitted.misfit:.2f}); "
+                                f"{snr:g} of the simulation is used. Check particles_mean and the map, or set snr")
+    median = statistics.median(real.median for real in reals)
+    spread = statistics.median(_spread(real, deviation) for real in reals)
+    factor = snr**0.5 * deviation / contrast.signal_deviation
+    return Background(deviation, GreyScale(median, spread), snr, factor, fields, figures, tuple(warnings))
+
+
+def _field(real: MeasuredReal, out: Path, deviation: float) -> RealField:
+    ice = None if real.ice is None else IceMap(real.ice, real.shape)
+    return RealField(torch.tensor(mapped(out / real.name)), real.median, _spread(real, deviation), ice)
+
+
+def _spread(real: MeasuredReal, deviation: float) -> float:
+    """Grey values of one deviation of the noise."""
+    return real.deviation if real.background_deviation is None else real.median * deviation
+
+
+def _flat(field: RealField) -> Float[Tensor, "y x"]:
+    """Deviations of the noise, without ice, outliers cut."""
+    image = field.image
+    if field.ice is not None:
+        image = image / field.ice.window((0.0, 0.0), (image.shape[0], image.shape[1])).to(image)
+    return ((image - image.median()) / field.spread).clamp(-6, 6)
+
+
+def _signals(simulated: SimulatedSet) -> list[Float[Tensor, "y x"]]:
+    return [1 - simulated.clean(number, 1) for number in range(min(12, len(simulated.micrographs)))]
+
+
+def _particle_pixels(simulated: SimulatedSet) -> float:
+    manifest = simulated.manifest
+    assert manifest.particle_diameter_angstrom is not None
+    return manifest.particle_diameter_angstrom / manifest.pixel_size

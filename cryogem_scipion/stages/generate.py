@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem generate``: labelled micrographs that look real, one at a time."""
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion import __version__
+from cryogem_scipion.config import GenerateSettings, SimulateSettings, parse
+from cryogem_scipion.dataset import Contrast, Manifest, replacing, write_manifest
+from cryogem_scipion.devices import chosen_device
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.generation import CleanMicrograph, Microscope, Specimen, microscope, seeded
+from cryogem_scipion.labels import cut_boxes
+from cryogem_scipion.mrc import write_mrc
+from cryogem_scipion.progress import tracked
+from cryogem_scipion.real import check_real, evenly, real_files
+from cryogem_scipion.stages.background import MOST, Background, SimulatedSet, measure_background, simulated_set
+from cryogem_scipion.stages.labelled import LabelledFolder
+from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.reals import measure_real
+from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.translator.checkpoint import load_model
+from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.measure import measure_noise
+
+__all__ = ["run"]
+
+log = logging.getLogger("cryogem")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of a run, and the contrast it asks for."""
+
+    render: Callable[[Float[Tensor, "y x"], torch.Generator], Float[Tensor, "y x"]]
+    physical: PhysicalNoise
+    snr: float
+    figures: dict[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+def run(settings: GenerateSettings) -> Manifest:
+    """Write the generated micrographs, masks, stacks, tables and manifest.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    device = chosen_device(settings.device)
+    simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
+    scope = _scope(settings, simulated, device)
+    model = load_model(settings.model, device) if settings.noise == "model" and settings.model else None
+    if model is not None and abs(model.pixel_size / scope.pixel_size - 1) > 1e-3:
+        raise DataError(f"{settings.model} was trained at {model.pixel_size:g} Å and the simulation is at "
+                        f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
+    files = real_files(settings.real)
+    check_real(files, scope.pixel_size, settings.real_pixel_size)
+    indices = _indices(settings, simulated)
+    check_space(settings.out, len(indices) * _bytes(scope, settings))
+    out = begin(settings)
+    if model is not None:
+        snr = settings.snr or model.snr
+        noise = Noise(model, model.physical, snr, {})
+    else:
+        noise = _analytic(settings, simulated, files, out)
+    contrast = _contrast(simulated, noise)
+    scope = replace(scope, scale=contrast.scale)
+    sources = simulated.manifest.sources
+    for source in sources:
+        with replacing(out / source.path) as path:
+            shutil.copyfile(simulated.folder / source.path, path)
+    folder = LabelledFolder(out, scope, sources, settings.extract)
+    keep = _Kept(out, settings.keep, scope, settings.extract)
+    # Reused specimens are those of the simulation's seed; fresh ones share nothing with them.
+    fresh = int(torch.randint(2**62, (), generator=seeded(settings.seed, "fresh specimens")))
+    seed = simulated.manifest.seed if settings.reuse else fresh
+    for index, specimen in tracked(_specimens(scope, seed, indices), len(indices), "generating micrograph"):
+        folder.record(index, specimen)
+        if not folder.has(index):
+            clean = scope.expose(specimen)
+            image = noise.render(1 - clean.signal, seeded(settings.seed, "noise", index))
+            keep.write(index, clean, noise.physical, seeded(settings.seed, "noise", index))
+            folder.write(index, image, clean)
+    folder.write_tables()
+    manifest = Manifest(
+        stage="generate", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
+        micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
+        particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
+        warnings=(*noise.warnings, *folder.warnings()), figures=noise.figures)
+    write_manifest(out, manifest)
+    log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), folder.count, folder.whole,
+             out)
+    for warning in manifest.warnings:
+        log.warning("warning: %s", warning)
+    return manifest
+
+
+def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.device) -> Microscope:
+    """The simulation's microscope, made again from its own copies of the files."""
+    values = dict(simulated.manifest.simulation or {})
+    folder = simulated.folder
+    values["volume"] = [str(folder / name) for name in values.get("volume", ())]
+    for name in ("ctfs", "orientations"):
+        if values.get(name):
+            values[name] = str(folder / values[name])
+    values |= {"out": str(settings.out), "extract": settings.extract}
+    if settings.micrograph_size:
+        values["micrograph_size"] = settings.micrograph_size
+    return microscope(parse(SimulateSettings, values), device=device)
+
+
+def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
+    """White noise, or noise measured from real micrographs."""
+    contrast = simulated.manifest.contrast
+    assert contrast is not None
+    if not files:
+        physical = PhysicalNoise(contrast.background_deviation)
+        # Without real micrographs there are no grey values to come back to: transmission stays as it is.
+        model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
+        return Noise(model, physical, settings.snr or contrast.snr, {})
+    reals = measure_real(out, evenly(files, MOST), simulated.manifest.pixel_size, settings.real_pixel_size)
+    background: Background = measure_background(reals, out, simulated, settings.snr, settings.seed)
+    ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
+    physical = PhysicalNoise(background.deviation, ice)
+    if settings.noise == "spectrum":
+        log.info("measuring the noise of %d real micrographs", len(background.fields))
+        clean = [simulated.clean(number, background.contrast) for number in range(min(12, len(simulated.micrographs)))]
+        physical = measure_noise(background.fields, clean, background.deviation, seeded(settings.seed, "noise"))
+    return Noise(AnalyticModel(physical, background.scale), physical, background.snr, background.figures,
+                 background.warnings)
+
+
+def _contrast(simulated: SimulatedSet, noise: Noise) -> Contrast:
+    """The simulation's contrast, brought to the noise's deviation and signal-to-noise ratio."""
+    before = simulated.manifest.contrast
+    assert before is not None
+    deviation = noise.physical.background_deviation
+    signal = noise.snr**0.5 * deviation
+    return Contrast(snr=noise.snr, background_deviation=deviation, signal_deviation=signal,
+                    scale=before.scale * signal / before.signal_deviation)
+
+
+def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
+    """Numbers of the specimens to make; when reusing, those of the simulated micrographs."""
+    if not settings.reuse:
+        return list(range(settings.micrographs or simulated.manifest.micrographs))
+    found = [int(path.stem.removeprefix("mic_")) for path in simulated.micrographs]
+    return found[:settings.micrographs]
+
+
+def _specimens(scope: Microscope, seed: int, indices: list[int]) -> Iterator[tuple[int, Specimen]]:
+    for index in indices:
+        yield index, scope.specimen(seed, index)
+
+
+def _bytes(scope: Microscope, settings: GenerateSettings) -> int:
+    """Disk space of one micrograph with all that belongs to it."""
+    y, x = scope.settings.micrograph_size
+    stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if settings.extract else 0
+    return 5 * y * x + stack + len(settings.keep) * (4 * y * x + stack) + 4096
+
+
+class _Kept:
+    """The images before the noise, for those who need the truth of each pixel."""
+
+    def __init__(self, out: Path, keep: tuple[str, ...], scope: Microscope, extract: bool):
+        self.out, self.keep, self.scope, self.extract = out, keep, scope, extract
+        for name in keep:
+            (out / name).mkdir(exist_ok=True)
+
+    def write(self, index: int, clean: CleanMicrograph, physical: PhysicalNoise, generator: torch.Generator) -> None:
+        """Write what is kept of micrograph ``index``; ``generator`` in the state that the noise model starts from."""
+        pixel_size, name = self.scope.pixel_size, f"mic_{index:06d}.mrc"
+        optical = 1 - clean.signal
+        if "optical" in self.keep:
+            with replacing(self.out / "optical" / name) as path:
+                write_mrc(path, optical.cpu().numpy(), pixel_size)
+            if self.extract and bool(clean.specimen.whole.any()):
+                boxes = cut_boxes(clean.signal, clean.specimen, self.scope.box_size)
+                with replacing(self.out / "optical" / f"{name}s") as path:
+                    write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
+        if "physical" in self.keep:
+            with replacing(self.out / "physical" / name) as path:
+                write_mrc(path, physical(optical, generator).cpu().numpy(), pixel_size)

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem train``: the noise translator, from real micrographs and a simulation, without labels."""
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from cryogem_scipion import __version__
+from cryogem_scipion.config import TrainSettings
+from cryogem_scipion.dataset import MICROGRAPHS, Manifest, read_table, write_manifest, write_table
+from cryogem_scipion.devices import chosen_device
+from cryogem_scipion.errors import SettingsError
+from cryogem_scipion.generation import seeded
+from cryogem_scipion.mrc import read_header
+from cryogem_scipion.progress import tracked
+from cryogem_scipion.real import check_real, real_files
+from cryogem_scipion.stages.background import Background, SimulatedSet, measure_background, simulated_set
+from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.reals import MeasuredReal, mapped, measure_real
+from cryogem_scipion.translator.analytic import PhysicalNoise
+from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.measure import measure_noise
+from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.translator.training import MODEL, Goal, TrainingRecord, train
+
+__all__ = ["run"]
+
+log = logging.getLogger("cryogem")
+
+
+def run(settings: TrainSettings) -> Manifest:
+    """Measure the real micrographs, train, and write the model, previews, losses, tables and manifest.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    device = chosen_device(settings.device)
+    simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
+    files = real_files(settings.real)
+    _check(settings, simulated, files)
+    out = begin(settings, may_change={"preview_every", "checkpoint_every"})
+    reals = measure_real(out, files, simulated.manifest.pixel_size, settings.real_pixel_size)
+    background = measure_background(reals, out, simulated, settings.snr, settings.seed)
+    for warning in background.warnings:
+        log.warning("warning: %s", warning)
+    goal = Goal(_physical(settings, simulated, background, reals), background.scale, simulated.manifest.pixel_size,
+                background.snr, background.contrast, {"version": __version__, "crop": settings.crop})
+    records = train(_real_pieces(reals, out, background), _simulated_pieces(simulated, background), goal, settings,
+                    out, device)
+    last = _watched(records, settings.steps)
+    _write_reals(out, reals, simulated)
+    figures = dict(background.figures)
+    if last is not None:
+        figures |= {name: value for name, value in vars(last).items() if name not in ("step", "steps")}
+    manifest = Manifest(
+        stage="train", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
+        particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
+        contrast=simulated.manifest.contrast.model_copy(update={
+            "snr": background.snr, "background_deviation": background.deviation,
+            "signal_deviation": background.snr**0.5 * background.deviation,
+            "scale": simulated.manifest.contrast.scale * background.contrast}) if simulated.manifest.contrast else None,
+        warnings=background.warnings, figures=figures)
+    write_manifest(out, manifest)
+    log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
+    return manifest
+
+
+def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) -> None:
+    """Refuse what would fail later, from headers alone."""
+    working = simulated.manifest.pixel_size
+    if settings.pixel_size is not None and abs(settings.pixel_size / working - 1) > 1e-3:
+        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation ({working:g} Å); "
+                            "simulate at this pixel size, or leave it empty")
+    check_real(files, working, settings.real_pixel_size)
+    smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
+    if settings.crop > smallest:
+        raise SettingsError(f"crop {settings.crop} is larger than the simulated micrographs ({smallest} pixels); "
+                            f"give {smallest // 32 * 32} or less")
+    pixels = sum(shape[0] * shape[1] for shape in (read_header(path, 2)[0] for path in files))
+    check_space(settings.out, 4 * pixels + 64 * 1024**2)
+
+
+def _physical(settings: TrainSettings, simulated: SimulatedSet, background: Background,
+              reals: list[MeasuredReal]) -> PhysicalNoise:
+    """The noise that the translator starts from."""
+    ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
+    if settings.noise == "gaussian":
+        return PhysicalNoise(background.deviation, ice)
+    log.info("measuring the noise of %d real micrographs", len(background.fields))
+    clean = [simulated.clean(number, background.contrast) for number in range(min(12, len(simulated.micrographs)))]
+    noise = measure_noise(background.fields, clean, background.deviation, seeded(settings.seed, "noise"))
+    return PhysicalNoise(noise.background_deviation, ice, noise.noise, noise.exponent)
+
+
+def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:
+    spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
+               for real in reals]
+    return RealPieces([mapped(out / real.name) for real in reals], [real.median for real in reals], spreads)
+
+
+class _Scaled:
+    """A simulated image that stays on disk; pieces of it come at another contrast."""
+
+    def __init__(self, path: Path, contrast: float):
+        self._data, self._contrast = mapped(path), contrast
+        self.shape = self._data.shape
+
+    def __getitem__(self, place: Any) -> Any:
+        return 1 - self._contrast * (1 - self._data[place])
+
+
+def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
+    clean: list[Any] = [_Scaled(path, background.contrast) for path in simulated.micrographs]
+    return SimulatedPieces(clean, [mapped(path) for path in simulated.masks])
+
+
+def _watched(records: Iterator[TrainingRecord], steps: int) -> TrainingRecord | None:
+    """Run the training to its end and say every few seconds how it goes."""
+    last = next(records, None)
+    if last is None:
+        return None
+
+    def rest() -> Iterator[TrainingRecord]:
+        yield last
+        yield from records
+
+    record = last
+    for record in tracked(rest(), steps, "training step", done=last.step - 1, note=_losses):
+        pass
+    return record
+
+
+def _losses(record: TrainingRecord) -> str:
+    return (f"adversarial {record.adversarial:.3f}, contrastive {record.contrastive:.3f}, discriminator "
+            f"{record.discriminator:.3f}, contrast {record.contrast_drift:+.3f}, "
+            f"{record.steps_per_second:.2f} steps/s")
+
+
+def _write_reals(out: Path, reals: list[MeasuredReal], simulated: SimulatedSet) -> None:
+    """The table of the real micrographs at the working pixel size, and where they came from."""
+    optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
+    optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
+    write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
+        "rlnMicrographName": [real.name for real in reals], "rlnOpticsGroup": 1,
+        "cryogemOriginal": [real.original for real in reals]}))
