@@ -21,6 +21,9 @@ __all__ = ["gallery", "losses", "orientations", "previews", "statistics"]
 SHOWN = 1200
 # Pictures of the same micrograph, as far as they were kept: folder and what it holds.
 KINDS = {"optical": "without noise", "physical": "with ice and noise", "micrographs": ""}
+# Columns of losses.csv that are losses, and what else is worth a look.
+LOSSES = {"adversarial": "adversarial", "discriminator": "discriminator", "contrastive": "contrastive",
+          "contrast_drift": "change of contrast"}
 WHOLE, CUT, OUTLINE = "#3fd0ff", "#ff9f40", "#ffe066"
 
 
@@ -103,7 +106,7 @@ def losses(figure: Figure, table: Path) -> None:
     except (OSError, ValueError) as error:
         raise DataError(f"{table} cannot be read yet ({error}); wait for the first steps") from None
     steps, *names = values.columns
-    names = [name for name in names if name in LOSSES] or [name for name in names if values[name].dtype.kind == "f"]
+    names = [name for name in LOSSES if name in names]
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     window = max(1, len(values) // 30)
@@ -111,12 +114,9 @@ def losses(figure: Figure, table: Path) -> None:
         line, = axis.plot(values[steps], values[name], linewidth=0.5, alpha=0.4)
         axis.plot(values[steps], values[name].rolling(window, min_periods=1, center=True).mean(),
                   color=line.get_color())
-        axis.set_ylabel(LOSSES.get(name, name))
+        axis.set_ylabel(LOSSES[name])
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("step")
-
-
-LOSSES = {"generator": "generator", "discriminator": "discriminator", "contrastive": "contrastive"}
 
 
 def previews(figure: Figure, folder: Path) -> None:
