@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.ticker import MaxNLocator
 from matplotlib.widgets import Button
 
 from cryogem_scipion.dataset import MICROGRAPHS, PARTICLES, read_manifest, read_table
@@ -82,6 +83,8 @@ def statistics(figure: Figure, folder: Path) -> None:
         left.hist(count, bins=bins, alpha=0.6, label=f"{label}, {count.mean():.1f} on average")
     left.set(xlabel="particles per micrograph", ylabel="micrographs")
     left.legend()
+    for axis in (left, right):
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.hist((micrographs["rlnDefocusU"] + micrographs["rlnDefocusV"]) / 2e4, bins=min(20, max(5, len(names))))
     right.set(xlabel="defocus (µm)", ylabel="micrographs")
 
@@ -132,7 +135,8 @@ def previews(figure: Figure, folder: Path) -> None:
         axis.set_axis_off()
         picture = imread(files[index])
         axis.imshow(picture, cmap="gray")
-        figure.suptitle(files[index].stem.replace("_", " "), fontsize=11)
+        figure.suptitle(f"step {int(files[index].stem.rpartition('_')[2])}: with ice and noise | generated | real",
+                        fontsize=11)
 
     _pages(figure, len(files), len(files) - 1, draw)
 
