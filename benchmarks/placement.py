@@ -24,10 +24,10 @@ def search_free_pixels(count: int, size: int, distance: float, rng: np.random.Ge
     disc = y * y + x * x < distance * distance
     centres = []
     for _ in range(count):
-        candidates = np.argwhere(free)
+        candidates = np.flatnonzero(free)
         if len(candidates) == 0:
             break
-        cy, cx = candidates[rng.integers(len(candidates))]
+        cy, cx = divmod(int(candidates[rng.integers(len(candidates))]), size)
         y0, x0, y1, x1 = max(cy - reach, 0), max(cx - reach, 0), min(cy + reach + 1, size), min(cx + reach + 1, size)
         free[y0:y1, x0:x1] &= ~disc[y0 - cy + reach : y1 - cy + reach, x0 - cx + reach : x1 - cx + reach]
         centres.append((cy, cx))
@@ -35,6 +35,7 @@ def search_free_pixels(count: int, size: int, distance: float, rng: np.random.Ge
 
 
 def seconds(function) -> float:
+    """Wall-clock time of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
