@@ -14,7 +14,11 @@ LIGHT = {"config", "errors", "dataset", "mrc", "__version__"} | SCIPION_SIDE
 
 def modules():
     """(name inside the package, path) of every source file."""
-    for path in sorted(PACKAGE.rglob("*.py")):
+    # The links to protocols, viewers and tests are followed, which rglob does not do.
+    folders = [PACKAGE, *(path.resolve() for path in PACKAGE.iterdir() if path.is_symlink())]
+    paths = [PACKAGE / path.relative_to(folder.parent if folder is not PACKAGE else folder)
+             for folder in folders for path in folder.rglob("*.py")]
+    for path in sorted(paths):
         yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
 
 
