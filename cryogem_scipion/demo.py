@@ -70,7 +70,7 @@ def run_demo(folder: Path, scale: Scale) -> dict[str, Any]:
         discriminatorWidth=scale.width)
     boxes["generate"] = run(
         project, "ProtCryogemGenerate", inputModel=(boxes["train"], "outputModel"), inputSimulation=simulated,
-        micrographs=scale.micrographs, keep="optical physical")
+        micrographs=scale.micrographs, keepOptical=True, keepPhysical=True)
     return boxes
 
 
