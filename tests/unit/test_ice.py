@@ -29,7 +29,9 @@ def with_particles(transmission, count=90, radius=25, depth=0.04, seed=1):
     out = transmission.copy()
     y, x = np.ogrid[: out.shape[0], : out.shape[1]]
     for cy, cx in rng.uniform(0, 1, (count, 2)) * out.shape:
-        out *= 1 - depth * np.sqrt(np.clip(1 - ((y - cy) ** 2 + (x - cx) ** 2) / radius**2, 0, 1))
+        box = tuple(slice(max(int(c) - radius, 0), int(c) + radius + 2) for c in (cy, cx))
+        squares = (y[box[0]] - cy) ** 2 + (x[:, box[1]] - cx) ** 2
+        out[box] *= 1 - depth * np.sqrt(np.clip(1 - squares / radius**2, 0, 1))
     return out
 
 
@@ -41,11 +43,10 @@ def test_flat_ice_within_one_percent(shape):
 
 @pytest.mark.parametrize("slope", [0.05, 0.20, -0.20])
 @pytest.mark.parametrize("direction", [(1, 0), (0, 1), (0.5, 0.5)])
-@pytest.mark.parametrize("particles", [False, True])
-def test_gradients_within_one_point(slope, direction, particles):
+def test_gradients_within_one_point(slope, direction):
     y, x = coordinates((768, 800))
     truth = 1 + slope * (direction[0] * (y - 0.5) + direction[1] * (x - 0.5))
-    image = micrograph(with_particles(truth) if particles else truth)
+    image = micrograph(with_particles(truth))
     # the demand: one point everywhere, the border included
     assert np.abs(measured(image) - truth).max() < 0.01
 
