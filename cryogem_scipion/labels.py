@@ -65,12 +65,13 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) 
 def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
     """Cut the whole particles: protein bright, background ring mean 0 and deviation 1, as RELION prepares them."""
     boxes = cut_boxes(micrograph, specimen, box)
-    axis = torch.arange(box, device=micrograph.device) - box // 2
-    ring = axis[:, None] ** 2 + axis[None] ** 2 > (box // 2) ** 2
-    background = boxes[:, ring].double()
-    mean = background.mean(1)[:, None, None]
-    deviation = background.std(1).clamp_min(1e-12)[:, None, None]
-    return ((mean - boxes) / deviation).float()
+    # numpy: the order in which torch sums, and so the last bit, may depend on the number of threads.
+    values = boxes.cpu().numpy()
+    axis = np.arange(box) - box // 2
+    background = values[:, axis[:, None] ** 2 + axis**2 > (box // 2) ** 2]
+    mean = background.mean(1, dtype=np.float64)[:, None, None]
+    deviation = np.maximum(background.std(1, dtype=np.float64, ddof=1), 1e-12)[:, None, None]
+    return torch.from_numpy(((mean - values) / deviation).astype(np.float32)).to(boxes.device)
 
 
 def cut_boxes(image: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:

@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from cryogem_scipion.config import PhantomSettings, SimulateSettings
 from cryogem_scipion.dataset import inside, read_manifest, read_table
 from cryogem_scipion.errors import DataError, SettingsError
 from cryogem_scipion.mrc import read_mrc
+from cryogem_scipion.physics import projection
 from cryogem_scipion.stages import phantom, simulate
 
 
@@ -94,8 +96,26 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes(folder, volume_file, 
         value for name, value in hashes(folder).items() if name.startswith("micrographs/")}
 
 
-def test_threads_do_not_change_a_byte(folder, volume_file, tmp_path):
-    """In a process of its own with one thread, and more micrographs after those compared."""
+@pytest.mark.parametrize("options", [{}, {"ice_thickness_angstrom": 500, "soft_mask": True}])
+def test_neither_threads_nor_batches_change_a_byte(volume_file, tmp_path, monkeypatch, options):
+    """Images large enough that torch, too, would share the work of one among its threads."""
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count, chunk in ((1, 1 << 19), (3, 1 << 19), (2, 1 << 14)):
+            torch.set_num_threads(count)
+            monkeypatch.setitem(projection.CHUNK_BYTES, True, chunk)
+            out = tmp_path / str(len(found))
+            simulate.run(settings(volume_file, out, micrograph_size=(400, 420), particles_mean=40, **options))
+            found.append(hashes(out))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found[0]) >= 3 * 3 + 3
+    assert found[0] == found[1] == found[2]
+
+
+def test_one_thread_in_a_process_of_its_own_makes_the_same_bytes(folder, volume_file, tmp_path):
+    """And there are more micrographs after those compared."""
     values = settings(volume_file, tmp_path / "one", threads=1, micrographs=4).model_dump(mode="json")
     (tmp_path / "run.json").write_text(json.dumps(values))
     subprocess.run([sys.executable, "-m", "cryogem_scipion", "simulate", "--config", str(tmp_path / "run.json")],
