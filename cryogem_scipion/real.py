@@ -76,7 +76,7 @@ def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = 
         Of the file, where its header is wrong or empty.
     """
     data, found = read_mrc(path, 2)
-    original = torch.from_numpy(data)
+    original = torch.tensor(data)  # a copy: the file's array is read-only
     target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or found), working_pixel_size)
     image = fourier_crop(original[:target.crop[0], :target.crop[1]], target.shape)
     median = float(np.median(image.numpy()))

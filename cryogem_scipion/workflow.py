@@ -9,7 +9,6 @@ Needs no Scipion installation, only its Python packages; inside one (``scipion3 
 its configuration is used, with its queues and environments. Scipion reads paths relative to the
 project, so ``open_project`` makes the project's folder the current one.
 """
-import logging
 import os
 import re
 import sys
@@ -21,8 +20,6 @@ from typing import Any
 from cryogem_scipion.errors import CryogemError
 
 __all__ = ["WorkflowError", "open_project", "rerun", "run"]
-
-log = logging.getLogger("cryogem")
 
 HOME = ".scipion"
 
@@ -57,7 +54,7 @@ def open_project(folder: str | Path, name: str) -> Any:
     return project
 
 
-def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = log.info, **parameters: Any) -> Any:
+def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = print, **parameters: Any) -> Any:
     """Run a protocol and return it when it has finished.
 
     Parameters
@@ -72,6 +69,7 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
         Called with each line that the run has to say for people: progress, time left.
     parameters
         The form's parameters. An input is ``(protocol, "outputName")``; a choice may be given by name.
+        Threads of our protocols: all that this process may use, unless given.
 
     Raises
     ------
@@ -83,12 +81,14 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
         raise WorkflowError(f"Scipion knows no protocol {kind!r}; install its plugin, or correct the name")
     protocol = project.newProtocol(protocols[kind])
     protocol.setObjLabel(label or protocols[kind].getClassLabel(False))
+    if kind.startswith("ProtCryogem"):
+        parameters = {"numberOfThreads": len(os.sched_getaffinity(0)), **parameters}
     for name, value in parameters.items():
         _set(protocol, name, value)
     return rerun(project, protocol, show)
 
 
-def rerun(project: Any, protocol: Any, show: Callable[[str], None] = log.info) -> Any:
+def rerun(project: Any, protocol: Any, show: Callable[[str], None] = print) -> Any:
     """Run a protocol that is new, or again as its run mode says; see ``run``."""
     problems = protocol.validate()
     if problems:

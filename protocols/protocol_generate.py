@@ -100,4 +100,4 @@ class ProtCryogemGenerate(ProtCryogemStage):
         size = manifest.settings.get("micrograph_size") or (manifest.simulation or {}).get("micrograph_size")
         noise = {"model": "the trained noise translator", "spectrum": "noise with the spectrum of real micrographs",
                  "gaussian": "white noise"}[manifest.settings.get("noise", "model")]
-        return [*labelled_sentences(manifest, size, "generated"), f"The noise is {noise}."]
+        return [*labelled_sentences(manifest, size, "generated"), f"Noise: {noise}."]
