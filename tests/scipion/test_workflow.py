@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Simulate, train, generate as a headless Scipion workflow; outputs as the project's database gives them back."""
 import json
-import math
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, read_mani
 from cryogem_scipion.protocols.inputs import write_ctfs, write_orientations
 from cryogem_scipion.workflow import WorkflowError, open_project, rerun, run
 from tests.scipion.conftest import PIXEL_SIZE, REAL_COUNT, REAL_PIXEL_SIZE, REAL_SHAPE
+from tests.scipion.conventions import defocus, relion_pose, rotation
 
 MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
 LINES = []
@@ -130,10 +130,6 @@ def test_ctfs_are_those_of_the_star_file(labelled):
         assert ctf.getPhaseShift() == pytest.approx(20.0)
 
 
-def defocus(u, v, angle_degrees, direction):
-    return (u + v) / 2 + (u - v) / 2 * math.cos(2 * (direction - math.radians(angle_degrees)))
-
-
 def test_particles_have_pose_ctf_coordinate_and_micrograph(labelled):
     protocol, folder = labelled
     particles = protocol.outputParticles
@@ -182,22 +178,6 @@ def test_refined_particles_and_measured_ctfs_become_star_files(scipion, simulati
     for one, other in zip(ctfs.to_dict("records"), rows.to_dict("records"), strict=True):
         values = [[row[f"rlnDefocus{name}"] for name in ("U", "V", "Angle")] for row in (one, other)]
         assert defocus(*values[0], 1.0) == pytest.approx(defocus(*values[1], 1.0), abs=0.01)
-
-
-def relion_pose(matrix):
-    """RELION's angles (degrees) and origin (px) of a Scipion pose, as scipion-em-relion converts it."""
-    from pwem.convert.transformations import euler_from_matrix
-    forward = np.linalg.inv(matrix)
-    return -np.degrees(euler_from_matrix(forward, axes="szyz")), -forward[:2, 3]
-
-
-def rotation(rot, tilt, psi):
-    """RELION's matrix, written out from its definition as a product of rotations about z, y, z."""
-    def about_z(angle):
-        c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-    c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
-    return about_z(psi) @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]) @ about_z(rot)
 
 
 def test_the_model_says_what_it_was_trained_on(scipion, training):
