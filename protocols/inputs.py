@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pwem.convert.transformations import euler_from_matrix, inverse_matrix
-from pwem.objects import Volume
+from pwem.objects import EMSet
 
 from cryogem_scipion.dataset import MICROGRAPHS, read_manifest, read_table, write_table
 from cryogem_scipion.errors import DataError
@@ -17,8 +17,9 @@ __all__ = ["map_files", "real_files", "relion_angles", "simulation_folder", "wri
 
 
 def map_files(volumes: Any) -> list[str]:
-    """Return the absolute paths of a Volume or of the items of a SetOfVolumes."""
-    items = [volumes] if isinstance(volumes, Volume) else list(volumes.iterItems())
+    """Return the absolute paths of a Volume or an AtomStruct, or of the items of a set of them."""
+    # A set gives the same object again and again, with other contents: read it at once.
+    items = volumes.iterItems() if isinstance(volumes, EMSet) else [volumes]
     return [os.path.abspath(item.getFileName().removesuffix(":mrc")) for item in items]
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pwem.objects import Volume
+from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
 from pyworkflow.protocol.params import PointerParam
 
 from cryogem_scipion.config import SimulateSettings
@@ -48,9 +48,10 @@ class ProtCryogemSimulate(ProtCryogemStage):
         self._addParallel(form)
 
     def _specimen(self, form: Any) -> None:
-        form.addParam("inputVolume", PointerParam, pointerClass="Volume, SetOfVolumes", important=True, label="Map",
-                      help="The particle's density map, protein bright; any box and pixel size. Of a set of maps "
-                      "(conformations) each particle takes one at random.")
+        form.addParam("inputVolume", PointerParam, important=True, label="Map",
+                      pointerClass="Volume, SetOfVolumes, AtomStruct, SetOfAtomStructs",
+                      help="The particle's density map, protein bright, any box and pixel size; or its atomic model. "
+                      "Of a set (conformations, different species) each particle takes one at random.")
 
     def _orientations(self, form: Any) -> None:
         form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", allowsNull=True,
@@ -73,7 +74,9 @@ class ProtCryogemSimulate(ProtCryogemStage):
 
     def inputValues(self) -> dict[str, Any]:
         volume = self.inputVolume.get()
-        values: dict[str, Any] = {"volume": map_files(volume), "volume_pixel_size": volume.getSamplingRate()}
+        values: dict[str, Any] = {"volume": map_files(volume)}
+        if self._isMap():
+            values["volume_pixel_size"] = volume.getSamplingRate()
         if self.inputMicrographs.get() is not None:
             acquisition = self.inputMicrographs.get().getAcquisition()
             values |= {name: value for name, value in [
@@ -99,6 +102,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
     # --------------------------- Information
     def crossChecks(self) -> list[str]:
         settings = SimulateSettings.model_validate(self.settingsValues())
+        if not self._isMap():
+            return [] if settings.pixel_size else ["*Working pixel size (Å)*: an atomic model has none; set it."]
         dimensions = self._mapDimensions()
         if dimensions is None:
             return ["*Map*: its file cannot be read; import it again."]
@@ -127,6 +132,9 @@ class ProtCryogemSimulate(ProtCryogemStage):
 
     def sentences(self, manifest: Manifest) -> list[str]:
         return labelled_sentences(manifest, manifest.settings.get("micrograph_size"), "simulated")
+
+    def _isMap(self) -> bool:
+        return not isinstance(self.inputVolume.get(), AtomStruct | SetOfAtomStructs)
 
     def _mapDimensions(self) -> Any:
         volume = self.inputVolume.get()
