@@ -109,10 +109,11 @@ class Microscope:
         """Line integrals (density x Å) of the particles, with the sub-pixel part of their centres as shift."""
         edge = max(_drawing_box(projector, self.pixel_size) for projector in self.projectors)
         shifts = subpixel_shifts(specimen.centres)
-        result = torch.empty(len(shifts), edge, edge)
+        result = torch.empty(len(shifts), edge, edge, device=self.projectors[0].spectrum.device)
         for source, projector in enumerate(self.projectors):
-            rows = specimen.sources == source
-            result[rows] = project(projector, specimen.rotations[rows], shifts[rows], edge, self.pixel_size)
+            rows = (specimen.sources == source).nonzero()[:, 0]
+            images = project(projector, specimen.rotations[rows], shifts[rows], edge, self.pixel_size)
+            result[rows.to(images.device)] = images
         return result
 
     def _draw_optics(self, draw: torch.Generator) -> Optics:

@@ -131,3 +131,16 @@ def test_defocus_comes_from_measured_ctfs(settings, tmp_path):
 def test_a_map_larger_than_the_micrograph_is_refused(settings):
     with pytest.raises(CryogemError, match="larger than the micrograph"):
         microscope(settings.model_copy(update={"micrograph_size": (32, 300)}))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("changes", [{}, {"ice_thickness_angstrom": 500.0, "soft_mask": True}])
+def test_a_gpu_makes_the_same_micrograph(settings, changes):
+    values = settings.model_copy(update=changes)
+    here, there = (microscope(values, device=torch.device(name)) for name in ("cpu", "cuda"))
+    specimen = here.specimen(0, 0)
+    expected, found = here.expose(specimen), there.expose(there.specimen(0, 0))
+    assert found.signal.device.type == "cuda"
+    # float32 sums in another order
+    assert float((found.signal.cpu() - expected.signal).norm() / expected.signal.norm()) < 1e-4
+    assert float((found.mask.cpu().float() - expected.mask.float()).abs().mean()) < 1e-3
