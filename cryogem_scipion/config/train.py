@@ -58,8 +58,8 @@ class TrainSettings(RunSettings):
         10.0, "Weight of the contrastive loss", "Higher keeps more of the simulated image; 1 to 20.",
         section="Training", advanced=True, ge=0, le=1e4)
     contrast_weight: float = option(
-        1.0, "Weight of the contrast", "Keeps particles as strong against their noise as in the simulated image; 0 to "
-        "10.", section="Training", advanced=True, ge=0, le=1e4)
+        50.0, "Weight of the contrast", "Keeps particles as strong against their noise as in the simulated image; 0 to "
+        "100.", section="Training", advanced=True, ge=0, le=1e4)
     contrastive_form: Literal["guided", "published", "unguided"] = option(
         "guided", "Contrastive loss", "guided: each place is told from those of the other region (particles, "
         "background). published: the same, as the published program computes it. unguided: from all other places.",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The physical image, and noise models that need no training: Gaussian, and measured from real micrographs."""
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from cryogem_scipion.translator.spectrum import ColouredNoise, white
 __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise"]
 
 
+@runtime_checkable
 class NoiseModel(Protocol):
     """Makes a micrograph of a clean image."""
 

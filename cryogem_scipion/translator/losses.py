@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The adversarial and the mask-guided contrastive loss (arXiv 2312.02235), and one that keeps the contrast."""
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,13 +10,11 @@ from torch.nn import functional
 
 __all__ = ["Form", "Points", "contrast_drift", "contrastive", "least_squares", "patch_contrast", "sample_points"]
 
+LEAST_SIGNAL = 3e-3
+"""Mean power of the signal, in noise variances, below which a piece says nothing about the contrast."""
 Form = Literal["guided", "published", "unguided"]
 Points = tuple[Int[Tensor, " inside"], Int[Tensor, " outside"]]
 """Places on a layer's grid, as indices into its flattened pixels: inside particles and outside."""
-
-
-class _Projections(Protocol):
-    def __call__(self, layer: int, features: Tensor) -> Tensor: ...
 
 
 def least_squares(judgements: Sequence[Float[Tensor, "b 1 _ _"]], target: float) -> Float[Tensor, ""]:
@@ -77,7 +75,7 @@ def patch_contrast(query: Float[Tensor, "points d"], key: Float[Tensor, "points 
     return (torch.logsumexp(logits, 1) - similarity.diagonal()).mean()
 
 
-def contrastive(projections: _Projections, generated: Sequence[Float[Tensor, "b _ _ _"]],
+def contrastive(projections: Callable[[int, Tensor], Tensor], generated: Sequence[Float[Tensor, "b _ _ _"]],
                 physical: Sequence[Float[Tensor, "b _ _ _"]], masks: Float[Tensor, "b y x"],
                 generator: torch.Generator, patches: int = 256, temperature: float = 0.07,
                 form: Form = "guided") -> Float[Tensor, ""]:
@@ -120,7 +118,8 @@ def contrast_drift(change: Float[Tensor, "b y x"], signal: Float[Tensor, "b y x"
     """
     centred = signal - signal.mean((1, 2), keepdim=True)
     power = centred.square().sum()
-    return (change * centred).sum() / power.clamp(min=1e-6 * signal.numel())
+    # With hardly a particle in view the slope would be chance.
+    return (change * centred).sum() / power.clamp(min=LEAST_SIGNAL * signal.numel())
 
 
 def _published(query: Float[Tensor, "points d"], key: Float[Tensor, "points d"], inside: int,

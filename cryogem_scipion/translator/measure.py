@@ -16,14 +16,18 @@ from torch import Tensor
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.translator.analytic import PhysicalNoise
 from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.spectrum import ColouredNoise, power_spectrum
+from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum
 
 __all__ = ["RealField", "measure_noise"]
 
 HOT = 7.0
 """Pixels further than this many deviations from their median are cut to it."""
 BLOCK = 32
-ROUNDS = 4
+ROUNDS = 3
+MADE = 4
+"""Images that are made in each round."""
+PIXELS = 500_000
+"""About how many pixels the distribution is taken from."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,18 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[Float[Tensor, "_ _"
     chosen = [real[i * len(real) // min(limit, len(real))] for i in range(min(limit, len(real)))]
     flat = [_flattened(field, background_deviation) for field in chosen]
     power, quantiles = _statistics(flat)
+    tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
+    power = _smoothed(power, min(2.0, 12 / tiles**0.5))
     exponent = _exponent(chosen, flat, background_deviation)
     physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power), exponent)
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
     for seed in seeds:
         fresh = torch.Generator().manual_seed(seed)
-        made = [_made(image, physical, fresh) for image in clean[:limit]]
+        made = [_made(image, physical, fresh) for image in clean[:MADE]]
         found, met = _statistics(made)
         noise = physical.noise
-        ratio = (power / found.clamp(min=1e-12)).clamp(0.5, 2.0)
+        # What particles and the distribution's curve change is smooth; chance is not.
+        ratio = _smoothed((power / found.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
         physical = replace(physical, noise=ColouredNoise(noise.power * ratio, _corrected(noise.curve, met, quantiles)))
     return physical
 
@@ -105,10 +112,26 @@ def _statistics(images: Sequence[Float[Tensor, "_ _"]]) -> tuple[Float[Tensor, "
     power = torch.cat([power_spectrum(image) for image in images])
     # Periodograms of noise are exponentially distributed: their median is ln 2 of their mean.
     spectrum = power.median(0).values / math.log(2)
-    pixels = torch.cat([_ordinary(image)[::3] for image in images])
+    step = max(1, sum(image.numel() for image in images) // PIXELS) | 1
+    pixels = torch.cat([_ordinary(image)[::step] for image in images])
     ordered = pixels.sort().values
     places = torch.special.ndtr(torch.linspace(-4, 4, 65).double()) * (len(ordered) - 1)
     return spectrum, ordered[places.round().long()]
+
+
+def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
+    """A half plane averaged (its logarithm) with a Gaussian of so many bins."""
+    reach = max(1, math.ceil(3 * width))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
+    kernel = kernel / kernel.sum()
+    n = power.shape[0]
+    # The other half of the plane is this one turned by 180 degrees.
+    full = power.clamp(min=1e-12).log()[:, torch.fft.fftfreq(n).mul(n).round().abs().long()]
+    mirrored = full.flip(0).roll(1, 0)
+    full = torch.where(torch.fft.fftfreq(n)[None] < 0, mirrored, full)
+    planes = torch.fft.fft(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)).real
+    smooth = torch.fft.ifft2(torch.fft.fft2(full) * planes[:, None] * planes[None]).real
+    return smooth[:, :power.shape[1]].exp()
 
 
 def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:
@@ -165,4 +188,4 @@ def _exponent(fields: Sequence[RealField], flat: Sequence[Float[Tensor, "_ _"]],
     y = y.clamp(-3 * spread, 3 * spread)
     prior = float(spread.clamp(min=1e-6)) ** 2 / 0.3**2
     slope = (float((x * y).sum()) + 0.5 * prior) / (float((x * x).sum()) + prior)
-    return min(max(slope, 0.0), 1.5)
+    return min(max(slope, -2.0), 2.0)

@@ -31,10 +31,12 @@ class RealPieces:
 
 @dataclass(frozen=True)
 class SimulatedPieces:
-    """Clean images 1 - s of the contrast in use, with their masks; the arrays may stay on disk."""
+    """Clean images 1 - s, with their masks; the arrays may stay on disk."""
 
     clean: Sequence[NDArray[Any]]
     masks: Sequence[NDArray[Any]]
+    contrast: float = 1.0
+    """s is multiplied by this."""
 
 
 def draw_real(pieces: RealPieces, crop: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b y x"]:
@@ -54,7 +56,7 @@ def draw_simulated(pieces: SimulatedPieces, crop: int, batch: int,
     clean, masks = [], []
     for _ in range(batch):
         number, cut = _draw(pieces.clean, crop, generator)
-        clean.append(_piece(pieces.clean[number], cut))
+        clean.append(1 - pieces.contrast * (1 - _piece(pieces.clean[number], cut)))
         masks.append(_piece(pieces.masks[number], cut))
     return torch.stack(clean), torch.stack(masks)
 

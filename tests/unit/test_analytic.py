@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The physical image and analytic noise: ice, spectrum, distribution, and what is measured of them."""
+import math
+
+import pytest
+import torch
+
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.translator.ice import IceMap, draw_ice
+from cryogem_scipion.translator.measure import RealField, measure_noise
+from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum, white
+
+
+def coloured_power():
+    """A plane that falls with frequency, with a ridge along y as read-out rows make it."""
+    y, x = torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE)[None]
+    return 0.3 + 4 * torch.exp(-(y**2 + x**2) / 0.02) + 2 * torch.exp(-((y.abs() - 0.25) ** 2 + x**2) / 0.002)
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (97, 150), (33, 401)])
+def test_white_noise_of_any_shape(shape, generator):
+    noise = white().draw(shape, generator)
+    assert noise.shape == shape
+    # The standard error of a deviation is 1 / sqrt(2 n).
+    assert abs(float(noise.std()) - 1) < 5 / math.sqrt(2 * noise.numel())
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (383, 641)])
+def test_noise_has_the_spectrum_it_is_given(shape, generator):
+    power = coloured_power()
+    noise = ColouredNoise(power)
+    found = torch.cat([power_spectrum(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
+    ratio = (found / power)[2:-2, 2:-2]
+    # Some 300 half-overlapping tiles: 8 % chance a bin, and the window smooths the flanks.
+    assert abs(float(ratio.mean()) - 1) < 0.03
+    assert float(ratio.std()) < 0.15
+    assert abs(noise.variance - float(noise.draw((2000, 2000), generator).var())) < 0.03 * noise.variance
+
+
+def test_noise_does_not_wrap_around(generator):
+    power = torch.zeros(TILE, TILE // 2 + 1)
+    power[:3, :3] = 100.0
+    draws = torch.stack([ColouredNoise(power).draw((64, 256), generator) for _ in range(60)])
+    ends = (draws[:, :, 0] * draws[:, :, -1]).mean() / draws.square().mean()
+    # Of 60 draws a correlation is known to 1 / sqrt(60) = 0.13; wrapped around it would be near 1.
+    assert abs(float(ends)) < 0.5
+
+
+def test_a_curve_changes_the_distribution_and_not_the_deviation(generator):
+    knots = torch.linspace(-4, 4, 65)
+    bent = knots + 0.15 * (knots**2 - 1)
+    weight = torch.exp(-knots**2 / 2) / torch.exp(-knots**2 / 2).sum()
+    curve = bent / (weight * bent**2).sum().sqrt()
+    noise = ColouredNoise(white().power, curve).draw((600, 600), generator)
+    assert float((noise**3).mean()) > 0.5  # skewed to the bright side
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_ice_is_interpolated_smoothly_and_straight_to_the_border():
+    slope = torch.arange(5.0)[:, None] * 0.1 + torch.arange(7.0)[None] * 0.02 + 1
+    image = IceMap(slope, (100, 140)).window((0.0, 0.0), (100, 140))
+    for axis in (0, 1):
+        steps = image.diff(dim=axis)
+        assert torch.allclose(steps, steps[0, 0].expand_as(steps), atol=1e-5)
+    # The first cell's middle lies between pixels 9 and 10.
+    assert float(image[9:11, 9:11].mean()) == pytest.approx(float(slope[0, 0]), abs=1e-5)
+
+
+def test_a_window_of_the_ice_is_a_part_of_the_whole(generator):
+    ice = IceMap(1 + 0.1 * torch.rand(6, 4, generator=generator), (120, 90))
+    whole = ice.window((0.0, 0.0), (120, 90))
+    assert torch.allclose(ice.window((30.0, 20.0), (40, 50)), whole[30:70, 20:70], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (150, 80), (300, 200)])
+def test_drawn_ice_fits_any_shape_and_keeps_to_its_range(shape, generator):
+    ice = IceMap(1 + 0.1 * torch.rand(6, 4, generator=generator), (120, 90))
+    for _ in range(8):
+        drawn = draw_ice((ice,), shape, generator)
+        assert drawn.shape == shape
+        assert 0.9 < float(drawn.min()) <= float(drawn.max()) < 1.2
+    assert torch.equal(draw_ice((), shape, generator), torch.ones(shape))
+
+
+def test_physical_image_is_ice_times_clean_plus_fresh_noise(generator):
+    clean = torch.ones(200, 300)
+    clean[:, 150:] = 0.8
+    before = clean.clone()
+    physical = PhysicalNoise(0.05)
+    first, second = physical(clean, generator), physical(clean, generator)
+    assert not torch.equal(first, second)
+    assert torch.equal(clean, before)
+    assert float((first - clean).std()) == pytest.approx(0.05, rel=0.02)
+    assert float(first[:, 150:].mean()) == pytest.approx(0.8, abs=0.002)
+    again = [physical(clean, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_noise_follows_transmission_by_the_exponent(generator):
+    clean = torch.ones(300, 600)
+    clean[:, 300:] = 0.5
+    change = PhysicalNoise(0.05, exponent=0.5)(clean, generator) - clean
+    assert float(change[:, 300:].std() / change[:, :300].std()) == pytest.approx(math.sqrt(0.5), rel=0.02)
+
+
+def test_analytic_model_has_the_grey_values_of_the_real_set(generator):
+    image = AnalyticModel(PhysicalNoise(0.05), GreyScale(500.0, 25.0))(torch.ones(301, 200), generator)
+    assert float(image.mean()) == pytest.approx(500, abs=1)
+    assert float(image.std()) == pytest.approx(25, rel=0.02)
+
+
+def real_field(truth, clean, generator, hot=True):
+    image = 400 * truth(clean, generator)
+    if hot:
+        image[5, 7], image[40, 41] = 9000.0, -3000.0
+    return RealField(image, 400.0, 400 * truth.background_deviation)
+
+
+def test_measured_noise_is_that_of_the_real_micrographs(generator):
+    power = coloured_power()
+    truth = PhysicalNoise(0.05, noise=ColouredNoise(power / ColouredNoise(power).variance))
+    clean = torch.ones(384, 384)
+    clean[100:140, 100:140] = clean[300:350, 40:90] = 0.96
+    reals = [real_field(truth, clean, generator) for _ in range(3)]
+    reals[0].image[200:260, 200:260] *= 0.4  # a contaminant
+    measured = measure_noise(reals, [clean], 0.05, generator).noise
+    ratio = (measured.power / truth.noise.power)[2:-2, 2:-2].log()
+    # 75 half-overlapping tiles: 16 % chance a bin before the smoothing.
+    assert abs(float(ratio.mean())) < 0.06
+    assert float(ratio.std()) < 0.2
+    assert measured.variance == pytest.approx(1, abs=0.06)
+
+
+def test_measured_exponent(generator):
+    ice = IceMap(torch.tensor([[0.7, 1.0, 1.3], [0.8, 1.0, 1.2], [0.7, 1.0, 1.3]]), (384, 384))
+    transmission = ice.window((0.0, 0.0), (384, 384))
+    image = 400 * PhysicalNoise(0.05, exponent=0.5)(transmission, generator)
+    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [torch.ones(256, 256)], 0.05, generator)
+    assert physical.exponent == pytest.approx(0.5, abs=0.15)
+    assert physical.ice == (ice,)
+
+
+def test_noise_cannot_be_measured_of_nothing_or_of_small_pieces(generator):
+    with pytest.raises(DataError, match="0 real"):
+        measure_noise([], [torch.ones(200, 200)], 0.05, generator)
+    with pytest.raises(DataError, match="needs 128"):
+        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [torch.ones(200, 200)], 0.05, generator)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Losses against naive loops; sampling; empty and full masks."""
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from cryogem_scipion.translator.losses import (
+    contrast_drift,
+    contrastive,
+    least_squares,
+    patch_contrast,
+    sample_points,
+)
+from cryogem_scipion.translator.networks import PatchProjections
+
+
+def unit_vectors(count, generator):
+    return normalize(torch.randn(count, 8, generator=generator, dtype=torch.float64), dim=1)
+
+
+def naive(query, key, inside, guided, temperature=0.07):
+    """The loss with loops over anchors and negatives."""
+    total = 0.0
+    for i in range(len(query)):
+        positive = math.exp(float(query[i] @ key[i]) / temperature)
+        denominator = positive
+        for j in range(len(key)):
+            if j != i and (not guided or (i < inside) != (j < inside)):
+                denominator += math.exp(float(query[i] @ key[j]) / temperature)
+        total -= math.log(positive / denominator)
+    return total / len(query)
+
+
+def naive_published(query, key, half, temperature=0.07):
+    """Negatives of row i: negative key i with all queries of the region."""
+    total = 0.0
+    for own, other in ((0, half), (half, 0)):
+        for i in range(half):
+            positive = math.exp(float(query[own + i] @ key[own + i]) / temperature)
+            rest = sum(math.exp(float(key[other + i] @ query[own + j]) / temperature) for j in range(half))
+            total -= math.log(positive / (positive + rest))
+    return total / (2 * half)
+
+
+@pytest.mark.parametrize("inside", [5, 12, 20])
+@pytest.mark.parametrize("form", ["guided", "unguided"])
+def test_contrastive_loss_is_that_of_a_double_loop(form, inside, generator):
+    query, key = unit_vectors(24, generator), unit_vectors(24, generator)
+    found = float(patch_contrast(query, key, inside, form=form))
+    assert found == pytest.approx(naive(query, key, inside, form == "guided"), rel=1e-12)
+
+
+def test_published_form_is_that_of_a_double_loop(generator):
+    query, key = unit_vectors(20, generator), unit_vectors(20, generator)
+    assert float(patch_contrast(query, key, 10, form="published")) == pytest.approx(naive_published(query, key, 10), rel=1e-12)
+
+
+@pytest.mark.parametrize("inside", [0, 24])
+@pytest.mark.parametrize("form", ["guided", "published"])
+def test_without_another_region_all_other_places_are_negatives(form, inside, generator):
+    query, key = unit_vectors(24, generator), unit_vectors(24, generator)
+    found = float(patch_contrast(query, key, inside, form=form))
+    assert found == pytest.approx(naive(query, key, inside, guided=False), rel=1e-12)
+
+
+def test_a_single_place_has_no_contrast(generator):
+    assert float(patch_contrast(unit_vectors(1, generator), unit_vectors(1, generator), 1)) == 0
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (8, 24), (5, 7)])
+def test_places_lie_in_their_regions_without_repetition(grid, generator):
+    mask = torch.zeros(48, 72)
+    mask[:24, :40] = 1
+    cells = torch.nn.functional.adaptive_avg_pool2d(mask[None, None], grid).flatten()
+    inside, outside = sample_points(mask, grid, 32, generator)
+    assert bool((cells[inside] >= 0.5).all())
+    assert bool((cells[outside] < 0.5).all())
+    assert len(set(inside.tolist())) == len(inside)
+    assert len(inside) + len(outside) == min(32, grid[0] * grid[1])
+
+
+def test_a_small_region_leaves_its_share_to_the_other(generator):
+    mask = torch.zeros(32, 32)
+    mask[3, 3:6] = 1
+    inside, outside = sample_points(mask, (32, 32), 64, generator)
+    assert (len(inside), len(outside)) == (3, 61)
+    for value, counts in ((0.0, (0, 64)), (1.0, (64, 0))):
+        inside, outside = sample_points(torch.full((32, 32), value), (32, 32), 64, generator)
+        assert (len(inside), len(outside)) == counts
+
+
+@pytest.mark.parametrize("form", ["guided", "published", "unguided"])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_whole_loss_on_batches_of_oblong_images(form, value, generator):
+    torch.manual_seed(3)
+    projections = PatchProjections((3, 4), 16)
+    features = [torch.randn(2, c, s, 2 * s, generator=generator, requires_grad=True) for c, s in ((3, 16), (4, 8))]
+    masks = torch.zeros(2, 32, 64)
+    masks[:, :, :int(64 * value)] = 1
+    keys = [f.detach() + 0.1 for f in features]
+    loss = contrastive(projections, features, keys, masks, generator, patches=32, form=form)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(bool(torch.isfinite(f.grad).all()) and bool(f.grad.any()) for f in features)
+
+
+def test_least_squares_weighs_all_maps_alike():
+    assert float(least_squares([torch.zeros(1, 1, 9, 9), torch.full((1, 1, 2, 2), 3.0)], 1.0)) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("part", [-0.5, 0.0, 0.3])
+def test_contrast_drift_is_the_part_that_is_added(part, generator):
+    signal = torch.zeros(2, 40, 60)
+    signal[:, 10:20, 10:30] = -0.4
+    change = part * signal + torch.tensor([1.0, -2.0])[:, None, None]
+    assert float(contrast_drift(change, signal)) == pytest.approx(part, abs=1e-6)
+    assert float(contrast_drift(change, torch.zeros_like(signal))) == 0
