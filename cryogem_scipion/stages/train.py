@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -104,20 +103,9 @@ def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -
     return RealPieces([mapped(out / real.name) for real in reals], [real.median for real in reals], spreads)
 
 
-class _Scaled:
-    """A simulated image that stays on disk; pieces of it come at another contrast."""
-
-    def __init__(self, path: Path, contrast: float):
-        self._data, self._contrast = mapped(path), contrast
-        self.shape = self._data.shape
-
-    def __getitem__(self, place: Any) -> Any:
-        return 1 - self._contrast * (1 - self._data[place])
-
-
 def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
-    clean: list[Any] = [_Scaled(path, background.contrast) for path in simulated.micrographs]
-    return SimulatedPieces(clean, [mapped(path) for path in simulated.masks])
+    return SimulatedPieces([mapped(path) for path in simulated.micrographs], [mapped(path) for path in simulated.masks],
+                           background.contrast)
 
 
 def _watched(records: Iterator[TrainingRecord], steps: int) -> TrainingRecord | None:

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The train and generate stages as a user runs them, at a size that takes seconds."""
+import csv
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from cryogem_scipion.config import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings, parse
+from cryogem_scipion.dataset import inside, read_manifest, read_table
+from cryogem_scipion.errors import CheckpointError, CryogemError, DataError, SettingsError
+from cryogem_scipion.mrc import read_mrc, write_mrc
+from cryogem_scipion.physics.grids import fourier_crop
+from cryogem_scipion.stages import generate, phantom, simulate, train
+
+SNR = 0.4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A simulation at 6 Å, and 'real' micrographs at 3 Å made from other specimens: counts, a gradient, noise."""
+    folder = tmp_path_factory.mktemp("world")
+    phantom.run(PhantomSettings(out=folder / "map", box=40, pixel_size=4.0, diameter_angstrom=120))
+    common = {"volume": (folder / "map/phantom.mrc",), "pixel_size": 6.0, "micrograph_size": (192, 224),
+              "particles_mean": 12, "particles_sigma": 1, "particle_distance": 100.0, "snr": SNR}
+    simulate.run(SimulateSettings(out=folder / "sim", micrographs=4, **common))
+    simulate.run(SimulateSettings(out=folder / "hidden", micrographs=3, seed=99, **common))
+    random = np.random.default_rng(5)
+    (folder / "real").mkdir()
+    for index in range(3):
+        clean, _ = read_mrc(folder / f"hidden/micrographs/mic_{index:06d}.mrc", 2)
+        fine = fourier_crop(torch.tensor(clean), (384, 448)).numpy()
+        # Noise of deviation 0.1 at 3 Å is white noise of 0.05 at 6 Å.
+        image = np.linspace(0.95, 1.05, 448)[None] * fine + 0.1 * random.normal(size=fine.shape)
+        write_mrc(folder / f"real/mic {index}.mrc", (400 * image).astype(np.float32), 3.0)
+    return folder
+
+
+def train_settings(world, out, **changes):
+    return parse(TrainSettings, {"real": [str(world / "real/*.mrc")], "simulation": world / "sim", "out": out, "steps": 4,
+                                 "crop": 64, "generator_width": 8, "discriminator_width": 8, "preview_every": 2,
+                                 "checkpoint_every": 2, **changes})
+
+
+def generate_settings(world, out, **changes):
+    return parse(GenerateSettings, {"simulation": world / "sim", "out": out, "micrographs": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train.run(train_settings(world, out))
+    return out
+
+
+def pixels(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "micrographs").iterdir()}
+
+
+def test_training_leaves_what_the_contract_says(world, trained):
+    manifest = read_manifest(trained)
+    assert (manifest.stage, manifest.model, manifest.micrographs) == ("train", "model.safetensors", 3)
+    assert (trained / "model.safetensors").is_file()
+    assert len(list((trained / "previews").glob("*.png"))) == 2
+    with (trained / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    optics, micrographs = read_table(trained / "micrographs.star", "micrographs", ("cryogemOriginal",))
+    assert float(optics["rlnMicrographPixelSize"].iloc[0]) == pytest.approx(6.0, rel=1e-3)
+    for row in micrographs.itertuples():
+        image, pixel_size = read_mrc(inside(trained, row.rlnMicrographName), 2)
+        assert image.shape == (192, 224)
+        assert pixel_size == pytest.approx(6.0, rel=1e-3)
+        original, _ = read_mrc(world / "real" / row.cryogemOriginal.rpartition("/")[2], 2)
+        assert image.mean() == pytest.approx(original.mean(), rel=1e-4)
+
+
+def test_the_background_is_measured(trained):
+    manifest = read_manifest(trained)
+    assert manifest.contrast.background_deviation == pytest.approx(0.05, rel=0.06)
+
+
+def test_an_interrupted_training_continues_bit_for_bit(world, trained, tmp_path, monkeypatch):
+    records = train.train
+
+    def killed(*arguments):
+        for record in records(*arguments):
+            if record.step == 3:
+                raise KeyboardInterrupt
+            yield record
+
+    monkeypatch.setattr(train, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(train_settings(world, tmp_path / "run"))
+    monkeypatch.undo()
+    train.run(train_settings(world, tmp_path / "run"))
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_generated_micrographs_look_like_the_real_ones_and_keep_their_particles(world, trained, tmp_path):
+    manifest = generate.run(generate_settings(world, tmp_path / "gen", model=trained / "model.safetensors",
+                                              keep=("optical", "physical")))
+    assert (manifest.stage, manifest.micrographs) == ("generate", 2)
+    _, micrographs = read_table(tmp_path / "gen/micrographs.star", "micrographs")
+    _, particles = read_table(tmp_path / "gen/particles.star", "particles")
+    real = read_mrc(world / "real/mic 0.mrc", 2)[0]
+    for row in micrographs.itertuples():
+        image, pixel_size = read_mrc(inside(tmp_path / "gen", row.rlnMicrographName), 2)
+        mask, _ = read_mrc(inside(tmp_path / "gen", row.cryogemMask), 2)
+        name = row.rlnMicrographName.rpartition("/")[2]
+        optical, _ = read_mrc(tmp_path / "gen/optical" / name, 2)
+        physical, _ = read_mrc(tmp_path / "gen/physical" / name, 2)
+        assert pixel_size == 6.0
+        assert np.median(image) == pytest.approx(np.median(real), rel=0.03)
+        # After four steps the translator still adds next to nothing: image, physical and optical agree in order.
+        assert np.corrcoef(image.ravel(), physical.ravel())[0, 1] > 0.8
+        assert np.corrcoef(physical[mask > 0], optical[mask > 0])[0, 1] > 0.25
+        assert image[mask > 0].mean() < image[mask == 0].mean()
+    assert len(particles) == manifest.particles
+    assert manifest.contrast.signal_deviation == pytest.approx(
+        (manifest.contrast.snr ** 0.5) * manifest.contrast.background_deviation)
+
+
+def test_fresh_specimens_are_new_and_reused_ones_are_the_simulated(world, trained, tmp_path):
+    _, before = read_table(world / "sim/particles.star", "particles")
+    generate.run(generate_settings(world, tmp_path / "fresh", noise="gaussian"))
+    _, fresh = read_table(tmp_path / "fresh/particles.star", "particles")
+    assert not set(fresh["rlnAngleRot"]) & set(before["rlnAngleRot"])
+    generate.run(generate_settings(world, tmp_path / "again", noise="gaussian", reuse=True, micrographs=None))
+    _, again = read_table(tmp_path / "again/particles.star", "particles")
+    columns = ["rlnMicrographName", "rlnCoordinateX", "rlnAngleTilt", "rlnDefocusU", "rlnOriginXAngst"]
+    assert again[columns].equals(before[columns])
+    image, _ = read_mrc(tmp_path / "again/micrographs/mic_000001.mrc", 2)
+    clean, _ = read_mrc(world / "sim/micrographs/mic_000001.mrc", 2)
+    noise = image - clean
+    # White noise of deviation 0.05 on the simulation's own contrast: nothing of the particles is left in it.
+    assert noise.std() == pytest.approx(0.05, rel=0.02)
+    assert abs(np.corrcoef(noise.ravel(), clean.ravel())[0, 1]) < 0.02
+
+
+def test_same_seed_same_bytes_for_any_number(world, tmp_path):
+    generate.run(generate_settings(world, tmp_path / "one", noise="gaussian", micrographs=1))
+    generate.run(generate_settings(world, tmp_path / "two", noise="gaussian", micrographs=2))
+    one, two = pixels(tmp_path / "one"), pixels(tmp_path / "two")
+    assert one["mic_000000.mrc"] == two["mic_000000.mrc"]
+    assert two["mic_000000.mrc"] != two["mic_000001.mrc"]
+
+
+def test_spectrum_noise_needs_no_training(world, tmp_path):
+    manifest = generate.run(generate_settings(world, tmp_path / "gen", noise="spectrum", real=[str(world / "real/*.mrc")],
+                                              micrograph_size=(200, 170), snr=SNR))
+    image, _ = read_mrc(tmp_path / "gen/micrographs/mic_000000.mrc", 2)
+    assert image.shape == (200, 170)
+    assert np.median(image) == pytest.approx(400, rel=0.03)
+    assert manifest.contrast.snr == SNR
+    assert manifest.figures["background_deviation"] == pytest.approx(0.05, rel=0.06)
+
+
+def test_real_micrographs_with_equal_names_stay_apart(world, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.mrc").write_bytes((world / "real/mic 0.mrc").read_bytes())
+    train.run(train_settings(world, tmp_path / "run", real=[str(tmp_path / "*/same.mrc")], steps=1))
+    _, micrographs = read_table(tmp_path / "run/micrographs.star", "micrographs")
+    assert len(set(micrographs["rlnMicrographName"])) == len(set(micrographs["cryogemOriginal"])) == 2
+
+
+@pytest.mark.parametrize(("changes", "kind", "message"), [
+    ({"real": ["none/*.mrc"]}, DataError, "stands for no file"),
+    ({"simulation": "nowhere"}, DataError, "has no manifest"),
+    ({"pixel_size": 5.0}, SettingsError, "not that of the simulation"),
+    ({"crop": 512}, SettingsError, "crop 512 is larger"),
+    ({"real_pixel_size": 9.0}, DataError, "9"),
+    ({"device": "cuda:7"}, SettingsError, "cuda:7 is not there"),
+])
+def test_training_refuses(world, tmp_path, changes, kind, message):
+    with pytest.raises(kind, match=message):
+        train.run(train_settings(world, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_generating_refuses(world, trained, tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(b"rubbish" * 100)
+    with pytest.raises(CheckpointError, match="bad.safetensors"):
+        generate.run(generate_settings(world, tmp_path / "gen", model=tmp_path / "bad.safetensors"))
+    with pytest.raises(DataError, match="give a folder of 'cryogem simulate'"):
+        generate.run(generate_settings(world, tmp_path / "gen", simulation=trained, model=trained / "model.safetensors"))
+    with pytest.raises(CryogemError, match="larger than the micrograph"):
+        generate.run(generate_settings(world, tmp_path / "gen", noise="gaussian", micrograph_size=(20, 20)))
+    assert not (tmp_path / "gen").exists()
