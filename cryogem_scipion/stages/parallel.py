@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,8 +28,16 @@ def workers(device: torch.device, count: int, needed: int) -> int:
         Memory (bytes) that one takes; half of what is free may be used.
     """
     wanted = torch.get_num_threads() if device.type == "cpu" else 2
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(wanted, count, free // 2 // max(1, needed)))
+    return max(1, min(wanted, count, _free_memory() // 2 // max(1, needed)))
+
+
+def _free_memory() -> int:
+    """Bytes that programs can still have, the system's caches included; all there is where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
