@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Model files: what goes in comes out; tiles without seams; damaged, foreign and newer files."""
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cryogem_scipion.errors import CheckpointError
+from cryogem_scipion.translator import checkpoint
+from cryogem_scipion.translator.analytic import GreyScale, NoiseModel, PhysicalNoise
+from cryogem_scipion.translator.checkpoint import Translator, load_model, save_model
+from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.networks import generator as named_generator
+from cryogem_scipion.translator.spectrum import ColouredNoise
+
+
+@pytest.fixture
+def model(generator):
+    config = {"name": "residual", "width": 4}
+    torch.manual_seed(2)
+    network = named_generator(config).eval()
+    with torch.no_grad():
+        network.leave.weight *= 30  # a change that can be seen
+    ice = tuple(IceMap(1 + 0.05 * torch.rand(4, 5, generator=generator), (200, 240)) for _ in range(3))
+    noise = ColouredNoise(0.5 + torch.rand(128, 65, generator=generator))
+    return Translator(network, config, PhysicalNoise(0.06, ice, noise, 0.5), GreyScale(450.0, 27.0), 5.0, 0.1, 0.003,
+                      {"steps": 7})
+
+
+def test_a_model_comes_back_as_it_was(model, tmp_path, generator):
+    save_model(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert isinstance(loaded, NoiseModel)
+    clean = torch.ones(90, 130)
+    before = clean.clone()
+    images = [m(clean, torch.Generator().manual_seed(3)) for m in (model, loaded)]
+    assert torch.equal(*images)
+    assert torch.equal(clean, before)
+    assert images[0].shape == clean.shape
+    assert (loaded.pixel_size, loaded.snr, loaded.contrast, loaded.sigma_n) == (5.0, 0.1, 0.003, 0.06)
+    assert loaded.details == {"steps": 7}
+    assert [ice.field for ice in loaded.physical.ice] == [(200, 240)] * 3
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("shape", [(200, 310), (64, 64), (33, 20)])
+def test_tiles_have_no_seams(shape, model, monkeypatch, generator):
+    image = torch.randn(shape, generator=generator)
+    whole = model.translate(image, torch.Generator().manual_seed(1))
+    monkeypatch.setattr(checkpoint, "TILE", 64)
+    tiled = model.translate(image, torch.Generator().manual_seed(1))
+    assert whole.shape == shape
+    # Convolutions of other sizes round differently; a seam would be some percent of the spread of 27.
+    assert torch.allclose(whole, tiled, atol=0.01)
+
+
+def test_the_border_is_like_the_inside(model, generator):
+    images = torch.stack([model.translate(torch.randn(64, 64, generator=generator), generator) for _ in range(40)])
+    deviation = images.std(0)
+    assert float(deviation[0].mean() / deviation[8:-8, 8:-8].mean()) == pytest.approx(1, abs=0.15)
+
+
+def rewritten(path, tensors=None, values=None, **metadata):
+    """The model file with other tensors or JSON values."""
+    from safetensors import safe_open
+    with safe_open(path, "pt") as file:
+        found = json.loads(file.metadata()["cryogem"])
+    save_file(load_file(path) if tensors is None else tensors, path,
+              metadata or {"cryogem": json.dumps({**found, **(values or {})})})
+
+
+def test_every_wrong_tensor_is_named(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(path, model)
+    tensors = load_file(path)
+    tensors["generator.extra"] = tensors.pop("generator.leave.bias")
+    tensors["generator.enter.weight"] = torch.zeros(3, 1, 5, 5)
+    rewritten(path, tensors)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    for words in ("leave.bias is missing", "extra is unknown", "enter.weight has shape (3, 1, 5, 5), not (8, 1, 5, 5)"):
+        assert words in str(caught.value)
+
+
+def test_unusable_files_are_refused(model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(path)
+    save_model(path, model)
+    whole = path.read_bytes()
+    for damaged in (whole[:1000], whole[:-50], b"", b"hello world, this is no model"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"damaged|cannot be read"):
+            load_model(path)
+    for values, words in (({"format_version": 99}, "format 99 .* update"), ({"format": "cryogem checkpoint"}, "is needed"),
+                          ({"network": {"name": "diffusion"}}, "diffusion"), ({"ice_fields": []}, "wrong form"),
+                          ({"sigma_n": "much"}, "wrong form")):
+        path.write_bytes(whole)
+        rewritten(path, values=values)
+        with pytest.raises(CheckpointError, match=words):
+            load_model(path)
+    path.write_bytes(whole)
+    rewritten(path, other="1")
+    with pytest.raises(CheckpointError, match="another program"):
+        load_model(path)
+
+
+def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_model(path, model)
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_model(path, model)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

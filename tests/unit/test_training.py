@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The training loop: stopped and continued is never stopped; files; refusals; what the losses drive."""
+import csv
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from cryogem_scipion.config import TrainSettings
+from cryogem_scipion.errors import CheckpointError, DataError, SettingsError
+from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
+from cryogem_scipion.translator.checkpoint import load_model
+from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.translator.tensors import load_tensors
+from cryogem_scipion.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, Goal, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(4)
+    images = [rng.normal(500, 25, (80, 72)).astype(np.float32) for _ in range(2)]
+    mask = np.zeros((80, 72), np.uint8)
+    mask[20:36, 30:50] = 1
+    clean = (1 - 0.02 * mask).astype(np.float32)
+    return RealPieces(images, [500.0] * 2, [25.0] * 2), SimulatedPieces([clean], [mask])
+
+
+GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {"source": "test"})
+
+
+def settings(folder, **changes):
+    values = {"steps": 6, "crop": 32, "batch": 2, "generator_width": 4, "discriminator_width": 4,
+              "preview_every": 3, "checkpoint_every": 2, "discriminator": "patch"}
+    return TrainSettings(real=("a.mrc",), simulation="sim", out=folder, **{**values, **changes})
+
+
+def trained(folder, data, count=None, **changes):
+    """Train in a folder, for ``count`` records only when given; returns the records."""
+    folder.mkdir(exist_ok=True)
+    steps = train(*data, GOAL, settings(folder, **changes), folder, CPU)
+    records = list(steps if count is None else islice(steps, count))
+    steps.close()
+    return records
+
+
+@pytest.mark.parametrize("changes", [{}, {"generator": "published", "contrastive_form": "published"}])
+def test_stopped_and_continued_is_never_stopped(changes, data, tmp_path):
+    whole = trained(tmp_path / "whole", data, **changes)
+    # Killed after step 5: the checkpoint of step 4 is the last.
+    first = trained(tmp_path / "parts", data, 5, **changes)
+    second = trained(tmp_path / "parts", data, **changes)
+    assert [r.step for r in first] == [1, 2, 3, 4, 5]
+    assert [r.step for r in second] == [5, 6]
+    assert [r.contrastive for r in second] == [r.contrastive for r in whole[4:]]
+    for name, kind in ((CHECKPOINT, "checkpoint"), (MODEL, "model")):
+        tensors, others = (load_tensors(tmp_path / folder / name, kind)[0] for folder in ("whole", "parts"))
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensors[key], others[key]) for key in tensors)
+    rows = [list(csv.DictReader((tmp_path / folder / LOSSES).open())) for folder in ("whole", "parts")]
+    assert [r["step"] for r in rows[1]] == ["1", "2", "3", "4", "5", "6"]
+    assert [r["discriminator"] for r in rows[0]] == [r["discriminator"] for r in rows[1]]
+
+
+def test_the_spectral_norm_continues_exactly(data, tmp_path):
+    """Its power iteration changes with every step, and belongs to the checkpoint."""
+    size = {"crop": 64, "batch": 1, "discriminator": "multiscale", "steps": 4, "checkpoint_every": 2}
+    trained(tmp_path / "whole", data, **size)
+    trained(tmp_path / "parts", data, 2, **size)
+    trained(tmp_path / "parts", data, **size)
+    tensors, others = (load_tensors(tmp_path / folder / CHECKPOINT, "checkpoint")[0] for folder in ("whole", "parts"))
+    assert all(torch.equal(tensors[key], others[key]) for key in tensors)
+
+
+def test_a_run_leaves_model_previews_and_losses(data, tmp_path):
+    before = torch.random.get_rng_state()
+    records = trained(tmp_path, data)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [r.step for r in records] == list(range(1, 7))
+    assert all(np.isfinite(list(vars(r).values())).all() for r in records)
+    assert sorted(p.name for p in (tmp_path / PREVIEWS).iterdir()) == ["step_0000003.png", "step_0000006.png"]
+    from PIL import Image
+    picture = np.asarray(Image.open(tmp_path / PREVIEWS / "step_0000006.png"))
+    assert picture.shape == (64, 3 * 32 + 8)
+    assert picture.std() > 10
+    model = load_model(tmp_path / MODEL)
+    assert model.details == {"source": "test", "steps": 6}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_training_again_when_all_is_done_only_writes_the_model(data, tmp_path):
+    trained(tmp_path, data)
+    (tmp_path / MODEL).unlink()
+    assert trained(tmp_path, data) == []
+    assert (tmp_path / MODEL).is_file()
+
+
+def test_another_seed_is_another_training(data, tmp_path):
+    first = trained(tmp_path / "a", data, steps=1, seed=1)
+    second = trained(tmp_path / "b", data, steps=1, seed=2)
+    assert first[0].contrastive != second[0].contrastive
+
+
+def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):
+    trained(tmp_path, data, 3)
+    with pytest.raises(CheckpointError, match="other networks, steps or seed"):
+        trained(tmp_path, data, learning_rate=1e-3)
+
+
+def test_a_damaged_checkpoint_is_refused(data, tmp_path):
+    trained(tmp_path, data, 3)
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="damaged"):
+        trained(tmp_path, data)
+
+
+def test_pieces_must_fit(data, tmp_path):
+    with pytest.raises(DataError, match="pieces of 96"):
+        trained(tmp_path / "a", data, crop=96)
+    with pytest.raises(SettingsError, match="crop 40 is no multiple of 16"):
+        trained(tmp_path / "b", data, crop=40)
+
+
+def test_bf16_trains_too(data, tmp_path):
+    records = trained(tmp_path, data, steps=2, precision="bf16")
+    assert all(np.isfinite(list(vars(r).values())).all() for r in records)
+
+
+def test_training_brings_the_generated_images_nearer(data, tmp_path):
+    """Real images have twice the noise of the physical ones: the translator finds out, and the contrast stays."""
+    real, simulated = data
+    louder = RealPieces([500 + 2 * (image - 500) for image in real.images], real.medians, real.spreads)
+    records = trained(tmp_path, (louder, simulated), steps=60, checkpoint_every=1000, preview_every=1000,
+                      learning_rate=2e-3, contrastive_weight=1.0, averaging=0.9, generator_width=8)
+    model = load_model(tmp_path / MODEL)
+    image = model(torch.ones(96, 96), torch.Generator().manual_seed(1))
+    assert 1.2 * 25 < float(image.std()) < 3.5 * 25
+    assert abs(np.mean([r.contrast_drift for r in records[-30:]])) < 0.3
