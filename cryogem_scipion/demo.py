@@ -42,7 +42,7 @@ class Scale:
     pixel_size: float = 5.13
     size: tuple[int, int] = (616, 616)
     micrographs: int = 8
-    particles: float = 90.0
+    particles: float = 110.0
     steps: int = 600
     crop: int = 128
     width: int = 24
@@ -62,7 +62,7 @@ def run_demo(folder: Path, scale: Scale) -> dict[str, Any]:
         project, "ProtCryogemSimulate", inputVolume=(boxes["volume"], "outputVolume"),
         inputMicrographs=(boxes["real"], "outputMicrographs"), pixelSize=scale.pixel_size,
         micrographs=scale.micrographs, micrographSize=size, particlesMean=scale.particles, particlesSigma=10.0,
-        defocusMin=8000.0, defocusMax=16000.0)
+        defocusMin=7000.0, defocusMax=12000.0)
     simulated = (boxes["simulate"], "outputMicrographs")
     boxes["train"] = run(
         project, "ProtCryogemTrain", inputMicrographs=(boxes["real"], "outputMicrographs"),
@@ -155,7 +155,7 @@ def _phantom(folder: Path) -> Path:
     path = folder / "phantom.mrc"
     if not path.is_file():
         command = [sys.executable, "-m", "cryogem_scipion", "phantom", "--box", "48", "--pixel-size", "4",
-                   "--diameter-angstrom", "110", "--out", str(folder)]
+                   "--diameter-angstrom", "150", "--out", str(folder)]
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             raise CryogemError(f"{shlex.join(command)} failed: {made.stderr.strip()[-500:]}")

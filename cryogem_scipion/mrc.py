@@ -52,7 +52,10 @@ def read_mrc(path: Path, dimensions: int) -> tuple[NDArray[np.float32], float | 
 
 
 def write_mrc(path: Path, data: NDArray[np.generic], pixel_size: float, stack: bool = False) -> None:
-    """Write (y, x), (z, y, x) or, with ``stack``, (image, y, x) data: float32, uint8 0/1 as mode 0; same data, same bytes."""
+    """Write (y, x), (z, y, x) or, with ``stack``, (image, y, x) data; same data, same bytes.
+
+    Masks (uint8 of 0 and 1) become mode 0, everything else float32.
+    """
     values = data.astype(np.int8) if data.dtype == np.uint8 else np.ascontiguousarray(data, np.float32)
     with mrcfile.new(path, overwrite=True) as file:
         file.set_data(values)

@@ -70,9 +70,10 @@ def _measure(out: Path, path: Path, stem: str, working_pixel_size: float, pixel_
     name = f"micrographs/{stem}.mrc"
     with replacing(out / name) as temporary:
         write_mrc(temporary, real.image.numpy(), real.pixel_size)
+    y, x = real.image.shape
     measured = MeasuredReal(
-        original=str(path.resolve()), name=name, pixel_size=real.pixel_size, shape=tuple(real.image.shape),
-        crop=real.crop, median=real.median, deviation=real.deviation,
+        original=str(path.resolve()), name=name, pixel_size=real.pixel_size, shape=(y, x), crop=real.crop,
+        median=real.median, deviation=real.deviation,
         background_deviation=real.background_deviation, ice_grid=None if real.ice is None else real.ice.tolist())
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(vars(measured)) + "\n", "utf-8")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cryogem train``: the noise translator, from real micrographs and a simulation, without labels."""
 import logging
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import TrainSettings
@@ -118,10 +118,8 @@ def _watched(records: Iterator[TrainingRecord], steps: int) -> TrainingRecord | 
         yield last
         yield from records
 
-    record = last
-    for record in tracked(rest(), steps, "training step", done=last.step - 1, note=_losses):
-        pass
-    return record
+    [final] = deque(tracked(rest(), steps, "training step", done=last.step - 1, note=_losses), maxlen=1)
+    return final
 
 
 def _losses(record: TrainingRecord) -> str:

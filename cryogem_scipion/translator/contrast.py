@@ -95,14 +95,16 @@ def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], si
 
 def _filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
     shape = (image.shape[0], image.shape[1])
-    return torch.fft.irfft2(torch.fft.rfft2(image) * resampled(taper, shape), s=shape)
+    seen: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * resampled(taper, shape), s=shape)
+    return seen
 
 
 def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
     """Blurred by a Gaussian whose deviation is a quarter of the particle; every fourth pixel, which is plenty then."""
     square = torch.fft.fftfreq(image.shape[0])[:, None].square() + torch.fft.rfftfreq(image.shape[1]).square()
     blur = torch.exp(-2 * (math.pi * size / 4) ** 2 * square)
-    return torch.fft.irfft2(torch.fft.rfft2(image) * blur, s=(image.shape[0], image.shape[1]))[::4, ::4].contiguous()
+    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * blur, s=(image.shape[0], image.shape[1]))
+    return blurred[::4, ::4].contiguous()
 
 
 def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:

@@ -6,7 +6,13 @@ import pandas as pd
 import pytest
 
 from cryogem_scipion.dataset import (
-    Manifest, inside, read_manifest, read_table, replacing, write_manifest, write_table,
+    Manifest,
+    inside,
+    read_manifest,
+    read_table,
+    replacing,
+    write_manifest,
+    write_table,
 )
 from cryogem_scipion.errors import DataError
 
@@ -39,9 +45,14 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
 
 def test_a_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(RuntimeError), replacing(tmp_path / "a.txt") as path:
-        path.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with replacing(tmp_path / "a.txt") as path:
+            path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
