@@ -20,6 +20,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
+from matplotlib.patches import Rectangle
+from scipy.ndimage import gaussian_filter
 
 from cryogem_scipion.dataset import MICROGRAPHS, PARTICLES, read_table
 from cryogem_scipion.errors import CryogemError
@@ -32,6 +35,8 @@ log = logging.getLogger("cryogem")
 
 REAL = Path(__file__).resolve().parent / "data" / "krios_micrograph_3.4A.mrc"
 REAL_PIXEL_SIZE = 3.42
+SHOWN = 380
+"""Edge (px) of the field that the figure shows."""
 ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.1}
 
 
@@ -75,7 +80,7 @@ def run_demo(folder: Path, scale: Scale) -> dict[str, Any]:
 
 
 def draw_figure(real: Path, dataset: Path, out: Path, name: str = "mic_000000.mrc") -> Path:
-    """Draw real, simulated, noisy physical and generated micrograph side by side.
+    """Draw the same field of real, simulated, noisy physical and generated micrograph side by side.
 
     Parameters
     ----------
@@ -88,35 +93,49 @@ def draw_figure(real: Path, dataset: Path, out: Path, name: str = "mic_000000.mr
     name
         The generated micrograph to show; the particles' true centres are marked on it.
     """
-    panels = [("real micrograph", real), ("simulated: what the optics form", dataset / "optical" / name),
+    panels = [("real", real), ("simulated: what the optics form", dataset / "optical" / name),
               ("physical: with ice and noise", dataset / "physical" / name),
-              ("generated, with its labels", dataset / "micrographs" / name)]
+              ("generated, true centres marked", dataset / "micrographs" / name)]
     images = [(title, *read_mrc(path, 2)) for title, path in panels]
-    edge = min(min(image.shape) for _, image, _ in images)
-    figure, axes = plt.subplots(1, 4, figsize=(20, 5.6), constrained_layout=True)
+    edge = min(SHOWN, *(min(image.shape) for _, image, _ in images))
+    # One pixel of a micrograph is one of the picture; a panel is as wide as its field.
+    figure, axes = plt.subplots(1, 4, figsize=(4 * (edge + 8) / 100, (edge + 30) / 100), dpi=100)
+    figure.subplots_adjust(left=0.002, right=0.998, bottom=0.005, top=edge / (edge + 30), wspace=0.02)
     for axis, (title, image, pixel_size) in zip(axes, images, strict=True):
-        piece = image[:edge, :edge]
-        low, high = np.percentile(piece, [0.3, 99.7])
-        axis.imshow(piece, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        axis.set_title(title, fontsize=14)
+        # The eye sees particles better when the finest noise is averaged away; the files are as they are.
+        field = gaussian_filter(image[:edge, :edge], 0.7)
+        low, high = np.percentile(field, [0.2, 99.8])
+        axis.imshow(field, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axis.set_title(title, fontsize=12, pad=4)
         axis.set_axis_off()
         if pixel_size:
-            bar = 500 / pixel_size
-            axis.plot([12, 12 + bar], [edge - 14] * 2, color="white", linewidth=4)
-            axis.text(12 + bar / 2, edge - 22, "500 Å", color="white", ha="center", va="bottom", fontsize=11)
-    optics, rows = read_table(dataset / PARTICLES, "particles")
+            _scale_bar(axis, edge, pixel_size)
+    _mark_centres(axes[3], dataset, name, edge)
+    figure.savefig(out)
+    plt.close(figure)
+    return out
+
+
+def _scale_bar(axis: Any, edge: int, pixel_size: float, angstrom: float = 500) -> None:
+    """A white bar with its length, in the lower left corner."""
+    length = angstrom / pixel_size
+    around = [patheffects.withStroke(linewidth=2, foreground="black")]
+    axis.add_patch(Rectangle((12, edge - 16), length, 4, facecolor="white", edgecolor="black", linewidth=0.8))
+    axis.text(12 + length / 2, edge - 20, f"{angstrom:g} Å", color="white", ha="center", va="bottom", fontsize=10,
+              path_effects=around)
+
+
+def _mark_centres(axis: Any, dataset: Path, name: str, edge: int) -> None:
+    """Circles around true centres; those whose box is cut by the border in another colour."""
+    optics, rows = read_table(dataset / PARTICLES, "particles", ("rlnCoordinateX", "rlnOriginXAngst", "cryogemWhole"))
     rows = rows[rows["rlnMicrographName"] == f"micrographs/{name}"]
-    pixel = float(optics["rlnMicrographPixelSize"].iloc[0])
-    x = rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / pixel
-    y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / pixel
+    pixel_size = float(optics["rlnMicrographPixelSize"].iloc[0])
+    x = rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / pixel_size
+    y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / pixel_size
     shown = (x < edge - 1) & (y < edge - 1)
     whole = rows["cryogemWhole"] == 1
     for chosen, colour in ((whole, "#ffb000"), (~whole, "#6fa8ff")):
-        axes[3].scatter(x[shown & chosen], y[shown & chosen], s=150, facecolors="none", edgecolors=colour,
-                        linewidths=1.2)
-    figure.savefig(out, dpi=75)
-    plt.close(figure)
-    return out
+        axis.scatter(x[shown & chosen], y[shown & chosen], s=420, facecolors="none", edgecolors=colour, linewidths=1.2)
 
 
 def main() -> int:
