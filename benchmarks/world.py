@@ -84,7 +84,7 @@ def scores(args, kind):
 
 def said(command):
     """What a program prints."""
-    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+    return subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main():

@@ -138,35 +138,38 @@ def _mark_centres(axis: Any, dataset: Path, name: str, edge: int) -> None:
         axis.scatter(x[shown & chosen], y[shown & chosen], s=420, facecolors="none", edgecolors=colour, linewidths=1.2)
 
 
+def tell(out: Path, scale: Scale) -> int:
+    """Run the demo in the folder ``out`` and say what came out of it."""
+    start = time.monotonic()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    boxes = run_demo(out, scale)
+    project = Path(boxes["generate"].getProject().path)
+    training = project / boxes["train"].outFolder()
+    _, real = read_table(training / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
+    figure = draw_figure(training / real["rlnMicrographName"].iloc[0], project / boxes["generate"].outFolder(),
+                         out / "demo.png")
+    print(f"\nproject   {project}")
+    for box in boxes.values():
+        for name, output in box.iterOutputAttributes():
+            print(f"{box.getClassLabel(False):24} {name:18} {output}")
+    print(f"figure    {figure}")
+    print(f"done in {time.monotonic() - start:.0f} s")
+    return 0
+
+
 def main() -> int:
     """Run the demo from the command line."""
-    parser = argparse.ArgumentParser(prog="cryogem-demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cryogem_scipion.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the project and the figure")
     parser.add_argument("--steps", type=int, default=Scale.steps, help="training steps")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    start = time.monotonic()
     try:
-        return _tell(arguments.out.absolute(), Scale(steps=arguments.steps), start)
+        return tell(arguments.out, Scale(steps=arguments.steps))
     except CryogemError as error:
         print(f"cryogem: {error}", file=sys.stderr)
         return 2
-
-
-def _tell(out: Path, scale: Scale, start: float) -> int:
-    out.mkdir(parents=True, exist_ok=True)
-    boxes = run_demo(out, scale)
-    dataset = Path(boxes["generate"].getProject().path) / boxes["generate"].outFolder()
-    training = Path(boxes["train"].getProject().path) / boxes["train"].outFolder()
-    _, real = read_table(training / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
-    figure = draw_figure(training / real["rlnMicrographName"].iloc[0], dataset, out / "demo.png")
-    print(f"\nproject   {boxes['generate'].getProject().path}")
-    for box in boxes.values():
-        for name, output in box.iterOutputAttributes():
-            print(f"{box.getClassLabel(False):26} {name:18} {output}")
-    print(f"figure    {figure}")
-    print(f"done in {time.monotonic() - start:.0f} s; open the project with SCIPION_USER_DATA={out}")
-    return 0
 
 
 def _phantom(folder: Path) -> Path:

@@ -126,7 +126,8 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
         # Without real micrographs there are no grey values to come back to: transmission stays as it is.
         model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
         return Noise(model, physical, settings.snr or contrast.snr, {})
-    reals = measure_real(out, evenly(files, MOST), simulated.manifest.pixel_size, settings.real_pixel_size)
+    reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
+                         settings.real_pixel_size)
     background: Background = measure_background(reals, out, simulated, settings.snr, settings.seed)
     ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
     physical = PhysicalNoise(background.deviation, ice)

@@ -42,15 +42,22 @@ class MeasuredReal:
         return None if self.ice_grid is None else torch.tensor(self.ice_grid)
 
 
-def measure_real(out: Path, files: Sequence[Path], working_pixel_size: float,
+def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
                  pixel_size: float | None) -> list[MeasuredReal]:
     """Bring every real micrograph to the working pixel size, one in memory at a time.
 
     What an interrupted run has done is not done again.
+
+    Parameters
+    ----------
+    out
+        The run's folder; what is measured is kept in its ``source/real``.
+    images
+        Folder in ``out`` for the micrographs at the working pixel size.
     """
-    (out / "micrographs").mkdir(exist_ok=True)
-    (out / "real").mkdir(exist_ok=True)
-    return [_measure(out, path, stem, working_pixel_size, pixel_size) for path, stem in
+    (out / images).mkdir(parents=True, exist_ok=True)
+    (out / "source/real").mkdir(parents=True, exist_ok=True)
+    return [_measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size) for path, stem in
             tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph")]
 
 
@@ -61,13 +68,13 @@ def mapped(path: Path) -> NDArray[np.float32]:
     return data
 
 
-def _measure(out: Path, path: Path, stem: str, working_pixel_size: float, pixel_size: float | None) -> MeasuredReal:
-    record = out / "real" / f"{stem}.json"
+def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: float,
+             pixel_size: float | None) -> MeasuredReal:
+    record = out / "source/real" / f"{stem}.json"
     if record.is_file():
         values = json.loads(record.read_text("utf-8"))
         return MeasuredReal(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
     real = read_real(path, working_pixel_size, pixel_size)
-    name = f"micrographs/{stem}.mrc"
     with replacing(out / name) as temporary:
         write_mrc(temporary, real.image.numpy(), real.pixel_size)
     y, x = real.image.shape

@@ -43,7 +43,7 @@ def run(settings: TrainSettings) -> Manifest:
     files = real_files(settings.real)
     _check(settings, simulated, files)
     out = begin(settings, may_change={"preview_every", "checkpoint_every"})
-    reals = measure_real(out, files, simulated.manifest.pixel_size, settings.real_pixel_size)
+    reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
     background = measure_background(reals, out, simulated, settings.snr, settings.seed)
     for warning in background.warnings:
         log.warning("warning: %s", warning)

@@ -156,6 +156,8 @@ def test_spectrum_noise_needs_no_training(world, tmp_path):
     assert image.shape == (200, 170)
     assert np.median(image) == pytest.approx(400, rel=0.03)
     assert manifest.contrast.snr == SNR
+    # Nobody who takes micrographs/*.mrc may get a real one with it.
+    assert sorted(path.name for path in (tmp_path / "gen/micrographs").iterdir()) == ["mic_000000.mrc", "mic_000001.mrc"]
     assert manifest.figures["background_deviation"] == pytest.approx(0.05, rel=0.06)
 
 
