@@ -13,14 +13,14 @@ from cryogem_scipion.errors import SettingsError
 
 def test_the_documented_commands_are_understood():
     stage, settings = command(
-        "simulate --volume map.mrc --micrographs 12 --micrograph-size 1024 768 --particles-mean 85 --particles-sigma 13 "
-        "--particle-distance 150 --defocus-min 10000 --defocus-max 25000 --out sim".split())
+        "simulate --volume map.mrc --micrographs 12 --micrograph-size 1024 768 --particles-mean 85 "
+        "--particles-sigma 13 --particle-distance 150 --defocus-min 10000 --defocus-max 25000 --out sim".split())
     assert stage == "simulate"
     assert (settings.micrograph_size, settings.particle_distance, settings.defocus_max) == ((1024, 768), 150.0, 25000.0)
-    stage, settings = command(["train", "--real", "real/*.mrc", "--simulation", "sim", "--steps", "2000", "--out", "run"])
+    stage, settings = command("train --real real/*.mrc --simulation sim --steps 2000 --out run".split())
     assert (settings.real, settings.steps) == (("real/*.mrc",), 2000)
-    stage, settings = command("generate --noise gaussian --snr 0.1 --simulation sim --no-extract --keep optical physical "
-                              "--out gen --device cuda:1 --seed 3 --threads 2".split())
+    stage, settings = command("generate --noise gaussian --snr 0.1 --simulation sim --no-extract --keep optical "
+                              "physical --out gen --device cuda:1 --seed 3 --threads 2".split())
     assert (settings.noise, settings.extract, settings.keep) == ("gaussian", False, ("optical", "physical"))
     assert (settings.device, settings.seed, settings.threads) == ("cuda:1", 3, 2)
 

@@ -157,7 +157,8 @@ def test_spectrum_noise_needs_no_training(world, tmp_path):
     assert np.median(image) == pytest.approx(400, rel=0.03)
     assert manifest.contrast.snr == SNR
     # Nobody who takes micrographs/*.mrc may get a real one with it.
-    assert sorted(path.name for path in (tmp_path / "gen/micrographs").iterdir()) == ["mic_000000.mrc", "mic_000001.mrc"]
+    names = sorted(path.name for path in (tmp_path / "gen/micrographs").iterdir())
+    assert names == ["mic_000000.mrc", "mic_000001.mrc"]
     assert manifest.figures["background_deviation"] == pytest.approx(0.05, rel=0.06)
 
 
