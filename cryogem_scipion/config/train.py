@@ -64,6 +64,9 @@ class TrainSettings(RunSettings):
         "guided", "Contrastive loss", "guided: each place is told from those of the other region (particles, "
         "background). published: the same, as the published program computes it. unguided: from all other places.",
         section="Training", advanced=True)
+    gradient_penalty: float = option(
+        0.1, "Gradient penalty", "Keeps the discriminator from steep judgements; 0 to 10. Raise it when its loss goes "
+        "to zero.", section="Training", advanced=True, ge=0, le=1e4)
     averaging: float = option(
         0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps; 0 takes the "
         "last weights.", section="Training", advanced=True, ge=0, lt=1)

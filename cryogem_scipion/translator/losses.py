@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Form", "Points", "contrast_drift", "contrastive", "least_squares", "patch_contrast", "sample_points"]
+__all__ = ["Form", "Points", "contrast_drift", "contrastive", "gradient_penalty", "least_squares",
+           "patch_contrast", "sample_points"]
 
 LEAST_SIGNAL = 3e-3
 """Mean power of the signal, in noise variances, below which a piece says nothing about the contrast."""
@@ -20,6 +21,17 @@ Points = tuple[Int[Tensor, " inside"], Int[Tensor, " outside"]]
 def least_squares(judgements: Sequence[Float[Tensor, "b 1 _ _"]], target: float) -> Float[Tensor, ""]:
     """Mean squared distance of the judgements from the target, over all maps alike."""
     return torch.stack([(judgement - target).square().mean() for judgement in judgements]).mean()
+
+
+def gradient_penalty(judgements: Sequence[Float[Tensor, "b 1 _ _"]],
+                     image: Float[Tensor, "b 1 y x"]) -> Float[Tensor, ""]:
+    """Squared gradient of a judgement with respect to the image, the mean over all of them (arXiv 1801.04406).
+
+    Gradients of neighbouring judgements overlap; they are taken together, as if they were independent.
+    """
+    total = torch.stack([judgement.sum() / judgement[0].numel() ** 0.5 for judgement in judgements]).sum()
+    (gradient,) = torch.autograd.grad(total, image, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean() / len(judgements)
 
 
 def sample_points(mask: Float[Tensor, "y x"], grid: tuple[int, int], count: int,

@@ -130,7 +130,7 @@ def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n 
     mirrored = full.flip(0).roll(1, 0)
     full = torch.where(torch.fft.fftfreq(n)[None] < 0, mirrored, full)
     planes = torch.fft.fft(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)).real
-    smooth = torch.fft.ifft2(torch.fft.fft2(full) * planes[:, None] * planes[None]).real
+    smooth: Tensor = torch.fft.ifft2(torch.fft.fft2(full) * planes[:, None] * planes[None]).real
     return smooth[:, :power.shape[1]].exp()
 
 

@@ -99,9 +99,9 @@ class MultiscaleDiscriminator(nn.Module):
 
 
 def _judge(width: int) -> nn.Sequential:
-    """Convolutions with spectral norm: views of 46 x 46 pixels."""
+    """Convolutions without norm, for grey levels count: views of 54 x 54 pixels."""
     def layer(before: int, after: int, size: int, stride: int) -> nn.Module:
-        return nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, size, stride, 1))
+        return nn.Conv2d(before, after, size, stride, 1)
     return nn.Sequential(layer(1, width, 4, 2), nn.LeakyReLU(0.2), layer(width, 2 * width, 4, 2), nn.LeakyReLU(0.2),
                          layer(2 * width, 4 * width, 4, 2), nn.LeakyReLU(0.2), layer(4 * width, 4 * width, 3, 1),
                          nn.LeakyReLU(0.2), layer(4 * width, 1, 3, 1))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cryogem_scipion.errors import CheckpointError
 
-__all__ = ["FORMAT_VERSION", "load_tensors", "part", "save_tensors"]
+__all__ = ["FORMAT_VERSION", "load_tensors", "mismatches", "part", "save_tensors"]
 
 FORMAT_VERSION = 1
 
@@ -59,6 +59,14 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise CheckpointError(f"{path} has format {version} and this program reads up to {FORMAT_VERSION}; "
                               "update cryogem")
     return tensors, values
+
+
+def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, surplus or misshapen, a phrase for each."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in expected]
+    return problems + [f"{name} has shape {tuple(found[name].shape)}, not {shape}" for name, shape in expected.items()
+                       if name in found and tuple(found[name].shape) != shape]
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from cryogem_scipion.config.train import TrainSettings
 from cryogem_scipion.errors import CheckpointError, SettingsError
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import Translator, save_model
-from cryogem_scipion.translator.losses import contrast_drift, contrastive, least_squares
+from cryogem_scipion.translator.losses import contrast_drift, contrastive, gradient_penalty, least_squares
 from cryogem_scipion.translator.networks import PatchProjections, discriminator, generator, latent_noise
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 from cryogem_scipion.translator.preview import write_preview
@@ -30,6 +30,8 @@ from cryogem_scipion.translator.tensors import load_tensors, part, save_tensors
 __all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "Goal", "TrainingRecord", "train"]
 
 CHECKPOINT, LOSSES, MODEL, PREVIEWS = "checkpoint.safetensors", "losses.csv", "model.safetensors", "previews"
+PENALTY_EVERY = 8
+"""Steps between gradient penalties, which count that much more."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,12 @@ class _Run:
             made = made.float()
             judged = least_squares(_full(self.discriminator(made.detach())), 0.0)
             judged = (judged + least_squares(_full(self.discriminator(true)), 1.0)) / 2
-        _descend(self.backward_optimiser, judged)
+        if settings.gradient_penalty and self.step % PENALTY_EVERY == 0:
+            seen = true.detach().requires_grad_()
+            penalty = gradient_penalty(self.discriminator(seen), seen)
+            _descend(self.backward_optimiser, judged + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
+        else:
+            _descend(self.backward_optimiser, judged)
         self.discriminator.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             fooled = least_squares(_full(self.discriminator(made)), 1.0)

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cryogem_scipion.errors import CheckpointError
-from cryogem_scipion.translator import checkpoint
+from cryogem_scipion.translator import tiling
 from cryogem_scipion.translator.analytic import GreyScale, NoiseModel, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import Translator, load_model, save_model
 from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.imported import import_published
+from cryogem_scipion.translator.networks import PatchProjections
 from cryogem_scipion.translator.networks import generator as named_generator
 from cryogem_scipion.translator.spectrum import ColouredNoise
 
@@ -48,7 +50,7 @@ def test_a_model_comes_back_as_it_was(model, tmp_path, generator):
 def test_tiles_have_no_seams(shape, model, monkeypatch, generator):
     image = torch.randn(shape, generator=generator)
     whole = model.translate(image, torch.Generator().manual_seed(1))
-    monkeypatch.setattr(checkpoint, "TILE", 64)
+    monkeypatch.setattr(tiling, "TILE", 64)
     tiled = model.translate(image, torch.Generator().manual_seed(1))
     assert whole.shape == shape
     # Convolutions of other sizes round differently; a seam would be some percent of the spread of 27.
@@ -93,7 +95,7 @@ def test_unusable_files_are_refused(model, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"damaged|cannot be read"):
             load_model(path)
-    for values, words in (({"format_version": 99}, "format 99 .* update"), ({"format": "cryogem checkpoint"}, "is needed"),
+    for values, words in (({"format_version": 99}, "format 99 .* update"), ({"format": "cryogem"}, "is needed"),
                           ({"network": {"name": "diffusion"}}, "diffusion"), ({"ice_fields": []}, "wrong form"),
                           ({"sigma_n": "much"}, "wrong form")):
         path.write_bytes(whole)
@@ -104,6 +106,54 @@ def test_unusable_files_are_refused(model, tmp_path):
     rewritten(path, other="1")
     with pytest.raises(CheckpointError, match="another program"):
         load_model(path)
+
+
+@pytest.fixture
+def published(generator):
+    """A state_dict with the published names."""
+    network = named_generator({"name": "published", "levels": 6, "width": 4})
+    return {name: 0.2 * torch.randn(tensor.shape, generator=generator) for name, tensor in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_published_checkpoints_generate(prefix, published, tmp_path, generator):
+    torch.save({prefix + name: tensor for name, tensor in published.items()}, tmp_path / "latest_net_G.pth")
+    features = PatchProjections((4, 8, 16, 32, 32)).state_dict()
+    torch.save({prefix + name: tensor for name, tensor in features.items()}, tmp_path / "latest_net_F.pth")
+    model = import_published(tmp_path / "latest_net_G.pth", tmp_path / "latest_net_F.pth", 5.36)
+    assert all(torch.equal(tensor, published[name]) for name, tensor in model.network.state_dict().items())
+    save_model(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.pixel_size == 5.36
+    assert loaded.features.keys() == features.keys()
+    for shape in ((150, 97), (64, 64), (40, 200)):
+        image = loaded(torch.ones(shape), generator)
+        assert image.shape == shape
+        assert float(image.mean()) == pytest.approx(0, abs=1e-4)
+        assert float(image.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_not_published_is_refused(published, tmp_path):
+    path = tmp_path / "latest_net_G.pth"
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        import_published(path, None, 5.0)
+    published["model.surplus"] = torch.zeros(3)
+    published["model.submodule.down.1.weight"] = torch.zeros(8, 4, 3, 3)
+    del published["model.submodule.submodule.up.1.bias"]
+    torch.save(published, path)
+    with pytest.raises(CheckpointError) as caught:
+        import_published(path, None, 5.0)
+    for words in ("model.surplus is unknown", "submodule.up.1.bias is missing",
+                  "has shape (8, 4, 3, 3), not (8, 4, 4, 4)"):
+        assert words in str(caught.value)
+    for content, words in (({"model": [1, 2]}, "holds a dict"), ([1, 2], "holds a list"), (tiling.tiled, "more than"),
+                           ({"other": torch.zeros(1)}, "no model.down.0.weight")):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=words):
+            import_published(path, None, 5.0)
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="damaged"):
+        import_published(path, None, 5.0)
 
 
 def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from cryogem_scipion.translator.losses import (
     contrast_drift,
     contrastive,
+    gradient_penalty,
     least_squares,
     patch_contrast,
     sample_points,
@@ -54,7 +55,8 @@ def test_contrastive_loss_is_that_of_a_double_loop(form, inside, generator):
 
 def test_published_form_is_that_of_a_double_loop(generator):
     query, key = unit_vectors(20, generator), unit_vectors(20, generator)
-    assert float(patch_contrast(query, key, 10, form="published")) == pytest.approx(naive_published(query, key, 10), rel=1e-12)
+    found = float(patch_contrast(query, key, 10, form="published"))
+    assert found == pytest.approx(naive_published(query, key, 10), rel=1e-12)
 
 
 @pytest.mark.parametrize("inside", [0, 24])
@@ -108,6 +110,14 @@ def test_whole_loss_on_batches_of_oblong_images(form, value, generator):
 
 def test_least_squares_weighs_all_maps_alike():
     assert float(least_squares([torch.zeros(1, 1, 9, 9), torch.full((1, 1, 2, 2), 3.0)], 1.0)) == pytest.approx(2.5)
+
+
+def test_gradient_penalty_is_the_squared_slope(generator):
+    slopes = torch.randn(1, 1, 6, 8, generator=generator)
+    image = torch.randn(3, 1, 6, 8, generator=generator, requires_grad=True)
+    judgement = (slopes * image).sum((1, 2, 3)).reshape(3, 1, 1, 1)
+    penalty = gradient_penalty([judgement], image)
+    assert float(penalty.detach()) == pytest.approx(float(slopes.square().sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("part", [-0.5, 0.0, 0.3])

@@ -132,8 +132,9 @@ def test_projections_have_published_names_and_unit_length(generator):
     torch.manual_seed(1)
     projections = PatchProjections((4, 8), 16)
     names = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
-    assert names == {"mlp_0.0.weight": (16, 4), "mlp_0.0.bias": (16,), "mlp_0.2.weight": (16, 16), "mlp_0.2.bias": (16,),
-                     "mlp_1.0.weight": (16, 8), "mlp_1.0.bias": (16,), "mlp_1.2.weight": (16, 16),
+    assert names == {"mlp_0.0.weight": (16, 4), "mlp_0.0.bias": (16,), "mlp_0.2.weight": (16, 16),
+                     "mlp_0.2.bias": (16,), "mlp_1.0.weight": (16, 8), "mlp_1.0.bias": (16,),
+                     "mlp_1.2.weight": (16, 16),
                      "mlp_1.2.bias": (16,)}
     vectors = projections(1, torch.randn(5, 8, generator=generator))
     assert torch.allclose(vectors.norm(dim=1), torch.ones(5), atol=1e-5)
