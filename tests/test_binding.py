@@ -185,6 +185,13 @@ def test_several_gpus_are_refused():
     assert "takes one" in ProtCryogemSimulate(gpuList="0 1")._validate()[0]
 
 
+@pytest.fixture
+def unread(monkeypatch):
+    """Scipion as before it read the plugin's variables, which it does once."""
+    monkeypatch.setattr(Plugin, "_vars", {})
+
+
+@pytest.mark.usefixtures("unread")
 def test_the_environment_variable_wins_and_keeps_scipions_packages_out(monkeypatch):
     monkeypatch.setenv("CRYOGEM_ENV_ACTIVATION", ". /engine/bin/activate")
     monkeypatch.setenv("PYTHONPATH", "/scipion")
@@ -192,6 +199,7 @@ def test_the_environment_variable_wins_and_keeps_scipions_packages_out(monkeypat
     assert "PYTHONPATH" not in Plugin.getEnviron()
 
 
+@pytest.mark.usefixtures("unread")
 def test_a_missing_environment_is_said(monkeypatch):
     monkeypatch.setattr("cryogem_scipion.plugin.ENGINE", ("torch", "no_such_library"))
     monkeypatch.delenv("CRYOGEM_ENV_ACTIVATION", raising=False)
