@@ -10,6 +10,7 @@ demo: $(BIN)/.installed
 	$(BIN)/python -m cryogem_scipion.demo --out $(DEMO)
 
 test: $(BIN)/.tested
+	$(BIN)/pip check
 	$(BIN)/python -m pytest
 
 test-all: $(BIN)/.tested
