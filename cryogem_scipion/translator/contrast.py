@@ -3,7 +3,8 @@
 
 Particles show as places with more power in their own frequency band. The distribution of that local power over
 real micrographs is compared with that over synthetic ones, whose signal-to-noise ratio is then the one that makes
-both alike. Neither orientations nor positions are needed, only about how many particles a micrograph has.
+both alike. Neither orientations nor positions are needed, only about how many particles a micrograph has: twice as
+many in the simulation give about half the ratio. Ratios below 0.05 cannot be told from no particles at all.
 """
 import math
 from collections.abc import Sequence
