@@ -13,9 +13,11 @@ from pyworkflow.utils import Environ
 
 from cryogem_scipion import __version__
 
-__all__ = ["CRYOGEM_ENV_ACTIVATION", "Plugin"]
+__all__ = ["CRYODRGN_ENV_ACTIVATION", "CRYOGEM_ENV_ACTIVATION", "Plugin"]
 
 CRYOGEM_ENV_ACTIVATION = "CRYOGEM_ENV_ACTIVATION"
+# Scipion's cryoDRGN plugin has this variable, too; where it is installed, its value is ours.
+CRYODRGN_ENV_ACTIVATION = "CRYODRGN_ENV_ACTIVATION"
 DISTRIBUTION = "scipion-em-cryogem"
 ENVIRONMENT = f"cryogem-{__version__}"
 PYTHON = "3.11"
@@ -37,6 +39,17 @@ class Plugin(pwem.Plugin):
                        description="Command that activates the environment of the engine, such as 'conda activate "
                        "cryogem' or '. /path/to/venv/bin/activate'. Empty: this Python when it has torch, else the "
                        "conda environment that the plugin's installation makes.")
+
+        if CRYODRGN_ENV_ACTIVATION not in cls.getVars():
+            cls._defineVar(CRYODRGN_ENV_ACTIVATION, "",
+                           description="Command that activates the environment of cryoDRGN, which decodes "
+                           "conformations from its result folders.")
+
+    @classmethod
+    def getCryodrgnActivation(cls):
+        """Return the command that activates cryoDRGN's environment; empty when it is not known."""
+        activation = cls.getVar(CRYODRGN_ENV_ACTIVATION, os.environ.get(CRYODRGN_ENV_ACTIVATION, ""))
+        return _with_conda(cls, activation) if activation else ""
 
     @classmethod
     def getEnviron(cls):

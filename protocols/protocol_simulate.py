@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
-from pyworkflow.protocol.params import PointerParam
+from pyworkflow.protocol.constants import LEVEL_ADVANCED
+from pyworkflow.protocol.params import EnumParam, FloatParam, FolderParam, PointerParam
 
 from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.dataset import Manifest
+from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.inputs import map_files, write_ctfs, write_orientations
 from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
 from cryogem_scipion.protocols.stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemSimulate"]
+
+SPECIMENS = ["maps or atomic models", "cryoDRGN folder"]
+MAPS, CRYODRGN = range(2)
 
 # Coverage of discs thrown at random until no more fits.
 JAMMING = 0.547
@@ -36,11 +41,14 @@ class ProtCryogemSimulate(ProtCryogemStage):
     def _defineParams(self, form: Any) -> None:
         given = "inputMicrographs is None"
         drawn = "inputCtfs is None"
+        mapped, decoded = f"specimenSource == {MAPS}", f"specimenSource == {CRYODRGN}"
         viewed = "inputParticles is None"
         define_fields(form, SimulateSettings,
                       first={"Specimen": self._specimen, "Orientations": self._orientations,
                              "Microscope": self._microscope}, after={},
-                      conditions={"voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
+                      conditions={"volume_proportions": mapped, "resolution_angstrom": mapped,
+                                  "cryodrgn_conformations": decoded, "cryodrgn_epoch": decoded,
+                                  "voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
                                   "defocus_min": drawn, "defocus_max": drawn, "astigmatism_angstrom": drawn,
                                   "orientation_spread_degrees": "inputParticles is not None",
                                   "preferred_views": viewed, "preferred_cone_degrees": viewed,
@@ -48,10 +56,21 @@ class ProtCryogemSimulate(ProtCryogemStage):
         self._addParallel(form)
 
     def _specimen(self, form: Any) -> None:
+        form.addParam("specimenSource", EnumParam, choices=SPECIMENS, default=MAPS, display=EnumParam.DISPLAY_HLIST,
+                      label="Specimen", help="Maps or atomic models of this project; or conformations from a cryoDRGN "
+                      "result, decoded by cryoDRGN in its own environment (CRYODRGN_ENV_ACTIVATION).")
         form.addParam("inputVolume", PointerParam, important=True, label="Map",
+                      condition=f"specimenSource == {MAPS}",
                       pointerClass="Volume, SetOfVolumes, AtomStruct, SetOfAtomStructs",
                       help="The particle's density map, protein bright, any box and pixel size; or its atomic model. "
                       "Of a set (conformations, different species) each particle takes one at random.")
+
+        folder, size = (SimulateSettings.model_fields[name] for name in ("cryodrgn_folder", "volume_pixel_size"))
+        decoded = f"specimenSource == {CRYODRGN}"
+        form.addParam("cryodrgnFolder", FolderParam, default="", label=folder.title, help=folder.description,
+                      condition=decoded)
+        form.addParam("volumePixelSize", FloatParam, allowsNull=True, default=None, expertLevel=LEVEL_ADVANCED,
+                      label=size.title, help=size.description, condition=decoded)
 
     def _orientations(self, form: Any) -> None:
         form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", allowsNull=True,
@@ -70,11 +89,17 @@ class ProtCryogemSimulate(ProtCryogemStage):
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
-        return self.inputVolume.get() is not None
+        return self._isDecoded() or self.inputVolume.get() is not None
 
     def inputValues(self) -> dict[str, Any]:
         volume = self.inputVolume.get()
-        values: dict[str, Any] = {"volume": map_files(volume)}
+        values: dict[str, Any] = {}
+        if self._isDecoded():
+            values |= {"cryodrgn_folder": os.path.abspath(self.cryodrgnFolder.get("").strip()),
+                       "cryodrgn_activation": Plugin.getCryodrgnActivation(), "volume_proportions": [],
+                       "volume_pixel_size": self.volumePixelSize.get()}
+        else:
+            values["volume"] = map_files(volume)
         if self._isMap():
             values["volume_pixel_size"] = volume.getSamplingRate()
         if self.inputMicrographs.get() is not None:
@@ -102,6 +127,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
     # --------------------------- Information
     def crossChecks(self) -> list[str]:
         settings = SimulateSettings.model_validate(self.settingsValues())
+        if self._isDecoded():
+            return self._cryodrgnErrors()
         if not self._isMap():
             return [] if settings.pixel_size else ["*Working pixel size (Å)*: an atomic model has none; set it."]
         dimensions = self._mapDimensions()
@@ -121,6 +148,9 @@ class ProtCryogemSimulate(ProtCryogemStage):
         if not self.inputsReady() or self._validate():
             return []
         settings = SimulateSettings.model_validate(self.settingsValues())
+        if self._isDecoded():
+            return ["The files of a cryoDRGN folder are run as code when cryoDRGN reads them; go on only if you trust "
+                    f"where {settings.cryodrgn_folder} comes from."]
         if not settings.particle_distance:
             return []
         area = math.prod(settings.micrograph_size) * self._workingPixelSize(settings) ** 2
@@ -133,8 +163,22 @@ class ProtCryogemSimulate(ProtCryogemStage):
     def sentences(self, manifest: Manifest) -> list[str]:
         return labelled_sentences(manifest, manifest.settings.get("micrograph_size"), "simulated")
 
+    def _cryodrgnErrors(self) -> list[str]:
+        errors = []
+        folder = Path(self.cryodrgnFolder.get("").strip())
+        if not (folder / "config.yaml").is_file():
+            errors.append(f"*cryoDRGN folder*: {str(folder)!r} has no config.yaml; choose the folder that cryodrgn "
+                          "train_vae wrote.")
+        if not Plugin.getCryodrgnActivation():
+            errors.append("*cryoDRGN folder*: the environment of cryoDRGN is not known; set CRYODRGN_ENV_ACTIVATION in "
+                          "Scipion's configuration to the command that activates it.")
+        return errors
+
+    def _isDecoded(self) -> bool:
+        return self.specimenSource.get() == CRYODRGN
+
     def _isMap(self) -> bool:
-        return not isinstance(self.inputVolume.get(), AtomStruct | SetOfAtomStructs)
+        return not self._isDecoded() and not isinstance(self.inputVolume.get(), AtomStruct | SetOfAtomStructs)
 
     def _mapDimensions(self) -> Any:
         volume = self.inputVolume.get()

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from cryogem_scipion.config.base import RunSettings, option
 
@@ -15,15 +15,30 @@ __all__ = ["SimulateSettings"]
 class SimulateSettings(RunSettings):
     """Make clean micrographs of a map, with all labels; underfocus is positive."""
 
+    cryodrgn_folder: Path | None = option(
+        None, "cryoDRGN folder", "In place of a map: the folder that cryodrgn train_vae wrote. Conformations are drawn "
+        "from its latent distribution and decoded by cryoDRGN. Its files are run as code: use only folders that you "
+        "trust.", section="Specimen", form=False)
     volume: tuple[Path, ...] = option(
-        ..., "Map", "The particle's density map (MRC, protein bright), any box and pixel size, or its atomic model "
+        (), "Map", "The particle's density map (MRC, protein bright), any box and pixel size, or its atomic model "
         "(PDB, mmCIF). Of several, conformations or different species, each particle takes one.",
-        section="Specimen", form=False, min_length=1)
+        section="Specimen", form=False, validate_default=True)
     volume_proportions: tuple[float, ...] = option(
         (), "Proportions of the maps", "One number for each map: 3 1 makes the first three times as frequent as the "
         "second. Empty: all are equally frequent.", section="Specimen", advanced=True)
+    cryodrgn_conformations: int = option(
+        10, "Number of conformations", "How many are decoded; each particle takes one. More follow the latent "
+        "distribution more closely and take longer; 5 to 100.", section="Specimen", ge=1, le=1000)
+    cryodrgn_epoch: int | None = option(
+        None, "cryoDRGN epoch", "Of weights.N.pkl and z.N.pkl. Empty takes the last.", section="Specimen",
+        advanced=True, ge=0)
+    cryodrgn_activation: str = option(
+        "", "Activation of cryoDRGN", "Command that activates cryoDRGN's environment, such as '. "
+        "/path/to/venv/bin/activate'. Empty takes the variable CRYODRGN_ENV_ACTIVATION.", section="Specimen",
+        form=False)
     volume_pixel_size: float | None = option(
-        None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty.",
+        None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty, or the CTF "
+        "file of a cryoDRGN folder is gone.",
         section="Specimen", form=False, gt=0)
     resolution_angstrom: float | None = option(
         None, "Resolution of the model (Å)", "Where the density of an atomic model ends. Empty takes all that the "
@@ -133,6 +148,15 @@ class SimulateSettings(RunSettings):
         "until real micrographs are measured.", section="Output", advanced=True, gt=0, lt=10)
     extract: bool = option(
         False, "Extract particles", "Also write the particles' boxes as stacks, protein bright.", section="Output")
+
+    @field_validator("volume")
+    @classmethod
+    def _one_specimen(cls, volume: tuple[Path, ...], info: ValidationInfo) -> tuple[Path, ...]:
+        folder = info.data.get("cryodrgn_folder")
+        if bool(volume) == bool(folder):
+            raise ValueError("both a map and a cryoDRGN folder are given; leave one of them out" if folder else
+                             "nothing to make particles of; give a map, an atomic model or a cryodrgn_folder")
+        return volume
 
     @field_validator("symmetry")
     @classmethod

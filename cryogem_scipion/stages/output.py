@@ -5,7 +5,7 @@ import json
 import platform
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,7 +17,7 @@ __all__ = ["SETTINGS", "begin", "check_space", "copy_sources", "libraries"]
 
 SETTINGS = "settings.json"
 # Where and how a stage runs may change when it continues; what it makes may not.
-FREE = {"device", "threads", "out"}
+FREE = {"device", "threads", "out", "cryodrgn_activation"}
 
 
 def begin(settings: RunSettings, may_change: Iterable[str] = ()) -> Path:
@@ -65,8 +65,11 @@ def check_space(out: Path, needed: int) -> None:
                         "or ask for fewer or smaller micrographs")
 
 
-def copy_sources(out: Path, files: Iterable[Path]) -> tuple[Source, ...]:
-    """Copy what a run is made from into ``source/`` under names of their own."""
+def copy_sources(out: Path, files: Iterable[Path], origins: Mapping[Path, str] | None = None) -> tuple[Source, ...]:
+    """Copy what a run is made from into ``source/`` under names of their own.
+
+    ``origins`` tells of files that were made for the run what they were made from.
+    """
     sources: list[Source] = []
     for number, file in enumerate(files):
         # STAR tables name these files: no blanks, quotes or other letters that a reader might stumble on.
@@ -74,7 +77,8 @@ def copy_sources(out: Path, files: Iterable[Path]) -> tuple[Source, ...]:
         content = file.read_bytes()
         with replacing(out / name) as path:
             path.write_bytes(content)
-        sources.append(Source(path=name, origin=str(file), sha256=hashlib.sha256(content).hexdigest()))
+        origin = (origins or {}).get(file, str(file))
+        sources.append(Source(path=name, origin=origin, sha256=hashlib.sha256(content).hexdigest()))
     return tuple(sources)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import SimulateSettings
+from cryogem_scipion.conformations import specimens
 from cryogem_scipion.dataset import Contrast, Manifest, Source, write_manifest
 from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.generation import Microscope, Specimen, measure_contrast, microscope
@@ -28,10 +29,13 @@ def run(settings: SimulateSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    scope = microscope(settings, device=device)
-    check_space(settings.out, settings.micrographs * _bytes(scope))
-    out = begin(settings)
-    sources = copy_sources(out, [*settings.volume, *filter(None, (settings.ctfs, settings.orientations))])
+    with specimens(settings) as made:
+        given = made.settings
+        scope = microscope(given, device=device)
+        check_space(settings.out, settings.micrographs * _bytes(scope))
+        out = begin(settings)
+        files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.records]
+        sources = copy_sources(out, files, made.origins)
     contrast = measure_contrast(scope, settings.seed)
     scope = replace(scope, scale=contrast.scale)
     folder = LabelledFolder(out, scope, sources, settings.extract)
@@ -44,8 +48,8 @@ def run(settings: SimulateSettings) -> Manifest:
         return index, specimen
 
     threads = workers(device, settings.micrographs, scope.memory)
-    made = in_order(make, range(settings.micrographs), threads)
-    for index, specimen in tracked(made, settings.micrographs, "simulating micrograph"):
+    exposed = in_order(make, range(settings.micrographs), threads)
+    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph"):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = _manifest(settings, scope, contrast, sources, folder)
@@ -64,7 +68,7 @@ def portable_settings(settings: SimulateSettings, scope: Microscope, sources: tu
         "pixel_size": scope.pixel_size, "box_size": scope.box_size, "particle_distance": scope.particle_distance,
         "volume": tuple(next(names) for _ in settings.volume),
         "ctfs": next(names) if settings.ctfs else None, "orientations": next(names) if settings.orientations else None})
-    return filled.model_dump(mode="json", exclude={"out", "device", "threads"}, warnings=False)
+    return filled.model_dump(mode="json", exclude={"out", "device", "threads", "cryodrgn_activation"}, warnings=False)
 
 
 def _bytes(scope: Microscope) -> int:
@@ -78,7 +82,7 @@ def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast,
               folder: LabelledFolder) -> Manifest:
     return Manifest(
         stage="simulate", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
-        simulation=portable_settings(settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
+        simulation=portable_settings(scope.settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
         box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,
         sources=sources, warnings=folder.warnings())

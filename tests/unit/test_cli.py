@@ -42,7 +42,7 @@ def test_every_setting_has_a_flag_with_help(stage):
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("", "required"), ("paint", "invalid choice"), ("simulate", "volume is missing"),
+    ("", "required"), ("paint", "invalid choice"), ("simulate --out x", "volume: nothing to make particles of"),
     ("simulate --volume a --out x --micrographs many", "micrographs: .*integer.*'many'"),
     ("simulate --volume a --out x --snr -1", "snr: .*greater than 0; found '-1'"),
     ("simulate --volume a --out x --defocus-min 3e4", "above defocus_max"),

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Conformations of a cryoDRGN folder, with a stand-in for cryoDRGN; tests/optional has the real one."""
+import json
+import pickle
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryogem_scipion import conformations
+from cryogem_scipion.config import GenerateSettings, SimulateSettings, parse
+from cryogem_scipion.conformations import CRYODRGN_ENV_ACTIVATION, specimens
+from cryogem_scipion.dataset import PARTICLES, read_manifest, read_table
+from cryogem_scipion.errors import CryogemError, DataError, SettingsError
+from cryogem_scipion.latents import drawn
+from cryogem_scipion.mrc import read_mrc
+from cryogem_scipion.stages import generate, simulate
+
+CONFORMATIONS = 4
+# Decodes latent z into a bar of three balls, the last of which sits higher for larger z.
+STAND_IN = '''\
+    #!{python}
+    import sys
+    from pathlib import Path
+    import numpy as np
+    sys.path.append({root!r})
+    from cryogem_scipion.mrc import write_mrc
+    if sys.argv[1] != "eval_vol":
+        sys.exit("unknown command")
+    option = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+    if not Path(option["-c"]).is_file() or not Path(sys.argv[2]).read_bytes():
+        sys.exit("RuntimeError: these are no weights")
+    out = Path(option["-o"])
+    out.mkdir()
+    z, y, x = np.mgrid[:24, :24, :24] - 12
+    for number, row in enumerate(np.loadtxt(option["--zfile"]).reshape(-1, 2), 1):
+        centres = [(0, 0, -6), (0, 0, 0), (3 * row[0], 0, 6)]
+        density = sum(np.exp(-((z - c) ** 2 + (y - b) ** 2 + (x - a) ** 2) / 8) for c, b, a in centres)
+        write_mrc(out / f"vol_{{number:03d}}.mrc", density.astype("float32"), float(option["--Apix"]))
+'''
+
+
+@pytest.fixture(scope="module")
+def activation(tmp_path_factory):
+    """Activates an environment with stand-ins for cryodrgn and for the YAML reader (JSON is YAML)."""
+    folder = tmp_path_factory.mktemp("an environment")
+    root = str(Path(conformations.__file__).resolve().parents[1])
+    program = folder / "cryodrgn"
+    program.write_text(textwrap.dedent(STAND_IN).format(python=sys.executable, root=root))
+    program.chmod(0o755)
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "python").chmod(0o755)
+    (folder / "yaml.py").write_text("from json import loads as safe_load\n")
+    return f"export PATH='{folder}':$PATH PYTHONPATH='{folder}'"
+
+
+@pytest.fixture
+def result(tmp_path):
+    """A result folder as cryodrgn train_vae leaves it: 60 particles, two latent dimensions, images of 24 pixels."""
+    folder = tmp_path / "a result"
+    folder.mkdir()
+    latents = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    for name in ("z.pkl", "z.3.pkl"):
+        with (folder / name).open("wb") as file:
+            pickle.dump(latents if name == "z.pkl" else latents + 100, file)
+            pickle.dump(np.zeros_like(latents), file)
+    for name in ("weights.pkl", "weights.3.pkl", "weights.4.pkl"):
+        (folder / name).write_bytes(b"weights")
+    with (folder / "ctf.pkl").open("wb") as file:
+        pickle.dump(np.tile([48, 2.0, 1e4, 1e4, 0, 300, 2.7, 0.1, 0], (60, 1)), file)
+    (folder / "config.yaml").write_text(json.dumps({
+        "dataset_args": {"ctf": str(folder / "ctf.pkl")}, "lattice_args": {"D": 25}}))
+    return folder
+
+
+def settings(folder, activation, out, **changes):
+    return parse(SimulateSettings, {
+        "out": out, "cryodrgn_folder": folder, "cryodrgn_activation": activation, "micrographs": 2,
+        "cryodrgn_conformations": CONFORMATIONS, "micrograph_size": (200, 200), "particles_mean": 20, "seed": 5,
+        "device": "cpu", **changes})
+
+
+def test_particles_are_drawn_by_the_seed_and_none_twice():
+    latents = np.zeros((50, 1))
+    assert len(set(drawn(latents, 50, 1).tolist())) == 50
+    assert drawn(latents, 5, 1).tolist() == drawn(latents, 5, 1).tolist() != drawn(latents, 5, 2).tolist()
+    assert drawn(latents, 80, 1).max() < 50
+
+
+def test_conformations_become_the_maps(result, activation, tmp_path, caplog):
+    given = settings(result, activation, tmp_path / "sim")
+    with specimens(given) as made:
+        maps = [read_mrc(path, 3) for path in made.settings.volume]
+        record = json.loads(made.records[0].read_text())
+        assert list(made.origins.values()) == [*(f"{result}/weights.pkl, particle {number + 1}"
+                                                 for number in record["particles"]), str(result)]
+    assert not any(path.exists() for path in made.settings.volume)
+    with (result / "z.pkl").open("rb") as file:
+        latents = pickle.load(file)
+    assert np.array_equal(record["latents"], latents[record["particles"]])
+    z = np.arange(24) - 12
+    for (density, pixel_size), (first, _) in zip(maps, record["latents"], strict=True):
+        # The images were 48 pixels of 2 Å, trained at 24 pixels.
+        assert pixel_size == pytest.approx(4.0)
+        # The third ball lies at z of 3 times the first latent number, the others at 0: the mean is that number.
+        assert (density * z[:, None, None]).sum() / density.sum() == pytest.approx(first, abs=0.05)
+    assert "run as code" in caplog.text
+
+
+def test_an_epoch_and_a_pixel_size_can_be_chosen(result, activation, tmp_path):
+    with specimens(settings(result, activation, tmp_path / "sim", cryodrgn_epoch=3, volume_pixel_size=3.0)) as made:
+        record = json.loads(made.records[0].read_text())
+        assert np.min(record["latents"]) > 50
+        assert record["weights"].endswith("weights.3.pkl")
+        assert read_mrc(made.settings.volume[0], 3)[1] == pytest.approx(3.0)
+
+
+def test_the_last_epoch_is_taken_of_an_unfinished_run(result, activation, tmp_path):
+    (result / "weights.pkl").unlink()
+    with specimens(settings(result, activation, tmp_path / "sim")) as made:
+        # Epoch 4 has weights and no latent coordinates.
+        assert json.loads(made.records[0].read_text())["weights"].endswith("weights.3.pkl")
+
+
+def test_the_folder_is_made_again_and_continued_without_cryodrgn(result, activation, tmp_path):
+    out = tmp_path / "sim"
+    simulate.run(settings(result, activation, out))
+    manifest = read_manifest(out)
+    _, rows = read_table(out / PARTICLES, "particles", ("cryogemSource", "rlnClassNumber"))
+    assert len(manifest.simulation["volume"]) == CONFORMATIONS
+    assert set(rows["cryogemSource"]) <= {Path(name).name for name in manifest.simulation["volume"]}
+    numbers = rows["cryogemSource"].str.extract(r"conformation_(\d+)")[0].astype(int)
+    assert (numbers == rows["rlnClassNumber"]).all()
+    assert numbers.nunique() == CONFORMATIONS
+    assert manifest.simulation["cryodrgn_folder"] is None
+    record = json.loads((out / manifest.sources[-1].path).read_text())
+    assert manifest.sources[0].origin == f"{result}/weights.pkl, particle {record['particles'][0] + 1}"
+
+    broken = out / "micrographs/mic_000001.mrc"
+    before = broken.read_bytes()
+    broken.unlink()
+    simulate.run(settings(result, "false", out))  # an environment that cannot be activated
+    assert broken.read_bytes() == before
+    assert read_manifest(out).sources == manifest.sources
+
+    moved = tmp_path / "moved"
+    out.rename(moved)
+    generate.run(GenerateSettings(out=tmp_path / "gen", simulation=moved, noise="gaussian", reuse=True, device="cpu"))
+    _, again = read_table(tmp_path / "gen" / PARTICLES, "particles")
+    assert (again["cryogemSource"] == rows["cryogemSource"]).all()
+
+
+def _without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(("change", "changes", "kind", "message"), [
+    (_without("config.yaml"), {}, DataError, r"a result has no config\.yaml; give the folder that cryodrgn train_vae"),
+    (None, {"cryodrgn_epoch": 4}, DataError, r"no weights\.4\.pkl and z\.4\.pkl \(of single epochs it has epochs 3\)"),
+    (_without("ctf.pkl"), {}, SettingsError, "does not tell the pixel size.*set volume_pixel_size"),
+    (lambda folder: (folder / "weights.pkl").write_bytes(b""), {}, DataError,
+     r"cryoDRGN failed \(RuntimeError: these are no weights\) in the environment of"),
+    (None, {"cryodrgn_activation": "cd /nowhere"}, DataError, "cryoDRGN failed .*nowhere.*check the folder"),
+    (None, {"cryodrgn_activation": ""}, SettingsError,
+     f"not known; set cryodrgn_activation.*{CRYODRGN_ENV_ACTIVATION}"),
+    (lambda folder: (folder / "z.pkl").write_bytes(pickle.dumps(np.full((3, 2), np.nan))), {}, DataError,
+     "holds no latent coordinates"),
+])
+def test_refusals_leave_nothing_behind(result, activation, tmp_path, monkeypatch, change, changes, kind, message):
+    monkeypatch.delenv(CRYODRGN_ENV_ACTIVATION, raising=False)
+    if change:
+        change(result)
+    with pytest.raises(kind, match=message) as caught:
+        simulate.run(settings(result, activation, tmp_path / "sim", **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sim").exists()
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"volume": ["a.mrc"], "cryodrgn_folder": "d"}, "both a map and a cryoDRGN folder"),
+    ({"cryodrgn_folder": "d", "volume_proportions": [1, 2]}, "do not fit 0 maps"),
+    ({}, "nothing to make particles of")])
+def test_one_kind_of_specimen_is_asked_for(values, message):
+    with pytest.raises(CryogemError, match=message):
+        parse(SimulateSettings, {"out": "x", **values})
+
+
+def test_the_device_is_passed_on(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/scipion")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    seen = {device: conformations._environment(device)["CUDA_VISIBLE_DEVICES"] for device in ("cpu", "auto", "cuda:1")}
+    assert seen == {"cpu": "", "auto": "4,7", "cuda:1": "7"}
+    assert "PYTHONPATH" not in conformations._environment("cpu")
+
+
+def test_the_engine_reads_no_pickles_itself():
+    """Only the program that runs elsewhere may; and no file of the package imports it."""
+    package = Path(conformations.__file__).parent
+    for path in package.rglob("*.py"):
+        text = path.read_text("utf-8")
+        if path.name != "latents.py":
+            assert not re.search(r"pickle\.(load|Unpickler)|weights_only=False|allow_pickle=True", text), path
+            assert not re.search(r"^\s*(import|from) cryogem_scipion\.latents", text, re.M), path
