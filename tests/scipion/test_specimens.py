@@ -6,7 +6,9 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfVolumes, Volume
 
+from cryogem_scipion.config import SimulateSettings, parse
 from cryogem_scipion.dataset import PARTICLES, read_table
+from cryogem_scipion.protocols import ProtCryogemSimulate
 from cryogem_scipion.protocols.inputs import map_files
 from cryogem_scipion.workflow import WorkflowError, run
 
@@ -48,3 +50,23 @@ def test_maps_of_a_set_and_an_atomic_model_are_simulated(scipion, project):
     made = run(project, "ProtCryogemSimulate", "model's", inputVolume=(structure, "outputPdb"), pixelSize=5.0, **form)
     assert made.outputMicrographs.getSize() == 2
     assert made.outputMicrographs.getSamplingRate() == 5.0
+
+
+def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypatch):
+    from cryogem_scipion.plugin import CRYODRGN_ENV_ACTIVATION, Plugin
+    monkeypatch.setattr(Plugin, "_vars", {})
+    monkeypatch.delenv(CRYODRGN_ENV_ACTIVATION, raising=False)
+    decoded = {"specimenSource": 1, "cryodrgnFolder": str(tmp_path), "cryodrgnConformations": 7}
+    with pytest.raises(WorkflowError, match=r"(?s)has no config\.yaml; choose the folder.*set CRYODRGN_ENV_ACTIVATION"):
+        run(project, "ProtCryogemSimulate", **decoded)
+    monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, ". /cryodrgn/bin/activate")
+    (tmp_path / "config.yaml").write_text("")
+    protocol = project.newProtocol(ProtCryogemSimulate, **decoded)
+    assert protocol.validate() == []
+    assert "only if you trust" in protocol.warnings()[0]
+    values = parse(SimulateSettings, protocol.settingsValues())
+    assert (values.cryodrgn_folder, values.volume, values.cryodrgn_conformations) == (tmp_path, (), 7)
+    assert values.cryodrgn_activation == ". /cryodrgn/bin/activate"
+    # Of maps, nothing of cryoDRGN is asked for.
+    protocol.specimenSource.set(0)
+    assert any("*Map* cannot be EMPTY" in message for message in protocol.validate())
