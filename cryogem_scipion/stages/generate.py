@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem generate``: labelled micrographs that look real, one at a time."""
+"""``cryogem generate``: labelled micrographs that look real, a few at a time."""
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from cryogem_scipion.real import check_real, evenly, real_files
 from cryogem_scipion.stages.background import MOST, Background, SimulatedSet, measure_background, simulated_set
 from cryogem_scipion.stages.labelled import LabelledFolder
 from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.parallel import in_order, one_thread, workers
 from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
@@ -81,13 +82,20 @@ def run(settings: GenerateSettings) -> Manifest:
     # Reused specimens are those of the simulation's seed; fresh ones share nothing with them.
     fresh = int(torch.randint(2**62, (), generator=seeded(settings.seed, "fresh specimens")))
     seed = simulated.manifest.seed if settings.reuse else fresh
-    for index, specimen in tracked(_specimens(scope, seed, indices), len(indices), "generating micrograph"):
-        folder.record(index, specimen)
+
+    def make(index: int) -> tuple[int, Specimen]:
+        specimen = scope.specimen(seed, index)
         if not folder.has(index):
             clean = scope.expose(specimen)
             image = noise.render(1 - clean.signal, seeded(settings.seed, "noise", index))
             keep.write(index, clean, noise.physical, seeded(settings.seed, "noise", index))
             folder.write(index, image, clean)
+        return index, specimen
+
+    # Networks use all threads for one image.
+    threads = 1 if model is not None else workers(device, len(indices), _memory(scope))
+    for index, specimen in tracked(in_order(make, indices, threads), len(indices), "generating micrograph"):
+        folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(
         stage="generate", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
@@ -126,6 +134,12 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
         # Without real micrographs there are no grey values to come back to: transmission stays as it is.
         model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
         return Noise(model, physical, settings.snr or contrast.snr, {})
+    with one_thread():
+        return _measured(settings, simulated, files, out)
+
+
+def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
+    """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
     reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
                          settings.real_pixel_size)
     background: Background = measure_background(reals, out, simulated, settings.snr, settings.seed)
@@ -157,9 +171,10 @@ def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
     return found[:settings.micrographs]
 
 
-def _specimens(scope: Microscope, seed: int, indices: list[int]) -> Iterator[tuple[int, Specimen]]:
-    for index in indices:
-        yield index, scope.specimen(seed, index)
+def _memory(scope: Microscope) -> int:
+    """Bytes, roughly, that it takes to make one micrograph with noise that needs no networks."""
+    y, x = scope.settings.micrograph_size
+    return scope.memory + 60 * y * x
 
 
 def _bytes(scope: Microscope, settings: GenerateSettings) -> int:

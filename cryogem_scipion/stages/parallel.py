@@ -4,12 +4,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-__all__ = ["in_order", "workers"]
+__all__ = ["in_order", "one_thread", "workers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,6 +39,17 @@ def _free_memory() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch sum on one thread in the block: the last bit of a sum depends on how many share it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:

@@ -148,6 +148,25 @@ def test_same_seed_same_bytes_for_any_number(world, tmp_path):
     assert two["mic_000000.mrc"] != two["mic_000001.mrc"]
 
 
+@pytest.mark.parametrize("noise", ["gaussian", "spectrum"])
+def test_threads_change_no_byte(world, tmp_path, noise):
+    """Images large enough that torch, too, would share the work of one among its threads."""
+    real = [str(world / "real/*.mrc")] if noise == "spectrum" else []
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            out = tmp_path / str(count)
+            generate.run(generate_settings(world, out, noise=noise, real=real, micrographs=4, extract=True,
+                                           keep=["physical"], micrograph_size=(400, 420)))
+            found.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.mrc*"))})
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found[0]) >= 4 * 4
+    assert found[0] == found[1]
+
+
 def test_spectrum_noise_needs_no_training(world, tmp_path):
     real = [str(world / "real/*.mrc")]
     manifest = generate.run(generate_settings(world, tmp_path / "gen", noise="spectrum", real=real, snr=SNR,
