@@ -2,6 +2,7 @@
 """Measured ice maps, drawn and enlarged: what part of which map lies over an image."""
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +23,11 @@ class IceMap:
         """Transmission of the pixels from ``origin`` on, by cubic interpolation between the cells' middles."""
         rows, columns = (_weights(cells, field, start, count).to(self.grid) for cells, field, start, count in
                          zip(self.grid.shape, self.field, origin, shape, strict=True))
-        return rows @ self.grid @ columns.T
+        if self.grid.is_cuda:
+            return rows @ self.grid @ columns.T
+        # The last bit of a matrix product depends on the number of threads; that of einsum does not.
+        values = np.einsum("yj,ji->yi", rows.numpy(), self.grid.detach().numpy())
+        return torch.from_numpy(np.einsum("yi,ix->yx", values, columns.T.contiguous().numpy()))
 
 
 def draw_ice(maps: tuple[IceMap, ...], shape: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "y x"]:

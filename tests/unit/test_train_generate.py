@@ -150,21 +150,24 @@ def test_same_seed_same_bytes_for_any_number(world, tmp_path):
 
 @pytest.mark.parametrize("noise", ["gaussian", "spectrum"])
 def test_threads_change_no_byte(world, tmp_path, noise):
-    """Images large enough that torch, too, would share the work of one among its threads."""
+    """Images large enough that torch, too, would share the work of one among its threads, as it does of a single one.
+    """
     real = [str(world / "real/*.mrc")] if noise == "spectrum" else []
     threads = torch.get_num_threads()
     found = []
     try:
-        for count in (1, 3):
+        for count, micrographs in ((1, 4), (3, 4), (3, 1)):
             torch.set_num_threads(count)
-            out = tmp_path / str(count)
-            generate.run(generate_settings(world, out, noise=noise, real=real, micrographs=4, extract=True,
+            out = tmp_path / f"{count} {micrographs}"
+            generate.run(generate_settings(world, out, noise=noise, real=real, micrographs=micrographs, extract=True,
                                            keep=["physical"], micrograph_size=(400, 420)))
             found.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.mrc*"))})
     finally:
         torch.set_num_threads(threads)
     assert len(found[0]) >= 4 * 4
     assert found[0] == found[1]
+    assert found[2].items() <= found[0].items()
+    assert len(found[2]) >= 4
 
 
 def test_spectrum_noise_needs_no_training(world, tmp_path):
