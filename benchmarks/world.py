@@ -68,14 +68,14 @@ def scores(args, kind):
     """Yield the lines that the scorers print for one data set."""
     folder = args.out / kind
     if args.scorer:
-        for general in ([], ["--general"]):
-            lines = said([sys.executable, args.scorer, "--topaz", args.topaz, "--train", f"{folder}/micrographs/*.mrc",
-                          "--coordinates", f"{folder}/particles.star", "--test", args.labelled, "--diameter",
-                          args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds, *general])
-            values = [float(value) for value in re.findall(r"seed \d+: AUPRC ([\d.]+)", lines)]
-            mean = sum(values) / len(values)
-            yield (f"{kind:11} {'general model, fine-tuned' if general else 'from scratch':26} AUPRC {mean:.3f} "
-                   f"({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)")
+        lines = said([sys.executable, args.scorer, "--topaz", args.topaz, "--train", f"{folder}/micrographs/*.mrc",
+                      "--coordinates", f"{folder}/particles.star", "--test", args.labelled, "--diameter",
+                      args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds,
+                      *(["--general"] if args.general else [])])
+        values = [float(value) for value in re.findall(r"seed \d+: AUPRC ([\d.]+)", lines)]
+        mean = sum(values) / len(values)
+        yield (f"{kind:11} {'general model, fine-tuned' if args.general else 'from scratch':26} AUPRC {mean:.3f} "
+               f"({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)")
     if args.realism:
         lines = said([f"{args.topaz}/bin/python", args.realism, "--pixel", args.pixel_size,
                       f"{folder}/micrographs/*.mrc", args.real[0]])
@@ -111,6 +111,7 @@ def main():
     parser.add_argument("--topaz")
     parser.add_argument("--diameter", type=float)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--general", action="store_true", help="score by fine-tuning the picker's general model")
     args = parser.parse_args()
     make_sets(args)
     for kind in args.kinds:
