@@ -169,18 +169,24 @@ def compare(volume, folder, arguments):
     device = torch.device(arguments.device)
     own, plain = Stages(device), Stages(device)
     density = read_volume(volume).density.to(device)
-    jobs = []
+    jobs, processor, plain_processor = [], [], []
     for turn in range(-1, arguments.rounds):
         if turn == 0:  # the round before compiled the loops
-            own, plain, jobs = Stages(device), Stages(device), []
+            own, plain = Stages(device), Stages(device)
+            jobs, processor = [], []
         run = once(volume, arguments, folder, own)
         own_micrograph(run, turn + 1, folder, own)
-        plain_micrograph(density, run, turn + 1, folder, plain) if turn >= 0 else rotate_and_sum(
-            density, torch.eye(3, device=device))
+        before = time.process_time()
+        if turn >= 0:
+            plain_micrograph(density, run, turn + 1, folder, plain)
+            plain_processor.append(time.process_time() - before)
+        else:
+            rotate_and_sum(density, torch.eye(3, device=device))
         shutil.rmtree(folder / "job", ignore_errors=True)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         made = simulate.run(settings(volume, folder / "job", arguments))
         jobs.append(time.perf_counter() - start)
+        processor.append(time.process_time() - before)
     assert made.particles == MICROGRAPHS * PARTICLES
     print(f"{MICROGRAPHS} micrographs of {SIZE[0]} x {SIZE[1]}, {PARTICLES} particles of a {BOX}^3 map, "
           f"{torch.get_num_threads()} threads, {device}\n{'stage':18s}{'reference':>12s}{'here':>10s}{'ratio':>8s}")
@@ -193,6 +199,9 @@ def compare(volume, folder, arguments):
             line = f"{theirs:10.2f} s{ours:8.2f} s{theirs / ours:7.0f}x"
         print(f"{name:18s}{line}")
     job, reference = median(jobs), MICROGRAPHS * sum(map(median, plain.seconds.values()))
+    spent, plain_spent = median(processor), MICROGRAPHS * median(plain_processor)
+    print(f"{'processor time':18s}{plain_spent:10.2f} s{spent:8.2f} s{plain_spent / spent:7.0f}x   of the whole job, on "
+          "all cores together; other programs hardly change it")
     print(f"{'whole job':18s}{reference:10.2f} s{job:8.2f} s{reference / job:7.0f}x   from file to files, on all "
           f"threads;\n{'':18s}the reference's is {MICROGRAPHS} times one micrograph's, of {arguments.rounds} measured")
 
