@@ -41,6 +41,12 @@ class Contrast(BaseModel):
     signal_deviation: float = Field(gt=0, description="deviation of s inside the masks: sqrt(snr) background_deviation")
     scale: float = Field(gt=0, description="projections (density x Angstrom) are multiplied by this")
 
+    def brought_to(self, snr: float, background_deviation: float) -> "Contrast":
+        """Return the contrast of the same particles at another signal-to-noise ratio and noise."""
+        signal = snr**0.5 * background_deviation
+        return Contrast(snr=snr, background_deviation=background_deviation, signal_deviation=signal,
+                        scale=self.scale * signal / self.signal_deviation)
+
 
 class Source(BaseModel):
     """A file that the folder was made from, copied to ``source/``."""

@@ -3,29 +3,31 @@
 import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.dataset import MICROGRAPHS, Manifest, inside, read_manifest, read_table
+from cryogem_scipion.dataset import MICROGRAPHS, Contrast, Manifest, inside, read_manifest, read_table
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.generation import seeded
 from cryogem_scipion.stages.reals import MeasuredReal, mapped
-from cryogem_scipion.translator.analytic import GreyScale
+from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.contrast import fit_snr
 from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.measure import RealField
+from cryogem_scipion.translator.measure import RealField, measure_noise
 from cryogem_scipion.translator.spectrum import TILE
 
-__all__ = ["Background", "SimulatedSet", "measure_background", "simulated_set"]
+__all__ = ["MOST", "Background", "SimulatedSet", "measure_background", "physical_noise", "simulated_set"]
 
 log = logging.getLogger("cryogem")
 
 MOST = 24
 """Real micrographs that are looked at for noise and contrast; evenly chosen, they are plenty."""
+ENOUGH = 12
+"""Simulated micrographs that they are compared with."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class SimulatedSet:
 
     folder: Path
     manifest: Manifest
+    contrast: Contrast
     micrographs: tuple[Path, ...]
     masks: tuple[Path, ...]
 
@@ -83,7 +86,7 @@ def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
-    return SimulatedSet(folder, manifest, tuple(files[0]), tuple(files[1]))
+    return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]))
 
 
 def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, snr: float | None,
@@ -99,8 +102,7 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
     seed
         Of the run.
     """
-    contrast = simulated.manifest.contrast
-    assert contrast is not None
+    contrast = simulated.contrast
     known = [real.background_deviation for real in reals if real.background_deviation is not None]
     warnings = []
     if len(known) < len(reals):
@@ -124,8 +126,20 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
                                 f"{snr:g} of the simulation is used. Check particles_mean and the map, or set snr")
     median = statistics.median(real.median for real in reals)
     spread = statistics.median(_spread(real, deviation) for real in reals)
-    factor = snr**0.5 * deviation / contrast.signal_deviation
+    factor = contrast.brought_to(snr, deviation).scale / contrast.scale
     return Background(deviation, GreyScale(median, spread), snr, factor, fields, figures, tuple(warnings))
+
+
+def physical_noise(coloured: bool, reals: Sequence[MeasuredReal], background: Background, simulated: SimulatedSet,
+                   seed: int) -> PhysicalNoise:
+    """Noise of the real set's strength under its ice maps: white, or with the spectrum measured from it."""
+    ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
+    if not coloured:
+        return PhysicalNoise(background.deviation, ice)
+    log.info("measuring the noise of %d real micrographs", len(background.fields))
+    clean = [simulated.clean(number, background.contrast) for number in range(min(ENOUGH, len(simulated.micrographs)))]
+    measured = measure_noise(background.fields, clean, background.deviation, seeded(seed, "noise"))
+    return replace(measured, ice=ice)
 
 
 def _field(real: MeasuredReal, out: Path, deviation: float) -> RealField:
@@ -147,7 +161,7 @@ def _flat(field: RealField) -> Float[Tensor, "y x"]:
 
 
 def _signals(simulated: SimulatedSet) -> list[Float[Tensor, "y x"]]:
-    return [1 - simulated.clean(number, 1) for number in range(min(12, len(simulated.micrographs)))]
+    return [1 - simulated.clean(number, 1) for number in range(min(ENOUGH, len(simulated.micrographs)))]
 
 
 def _particle_pixels(simulated: SimulatedSet) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import GenerateSettings, SimulateSettings, parse
-from cryogem_scipion.dataset import Contrast, Manifest, replacing, write_manifest
+from cryogem_scipion.dataset import Manifest, replacing, write_manifest
 from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.generation import CleanMicrograph, Microscope, Specimen, microscope, seeded
@@ -20,15 +20,19 @@ from cryogem_scipion.labels import cut_boxes
 from cryogem_scipion.mrc import write_mrc
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import check_real, evenly, real_files
-from cryogem_scipion.stages.background import MOST, Background, SimulatedSet, measure_background, simulated_set
+from cryogem_scipion.stages.background import (
+    MOST,
+    SimulatedSet,
+    measure_background,
+    physical_noise,
+    simulated_set,
+)
 from cryogem_scipion.stages.labelled import LabelledFolder
 from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.parallel import in_order, one_thread, workers
 from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
-from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.measure import measure_noise
 
 __all__ = ["run"]
 
@@ -71,7 +75,7 @@ def run(settings: GenerateSettings) -> Manifest:
         noise = Noise(model, model.physical, snr, {})
     else:
         noise = _analytic(settings, simulated, files, out)
-    contrast = _contrast(simulated, noise)
+    contrast = simulated.contrast.brought_to(noise.snr, noise.physical.background_deviation)
     scope = replace(scope, scale=contrast.scale)
     sources = simulated.manifest.sources
     for source in sources:
@@ -127,9 +131,8 @@ def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.de
 
 def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
     """White noise, or noise measured from real micrographs."""
-    contrast = simulated.manifest.contrast
-    assert contrast is not None
     if not files:
+        contrast = simulated.contrast
         physical = PhysicalNoise(contrast.background_deviation)
         # Without real micrographs there are no grey values to come back to: transmission stays as it is.
         model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
@@ -142,25 +145,10 @@ def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
     """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
     reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
                          settings.real_pixel_size)
-    background: Background = measure_background(reals, out, simulated, settings.snr, settings.seed)
-    ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
-    physical = PhysicalNoise(background.deviation, ice)
-    if settings.noise == "spectrum":
-        log.info("measuring the noise of %d real micrographs", len(background.fields))
-        clean = [simulated.clean(number, background.contrast) for number in range(min(12, len(simulated.micrographs)))]
-        physical = measure_noise(background.fields, clean, background.deviation, seeded(settings.seed, "noise"))
+    background = measure_background(reals, out, simulated, settings.snr, settings.seed)
+    physical = physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed)
     return Noise(AnalyticModel(physical, background.scale), physical, background.snr, background.figures,
                  background.warnings)
-
-
-def _contrast(simulated: SimulatedSet, noise: Noise) -> Contrast:
-    """The simulation's contrast, brought to the noise's deviation and signal-to-noise ratio."""
-    before = simulated.manifest.contrast
-    assert before is not None
-    deviation = noise.physical.background_deviation
-    signal = noise.snr**0.5 * deviation
-    return Contrast(snr=noise.snr, background_deviation=deviation, signal_deviation=signal,
-                    scale=before.scale * signal / before.signal_deviation)
 
 
 def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:

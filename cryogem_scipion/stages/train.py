@@ -12,16 +12,18 @@ from cryogem_scipion.config import TrainSettings
 from cryogem_scipion.dataset import MICROGRAPHS, Manifest, read_table, write_manifest, write_table
 from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.generation import seeded
 from cryogem_scipion.mrc import read_header
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import check_real, real_files
-from cryogem_scipion.stages.background import Background, SimulatedSet, measure_background, simulated_set
+from cryogem_scipion.stages.background import (
+    Background,
+    SimulatedSet,
+    measure_background,
+    physical_noise,
+    simulated_set,
+)
 from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.reals import MeasuredReal, mapped, measure_real
-from cryogem_scipion.translator.analytic import PhysicalNoise
-from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.measure import measure_noise
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.training import MODEL, Goal, TrainingRecord, train
 
@@ -47,8 +49,9 @@ def run(settings: TrainSettings) -> Manifest:
     background = measure_background(reals, out, simulated, settings.snr, settings.seed)
     for warning in background.warnings:
         log.warning("warning: %s", warning)
-    goal = Goal(_physical(settings, simulated, background, reals), background.scale, simulated.manifest.pixel_size,
-                background.snr, background.contrast, {"version": __version__, "crop": settings.crop})
+    physical = physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed)
+    goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
+                {"version": __version__, "crop": settings.crop})
     records = train(_real_pieces(reals, out, background), _simulated_pieces(simulated, background), goal, settings,
                     out, device)
     last = _watched(records, settings.steps)
@@ -60,10 +63,7 @@ def run(settings: TrainSettings) -> Manifest:
         stage="train", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
-        contrast=simulated.manifest.contrast.model_copy(update={
-            "snr": background.snr, "background_deviation": background.deviation,
-            "signal_deviation": background.snr**0.5 * background.deviation,
-            "scale": simulated.manifest.contrast.scale * background.contrast}) if simulated.manifest.contrast else None,
+        contrast=simulated.contrast.brought_to(background.snr, background.deviation),
         warnings=background.warnings, figures=figures)
     write_manifest(out, manifest)
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
@@ -83,18 +83,6 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
                             f"give {smallest // 32 * 32} or less")
     pixels = sum(shape[0] * shape[1] for shape in (read_header(path, 2)[0] for path in files))
     check_space(settings.out, 4 * pixels + 64 * 1024**2)
-
-
-def _physical(settings: TrainSettings, simulated: SimulatedSet, background: Background,
-              reals: list[MeasuredReal]) -> PhysicalNoise:
-    """The noise that the translator starts from."""
-    ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
-    if settings.noise == "gaussian":
-        return PhysicalNoise(background.deviation, ice)
-    log.info("measuring the noise of %d real micrographs", len(background.fields))
-    clean = [simulated.clean(number, background.contrast) for number in range(min(12, len(simulated.micrographs)))]
-    noise = measure_noise(background.fields, clean, background.deviation, seeded(settings.seed, "noise"))
-    return PhysicalNoise(noise.background_deviation, ice, noise.noise, noise.exponent)
 
 
 def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:
