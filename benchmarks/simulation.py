@@ -202,7 +202,7 @@ def compare(volume, folder, arguments):
     spent, plain_spent = median(processor), MICROGRAPHS * median(plain_processor)
     print(f"{'processor time':18s}{plain_spent:10.2f} s{spent:8.2f} s{plain_spent / spent:7.0f}x   of the whole job, "
           "all cores together; other programs hardly change it")
-    print(f"{'whole job':18s}{reference:10.2f} s{job:8.2f} s{reference / job:7.0f}x   from file to files, on all "
+    print(f"{'whole job':18s}{reference:10.2f} s{job:8.2f} s{reference / job:7.0f}x   file to files, on all "
           f"threads;\n{'':18s}the reference's is {MICROGRAPHS} times one micrograph's, of {arguments.rounds} measured")
 
 
