@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Real micrographs: found, checked and brought to the working pixel size, one at a time."""
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +99,6 @@ def evenly(files: Sequence[Path], most: int) -> list[Path]:
     if len(files) <= most:
         return list(files)
     return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
-
-
-def read_all(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None) -> Iterator[RealMicrograph]:
-    """Read them one after the other."""
-    for path in files:
-        yield read_real(path, working_pixel_size, pixel_size)
 
 
 def _known(path: Path, pixel_size: float | None) -> float:
