@@ -16,13 +16,10 @@ import pytest
 from cryogem_scipion.conformations import CRYODRGN_ENV_ACTIVATION
 from cryogem_scipion.dataset import read_manifest, read_table
 from cryogem_scipion.mrc import read_mrc, write_mrc
+from tests.optional.environments import Program
 
-DEFAULT = Path(__file__).resolve().parents[2] / ".venv-cryodrgn/bin/activate"
-ACTIVATION = os.environ.get(CRYODRGN_ENV_ACTIVATION) or (f". '{DEFAULT}'" if DEFAULT.is_file() else "")
-
-pytestmark = [pytest.mark.optional,
-              pytest.mark.skipif(not ACTIVATION, reason=f"cryoDRGN is not installed: neither {CRYODRGN_ENV_ACTIVATION} "
-                                 "is set nor .venv-cryodrgn there (.ci/cryodrgn-env.sh makes it)")]
+cryodrgn = Program("cryodrgn")
+pytestmark = cryodrgn.marks
 
 BOX = 32
 PIXEL_SIZE = 5.0
@@ -32,17 +29,11 @@ TRAINING = "--num-epochs 5 --batch-size 8 --lr 2e-3 --seed 1 --no-amp --no-analy
 
 
 def cryogem(folder, *arguments):
-    done = subprocess.run([sys.executable, "-m", "cryogem_scipion", *map(str, arguments)], cwd=folder,
-                          capture_output=True, text=True, env=os.environ | {CRYODRGN_ENV_ACTIVATION: ACTIVATION})
+    environment = os.environ | {CRYODRGN_ENV_ACTIVATION: cryodrgn.activation}
+    done = subprocess.run([sys.executable, "-m", "cryogem_scipion", *map(str, arguments)], cwd=folder, env=environment,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr
-
-
-def cryodrgn(folder, *arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(["bash", "-c", f'{ACTIVATION} && cryodrgn "$@"', "bash", *map(str, arguments)], cwd=folder,
-                          env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def density(arm):
