@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 
 def checked_modules():
     """The modules whose array shapes are checked while testing: all but those that numba compiles."""
-    for path in [*PACKAGE.glob("physics/*.py"), *PACKAGE.glob("translator/*.py"), PACKAGE / "generation.py",
-                 PACKAGE / "labels.py", PACKAGE / "specimens.py", PACKAGE / "measured.py"]:
+    for path in [*PACKAGE.glob("physics/*.py"), *PACKAGE.glob("translator/*.py"), *PACKAGE.glob("metrics/*.py"),
+                 PACKAGE / "generation.py", PACKAGE / "labels.py", PACKAGE / "specimens.py", PACKAGE / "measured.py"]:
         if "import numba" not in path.read_text("utf-8"):
             yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
