@@ -35,7 +35,7 @@ def run(stage: str, settings: RunSettings) -> None:
     if settings.threads:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(settings.threads)
-    importlib.import_module(f"cryogem_scipion.stages.{stage}").run(settings)
+    importlib.import_module("cryogem_scipion.stages." + stage.replace("-", "_")).run(settings)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
-    stage: Literal["simulate", "train", "generate", "phantom"]
+    stage: Literal["simulate", "train", "generate", "import-model", "phantom"]
     version: str = Field(description="of this program")
     libraries: dict[str, str]
     settings: dict[str, Any] = Field(description="of the stage, as given")

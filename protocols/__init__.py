@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The boxes of a Scipion project: each one runs a stage of the engine."""
 from cryogem_scipion.protocols.protocol_generate import ProtCryogemGenerate
+from cryogem_scipion.protocols.protocol_import_model import ProtCryogemImportModel
 from cryogem_scipion.protocols.protocol_simulate import ProtCryogemSimulate
 from cryogem_scipion.protocols.protocol_train import ProtCryogemTrain
 
-__all__ = ["ProtCryogemGenerate", "ProtCryogemSimulate", "ProtCryogemTrain"]
+__all__ = ["ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemSimulate", "ProtCryogemTrain"]

@@ -3,17 +3,19 @@
 
 ``defocus_min`` is the parameter ``defocusMin``; title, help, default, section and expert level are
 the field's own. A choice is an ``EnumParam``, several choices are one switch each (``keep`` with
-``optical`` is ``keepOptical``), a pair of numbers is text (``1024 1024``), nothing is an empty field.
+``optical`` is ``keepOptical``), a pair of numbers is text (``1024 1024``), a path has a file browser, nothing is
+an empty field.
 """
 import re
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pyworkflow.protocol.constants import LEVEL_ADVANCED, LEVEL_NORMAL
-from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, IntParam, StringParam
+from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, IntParam, PathParam, StringParam
 
 from cryogem_scipion.config import RunSettings, messages
 
@@ -79,7 +81,7 @@ def fill_form(protocol: Any, settings: RunSettings) -> None:
             continue
         if choices:
             value = choices.index(value)
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple | Path):
             value = _text(value)
         protocol.setAttributeValue(parameter_name(field), value)
 
@@ -127,7 +129,7 @@ def _define(place: Any, kind: type[RunSettings], field: str, condition: str | No
                 "label": f"{info.title}: {choice}", "default": choice in info.default})
         return
     value, optional = _plain(info.annotation)
-    default = info.default
+    default = None if info.is_required() else info.default
     if choices:
         place.addParam(parameter_name(field), EnumParam, choices=choices, display=EnumParam.DISPLAY_HLIST,
                        default=choices.index(default), **common)
@@ -135,9 +137,10 @@ def _define(place: Any, kind: type[RunSettings], field: str, condition: str | No
         place.addParam(parameter_name(field), BooleanParam, default=default, **common)
     elif value in (int, float):
         place.addParam(parameter_name(field), IntParam if value is int else FloatParam, default=default,
-                       allowsNull=optional, **common)
+                       allowsNull=optional or info.is_required(), **common)
     else:
-        place.addParam(parameter_name(field), StringParam, default=_text(default), **common)
+        place.addParam(parameter_name(field), PathParam if value is Path else StringParam, default=_text(default),
+                       **common)
 
 
 def _read(protocol: Any, kind: type[RunSettings], field: str) -> Any:

@@ -112,12 +112,15 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
 
 
 def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
-    """Return the trained model with what it was trained with."""
-    fields = TrainSettings.model_fields
+    """Return the trained or imported model with what it was trained with, as far as that is known."""
     model = CryogemModel(str(folder / (manifest.model or "model.safetensors")))
     model.setSamplingRate(manifest.pixel_size)
-    model.setCrop(int(manifest.settings.get("crop", fields["crop"].default)))
-    model.setSteps(int(manifest.settings.get("steps", fields["steps"].default)))
+    if manifest.stage == "import-model":
+        model.setCrop(2 ** int(manifest.figures["levels"]))
+    else:
+        fields = TrainSettings.model_fields
+        model.setCrop(int(manifest.settings.get("crop", fields["crop"].default)))
+        model.setSteps(int(manifest.settings.get("steps", fields["steps"].default)))
     snr = manifest.contrast.snr if manifest.contrast else manifest.settings.get("snr")
     model.setSnr(snr)
     return model

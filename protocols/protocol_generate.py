@@ -44,11 +44,11 @@ class ProtCryogemGenerate(ProtCryogemStage):
 
     def _noise(self, form: Any) -> None:
         form.addParam("inputModel", PointerParam, pointerClass="CryogemModel", condition=f"noise=={MODEL}",
-                      label="Noise model", help="Output of train noise translator.")
+                      label="Noise model", help="Output of train noise translator, or of import noise model.")
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
-                      condition=f"noise!={MODEL}", label="Real micrographs",
-                      help="Noise spectrum, ice and contrast are measured from them; needed for spectrum noise. "
-                      "3 or more are enough.")
+                      label="Real micrographs",
+                      help="Noise spectrum, ice and contrast are measured from them; needed for spectrum noise. An "
+                      "imported noise model takes its ice from them, a trained one has its own. 3 or more are enough.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
@@ -63,7 +63,7 @@ class ProtCryogemGenerate(ProtCryogemStage):
             values["simulation_micrographs"] = str(self._subset())
         if self.noise.get() == MODEL:
             values["model"] = os.path.abspath(self.inputModel.get().getFileName())
-        elif self.inputMicrographs.get() is not None:
+        if self.inputMicrographs.get() is not None:
             values |= {"real": real_files(self.inputMicrographs.get()),
                        "real_pixel_size": self.inputMicrographs.get().getSamplingRate()}
         return values
@@ -89,7 +89,7 @@ class ProtCryogemGenerate(ProtCryogemStage):
             if trained and abs(trained / working - 1) > 1e-3:
                 errors.append(f"*Noise model*: it was trained at {trained:g} Å/px, and the simulation has {working:g} "
                               "Å/px; choose a simulation at the model's pixel size.")
-        elif self.inputMicrographs.get() is not None:
+        if self.inputMicrographs.get() is not None:
             found = self.inputMicrographs.get().getSamplingRate()
             if found > working * 1.001:
                 errors.append(f"*Real micrographs*: their pixel size {found:g} Å is coarser than the simulation's "

@@ -19,7 +19,12 @@ from pyworkflow.protocol.params import ElementGroup
 
 from cryogem_scipion.config import STAGES, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.plugin import Plugin
-from cryogem_scipion.protocols import ProtCryogemGenerate, ProtCryogemSimulate, ProtCryogemTrain
+from cryogem_scipion.protocols import (
+    ProtCryogemGenerate,
+    ProtCryogemImportModel,
+    ProtCryogemSimulate,
+    ProtCryogemTrain,
+)
 from cryogem_scipion.protocols.binding import complaints, fill_form, form_values, parameter_name
 
 # What the inputs give: the least that makes the settings complete.
@@ -27,6 +32,7 @@ INPUTS = {
     ProtCryogemSimulate: {"out": "o", "volume": ["/maps/a.mrc"]},
     ProtCryogemTrain: {"out": "o", "real": ["/real/*.mrc"], "simulation": "/sim"},
     ProtCryogemGenerate: {"out": "o", "simulation": "/sim", "model": "/m.safetensors"},
+    ProtCryogemImportModel: {"out": "o", "generator": "/g.pth", "pixel_size": 5.36},
 }
 PROTOCOLS = list(INPUTS)
 
@@ -63,6 +69,10 @@ def other_value(info):
         return not info.default
     if kind is str:
         return "D7"
+    if kind is Path:
+        return Path("/other/file")
+    if info.is_required():
+        return 7.5
     return (info.default or 0) + 3 if kind is int else (info.default or 1.0) * 0.37 + 1e-7
 
 
@@ -76,7 +86,8 @@ def test_every_field_passes_through_the_form_both_ways(kind):
         fill_form(protocol, parse(kind._settings, INPUTS[kind]).model_copy(update={field: value}))
         found = form_values(protocol, kind._settings)
         assert TypeAdapter(info.annotation).validate_python(found[field]) == value, field
-        before = form_values(kind(), kind._settings)
+        fill_form(untouched := kind(), parse(kind._settings, INPUTS[kind]))
+        before = form_values(untouched, kind._settings)
         assert {name for name in found if found[name] != before.get(name)} == {field}
 
 
@@ -150,7 +161,9 @@ def test_choices_of_the_noise_show_their_inputs():
         protocol.noise.set(index)
         shown[choice] = {name for name in ("inputModel", "inputMicrographs")
                          if _condition(protocol, name)}
-    assert shown == {"model": {"inputModel"}, "gaussian": {"inputMicrographs"}, "spectrum": {"inputMicrographs"}}
+    # Of the models, imported ones need the ice of real micrographs.
+    assert shown == {"model": {"inputModel", "inputMicrographs"}, "gaussian": {"inputMicrographs"},
+                     "spectrum": {"inputMicrographs"}}
     assert GenerateSettings.model_fields["noise"].default == choices[0]
 
 
@@ -163,7 +176,8 @@ def test_conditions_name_parameters_that_scipion_knows_at_that_point(kind):
 
 
 def _condition(protocol, name):
-    return eval(protocol.getParam(name).condition.get(), {}, {"noise": protocol.noise.get()})
+    condition = protocol.getParam(name).condition.get()
+    return condition is None or eval(condition, {}, {"noise": protocol.noise.get()})
 
 
 @pytest.mark.parametrize(("gpus", "use", "device"), [

@@ -49,7 +49,8 @@ CONTENT = """
     assert "cryogem_scipion" in domain.getPlugins()
     protocols = {name for name, kind in domain.getProtocols().items()
                  if kind.getClassPackageName() == "cryogem_scipion"}
-    assert protocols == {"ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate"}, protocols
+    assert protocols == {"ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
+                         "ProtCryogemImportModel"}, protocols
     assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer"} <= set(domain.getViewers())
     assert "CryogemModel" in domain.getObjects()
 

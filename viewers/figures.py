@@ -123,7 +123,7 @@ def losses(figure: Figure, table: Path) -> None:
 
 
 def previews(figure: Figure, folder: Path) -> None:
-    """Show the previews of a training, the last one first."""
+    """Show the previews of a training, the last one first, or that of an imported model."""
     files = sorted((folder / "previews").glob("*.png"))
     if not files:
         raise DataError(f"{folder / 'previews'} has no preview yet; wait for the first steps")
@@ -135,8 +135,9 @@ def previews(figure: Figure, folder: Path) -> None:
         axis.set_axis_off()
         picture = imread(files[index])
         axis.imshow(picture, cmap="gray")
-        figure.suptitle(f"step {int(files[index].stem.rpartition('_')[2])}: with ice and noise | generated | real",
-                        fontsize=11)
+        step = files[index].stem.rpartition("_")[2]
+        figure.suptitle(f"step {int(step)}: with ice and noise | generated | real" if step.isdigit()
+                        else "discs in white noise | what the model makes of them", fontsize=11)
 
     _pages(figure, len(files), len(files) - 1, draw)
 

@@ -10,7 +10,12 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
 from cryogem_scipion.errors import CryogemError
 from cryogem_scipion.objects import CryogemModel
-from cryogem_scipion.protocols import ProtCryogemGenerate, ProtCryogemSimulate, ProtCryogemTrain
+from cryogem_scipion.protocols import (
+    ProtCryogemGenerate,
+    ProtCryogemImportModel,
+    ProtCryogemSimulate,
+    ProtCryogemTrain,
+)
 from cryogem_scipion.viewers import figures
 
 __all__ = ["CryogemDatasetViewer", "CryogemModelViewer", "CryogemTrainViewer"]
@@ -82,15 +87,16 @@ class CryogemTrainViewer(ProtocolViewer):
 
 
 class CryogemModelViewer(Viewer):
-    """A noise model: how it was trained."""
+    """A noise model: how it was trained; of an imported one, what it makes of discs in white noise."""
 
     _name = "noise model"
-    _targets = [CryogemModel]
+    _targets = [CryogemModel, ProtCryogemImportModel]
     _environments = [DESKTOP_TKINTER]
 
-    def _visualize(self, obj: CryogemModel, **kwargs: Any) -> list[View]:
-        folder = Path(obj.getFolder())
-        return [*_losses(self, folder), *_previews(self, folder)]
+    def _visualize(self, obj: CryogemModel | ProtCryogemImportModel, **kwargs: Any) -> list[View]:
+        folder = Path(obj.getFolder()) if isinstance(obj, CryogemModel) else obj.outFolder()
+        trained = (folder / "losses.csv").is_file()
+        return [*(_losses(self, folder) if trained else []), *_previews(self, folder)]
 
 
 def _losses(viewer: Viewer, folder: Path) -> list[View]:

@@ -2,12 +2,14 @@
 """Every setting, declared once; forms, flags, JSON, help and range checks are derived from here."""
 from cryogem_scipion.config.base import RunSettings, Settings, messages, option, parse, read_json
 from cryogem_scipion.config.generate import GenerateSettings
+from cryogem_scipion.config.import_model import ImportModelSettings
 from cryogem_scipion.config.phantom import PhantomSettings
 from cryogem_scipion.config.simulate import SimulateSettings
 from cryogem_scipion.config.train import TrainSettings
 
-__all__ = ["STAGES", "GenerateSettings", "PhantomSettings", "RunSettings", "Settings", "SimulateSettings",
-           "TrainSettings", "messages", "option", "parse", "read_json"]
+__all__ = ["STAGES", "GenerateSettings", "ImportModelSettings", "PhantomSettings", "RunSettings", "Settings",
+           "SimulateSettings", "TrainSettings", "messages", "option", "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
-    "simulate": SimulateSettings, "train": TrainSettings, "generate": GenerateSettings, "phantom": PhantomSettings}
+    "simulate": SimulateSettings, "train": TrainSettings, "generate": GenerateSettings,
+    "import-model": ImportModelSettings, "phantom": PhantomSettings}

@@ -17,12 +17,14 @@ class GenerateSettings(RunSettings):
     simulation_micrographs: Path | None = option(
         None, "Simulated micrographs to use", "With reuse: a STAR file with a part of the rows of micrographs.star.",
         form=False)
-    model: Path | None = option(None, "Noise model", "A model.safetensors that 'cryogem train' made.", form=False)
+    model: Path | None = option(
+        None, "Noise model", "A model.safetensors of 'cryogem train' or 'cryogem import-model'.", form=False)
     noise: Literal["model", "gaussian", "spectrum"] = option(
         "model", "Noise", "model: the trained translator; spectrum: coloured noise measured from real micrographs, "
         "no training; gaussian: white noise.", section="Noise")
     real: tuple[str, ...] = option(
-        (), "Real micrographs", "For spectrum noise (and ice maps): files or quoted patterns.", form=False)
+        (), "Real micrographs", "For spectrum noise, and for the ice of imported models: files or quoted "
+        "patterns.", form=False)
     real_pixel_size: float | None = option(
         None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
         form=False, gt=0)

@@ -22,6 +22,7 @@ from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import check_real, evenly, real_files
 from cryogem_scipion.stages.background import (
     MOST,
+    Background,
     SimulatedSet,
     measure_background,
     physical_noise,
@@ -32,7 +33,7 @@ from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.parallel import in_order, one_thread, workers
 from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
-from cryogem_scipion.translator.checkpoint import load_model
+from cryogem_scipion.translator.checkpoint import Translator, load_model
 
 __all__ = ["run"]
 
@@ -63,7 +64,7 @@ def run(settings: GenerateSettings) -> Manifest:
     scope = _scope(settings, simulated, device)
     model = load_model(settings.model, device) if settings.noise == "model" and settings.model else None
     if model is not None and abs(model.pixel_size / scope.pixel_size - 1) > 1e-3:
-        raise DataError(f"{settings.model} was trained at {model.pixel_size:g} Å and the simulation is at "
+        raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
                         f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
     files = real_files(settings.real)
     check_real(files, scope.pixel_size, settings.real_pixel_size)
@@ -71,8 +72,7 @@ def run(settings: GenerateSettings) -> Manifest:
     check_space(settings.out, len(indices) * _bytes(scope, settings))
     out = begin(settings)
     if model is not None:
-        snr = settings.snr or model.snr
-        noise = Noise(model, model.physical, snr, {})
+        noise = _translated(settings, simulated, files, out, model)
     else:
         noise = _analytic(settings, simulated, files, out)
     contrast = simulated.contrast.brought_to(noise.snr, noise.physical.background_deviation)
@@ -129,6 +129,19 @@ def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.de
     return microscope(parse(SimulateSettings, values), device=device)
 
 
+def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
+                model: Translator) -> Noise:
+    """A trained translator; one that was imported knows no ice: that of real micrographs, if there are any."""
+    snr = settings.snr or model.snr
+    if not files:
+        return Noise(model, model.physical, snr, {})
+    if not model.standardised:
+        return Noise(model, model.physical, snr, {}, (
+            f"{settings.model} has noise and ice of the micrographs it was trained on; real is not used",))
+    physical, background = _measured(settings, simulated, files, out, snr)
+    return Noise(replace(model, physical=physical), physical, snr, background.figures, background.warnings)
+
+
 def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
     """White noise, or noise measured from real micrographs."""
     if not files:
@@ -137,18 +150,19 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
         # Without real micrographs there are no grey values to come back to: transmission stays as it is.
         model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
         return Noise(model, physical, settings.snr or contrast.snr, {})
-    with one_thread():
-        return _measured(settings, simulated, files, out)
-
-
-def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
-    """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
-    reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
-                         settings.real_pixel_size)
-    background = measure_background(reals, out, simulated, settings.snr, settings.seed)
-    physical = physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed)
+    physical, background = _measured(settings, simulated, files, out, settings.snr)
     return Noise(AnalyticModel(physical, background.scale), physical, background.snr, background.figures,
                  background.warnings)
+
+
+def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
+              snr: float | None) -> tuple[PhysicalNoise, Background]:
+    """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
+    with one_thread():
+        reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
+                             settings.real_pixel_size)
+        background = measure_background(reals, out, simulated, snr, settings.seed)
+        return physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed), background
 
 
 def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:

@@ -16,7 +16,9 @@ from cryogem_scipion.translator.spectrum import ColouredNoise
 from cryogem_scipion.translator.tensors import load_tensors, mismatches, part, save_tensors
 from cryogem_scipion.translator.tiling import tiled
 
-__all__ = ["Translator", "load_model", "save_model"]
+__all__ = ["MODEL", "Translator", "load_model", "save_model"]
+
+MODEL = "model.safetensors"
 
 @dataclass(frozen=True)
 class Translator:

@@ -84,3 +84,6 @@ def _check(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, Te
     problems = mismatches(expected, found)
     if problems:
         raise CheckpointError(f"{path} does not have the published layout: {'; '.join(problems)}")
+    broken = [name for name, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(f"{path} holds values that are not finite in {', '.join(broken)}; give an earlier one")

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from cryogem_scipion.config.train import TrainSettings
 from cryogem_scipion.errors import CheckpointError, SettingsError
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
-from cryogem_scipion.translator.checkpoint import Translator, save_model
+from cryogem_scipion.translator.checkpoint import MODEL, Translator, save_model
 from cryogem_scipion.translator.losses import contrast_drift, contrastive, gradient_penalty, least_squares
 from cryogem_scipion.translator.networks import PatchProjections, discriminator, generator, latent_noise
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
-from cryogem_scipion.translator.preview import write_preview
+from cryogem_scipion.translator.preview import PREVIEWS, write_preview
 from cryogem_scipion.translator.tensors import load_tensors, part, save_tensors
 
 __all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "Goal", "TrainingRecord", "train"]
 
-CHECKPOINT, LOSSES, MODEL, PREVIEWS = "checkpoint.safetensors", "losses.csv", "model.safetensors", "previews"
+CHECKPOINT, LOSSES = "checkpoint.safetensors", "losses.csv"
 PENALTY_EVERY = 8
 """Steps between gradient penalties, which count that much more."""
 

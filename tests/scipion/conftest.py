@@ -15,6 +15,8 @@ PIXEL_SIZE = 8.0  # Working pixel size, Å.
 REAL_PIXEL_SIZE = 5.0
 REAL_SHAPE = (300, 371)
 REAL_COUNT = 3
+MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
+LINES = []  # what the simulation says while it runs
 
 
 def write_map(path, box=33, pixel_size=6.0):
@@ -73,3 +75,23 @@ def project(scipion):
     """An open project; Scipion makes its folder the current one."""
     from cryogem_scipion.workflow import open_project
     return open_project(scipion, "tests")
+
+
+@pytest.fixture(scope="session")
+def inputs(scipion, project):
+    """The map and the micrographs as Scipion's own import boxes give them."""
+    from cryogem_scipion.workflow import run
+    volume = run(project, "ProtImportVolumes", "map", filesPath=scipion / "map.mrc", samplingRate=6.0)
+    real = run(project, "ProtImportMicrographs", "real", filesPath=scipion / "real", filesPattern="*.mrc",
+               samplingRate=REAL_PIXEL_SIZE, voltage=200.0, sphericalAberration=1.4, amplitudeContrast=0.08)
+    return {"volume": (volume, "outputVolume"), "real": (real, "outputMicrographs")}
+
+
+@pytest.fixture(scope="session")
+def simulation(project, inputs):
+    """The first box, run once for all tests."""
+    from cryogem_scipion.workflow import run
+    return run(project, "ProtCryogemSimulate", "simulation", show=LINES.append, inputVolume=inputs["volume"],
+               inputMicrographs=inputs["real"], pixelSize=PIXEL_SIZE, micrographs=MICROGRAPH_COUNT,
+               micrographSize=f"{SHAPE[0]} {SHAPE[1]}", particlesMean=6.0, particlesSigma=1.0, extract=True, seed=3,
+               phaseShiftDegrees=20.0, numberOfThreads=2)

@@ -16,27 +16,16 @@ from pwem.constants import ALIGN_PROJ
 from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, read_manifest, read_table
 from cryogem_scipion.protocols.inputs import write_ctfs, write_orientations
 from cryogem_scipion.workflow import WorkflowError, open_project, rerun, run
-from tests.scipion.conftest import PIXEL_SIZE, REAL_COUNT, REAL_PIXEL_SIZE, REAL_SHAPE
+from tests.scipion.conftest import (
+    LINES,
+    MICROGRAPH_COUNT,
+    PIXEL_SIZE,
+    REAL_COUNT,
+    REAL_PIXEL_SIZE,
+    REAL_SHAPE,
+    SHAPE,
+)
 from tests.scipion.conventions import defocus, relion_pose, rotation
-
-MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
-LINES = []
-
-
-@pytest.fixture(scope="module")
-def inputs(scipion, project):
-    volume = run(project, "ProtImportVolumes", "map", filesPath=scipion / "map.mrc", samplingRate=6.0)
-    real = run(project, "ProtImportMicrographs", "real", filesPath=scipion / "real", filesPattern="*.mrc",
-               samplingRate=REAL_PIXEL_SIZE, voltage=200.0, sphericalAberration=1.4, amplitudeContrast=0.08)
-    return {"volume": (volume, "outputVolume"), "real": (real, "outputMicrographs")}
-
-
-@pytest.fixture(scope="module")
-def simulation(project, inputs):
-    return run(project, "ProtCryogemSimulate", "simulation", show=LINES.append, inputVolume=inputs["volume"],
-               inputMicrographs=inputs["real"], pixelSize=PIXEL_SIZE, micrographs=MICROGRAPH_COUNT,
-               micrographSize=f"{SHAPE[0]} {SHAPE[1]}", particlesMean=6.0, particlesSigma=1.0, extract=True, seed=3,
-               phaseShiftDegrees=20.0, numberOfThreads=2)
 
 
 @pytest.fixture(scope="module")

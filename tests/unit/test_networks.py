@@ -2,27 +2,11 @@
 """The networks: published names and shapes, an independent forward pass, encoder alone, finite view."""
 import pytest
 import torch
-from torch.nn import functional as F
 
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.translator.networks import PatchProjections, discriminator, latent_noise
 from cryogem_scipion.translator.networks import generator as named_generator
-
-
-def published_shapes(levels, width):
-    """Names and shapes as the published files have them."""
-    channels = [min(width * 2**k, 8 * width) for k in range(levels)]
-    shapes = {}
-    for k in range(levels):
-        prefix = "model." + "submodule." * k
-        outer = 1 if k == 0 else channels[k - 1]
-        down = "down.0" if k == 0 else "down.1"
-        shapes[f"{prefix}{down}.weight"] = (channels[k], outer, 4, 4)
-        shapes[f"{prefix}{down}.bias"] = (channels[k],)
-        into = channels[k] if k == levels - 1 else 2 * channels[k]
-        shapes[f"{prefix}up.1.weight"] = (into, outer, 4, 4)
-        shapes[f"{prefix}up.1.bias"] = (outer,)
-    return shapes
+from tests import published
 
 
 @pytest.mark.parametrize(("levels", "width"), [(5, 4), (6, 2), (10, 64)])
@@ -30,7 +14,7 @@ def test_published_layout(levels, width):
     with torch.device("meta"):
         network = named_generator({"name": "published", "levels": levels, "width": width})
     found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert found == published_shapes(levels, width)
+    assert found == published.generator_shapes(levels, width)
     if levels == 10:
         assert len(found) == 40
         assert sum(p.numel() for p in network.parameters()) == pytest.approx(79.6e6, rel=0.001)
@@ -38,34 +22,31 @@ def test_published_layout(levels, width):
         assert network.feature_channels == (64, 128, 256, 512, 512)
 
 
-def straightforward(state, levels, image):
-    """The published network written down flat: a way down, a way up."""
-    skips, features = [], image
-    for k in range(levels):
-        prefix = "model." + "submodule." * k + ("down.0" if k == 0 else "down.1")
-        features = F.conv2d(F.leaky_relu(features, 0.2) if k else features, state[prefix + ".weight"],
-                            state[prefix + ".bias"], 2, 1)
-        if 0 < k < levels - 1:
-            features = F.instance_norm(features)
-        skips.append(features)
-    features = skips[-1]
-    for k in reversed(range(levels)):
-        prefix = "model." + "submodule." * k + "up.1"
-        features = F.conv_transpose2d(F.relu(features), state[prefix + ".weight"], state[prefix + ".bias"], 2, 1)
-        if k:
-            features = torch.cat([F.leaky_relu(skips[k - 1], 0.2), F.instance_norm(features)], 1)
-    return torch.tanh(features), [F.leaky_relu(skip, 0.2) for skip in skips[:5]]
+def test_published_features_have_their_layout():
+    with torch.device("meta"):
+        projections = PatchProjections((64, 128, 256, 512, 512))
+    found = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
+    assert found == published.feature_shapes(64)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 128)])
-def test_published_forward_pass(shape, generator):
-
-    network = build("published", levels=6, width=2).double()
+def test_published_forward_pass_layer_by_layer(shape, generator):
+    network = named_generator({"name": "published", "levels": 6, "width": 2}).double()
+    state = published.state_dict(published.generator_shapes(6, 2), generator)
+    network.load_state_dict(state)
     image = torch.randn(2, 1, *shape, generator=generator, dtype=torch.float64)
+    seen = {}
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
     found, features = network(image)
-    wanted, wanted_features = straightforward(network.state_dict(), 6, image / network.scale)
-    assert torch.allclose(found, wanted * network.scale, atol=1e-10)
-    for a, b in zip(features, wanted_features, strict=True):
+    wanted = published.layers({name: value.double() for name, value in state.items()}, 6, image / network.scale)
+    assert len(seen) == 12
+    for name, value in seen.items():
+        assert float(value.detach().std()) > 0.05, name  # a layer that says nothing would be checked for nothing
+        assert torch.allclose(value, wanted[name], atol=1e-10), name
+    assert torch.allclose(found, wanted["image"] * network.scale, atol=1e-10)
+    for a, b in zip(features, wanted["contrasted"], strict=True):
         assert torch.allclose(a, b, atol=1e-10)
 
 

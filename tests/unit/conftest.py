@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A world in miniature that several tests train on and generate for."""
+import numpy as np
+import pytest
+import torch
+
+SNR = 0.4
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A simulation at 6 Å, and 'real' micrographs at 3 Å made from other specimens: counts, a gradient, noise."""
+    from cryogem_scipion.config import PhantomSettings, SimulateSettings
+    from cryogem_scipion.mrc import read_mrc, write_mrc
+    from cryogem_scipion.physics.grids import fourier_crop
+    from cryogem_scipion.stages import phantom, simulate
+    folder = tmp_path_factory.mktemp("world")
+    phantom.run(PhantomSettings(out=folder / "map", box=40, pixel_size=4.0, diameter_angstrom=120))
+    common = {"volume": (folder / "map/phantom.mrc",), "pixel_size": 6.0, "micrograph_size": (192, 224),
+              "particles_mean": 12, "particles_sigma": 1, "particle_distance": 100.0, "snr": SNR}
+    simulate.run(SimulateSettings(out=folder / "sim", micrographs=4, **common))
+    simulate.run(SimulateSettings(out=folder / "hidden", micrographs=3, seed=99, **common))
+    random = np.random.default_rng(5)
+    (folder / "real").mkdir()
+    for index in range(3):
+        clean, _ = read_mrc(folder / f"hidden/micrographs/mic_{index:06d}.mrc", 2)
+        fine = fourier_crop(torch.tensor(clean), (384, 448)).numpy()
+        # Noise of deviation 0.1 at 3 Å is white noise of 0.05 at 6 Å.
+        image = np.linspace(0.95, 1.05, 448)[None] * fine + 0.1 * random.normal(size=fine.shape)
+        write_mrc(folder / f"real/mic {index}.mrc", (400 * image).astype(np.float32), 3.0)
+    return folder
