@@ -74,5 +74,5 @@ def _picture(model: Translator, path: Path, device: torch.device) -> None:
 def _discs(edge: int, model: Translator) -> Float[Tensor, "y x"]:
     """1 - s of sixteen discs, about as strong as particles at the model's signal-to-noise ratio."""
     y, x = torch.meshgrid(*[torch.arange(edge, dtype=torch.float32) / edge * 4 % 1 - 0.5] * 2, indexing="ij")
-    inside = (torch.hypot(y, x) < 0.25).to(torch.float32)
-    return 1 - 2 * model.snr**0.5 * model.sigma_n * inside
+    signal: Tensor = 2 * model.snr**0.5 * model.sigma_n * (torch.hypot(y, x) < 0.25)
+    return 1 - signal
