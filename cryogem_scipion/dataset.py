@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cryogem_scipion.errors import DataError
 
 __all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside",
-           "read_manifest", "read_table", "replacing", "table_text", "write_manifest", "write_table"]
+           "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
-    stage: Literal["simulate", "train", "generate", "import-model", "phantom"]
+    stage: Literal["simulate", "train", "generate", "import-model", "phantom", "picks", "poses"]
     version: str = Field(description="of this program")
     libraries: dict[str, str]
     settings: dict[str, Any] = Field(description="of the stage, as given")
@@ -159,20 +159,26 @@ def read_table(path: Path, name: str, columns: tuple[str, ...] = ()) -> tuple[pd
     DataError
         The file is missing, no STAR file, or lacks one of ``columns``.
     """
+    blocks = read_blocks(path)
+    if name not in blocks:
+        raise DataError(f"{path} has no table data_{name} (found: {', '.join(map(str, blocks)) or 'nothing'}); "
+                        "give a RELION 3.1 STAR file")
+    rows = blocks[name]
+    missing = [column for column in columns if column not in rows]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; write the file with these columns")
+    return blocks.get("optics", pd.DataFrame()), rows
+
+
+def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
+    """Return every table of a STAR file by its name; ``DataError`` when there is no such file."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a STAR file")
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=["rlnMicrographName", "rlnImageName"])
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
-    if name not in blocks:
-        raise DataError(f"{path} has no table data_{name} (found: {', '.join(map(str, blocks)) or 'nothing'}); "
-                        "give a RELION 3.1 STAR file")
-    rows = _frame(blocks[name])
-    missing = [column for column in columns if column not in rows]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; write the file with these columns")
-    return _frame(blocks.get("optics", pd.DataFrame())), rows
+    return {str(name): _frame(block) for name, block in blocks.items()}
 
 
 def _frame(block: Any) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Real micrographs: found, checked and brought to the working pixel size, one at a time."""
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.mrc import read_header, read_mrc
+from cryogem_scipion.patterns import files_of
 from cryogem_scipion.physics.grids import fourier_crop, working_shape
 from cryogem_scipion.physics.ice import background_deviation, ice_map, upsample_ice
 
@@ -39,21 +39,8 @@ class RealMicrograph:
 
 
 def real_files(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that names and patterns stand for, sorted, each once.
-
-    Raises
-    ------
-    DataError
-        A name or pattern stands for nothing.
-    """
-    files: set[Path] = set()
-    for pattern in patterns:
-        # A file whose own name holds wildcard characters is meant as it is.
-        found = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
-        if not found:
-            raise DataError(f"{pattern} stands for no file; give real micrographs (MRC)")
-        files.update(Path(name) for name in found)
-    return sorted(files)
+    """Return the files that names and patterns stand for, sorted, each once; ``DataError`` when one has none."""
+    return files_of(patterns, "real micrographs (MRC)")
 
 
 def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None) -> None:

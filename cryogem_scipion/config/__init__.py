@@ -4,12 +4,18 @@ from cryogem_scipion.config.base import RunSettings, Settings, messages, option,
 from cryogem_scipion.config.generate import GenerateSettings
 from cryogem_scipion.config.import_model import ImportModelSettings
 from cryogem_scipion.config.phantom import PhantomSettings
+from cryogem_scipion.config.picks import PicksSettings
 from cryogem_scipion.config.simulate import SimulateSettings
 from cryogem_scipion.config.train import TrainSettings
 
-__all__ = ["STAGES", "GenerateSettings", "ImportModelSettings", "PhantomSettings", "RunSettings", "Settings",
-           "SimulateSettings", "TrainSettings", "messages", "option", "parse", "read_json"]
+__all__ = ["STAGES", "GenerateSettings", "ImportModelSettings", "PhantomSettings", "PicksSettings", "RunSettings",
+           "Settings", "SimulateSettings", "TrainSettings", "messages", "option", "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
-    "simulate": SimulateSettings, "train": TrainSettings, "generate": GenerateSettings,
-    "import-model": ImportModelSettings, "phantom": PhantomSettings}
+    "simulate": SimulateSettings,
+    "train": TrainSettings,
+    "generate": GenerateSettings,
+    "picks": PicksSettings,
+    "import-model": ImportModelSettings,
+    "phantom": PhantomSettings,
+}
