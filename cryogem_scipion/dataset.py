@@ -5,6 +5,7 @@
     micrographs.star  optics table, then a row for each micrograph
     particles.star    optics table, then a row for each particle, also those cut by the border
     extracted.star    the rows of the whole particles with their images, when stacks were written
+    figures.npz       what the viewers draw of the run, arrays only (of a training)
     micrographs/ masks/ particles/ source/
 
 Paths in the tables are relative to the folder. Nothing here needs torch: the Scipion side reads
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["EXTRACTED", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside",
+__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside",
            "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 1
@@ -30,6 +31,7 @@ MANIFEST = "manifest.json"
 MICROGRAPHS = "micrographs.star"
 PARTICLES = "particles.star"
 EXTRACTED = "extracted.star"
+FIGURES = "figures.npz"
 
 
 class Contrast(BaseModel):

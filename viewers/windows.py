@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyworkflow.gui.plotter import Plotter
-from pyworkflow.protocol.params import BooleanParam, IntParam, LabelParam
+from matplotlib.figure import Figure
+from pyworkflow.protocol.params import BooleanParam, EnumParam, IntParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
-from cryogem_scipion.errors import CryogemError
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols import (
     ProtCryogemGenerate,
@@ -16,13 +15,31 @@ from cryogem_scipion.protocols import (
     ProtCryogemSimulate,
     ProtCryogemTrain,
 )
-from cryogem_scipion.viewers import figures
+from cryogem_scipion.viewers import micrographs, statistics, training
+from cryogem_scipion.viewers.window import opened
 
 __all__ = ["CryogemDatasetViewer", "CryogemModelViewer", "CryogemTrainViewer"]
 
+# Buttons of a training: name of the parameter, label, help, size of the window, what is drawn.
+TRAINING: dict[str, tuple[str, str, tuple[float, float], Callable[[Figure, Path], None]]] = {
+    "displayLosses": ("Losses", "Losses over the steps; they move on while the training runs. The adversarial and the "
+                      "discriminator's loss stay between 0 and 1 as long as neither network beats the other.", (8, 6),
+                      lambda figure, folder: training.losses(figure, folder / "losses.csv")),
+    "displayPreviews": ("Previews over time", "Input, generated and real pieces, always of the same places; the slider "
+                        "goes back to the first steps. Training is long enough when they stop changing.", (9.5, 7),
+                        training.previews),
+    "displayComparison": ("Real beside generated", "Larger fields, in the same grey scale, when the training has "
+                          "finished. The eye should not tell the second from the third.", (12, 4.6),
+                          training.comparison),
+    "displaySpectra": ("Spectra and grey values", "Power spectra and histograms of real and generated fields, when the "
+                       "training has finished. The closer the curves, the better.", (10, 4.2), training.spectra),
+    "displayIce": ("Ice maps", "The real micrographs at the working pixel size, and the slow changes of transmission "
+                   "measured of each, which the generated ones inherit.", (11, 6), training.ice_maps),
+}
+
 
 class CryogemDatasetViewer(ProtocolViewer):
-    """Labelled micrographs: gallery with particles and masks, counts, defocus, orientations."""
+    """Labelled micrographs: gallery with particles and masks, power spectra, counts, defocus, orientations."""
 
     _label = "labelled micrographs"
     _targets = [ProtCryogemSimulate, ProtCryogemGenerate]
@@ -30,41 +47,55 @@ class CryogemDatasetViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        group = form.addGroup("Micrographs")
-        group.addParam("displayMicrographs", LabelParam, label="Gallery",
-                       help="One micrograph after another, in all pictures kept of it. Arrow keys page through.")
+        group = form.addGroup("Micrographs, one after another")
         group.addParam("firstMicrograph", IntParam, default=1, label="Begin with micrograph",
-                       help="Number of the micrograph shown first.")
+                       help="Number of the micrograph shown first; slider, buttons and arrow keys go on from there.")
+        group.addParam("displayMicrographs", LabelParam, label="Gallery",
+                       help="The micrograph in all pictures kept of it, with its labels.")
         group.addParam("showCircles", BooleanParam, default=True, label="Mark particles",
                        help="Circles of the particle's diameter; orange where the border cuts the box.")
         group.addParam("showOutline", BooleanParam, default=True, label="Outline masks",
                        help="The edge of the particles' masks.")
-        group = form.addGroup("Set")
+        group.addParam("displaySpectra", LabelParam, label="Power spectra",
+                       help="The micrograph's power spectrum, and on top of it the rings where the CTF of its label "
+                       "vanishes: dark rings of the spectrum lie on them.")
+        group.addParam("spectrumOf", EnumParam, choices=[*micrographs.KINDS.values()][:2] + ["the micrographs"],
+                       default=2, label="Spectra of", help="Images without noise, or with ice and noise before the "
+                       "translation, show more rings; generate keeps them when it is told to.")
+        group = form.addGroup("The whole set")
         group.addParam("displayStatistics", LabelParam, label="Particles and defocus",
                        help="How many particles the micrographs have, and their defocus.")
         group.addParam("displayOrientations", LabelParam, label="Orientations",
-                       help="The particles' viewing directions.")
+                       help="The particles' viewing directions on a map of equal areas, and their angles in the plane.")
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
-        return {"displayMicrographs": self._micrographs, "displayStatistics": self._statistics,
-                "displayOrientations": self._orientations}
+        return {"displayMicrographs": self._micrographs, "displaySpectra": self._spectra,
+                "displayStatistics": self._statistics, "displayOrientations": self._orientations}
 
     def _micrographs(self, name: str | None = None) -> list[View]:
-        return _window(self, "Micrographs", (11, 7), lambda figure: figures.gallery(
-            figure, self.protocol.outFolder(), self.firstMicrograph.get(1) - 1, self.showCircles.get(),
-            self.showOutline.get()))
+        folder = self.protocol.outFolder()
+        return opened(self, "Micrographs", (12.6, 5.4), lambda figure: micrographs.gallery(
+            figure, folder, self._first(), self.showCircles.get(), self.showOutline.get()))
+
+    def _spectra(self, name: str | None = None) -> list[View]:
+        kind = list(micrographs.KINDS)[self.spectrumOf.get()]
+        return opened(self, "Power spectra", (11, 5), lambda figure: micrographs.power_spectra(
+            figure, self.protocol.outFolder(), self._first(), kind))
 
     def _statistics(self, name: str | None = None) -> list[View]:
-        return _window(self, "Particles and defocus", (9, 4), lambda figure: figures.statistics(
+        return opened(self, "Particles and defocus", (9, 4), lambda figure: statistics.statistics(
             figure, self.protocol.outFolder()))
 
     def _orientations(self, name: str | None = None) -> list[View]:
-        return _window(self, "Orientations", (8, 5), lambda figure: figures.orientations(
+        return opened(self, "Orientations", (10, 4.6), lambda figure: statistics.orientations(
             figure, self.protocol.outFolder()))
+
+    def _first(self) -> int:
+        return self.firstMicrograph.get(1) - 1
 
 
 class CryogemTrainViewer(ProtocolViewer):
-    """A training, also while it runs: losses and previews."""
+    """A training, also while it runs: losses, previews; then its model beside the real micrographs."""
 
     _label = "training of the noise translator"
     _targets = [ProtCryogemTrain]
@@ -72,18 +103,14 @@ class CryogemTrainViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        form.addParam("displayLosses", LabelParam, label="Losses", help="Losses over the steps; press again for news.")
-        form.addParam("displayPreviews", LabelParam, label="Previews",
-                      help="Input, generated and real pieces; the last preview first.")
+        for name, (label, help, *_) in TRAINING.items():
+            form.addParam(name, LabelParam, label=label, help=help)
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
-        return {"displayLosses": self._losses, "displayPreviews": self._previews}
+        return dict.fromkeys(TRAINING, self._show)
 
-    def _losses(self, name: str | None = None) -> list[View]:
-        return _losses(self, self.protocol.outFolder())
-
-    def _previews(self, name: str | None = None) -> list[View]:
-        return _previews(self, self.protocol.outFolder())
+    def _show(self, name: str) -> list[View]:
+        return _training(self, name, self.protocol.outFolder())
 
 
 class CryogemModelViewer(Viewer):
@@ -96,24 +123,10 @@ class CryogemModelViewer(Viewer):
     def _visualize(self, obj: CryogemModel | ProtCryogemImportModel, **kwargs: Any) -> list[View]:
         folder = Path(obj.getFolder()) if isinstance(obj, CryogemModel) else obj.outFolder()
         trained = (folder / "losses.csv").is_file()
-        return [*(_losses(self, folder) if trained else []), *_previews(self, folder)]
+        names = ("displayLosses", "displayPreviews", "displayComparison") if trained else ("displayPreviews",)
+        return [view for name in names for view in _training(self, name, folder)]
 
 
-def _losses(viewer: Viewer, folder: Path) -> list[View]:
-    return _window(viewer, "Losses", (8, 6), lambda figure: figures.losses(figure, folder / "losses.csv"))
-
-
-def _previews(viewer: Viewer, folder: Path) -> list[View]:
-    return _window(viewer, "Previews", (10, 6), lambda figure: figures.previews(figure, folder))
-
-
-def _window(viewer: Viewer, title: str, size: tuple[float, float], draw: Callable[[Any], None]) -> list[View]:
-    """A window with a figure, or a message where the files are not there yet."""
-    plotter = Plotter(windowTitle=title, figsize=size)
-    plotter.tightLayoutOn = False  # The figures lay themselves out.
-    try:
-        draw(plotter.getFigure())
-    except CryogemError as error:
-        plotter.close()
-        return [viewer.errorMessage(str(error), title)]
-    return [plotter]
+def _training(viewer: Viewer, name: str, folder: Path) -> list[View]:
+    label, _, size, draw = TRAINING[name]
+    return opened(viewer, label, size, lambda figure: draw(figure, folder))

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Electron wavelength, contrast transfer function and its application.
-
-Lengths are Å, underfocus is positive, angles are degrees counter-clockwise from x. Voltages in kV
-and aberrations in mm become Å here and nowhere else.
-"""
+"""Contrast transfer function and its application; lengths are Å, underfocus is positive."""
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -17,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.errors import SettingsError
+from cryogem_scipion.transfer import Optics, electron_wavelength, phase_terms
 
 __all__ = [
     "Optics",
@@ -30,64 +27,7 @@ __all__ = [
     "fast_shape",
 ]
 
-PLANCK = 6.62607015e-34  # J s
-ELECTRON_MASS = 9.1093837015e-31  # kg
-ELEMENTARY_CHARGE = 1.602176634e-19  # C
-LIGHT_SPEED = 299792458.0  # m / s
 LARGEST_MARGIN = 1024  # pixels; more padding than this costs more than the ripple it keeps out
-
-
-@dataclass(frozen=True)
-class Optics:
-    """One realised microscope state; underfocus is positive.
-
-    The defocus is ``defocus_u_angstrom`` along ``defocus_angle_degrees`` (from x towards y) and
-    ``defocus_v_angstrom`` across it.
-    """
-
-    voltage_kv: float
-    cs_mm: float
-    amplitude_contrast: float
-    defocus_u_angstrom: float
-    defocus_v_angstrom: float
-    defocus_angle_degrees: float
-    phase_shift_degrees: float = 0.0
-    b_factor_angstrom2: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.voltage_kv < math.inf:
-            raise SettingsError(f"voltage is {self.voltage_kv} kV; give a positive number such as 300")
-        if not 0 <= abs(self.amplitude_contrast) <= 1:
-            raise SettingsError(f"amplitude contrast is {self.amplitude_contrast}; give a number from 0 to 1")
-        if not all(math.isfinite(value) for value in vars(self).values()):
-            raise SettingsError(f"optics hold a value that is not finite: {self}; check the CTF file")
-
-
-def electron_wavelength(voltage_kv: float) -> float:
-    """Relativistic de Broglie wavelength in Å of electrons accelerated by ``voltage_kv`` kV."""
-    if not 0 < voltage_kv < math.inf:
-        raise SettingsError(f"voltage is {voltage_kv} kV; give a positive number such as 300")
-    energy = ELEMENTARY_CHARGE * voltage_kv * 1e3
-    momentum = math.sqrt(2 * ELECTRON_MASS * energy * (1 + energy / (2 * ELECTRON_MASS * LIGHT_SPEED**2)))
-    return 1e10 * PLANCK / momentum
-
-
-def _phase_terms(optics: Optics) -> tuple[float, float, float, float, float]:
-    """Phase in turns = a (x² + y²) + b (x² − y²) + c x y + d (x² + y²)² + e, for frequencies in 1/Å.
-
-    With cos 2(θ − angle) written out, the defocus term is a polynomial: no angle is ever computed.
-    """
-    wavelength = electron_wavelength(optics.voltage_kv)
-    mean = 0.5 * (optics.defocus_u_angstrom + optics.defocus_v_angstrom)
-    half = 0.5 * (optics.defocus_u_angstrom - optics.defocus_v_angstrom)
-    angle = 2 * math.radians(optics.defocus_angle_degrees)
-    return (
-        0.5 * wavelength * mean,
-        0.5 * wavelength * half * math.cos(angle),
-        wavelength * half * math.sin(angle),
-        -0.25 * optics.cs_mm * 1e7 * wavelength**3,
-        (math.asin(optics.amplitude_contrast) + math.radians(optics.phase_shift_degrees)) / (2 * math.pi),
-    )
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -156,7 +96,7 @@ def ctf(
     doi:10.1016/j.jsb.2015.08.008
     """
     frequency_y, frequency_x = _frequencies(shape, pixel_size)
-    terms = _phase_terms(optics)
+    terms = phase_terms(optics)
     decay = 0.25 * optics.b_factor_angstrom2
     place = torch.device("cpu" if device is None else device)
     if place.type == "cpu":

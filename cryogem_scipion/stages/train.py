@@ -5,11 +5,12 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.dataset import MICROGRAPHS, Manifest, read_table, write_manifest, write_table
+from cryogem_scipion.dataset import FIGURES, MICROGRAPHS, Manifest, read_table, replacing, write_manifest, write_table
 from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.mrc import read_header
@@ -24,6 +25,8 @@ from cryogem_scipion.stages.background import (
 )
 from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.reals import MeasuredReal, mapped, measure_real
+from cryogem_scipion.translator.checkpoint import load_model
+from cryogem_scipion.translator.comparison import compared
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.training import MODEL, Goal, TrainingRecord, train
 
@@ -52,10 +55,11 @@ def run(settings: TrainSettings) -> Manifest:
     physical = physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed)
     goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
                 {"version": __version__, "crop": settings.crop})
-    records = train(_real_pieces(reals, out, background), _simulated_pieces(simulated, background), goal, settings,
-                    out, device)
-    last = _watched(records, settings.steps)
+    pieces = _real_pieces(reals, out, background), _simulated_pieces(simulated, background)
+    last = _watched(train(*pieces, goal, settings, out, device), settings.steps)
     _write_reals(out, reals, simulated)
+    with replacing(out / FIGURES) as path:
+        np.savez_compressed(path, **compared(load_model(out / MODEL, device), *pieces, settings.seed))
     figures = dict(background.figures)
     if last is not None:
         figures |= {name: value for name, value in vars(last).items() if name not in ("step", "steps")}

@@ -79,7 +79,8 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
     run.restore(folder / CHECKPOINT)
     (folder / PREVIEWS).mkdir(exist_ok=True)
     _trim(folder / LOSSES, run.step)
-    with (folder / LOSSES).open("a", encoding="utf-8") as table:
+    # A line at a time, for those who watch.
+    with (folder / LOSSES).open("a", encoding="utf-8", buffering=1) as table:
         if not table.tell():
             table.write(",".join(field.name for field in fields(TrainingRecord)) + "\n")
         begun, before = time.monotonic(), run.step
@@ -92,7 +93,6 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
             if last or run.step % settings.preview_every == 0:
                 run.preview(real, simulated, folder / PREVIEWS / f"step_{run.step:07d}.png")
             if last or run.step % settings.checkpoint_every == 0:
-                table.flush()
                 run.save(folder / CHECKPOINT)
             yield record
     save_model(folder / MODEL, run.model())

@@ -21,6 +21,7 @@ from cryogem_scipion.physics.optics import (
     electron_wavelength,
     fast_shape,
 )
+from cryogem_scipion.transfer import transfer_zeros
 
 ROUND = Optics(300.0, 2.7, 0.1, 15000.0, 15000.0, 0.0)
 ASTIGMATIC = Optics(200.0, 2.0, 0.07, 18000.0, 12000.0, 30.0, phase_shift_degrees=40.0, b_factor_angstrom2=60.0)
@@ -76,6 +77,22 @@ def test_zeros_fall_where_the_formula_puts_them():
     q = (-b - np.sqrt(b * b - 4 * a * (k - math.asin(0.1) / math.pi))) / (2 * a)
     # linear interpolation between samples 1/4096 apart: a hundredth of a sample
     np.testing.assert_allclose(found, np.sqrt(q), atol=1e-2 / size)
+
+
+@pytest.mark.parametrize("optics", [
+    ROUND, Optics(200.0, 2.0, 0.07, 9000.0, 7000.0, 30.0, phase_shift_degrees=60.0),
+    Optics(300.0, 2.7, 0.1, 1500.0, 1500.0, 0.0), Optics(300.0, 0.0, 0.1, -8000.0, -9000.0, 70.0)],
+    ids=["round", "astigmatic", "turning back", "overfocus"])
+def test_rings_are_where_the_transfer_changes_its_sign(optics):
+    size, pixel_size = 2048, 0.8
+    rings = transfer_zeros(optics, np.array([0.0, np.pi / 2]), 0.5 / pixel_size)
+    lines = [ctf((1, size), pixel_size, optics)[0], ctf((size, 1), pixel_size, optics)[:size // 2, 0]]
+    for line, ring in zip(lines, rings.T, strict=True):
+        changes = np.flatnonzero(np.diff(np.sign(line.numpy())))
+        assert len(changes) > 5
+        # One sample lies between a zero and the change of sign that it makes.
+        inside = ring[ring < (len(line) - 1) / (size * pixel_size)]
+        np.testing.assert_allclose(inside, (changes + 0.5) / (size * pixel_size), atol=0.51 / (size * pixel_size))
 
 
 def test_astigmatism_angle_turns_from_x_to_y():

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Figures of a training: losses and previews, also while it runs; ice, images and spectra beside the real ones."""
+import json
+import os
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from cryogem_scipion.dataset import FIGURES
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.viewers.images import grey_range, scale_bar, show
+from cryogem_scipion.viewers.pages import Pages, follow
+
+__all__ = ["comparison", "ice_maps", "losses", "previews", "spectra"]
+
+# Columns of losses.csv that are losses, and what else is worth a look.
+LOSSES = {"adversarial": "adversarial", "discriminator": "discriminator", "contrastive": "contrastive",
+          "contrast_drift": "change of contrast"}
+POINTS = 4000
+"""Of a curve; a window shows no more."""
+COLUMNS = 4
+"""Micrographs on a page of ice maps."""
+IMAGES = {"physical": "simulated, with ice and noise", "generated": "generated from it", "real": "real"}
+COLOURS = {"physical": "tab:grey", "generated": "tab:orange", "real": "tab:blue"}
+
+
+def losses(figure: Figure, table: Path) -> None:
+    """Show the losses of a training, and follow them while it runs; raw values thin, their running mean thick."""
+    values = _losses(table)
+    names = [name for name in LOSSES if name in values]
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    lines = {}
+    for axis, name in zip(axes, names, strict=True):
+        raw, = axis.plot([], [], linewidth=0.5, alpha=0.4)
+        mean, = axis.plot([], [], color=raw.get_color())
+        lines[name] = raw, mean
+        axis.set_ylabel(LOSSES[name])
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("step")
+    seen = {"size": -1}
+
+    def refresh() -> bool:
+        size = os.path.getsize(table) if table.is_file() else seen["size"]
+        if size == seen["size"]:
+            return False
+        seen["size"] = size
+        found = _losses(table)
+        thin = slice(None, None, -(-len(found) // POINTS))
+        for axis, (name, (raw, mean)) in zip(axes, lines.items(), strict=True):
+            smooth = found[name].rolling(max(1, len(found) // 30), min_periods=1, center=True).mean()
+            raw.set_data(found["step"][thin], found[name][thin])
+            mean.set_data(found["step"][thin], smooth[thin])
+            axis.relim()
+            axis.autoscale_view()  # leaves alone what the user has zoomed
+        figure.suptitle(_state(found.iloc[-1]), fontsize=11)
+        return True
+
+    refresh()
+    follow(figure, refresh)
+
+
+def previews(figure: Figure, folder: Path) -> None:
+    """Show the previews of a training over the steps, the last one first, and new ones as they come."""
+    files = _previews(folder)
+    axis = figure.add_axes((0.01, 0.09, 0.98, 0.84))
+
+    def draw(index: int) -> None:
+        axis.clear()
+        axis.set_axis_off()
+        axis.imshow(imread(files[index]), cmap="gray", vmin=0, vmax=1)
+        step = files[index].stem.rpartition("_")[2]
+        figure.suptitle(f"step {int(step)}: with ice and noise | generated | real" if step.isdigit()
+                        else "discs in white noise | what the model makes of them", fontsize=11)
+
+    pages = Pages(figure, len(files), len(files) - 1, draw, "preview")
+
+    def refresh() -> bool:
+        new = _previews(folder)
+        if len(new) <= len(files):
+            return False
+        latest = pages.index == pages.count - 1
+        files[:] = new
+        pages.extend(len(files))
+        if latest:
+            pages.go(len(files) - 1)
+        return True
+
+    follow(figure, refresh)
+
+
+def ice_maps(figure: Figure, folder: Path) -> None:
+    """Show real micrographs at the working pixel size, and below them the ice measured of each."""
+    records = sorted((folder / "source/real").glob("*.json"))
+    if not records:
+        raise DataError(f"{folder} has measured no real micrograph yet; wait for the first steps")
+    found = [_ice(record) for record in records]
+    if all(ice is None for _, ice in found):
+        raise DataError(f"no ice was measured of the {len(found)} real micrographs: their grey values are no "
+                        "transmission (mean near or below zero)")
+    reach = max(float(np.abs(ice - 1).max()) for _, ice in found if ice is not None) * 100
+    shown = min(COLUMNS, len(found))
+    # A single micrograph and its ice stand side by side.
+    axes = figure.subplots(2, shown) if shown > 1 else figure.subplots(1, 2).reshape(2, 1)
+    figure.subplots_adjust(left=0.01, right=0.90, bottom=0.10, top=0.92, wspace=0.03, hspace=0.03)
+    bar = figure.add_axes((0.915, 0.2, 0.015, 0.3))
+
+    def draw(page: int) -> None:
+        for column, (above, below) in enumerate(axes.T):
+            for axis in (above, below):
+                axis.clear()
+                axis.set_axis_off()
+            if page * shown + column >= len(found):
+                continue
+            name, ice = found[page * shown + column]
+            above.set_title(Path(name).name, fontsize=9)
+            height, width = show(above, folder / name)
+            if ice is None:
+                below.text(0.5, 0.5, "no ice measured", ha="center", transform=below.transAxes)
+                continue
+            picture = below.imshow((ice - 1) * 100, cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="bicubic",
+                                   extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+            bar.clear()
+            figure.colorbar(picture, cax=bar, label="transmission above its mean (%)")
+
+    Pages(figure, -(-len(found) // shown), 0, draw, "page")
+
+
+def comparison(figure: Figure, folder: Path) -> None:
+    """Show a simulated field, what the model makes of it, and a real field, all in the real one's grey scale."""
+    data = _figures(folder)
+    images = {kind: data[f"image_{kind}"].astype(np.float32) for kind in IMAGES}
+    low, high = grey_range(images["real"])
+    axes = figure.subplots(1, len(images), sharex=True, sharey=True)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.92, wspace=0.02)
+    for axis, (kind, image) in zip(axes, images.items(), strict=True):
+        axis.set_axis_off()
+        axis.set_title(IMAGES[kind], fontsize=10)
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high)
+        scale_bar(axis, image.shape, float(data["pixel_size"]))
+
+
+def spectra(figure: Figure, folder: Path) -> None:
+    """Show the noise's power and the grey values of generated fields beside those of real ones."""
+    data = _figures(folder)
+    figure.set_layout_engine("constrained")
+    power, values = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.5, 1)})
+    for kind, text in IMAGES.items():
+        fields = data[f"power_{kind}"][:, 1:]
+        style = {"color": COLOURS[kind], "linestyle": "--" if kind == "physical" else "-"}
+        power.semilogy(data["frequency"][1:], fields.mean(0), label=text, **style)
+        power.fill_between(data["frequency"][1:], fields.min(0), fields.max(0), color=COLOURS[kind], alpha=0.15)
+        image = np.clip(data[f"image_{kind}"].astype(np.float32), -8, 8)
+        values.hist(image.ravel(), bins=160, range=(-8, 8), density=True, histtype="step", **style)
+    power.set(xlabel="spatial frequency (1/Å)", ylabel="power (white noise of deviation 1: 1)")
+    power.set_title(f"mean of {len(data['power_real'])} fields; shaded: from least to most", fontsize=10)
+    power.legend(fontsize=8)
+    values.set(xlabel="grey value (deviations of the noise)", ylabel="density")
+    values.set_title("grey values", fontsize=10)
+
+
+def _losses(table: Path) -> pd.DataFrame:
+    try:
+        values = pd.read_csv(table).dropna()
+        if values.empty or not {"step", "steps"} <= set(values):
+            raise ValueError("no step so far")
+        return values
+    except (OSError, ValueError) as error:
+        raise DataError(f"{table} cannot be read yet ({error}); wait for the first steps") from None
+
+
+def _state(last: pd.Series) -> str:
+    """How far the training is, in words."""
+    text = f"step {last['step']:.0f} of {last['steps']:.0f}"
+    left = last["steps"] - last["step"]
+    if not left or not last.get("steps_per_second", 0):
+        return text
+    minutes = left / last["steps_per_second"] / 60
+    return f"{text}, {last['steps_per_second']:.2g} steps a second, {minutes:.0f} min left"
+
+
+def _previews(folder: Path) -> list[Path]:
+    files = sorted((folder / "previews").glob("[!.]*.png"))
+    if not files:
+        raise DataError(f"{folder / 'previews'} has no preview yet; wait for the first steps")
+    return files
+
+
+def _ice(record: Path) -> tuple[str, NDArray[np.float64] | None]:
+    """Name of a real micrograph at the working pixel size, and its ice map if there is one."""
+    try:
+        values = json.loads(record.read_text("utf-8"))
+        grid = values["ice_grid"]
+        return values["name"], None if grid is None else np.asarray(grid, float)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{record} cannot be read ({error}); train again") from None
+
+
+def _figures(folder: Path) -> dict[str, NDArray[Any]]:
+    path = folder / FIGURES
+    if not path.is_file():
+        raise DataError(f"{path} is not there yet; it is written when the training has finished")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return dict(data)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}); continue the training to write it again") from None
