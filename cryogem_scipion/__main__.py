@@ -8,6 +8,7 @@ import sys
 from cryogem_scipion.cli import command
 from cryogem_scipion.config import RunSettings
 from cryogem_scipion.errors import CryogemError
+from cryogem_scipion.guard import guarded, one_line
 
 __all__ = ["main", "run"]
 
@@ -19,7 +20,7 @@ def main() -> int:
         stage, settings = command(sys.argv[1:])
         run(stage, settings)
     except CryogemError as error:
-        print(f"cryogem: {error}", file=sys.stderr)
+        print(f"cryogem: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cryogem: interrupted; the same command continues", file=sys.stderr)
@@ -35,7 +36,8 @@ def run(stage: str, settings: RunSettings) -> None:
     if settings.threads:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(settings.threads)
-    importlib.import_module("cryogem_scipion.stages." + stage.replace("-", "_")).run(settings)
+    with guarded(settings):
+        importlib.import_module("cryogem_scipion.stages." + stage.replace("-", "_")).run(settings)
 
 
 if __name__ == "__main__":

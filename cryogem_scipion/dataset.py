@@ -12,8 +12,6 @@ Paths in the tables are relative to the folder. Nothing here needs torch: the Sc
 the same files through the same functions.
 """
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +20,11 @@ import starfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.files import PARTIAL, replacing
 
-__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTICLES", "Contrast", "Manifest", "Source", "inside",
-           "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest", "write_table"]
+__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTICLES", "Contrast", "Manifest", "Source",
+           "inside", "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest",
+           "write_table"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -32,6 +32,10 @@ MICROGRAPHS = "micrographs.star"
 PARTICLES = "particles.star"
 EXTRACTED = "extracted.star"
 FIGURES = "figures.npz"
+
+
+NAMES = ["rlnMicrographName", "rlnImageName", "cryogemMask", "cryogemOriginal", "cryogemSource"]
+"""Columns that stay text even where every name is a number."""
 
 
 class Contrast(BaseModel):
@@ -110,36 +114,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} is not a cryogem manifest ({place}: {first['msg']}); make the folder again") from None
 
 
-class replacing:
-    """A temporary path that takes the final name when the block ends well, and vanishes when not.
-
-    A file under its final name is therefore always whole.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> Path:
-        handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent)
-        os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
-        self.temporary = Path(name)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's file mode mask, read the only way there is."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
 def write_table(path: Path, name: str, optics: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write a RELION 3.1 STAR file: the optics table, then ``name`` (``micrographs`` or ``particles``)."""
     with replacing(path) as temporary:
@@ -177,8 +151,8 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a STAR file")
     try:
-        blocks = starfile.read(path, always_dict=True, parse_as_string=["rlnMicrographName", "rlnImageName"])
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, pd.errors.ParserError) as error:
+        blocks = starfile.read(path, always_dict=True, parse_as_string=NAMES)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
     return {str(name): _frame(block) for name, block in blocks.items()}
 
@@ -190,7 +164,10 @@ def _frame(block: Any) -> pd.DataFrame:
 
 def inside(folder: Path, name: str) -> Path:
     """Return ``folder / name``; ``DataError`` when that leaves the folder."""
-    path = (folder / name).resolve()
+    try:
+        path = (folder / str(name)).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a loop of links
+        raise DataError(f"{name!r} is no name of a file in {folder} ({error}); correct the table") from None
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{name!r} lies outside {folder}; the folder's tables may only name files inside it")
     return path

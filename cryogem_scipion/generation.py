@@ -31,6 +31,8 @@ from cryogem_scipion.specimens import Specimen, drawn_heights, drawn_poses, draw
 __all__ = ["CleanMicrograph", "Microscope", "Specimen", "measure_contrast", "microscope", "seeded"]
 
 CALIBRATION_PARTICLES = 30
+SMALLEST = 4
+"""Pixels that a particle has to have."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,9 @@ def microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.dev
     """
     volumes, pixel_size = read_volumes(settings)
     diameter = max(diameter_angstrom(volume) for volume in volumes)
+    if diameter < SMALLEST * pixel_size:
+        raise SettingsError(f"the particle of {diameter:.3g} Å has less than {SMALLEST} pixels of {pixel_size:g} Å; "
+                            "lower pixel_size, or correct that of the map (volume_pixel_size)")
     box_size = settings.box_size or 2 * round(0.75 * diameter / pixel_size)
     if box_size > min(settings.micrograph_size):
         y, x = settings.micrograph_size

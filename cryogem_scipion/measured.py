@@ -18,6 +18,9 @@ __all__ = ["measured_orientations", "measured_states"]
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
+FARTHEST = 1e6
+"""Å of defocus beyond which a value is taken for a mistake."""
+
 
 def measured_states(path: Path, settings: SimulateSettings) -> tuple[Optics, ...]:
     """Return the microscope states in a table ``micrographs``; what it lacks comes from the settings.
@@ -30,6 +33,10 @@ def measured_states(path: Path, settings: SimulateSettings) -> tuple[Optics, ...
     _, rows = read_table(path, "micrographs", DEFOCUS)
     shift = rows.get("rlnPhaseShift", settings.phase_shift_degrees)
     values = _numbers(path, rows.assign(rlnPhaseShift=shift)[[*DEFOCUS, "rlnPhaseShift"]])
+    far = values.index[values[["rlnDefocusU", "rlnDefocusV"]].abs().gt(FARTHEST).any(axis=1)]
+    if len(far):
+        raise DataError(f"{path} has a defocus of {values.loc[far[0], 'rlnDefocusU']:g} Å in row {far[0] + 1}, beyond "
+                        f"{FARTHEST:g}; give Å, or leave that row out")
     return tuple(Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, u, v, angle, phase,
                         settings.b_factor_angstrom2) for u, v, angle, phase in values.itertuples(index=False))
 

@@ -2,6 +2,8 @@
 """MRC files, read with suspicion and written reproducibly."""
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mrcfile
@@ -73,18 +75,27 @@ def _opened(path: Path) -> mrcfile.mrcfile.MrcFile:
     if not path.is_file():
         raise DataError(f"{path} is not a file; give an MRC file")
     size = os.path.getsize(path)
+    with _reading(path), path.open("rb") as start:
+        if start.read(3) in (b"\x1f\x8b\x08", b"BZh"):
+            raise DataError(f"{path} is packed (gzip or bzip2); unpack it first")
     if size < 1024:
-        raise DataError(f"{path} has {size} bytes; an MRC file has at least 1024")
+        raise DataError(f"{path} has {size} bytes; an MRC file has at least 1024; copy or write it again")
+    with _reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with mrcfile.open(path, permissive=True, header_only=True) as head:
+            _check_length(path, head, size)
+        return mrcfile.mmap(path, mode="r", permissive=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file cannot be read, and why."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mrcfile.open(path, permissive=True, header_only=True) as head:
-                _check_length(path, head, size)
-            return mrcfile.mmap(path, mode="r", permissive=True)
+        yield
     except (ValueError, OSError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no MRC file that can be read ({error})") from None
+        raise DataError(f"{path} is no MRC file that can be read ({error}); give another, or write it again") from None
 
 
 def _check_length(path: Path, head: mrcfile.mrcfile.MrcFile, size: int) -> None:
@@ -92,7 +103,7 @@ def _check_length(path: Path, head: mrcfile.mrcfile.MrcFile, size: int) -> None:
     header = head.header
     shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
     if min(shape) < 1 or max(shape) > 2**20:
-        raise DataError(f"{path} says its size is {shape[::-1]} (x y z); that is no image")
+        raise DataError(f"{path} says its size is {shape[::-1]} (x y z); that is no image; write it again")
     width = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 6: 2, 12: 2}.get(int(header.mode))
     if width is None:
         raise DataError(f"{path} has mode {int(header.mode)}; give mode 0, 1, 2, 6 or 12")

@@ -43,11 +43,29 @@ def real_files(patterns: Sequence[str]) -> list[Path]:
     return files_of(patterns, "real micrographs (MRC)")
 
 
-def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None) -> None:
-    """Refuse, from their headers alone, real micrographs that cannot be brought to the working pixel size."""
+def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,
+               smallest: int = 1) -> list[tuple[int, int]]:
+    """Return the sizes (y, x) of micrographs at the working pixel size, from their headers alone.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be brought to it, or has fewer than ``smallest`` pixels a side then.
+    """
+    shapes = []
     for path in files:
         shape, found = read_header(path, 2)
-        working_shape((shape[0], shape[1]), _known(path, pixel_size or found), working_pixel_size)
+        known = _known(path, pixel_size or found)
+        try:
+            target = working_shape((shape[0], shape[1]), known, working_pixel_size)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        if min(target.shape) < smallest:
+            y, x = target.shape
+            raise DataError(f"{path} has {x} x {y} pixels at {working_pixel_size:g} Å and a noise spectrum needs "
+                            f"{smallest} a side; leave it out, or work at a smaller pixel size")
+        shapes.append(target.shape)
+    return shapes
 
 
 def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = None) -> RealMicrograph:

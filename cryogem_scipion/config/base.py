@@ -2,7 +2,7 @@
 """What all settings have in common; forms, flags, JSON and help are derived from the fields."""
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,12 +45,16 @@ class Settings(BaseModel):
 class RunSettings(Settings):
     """What every stage takes."""
 
+    weighs_most: ClassVar[str] = "threads"
+    """What to lower when the memory does not suffice."""
+
     out: Path = option(..., "Output folder", "Everything the stage makes is written here.", form=False)
     seed: int = option(0, "Random seed", "The same seed gives the same data set; change it to get another one.",
                        advanced=True, ge=0, lt=2**31)
     device: str = option("auto", "Device", "auto takes the first GPU if there is one; or cpu, cuda, cuda:1, and so on.",
                          form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int = option(0, "Threads", "Processor threads; 0 takes all that this process may use.", form=False, ge=0)
+    threads: int = option(0, "Threads", "Processor threads; 0 takes all that this process may use.", form=False,
+                         ge=0, le=1024)
 
 
 def messages(error: ValidationError) -> list[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Settings of the generation of a labelled data set."""
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -12,6 +12,8 @@ __all__ = ["GenerateSettings"]
 
 class GenerateSettings(RunSettings):
     """Make labelled micrographs that look real, of fresh specimens."""
+
+    weighs_most: ClassVar[str] = "micrograph_size or threads"
 
     simulation: Path = option(..., "Simulation", "A folder that 'cryogem simulate' made.", form=False)
     simulation_micrographs: Path | None = option(

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator, model_validator
 
@@ -14,6 +14,8 @@ __all__ = ["SimulateSettings"]
 
 class SimulateSettings(RunSettings):
     """Make clean micrographs of a map, with all labels; underfocus is positive."""
+
+    weighs_most: ClassVar[str] = "micrograph_size, particles_mean or threads, or raise pixel_size"
 
     cryodrgn_folder: Path | None = option(
         None, "cryoDRGN folder", "In place of a map: the folder that cryodrgn train_vae wrote. Conformations are drawn "

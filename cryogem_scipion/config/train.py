@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Settings of the noise translator's training."""
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from cryogem_scipion.config.base import RunSettings, option
 
@@ -10,6 +10,8 @@ __all__ = ["TrainSettings"]
 
 class TrainSettings(RunSettings):
     """Learn the noise of real micrographs, without labels."""
+
+    weighs_most: ClassVar[str] = "batch, crop, generator_width or discriminator_width"
 
     real: tuple[str, ...] = option(
         ..., "Real micrographs", "Files or quoted patterns such as 'real/*.mrc'; motion-corrected averages.",

@@ -31,6 +31,8 @@ BLUR = 110.0
 """B-factor of the blur in voxels²: aliases at the resolution limit fall below 1e-4."""
 CUTOFF = 5.0
 """Deviations at which a Gaussian ends; 4e-6 of its height."""
+LARGEST = 2048
+"""Voxels that a model may reach from its centre."""
 SOFT_EDGE = 0.2
 """The part of the frequencies below the limit over which they fall to zero."""
 
@@ -118,6 +120,9 @@ def atomic_density(atoms: Atoms, pixel_size: float, resolution_angstrom: float) 
                             "give values above 0")
     limit = max(resolution_angstrom, 2 * pixel_size)
     radius = float(atoms.places.norm(dim=1).max()) + 2 * limit + 5.0
+    if radius > LARGEST * pixel_size:
+        raise DataError(f"the atoms reach {radius:.3g} Å from their centre, {radius / pixel_size:.3g} voxels; check "
+                        "their coordinates, or raise pixel_size")
     box = 2 * int(fft.next_fast_len(math.ceil(radius / pixel_size), real=False))
     finer = math.ceil(OVERSAMPLING * pixel_size / limit)
     voxel = pixel_size / finer

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
             if voxels > 0 and (_opener(path) is not open or voxels <= 2 * path.stat().st_size):
                 with mrcfile.open(path, permissive=True) as file:
                     data = file.data
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, OverflowError, zlib.error) as error:
             raise DataError(f"{path} cannot be read as a map ({error}); give a complete MRC or CCP4 file") from error
     if data is None:
         raise DataError(f"{path} is truncated or no map: its header promises {int(header.nx)} x {int(header.ny)} x "

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a run needs to know of the real micrographs before any noise is made: scale, ice, strength of the particles."""
+import hashlib
 import logging
 import statistics
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.dataset import MICROGRAPHS, Contrast, Manifest, inside, read_manifest, read_table
+from cryogem_scipion.dataset import MANIFEST, MICROGRAPHS, Contrast, Manifest, inside, read_manifest, read_table
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.generation import seeded
+from cryogem_scipion.mrc import read_header
+from cryogem_scipion.real import check_real
+from cryogem_scipion.stages.output import fingerprint
 from cryogem_scipion.stages.reals import MeasuredReal, mapped
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.contrast import fit_snr
@@ -20,7 +24,8 @@ from cryogem_scipion.translator.ice import IceMap
 from cryogem_scipion.translator.measure import RealField, measure_noise
 from cryogem_scipion.translator.spectrum import TILE
 
-__all__ = ["MOST", "Background", "SimulatedSet", "measure_background", "physical_noise", "simulated_set"]
+__all__ = ["MOST", "Background", "SimulatedSet", "check_sizes", "input_prints", "measure_background", "physical_noise",
+           "simulated_set"]
 
 log = logging.getLogger("cryogem")
 
@@ -86,7 +91,42 @@ def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
+    for micrograph, mask in zip(*files, strict=True):
+        shapes = [read_header(path, 2)[0] for path in (micrograph, mask)]
+        if shapes[0] != shapes[1]:
+            sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in shapes)
+            raise DataError(f"{micrograph} and its mask {mask} have {sizes} pixels; simulate again")
     return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]))
+
+
+def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:
+    """Fingerprints of what a run is made from, so that it never goes on with something else under the same name.
+
+    Of real micrographs, which may be terabytes, names and sizes count.
+    """
+    prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
+    if reals:
+        listed = repr([(str(path), path.stat().st_size) for path in reals])
+        prints["set of real micrographs"] = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
+    return prints if model is None else {**prints, "model": fingerprint(model)}
+
+
+def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,
+                coloured: bool) -> list[tuple[int, int]]:
+    """Return the sizes (y, x) that real micrographs will have, from their headers alone.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be used, or is too small to measure a noise spectrum (``coloured``) in it.
+    """
+    if coloured:
+        path = min(simulated.micrographs, key=lambda path: min(read_header(path, 2)[0]))
+        y, x = read_header(path, 2)[0]
+        if min(y, x) < TILE:
+            raise DataError(f"{path} has {x} x {y} pixels and a noise spectrum needs {TILE} a side; simulate larger "
+                            "micrographs, or take gaussian noise")
+    return check_real(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)
 
 
 def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, snr: float | None,

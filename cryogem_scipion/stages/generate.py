@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cryogem generate``: labelled micrographs that look real, a few at a time."""
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,25 +13,27 @@ from torch import Tensor
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import GenerateSettings, SimulateSettings, parse
-from cryogem_scipion.dataset import Manifest, replacing, write_manifest
+from cryogem_scipion.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
 from cryogem_scipion.devices import chosen_device
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.errors import DataError, SettingsError
 from cryogem_scipion.generation import CleanMicrograph, Microscope, Specimen, microscope, seeded
 from cryogem_scipion.labels import cut_boxes
 from cryogem_scipion.mrc import write_mrc
 from cryogem_scipion.progress import tracked
-from cryogem_scipion.real import check_real, evenly, real_files
+from cryogem_scipion.real import evenly, real_files
 from cryogem_scipion.stages.background import (
     MOST,
     Background,
     SimulatedSet,
+    check_sizes,
+    input_prints,
     measure_background,
     physical_noise,
     simulated_set,
 )
 from cryogem_scipion.stages.labelled import LabelledFolder
 from cryogem_scipion.stages.output import begin, check_space, libraries
-from cryogem_scipion.stages.parallel import in_order, one_thread, workers
+from cryogem_scipion.stages.parallel import check_memory, in_order, one_thread, workers
 from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import Translator, load_model
@@ -67,10 +70,11 @@ def run(settings: GenerateSettings) -> Manifest:
         raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
                         f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
     files = real_files(settings.real)
-    check_real(files, scope.pixel_size, settings.real_pixel_size)
+    check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _indices(settings, simulated)
     check_space(settings.out, len(indices) * _bytes(scope, settings))
-    out = begin(settings)
+    check_memory(device, _memory(scope), settings.weighs_most)
+    out = begin(settings, inputs=input_prints(simulated, files, settings.model if model else None))
     if model is not None:
         noise = _translated(settings, simulated, files, out, model)
     else:
@@ -79,8 +83,8 @@ def run(settings: GenerateSettings) -> Manifest:
     scope = replace(scope, scale=contrast.scale)
     sources = simulated.manifest.sources
     for source in sources:
-        with replacing(out / source.path) as path:
-            shutil.copyfile(simulated.folder / source.path, path)
+        with replacing(inside(out, source.path)) as path:
+            shutil.copyfile(inside(simulated.folder, source.path), path)
     folder = LabelledFolder(out, scope, sources, settings.extract)
     keep = _Kept(out, settings.keep, scope, settings.extract)
     # Reused specimens are those of the simulation's seed; fresh ones share nothing with them.
@@ -119,14 +123,18 @@ def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.de
     """The simulation's microscope, made again from its own copies of the files."""
     values = dict(simulated.manifest.simulation or {})
     folder = simulated.folder
-    values["volume"] = [str(folder / name) for name in values.get("volume", ())]
-    for name in ("ctfs", "orientations"):
-        if values.get(name):
-            values[name] = str(folder / values[name])
-    values |= {"out": str(settings.out), "extract": settings.extract}
-    if settings.micrograph_size:
-        values["micrograph_size"] = settings.micrograph_size
-    return microscope(parse(SimulateSettings, values), device=device)
+    try:
+        values["volume"] = [str(inside(folder, name)) for name in values["volume"]]
+        for name in ("ctfs", "orientations"):
+            if values.get(name):
+                values[name] = str(inside(folder, values[name]))
+        values |= {"out": str(settings.out), "extract": settings.extract}
+        if settings.micrograph_size:
+            values["micrograph_size"] = settings.micrograph_size
+        made = parse(SimulateSettings, values)
+    except (KeyError, TypeError, SettingsError) as error:
+        raise DataError(f"{folder / MANIFEST} does not tell how it was simulated ({error}); simulate again") from None
+    return microscope(made, device=device)
 
 
 def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
@@ -169,8 +177,11 @@ def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
     """Numbers of the specimens to make; when reusing, those of the simulated micrographs."""
     if not settings.reuse:
         return list(range(settings.micrographs or simulated.manifest.micrographs))
-    found = [int(path.stem.removeprefix("mic_")) for path in simulated.micrographs]
-    return found[:settings.micrographs]
+    found = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in simulated.micrographs]
+    if None in found:
+        raise DataError(f"{simulated.micrographs[found.index(None)]} is no name that 'cryogem simulate' gives; reuse "
+                        "its micrographs as they are")
+    return [int(match[1]) for match in found if match][:settings.micrographs]
 
 
 def _memory(scope: Microscope) -> int:

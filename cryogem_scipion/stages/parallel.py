@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["in_order", "one_thread", "workers"]
+from cryogem_scipion.errors import DataError
+
+__all__ = ["check_memory", "in_order", "one_thread", "workers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +32,21 @@ def workers(device: torch.device, count: int, needed: int) -> int:
     """
     wanted = torch.get_num_threads() if device.type == "cpu" else 2
     return max(1, min(wanted, count, _free_memory() // 2 // max(1, needed)))
+
+
+def check_memory(device: torch.device, needed: int, remedy: str) -> None:
+    """Refuse a run whose micrographs, one at a time, do not fit into the memory.
+
+    Parameters
+    ----------
+    needed
+        Memory (bytes) that one takes, roughly; on a GPU it is the GPU that says when it is too much.
+    remedy
+        What to lower.
+    """
+    if device.type == "cpu" and needed > _free_memory():
+        raise DataError(f"a micrograph takes about {needed / 1e9:.0f} GB of memory and {_free_memory() / 1e9:.0f} GB "
+                        f"are free; lower {remedy}")
 
 
 def _free_memory() -> int:

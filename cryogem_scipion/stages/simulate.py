@@ -12,8 +12,8 @@ from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.generation import Microscope, Specimen, measure_contrast, microscope
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.stages.labelled import LabelledFolder
-from cryogem_scipion.stages.output import begin, check_space, copy_sources, libraries
-from cryogem_scipion.stages.parallel import in_order, workers
+from cryogem_scipion.stages.output import begin, check_space, copy_sources, fingerprint, libraries
+from cryogem_scipion.stages.parallel import check_memory, in_order, workers
 
 __all__ = ["portable_settings", "run"]
 
@@ -32,9 +32,11 @@ def run(settings: SimulateSettings) -> Manifest:
     with specimens(settings) as made:
         given = made.settings
         scope = microscope(given, device=device)
-        check_space(settings.out, settings.micrographs * _bytes(scope))
-        out = begin(settings)
         files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.records]
+        copies = sum(path.stat().st_size for path in files)
+        check_space(settings.out, settings.micrographs * _bytes(scope) + copies)
+        check_memory(device, scope.memory, settings.weighs_most)
+        out = begin(settings, inputs={path.name: fingerprint(path) for path in files if path not in made.records})
         sources = copy_sources(out, files, made.origins)
     contrast = measure_contrast(scope, settings.seed)
     scope = replace(scope, scale=contrast.scale)

@@ -3,7 +3,9 @@
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 
@@ -22,7 +24,7 @@ class GrowingTable:
         self.path, self.name = path, name
         self._rows = tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent)  # noqa: SIM115
         self._head: pd.DataFrame | None = None
-        weakref.finalize(self, self._rows.close)
+        weakref.finalize(self, _discard, self._rows)
 
     def append(self, rows: pd.DataFrame) -> None:
         """Add rows; every lot has the same columns, and texts without blanks."""
@@ -40,3 +42,8 @@ class GrowingTable:
             self._rows.seek(0)
             shutil.copyfileobj(self._rows, file)
         self._rows.close()
+
+
+def _discard(file: IO[str]) -> None:
+    with suppress(OSError):  # rows that wait to be written, on a disk that is full: nobody wants them any more
+        file.close()

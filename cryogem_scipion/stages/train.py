@@ -15,10 +15,12 @@ from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.mrc import read_header
 from cryogem_scipion.progress import tracked
-from cryogem_scipion.real import check_real, real_files
+from cryogem_scipion.real import real_files
 from cryogem_scipion.stages.background import (
     Background,
     SimulatedSet,
+    check_sizes,
+    input_prints,
     measure_background,
     physical_noise,
     simulated_set,
@@ -47,7 +49,7 @@ def run(settings: TrainSettings) -> Manifest:
     simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
     files = real_files(settings.real)
     _check(settings, simulated, files)
-    out = begin(settings, may_change={"preview_every", "checkpoint_every"})
+    out = begin(settings, may_change={"preview_every", "checkpoint_every"}, inputs=input_prints(simulated, files))
     reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
     background = measure_background(reals, out, simulated, settings.snr, settings.seed)
     for warning in background.warnings:
@@ -80,13 +82,16 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     if settings.pixel_size is not None and abs(settings.pixel_size / working - 1) > 1e-3:
         raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation ({working:g} Å); "
                             "simulate at this pixel size, or leave it empty")
-    check_real(files, working, settings.real_pixel_size)
+    shapes = check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
     if settings.crop > smallest:
         raise SettingsError(f"crop {settings.crop} is larger than the simulated micrographs ({smallest} pixels); "
                             f"give {smallest // 32 * 32} or less")
-    pixels = sum(shape[0] * shape[1] for shape in (read_header(path, 2)[0] for path in files))
-    check_space(settings.out, 4 * pixels + 64 * 1024**2)
+    small = min(range(len(files)), key=lambda number: min(shapes[number]))
+    if settings.crop > min(shapes[small]):
+        raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
+                            f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
+    check_space(settings.out, sum(4 * y * x for y, x in shapes) + 64 * 1024**2)
 
 
 def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:

@@ -84,7 +84,8 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
     """
     tensors, values = load_tensors(path, "model")
     try:
-        network = generator(values["network"])
+        with torch.device("meta"):  # without memory: the file says how large it is
+            network = generator(values["network"])
         _load(network, part(tensors, "generator."), path)
         ice = tuple(IceMap(grid, (int(size[0]), int(size[1]))) for (_, grid), size in
                     zip(sorted(part(tensors, "ice.").items()), values["ice_fields"], strict=True))
@@ -106,4 +107,8 @@ def _load(network: Generator, tensors: dict[str, Tensor], path: Path) -> None:
     problems = mismatches({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, tensors)
     if problems:
         raise CheckpointError(f"{path} does not fit its network: {'; '.join(problems)}")
-    network.load_state_dict(tensors)
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise CheckpointError(f"{path} holds values that are not finite in {', '.join(broken)}; give an earlier one, "
+                              "or train again")
+    network.load_state_dict(tensors, assign=True)

@@ -17,6 +17,9 @@ __all__ = ["PatchProjections", "discriminator", "generator", "latent_noise"]
 Generator = PublishedGenerator | ResidualGenerator
 Discriminator = PatchDiscriminator | MultiscaleDiscriminator
 
+WIDEST, DEEPEST = 1024, 14
+"""Channels and levels beyond which a description is taken for damaged rather than built."""
+
 
 class PatchProjections(nn.Module):
     """One two-layer network for each encoder layer; its results are unit vectors."""
@@ -51,6 +54,9 @@ def generator(config: dict[str, Any]) -> Generator:
     """
     values = dict(config)
     name = values.pop("name", None)
+    if not (0 < int(values.get("width", 1)) <= WIDEST and 0 < int(values.get("levels", 1)) <= DEEPEST):
+        raise SettingsError(f"generator {config} is out of range; give a width up to {WIDEST} and up to {DEEPEST} "
+                            "levels")
     if name == "residual":
         return ResidualGenerator(**values)
     if name == "published":

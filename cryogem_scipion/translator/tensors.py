@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cryogem_scipion.errors import CheckpointError
+from cryogem_scipion.files import replacing
 
 __all__ = ["FORMAT_VERSION", "load_tensors", "mismatches", "part", "save_tensors"]
 
@@ -21,15 +22,10 @@ def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], values: d
     """Write tensors and JSON values under a temporary name, then rename."""
     content = json.dumps({"format": f"cryogem {kind}", "format_version": FORMAT_VERSION, **values})
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(plain, {"cryogem": content}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(save(plain, {"cryogem": content}))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs that cannot go on: a full or closed disk, too little memory, two at once, inputs that changed meanwhile."""
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from cryogem_scipion.config import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
+from cryogem_scipion.errors import DataError, SettingsError
+from cryogem_scipion.guard import guarded, one_line
+from cryogem_scipion.stages import generate, phantom, simulate
+from tests.spoiled import make_good
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    out = tmp_path_factory.mktemp("map")
+    phantom.run(PhantomSettings(out=out, box=32, pixel_size=6.0, diameter_angstrom=110))
+    return out / "phantom.mrc"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 750 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=750k", "none", folder], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def run(volume, out, **changes):
+    """Simulate as the program does."""
+    settings = SimulateSettings(**{"volume": (volume,), "out": out, "micrographs": 4, "micrograph_size": (128, 160),
+                                   "particles_mean": 5, "threads": 1, **changes})
+    with guarded(settings):
+        simulate.run(settings)
+
+
+def images(folder):
+    return {path.name: path.read_bytes() for path in (folder / "micrographs").iterdir()}
+
+
+def test_a_disk_that_becomes_full_and_room_that_is_made(volume, tmp_path, small_disk, monkeypatch):
+    """The other program that fills the disk starts after the free space was checked."""
+    out = small_disk / "out"
+    (small_disk / "other").write_bytes(bytes(300_000))
+    monkeypatch.setattr("cryogem_scipion.stages.simulate.check_space", lambda *_: None)
+    with pytest.raises(DataError, match="No space left on device; make room on the disk; then the same") as caught:
+        run(volume, out)
+    monkeypatch.undo()
+    assert str(small_disk) in str(caught.value)
+    assert 0 < len(images(out)) < 4
+    assert not (out / "manifest.json").exists()
+    (small_disk / "other").unlink()
+    run(volume, out)
+    run(volume, tmp_path / "whole")
+    assert images(out) == images(tmp_path / "whole")
+    assert not list(out.rglob(".*"))
+
+
+def test_a_closed_disk(volume, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(DataError, match=r"out cannot be written \(Read-only file system\); choose another out"):
+        run(volume, small_disk / "out")
+
+
+@pytest.mark.parametrize(("kind", "error", "words"), [
+    (TrainSettings, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"),
+     r"the GPU's memory does not suffice \(CUDA out of memory\); lower batch, crop, generator_width"),
+    (GenerateSettings, torch.OutOfMemoryError("CUDA out of memory. Tried"), "lower micrograph_size"),
+    (SimulateSettings, MemoryError("Unable to allocate 3 TiB"), r"Unable to allocate 3 TiB\); lower micrograph_size"),
+    (TrainSettings, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."),
+     "^memory does not suffice .* lower batch"),
+])
+def test_too_little_memory_says_what_to_lower(kind, error, words, tmp_path):
+    settings = kind.model_construct(out=tmp_path / "out")
+    with pytest.raises(DataError, match=words), guarded(settings):
+        raise error
+
+
+def test_defects_keep_their_traceback(tmp_path):
+    settings = TrainSettings.model_construct(out=tmp_path / "out")
+    for defect in (RuntimeError("shapes differ"), FileNotFoundError(2, "No such file"), ZeroDivisionError()):
+        with pytest.raises(type(defect)) as caught, guarded(settings):
+            raise defect
+        assert caught.value is defect
+
+
+def begin_something(out):
+    (out / "source").mkdir(parents=True)
+    (out / "source/half").write_text("half")
+
+
+def refused(settings, work):
+    """A run that is refused after it has done something."""
+    with guarded(settings):
+        work()
+        raise SettingsError("late")
+
+
+def test_a_refused_run_leaves_nothing_that_was_not_there(tmp_path):
+    """Only where it began in an empty or new folder: what somebody has stays."""
+    for before in (None, [], ["thesis.txt"]):
+        out = tmp_path / "a/b"
+        if before is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for name in before:
+                (out / name).write_text("mine")
+        settings = PhantomSettings(out=out)
+        with pytest.raises(SettingsError, match="late"):
+            refused(settings, partial(begin_something, out))
+        if before is None:
+            assert not (tmp_path / "a").exists()
+        else:
+            assert [path.name for path in out.iterdir() if path.is_file()] == before
+            assert (out / "source").exists() is bool(before)
+
+
+def test_nothing_outside_is_removed_through_a_link(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("mine")
+    out = tmp_path / "out"
+    with pytest.raises(SettingsError):
+        refused(PhantomSettings(out=out), lambda: (out.mkdir(), (out / "link").symlink_to(tmp_path / "mine")))
+    assert (tmp_path / "mine/thesis.txt").read_text() == "mine"
+    assert not out.exists()
+
+
+def test_messages_are_one_printable_line():
+    assert one_line("a\nb  c\x1b[2J\x00 é Å\u202e.mrc\udcff") == "a b c\\x1b[2J\\x00 é Å\\u202e.mrc\\udcff"
+
+
+def test_two_processes_never_write_one_folder(volume, tmp_path):
+    run(volume, tmp_path / "out", micrographs=1)
+    before = images(tmp_path / "out")
+    holds = "import sys; from cryogem_scipion.files import claim; from pathlib import Path; " \
+            "print(claim(Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", holds, tmp_path / "out/source"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "True\n"
+        with pytest.raises(SettingsError, match=r"another process is writing .*out; wait for it, or stop it"):
+            run(volume, tmp_path / "out", micrographs=1)
+        assert (tmp_path / "out/manifest.json").is_file()
+    finally:
+        other.kill()
+        other.communicate()
+    run(volume, tmp_path / "out", micrographs=1)
+    assert images(tmp_path / "out") == before
+
+
+def test_a_run_never_goes_on_with_other_inputs_of_the_same_name(tmp_path):
+    make_good(tmp_path)
+    settings = GenerateSettings(out=tmp_path / "out", simulation=tmp_path / "sim", noise="spectrum",
+                                real=(str(tmp_path / "real/*.mrc"),), micrographs=1)
+    generate.run(settings)
+    generate.run(settings)
+    shutil.copyfile(tmp_path / "real/0.mrc", tmp_path / "real/2.mrc")
+    with pytest.raises(SettingsError, match="was made from another set of real micrographs; choose another out"):
+        generate.run(settings)
+    (tmp_path / "real/2.mrc").unlink()
+    generate.run(settings)
+    manifest = tmp_path / "sim/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(SettingsError, match="was made from another simulation; choose another out"):
+        generate.run(settings)
+    again = SimulateSettings(out=tmp_path / "sim2", volume=(tmp_path / "map/phantom.mrc",), micrographs=1,
+                             micrograph_size=(96, 112), particles_mean=4)
+    simulate.run(again)
+    other = Path(tmp_path / "map/phantom.mrc")
+    content = bytearray(other.read_bytes())
+    content[-9] ^= 1
+    other.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"was made from another phantom\.mrc"):
+        simulate.run(again)
+
+
+def test_leftovers_of_killed_runs_are_removed_and_other_hidden_files_stay(volume, tmp_path):
+    settings = SimulateSettings(volume=(volume,), out=tmp_path / "out", micrographs=1, micrograph_size=(128, 160))
+    (tmp_path / "out/source").mkdir(parents=True)
+    (tmp_path / "out/source/.partial-abc.json").write_text("{")  # killed before it wrote its settings
+    simulate.run(settings)
+    for name in ("micrographs/.partial-x.mrc", ".partial-y.star", ".notes"):
+        (tmp_path / "out" / name).write_text("half")
+    simulate.run(settings)
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == [".notes"]
+    assert os.listdir(tmp_path / "out/micrographs") == ["mic_000000.mrc"]
