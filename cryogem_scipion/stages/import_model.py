@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cryogem import-model``: a checkpoint of the published program becomes a noise model of ours."""
-import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from cryogem_scipion import __version__
 from cryogem_scipion.config import ImportModelSettings
 from cryogem_scipion.dataset import Manifest, write_manifest
 from cryogem_scipion.devices import chosen_device
-from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.output import begin, check_space, fingerprint, libraries
 from cryogem_scipion.translator.checkpoint import MODEL, Translator, save_model
 from cryogem_scipion.translator.imported import import_published
 from cryogem_scipion.translator.preview import PREVIEWS, write_preview
@@ -38,10 +37,10 @@ def run(settings: ImportModelSettings) -> Manifest:
     model = import_published(settings.generator, settings.features, settings.pixel_size, settings.snr)
     files = [path for path in (settings.generator, settings.features) if path is not None]
     model = replace(model, details={"version": __version__, "crop": 2 ** int(model.config["levels"]), "imported": {
-        path.name: _sha256(path) for path in files}})
+        path.name: fingerprint(path) for path in files}})
     weights = sum(tensor.numel() for tensor in [*model.network.state_dict().values(), *model.features.values()])
     check_space(settings.out, 4 * weights + 1024**2)
-    out = begin(settings)
+    out = begin(settings, inputs=model.details["imported"])
     save_model(out / MODEL, model)
     (out / PREVIEWS).mkdir(exist_ok=True)
     _picture(model, out / PREVIEWS / "imported.png", device)
@@ -54,10 +53,6 @@ def run(settings: ImportModelSettings) -> Manifest:
     log.info("imported %s (%d levels, %.1f million weights): %s", settings.generator, model.config["levels"],
              manifest.figures["weights"] / 1e6, out / MODEL)
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _picture(model: Translator, path: Path, device: torch.device) -> None:

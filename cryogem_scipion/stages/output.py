@@ -109,8 +109,8 @@ def check_space(out: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     left = needed - sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if needed > free else needed
     if left > free:
-        raise DataError(f"{out} needs {_size(left)} and the disk has {_size(free)} free; make room, or ask for fewer or "
-                        "smaller micrographs")
+        raise DataError(f"{out} needs {_size(left)} and the disk has {_size(free)} free; make room, or ask for fewer "
+                        "or smaller micrographs")
 
 
 def _size(count: int) -> str:

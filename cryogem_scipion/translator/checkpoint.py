@@ -106,7 +106,7 @@ def _load(network: Generator, tensors: dict[str, Tensor], path: Path) -> None:
     """Put weights into a network; every missing, surplus or misshapen one is named."""
     problems = mismatches({name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, tensors)
     if problems:
-        raise CheckpointError(f"{path} does not fit its network: {'; '.join(problems)}")
+        raise CheckpointError(f"{path} does not fit its network: {', '.join(problems)}; make it again")
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise CheckpointError(f"{path} holds values that are not finite in {', '.join(broken)}; give an earlier one, "

@@ -83,7 +83,8 @@ def _levels(weights: dict[str, Tensor]) -> int:
 def _check(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, Tensor]) -> None:
     problems = mismatches(expected, found)
     if problems:
-        raise CheckpointError(f"{path} does not have the published layout: {'; '.join(problems)}")
+        raise CheckpointError(f"{path} does not have the published layout: {', '.join(problems)}; give "
+                              "a *_net_G.pth, or for the features a *_net_F.pth, as the published program wrote it")
     broken = [name for name, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise CheckpointError(f"{path} holds values that are not finite in {', '.join(broken)}; give an earlier one")

@@ -25,6 +25,8 @@ REAL = TRAIN + " --simulation {good}/sim --real {good}/real/0.mrc"
 SPOILT = REAL.replace("{good}/sim", "{bad}/sim")
 AGAIN = GENERATE.replace("{good}/sim", "{bad}/sim") + " --noise gaussian"
 MODEL = GENERATE + " --model"
+IMPORT = "import-model --out {bad}/out --pixel-size 5 --generator {bad}/x.pth"
+EVIL = b"cposix\nsystem\n(S'touch pwned'\ntR."  # a pickle that runs a command when it is read
 
 
 @pytest.fixture(scope="session")
@@ -231,12 +233,23 @@ ROWS = [
     ("model without noise", MODEL + " {bad}/model.safetensors",
      lambda p: p.model(sigma_n=None), "wrong form|sigma_n"),
     ("model at another pixel size", MODEL + " {bad}/model.safetensors",
-     lambda p: p.model(pixel_size=3.0), "was trained at 3 Å and the simulation is at 6 Å"),
+     lambda p: p.model(pixel_size=3.0), "is of 3 Å and the simulation is at 6 Å"),
     ("reuse of a table of strangers", f"{GENERATE} --simulation {{bad}}/sim --noise gaussian --reuse "
      "--simulation-micrographs {bad}/x.star", lambda p: (
          p.copy("sim"), (p.bad / "sim/micrographs/mic_000000.mrc").rename(p.bad / "sim/micrographs/mine.mrc"),
          p.bytes("x.star", star("micrographs", "micrographs/mine.mrc masks/mic_000000.mrc",
                                 columns="rlnMicrographName cryogemMask"))), "mine.mrc"),
+    ("published checkpoint cut short", IMPORT, lambda p: p.published(length=900), "damaged or holds more than tensors"),
+    ("published checkpoint that is a program", IMPORT, lambda p: p.bytes("x.pth", EVIL), "holds more than tensors"),
+    ("published checkpoint of text", IMPORT, lambda p: p.bytes("x.pth", b"hello\n" * 99), "damaged or holds more"),
+    ("published checkpoint of another network", IMPORT, lambda p: torch.save({"a": torch.zeros(1)}, p.bad / "x.pth"),
+     "no model.down.0.weight of four axes"),
+    ("published checkpoint of numbers", IMPORT, lambda p: torch.save({"model.down.0.weight": 3}, p.bad / "x.pth"),
+     "holds a dict and not tensors by name"),
+    ("published checkpoint with NaN", IMPORT,
+     lambda p: p.published(**{"model.down.0.bias": torch.full((4,), torch.nan)}), "not finite in model.down.0.bias"),
+    ("published checkpoint with other tensors", IMPORT, lambda p: p.published(surplus=torch.zeros(1)),
+     "layout: surplus is unknown; give"),
     ("spectrum without real micrographs", GENERATE + " --noise spectrum", None, "give real"),
     ("micrographs smaller than the box", GENERATE + " --noise gaussian --micrograph-size 20 20",
      None, "larger than the micrograph \\(20 x 20"),
