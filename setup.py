@@ -30,7 +30,7 @@ setup(
     extras_require={
         "engine": engine,
         "scipion": scipion,
-        "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6"],
+        "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14"],
         "lint": ["ruff==0.17.*", "mypy>=1.11"],
     },
     entry_points={

@@ -78,6 +78,10 @@ class TrainSettings(RunSettings):
     preview_every: int = option(
         200, "Steps between previews", "A PNG of input, generated and real pieces.", section="Training",
         advanced=True, ge=1)
+    judge_every: int = option(
+        200, "Steps between judgements", "Generated pieces are compared with real micrographs that are held out of the "
+        "training; the best state becomes the model. Fewer steps find it more closely and take longer.",
+        section="Training", advanced=True, ge=1)
     checkpoint_every: int = option(
         200, "Steps between checkpoints", "A killed run loses at most this much.", section="Training",
         advanced=True, ge=1)

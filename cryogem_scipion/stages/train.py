@@ -30,7 +30,7 @@ from cryogem_scipion.stages.reals import MeasuredReal, mapped, measure_real
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.comparison import compared
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.training import MODEL, Goal, TrainingRecord, train
+from cryogem_scipion.translator.training import MODEL, REALISM, Goal, TrainingRecord, train
 
 __all__ = ["run"]
 
@@ -49,20 +49,24 @@ def run(settings: TrainSettings) -> Manifest:
     simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
     files = real_files(settings.real)
     _check(settings, simulated, files)
-    out = begin(settings, may_change={"preview_every", "checkpoint_every"}, inputs=input_prints(simulated, files))
+    out = begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+                inputs=input_prints(simulated, files))
     reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
-    background = measure_background(reals, out, simulated, settings.snr, settings.seed)
+    held_out = _held_out(len(reals))
+    seen = [real for number, real in enumerate(reals) if number not in held_out]
+    background = measure_background(seen, out, simulated, settings.snr, settings.seed)
     for warning in background.warnings:
         log.warning("warning: %s", warning)
     physical = physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed)
     goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
                 {"version": __version__, "crop": settings.crop})
-    pieces = _real_pieces(reals, out, background), _simulated_pieces(simulated, background)
-    last = _watched(train(*pieces, goal, settings, out, device), settings.steps)
-    _write_reals(out, reals, simulated)
+    trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
+    judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
+    last = _watched(train(trained, clean, goal, settings, out, device, judges), settings.steps)
+    _write_reals(out, reals, held_out, simulated)
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(load_model(out / MODEL, device), *pieces, settings.seed))
-    figures = dict(background.figures)
+        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or trained, clean, settings.seed))
+    figures = {**background.figures, **_best(out / REALISM)}
     if last is not None:
         figures |= {name: value for name, value in vars(last).items() if name not in ("step", "steps")}
     manifest = Manifest(
@@ -92,6 +96,24 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
         raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
                             f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
     check_space(settings.out, sum(4 * y * x for y, x in shapes) + 64 * 1024**2)
+
+
+def _held_out(count: int) -> set[int]:
+    """Numbers of the real micrographs that nothing but the ice is learned from: one in six, one at least of three.
+
+    The training's states are judged by them.
+    """
+    held = max(count // 6, 1) if count >= 3 else 0
+    return {(2 * number + 1) * count // (2 * held) for number in range(held)}
+
+
+def _best(path: Path) -> dict[str, float]:
+    """How near the best state came to the held-out micrographs, and after how many steps."""
+    judged = pd.read_csv(path)
+    if judged.empty:
+        return {}
+    best = judged.loc[judged["realism"].idxmin()]
+    return {"realism": float(best["realism"]), "best_step": float(best["step"])}
 
 
 def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:
@@ -125,10 +147,11 @@ def _losses(record: TrainingRecord) -> str:
             f"{record.steps_per_second:.2f} steps/s")
 
 
-def _write_reals(out: Path, reals: list[MeasuredReal], simulated: SimulatedSet) -> None:
-    """The table of the real micrographs at the working pixel size, and where they came from."""
+def _write_reals(out: Path, reals: list[MeasuredReal], held_out: set[int], simulated: SimulatedSet) -> None:
+    """The table of the real micrographs at the working pixel size: where they came from, and which were held out."""
     optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
     optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
     write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
         "rlnMicrographName": [real.name for real in reals], "rlnOpticsGroup": 1,
-        "cryogemOriginal": [real.original for real in reals]}))
+        "cryogemOriginal": [real.original for real in reals],
+        "cryogemHeldOut": [int(number in held_out) for number in range(len(reals))]}))

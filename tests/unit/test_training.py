@@ -13,7 +13,7 @@ from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.tensors import load_tensors
-from cryogem_scipion.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, Goal, train
+from cryogem_scipion.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, REALISM, Goal, train
 
 CPU = torch.device("cpu")
 
@@ -37,10 +37,10 @@ def settings(folder, **changes):
     return TrainSettings(real=("a.mrc",), simulation="sim", out=folder, **{**values, **changes})
 
 
-def trained(folder, data, count=None, **changes):
+def trained(folder, data, count=None, held_out=None, **changes):
     """Train in a folder, for ``count`` records only when given; returns the records."""
     folder.mkdir(exist_ok=True)
-    steps = train(*data, GOAL, settings(folder, **changes), folder, CPU)
+    steps = train(*data, GOAL, settings(folder, **changes), folder, CPU, held_out)
     records = list(steps if count is None else islice(steps, count))
     steps.close()
     return records
@@ -62,6 +62,67 @@ def test_stopped_and_continued_is_never_stopped(changes, data, tmp_path):
     rows = [list(csv.DictReader((tmp_path / folder / LOSSES).open())) for folder in ("whole", "parts")]
     assert [r["step"] for r in rows[1]] == ["1", "2", "3", "4", "5", "6"]
     assert [r["discriminator"] for r in rows[0]] == [r["discriminator"] for r in rows[1]]
+
+
+def same(folders, name, kind):
+    """Whether two files hold the same tensors and values, bit for bit."""
+    (tensors, values), (others, other) = (load_tensors(folder / name, kind) for folder in folders)
+    return values == other and tensors.keys() == others.keys() and all(
+        torch.equal(tensors[key], others[key]) for key in tensors)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Data, and a held-out micrograph, large enough to be judged; by few fields, which takes less time."""
+    for name, value in (("MOST", 2), ("MORE", 1), ("DRAWS", 2)):
+        monkeypatch.setattr(f"cryogem_scipion.translator.realism.{name}", value)
+    rng = np.random.default_rng(6)
+    images = [rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(3)]
+    clean = np.ones((112, 96), np.float32)
+    clean[20:36, 30:50] = 0.98
+    real = RealPieces(images[:2], [500.0] * 2, [25.0] * 2)
+    return (real, SimulatedPieces([clean], [(clean < 1).astype(np.uint8)])), RealPieces(images[2:], [500.0], [25.0])
+
+
+def test_the_best_state_becomes_the_model_and_survives_a_stop(judged, tmp_path):
+    data, held_out = judged
+    changes = {"steps": 10, "judge_every": 3, "checkpoint_every": 4, "learning_rate": 0.05, "held_out": held_out,
+               "averaging": 0.0}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trained(whole, data, **changes)
+    trained(parts, data, 7, **changes)  # killed after the second judgement, before its checkpoint
+    trained(parts, data, **changes)
+    assert same((whole, parts), MODEL, "model")
+    assert same((whole, parts), CHECKPOINT, "checkpoint")
+    assert (whole / REALISM).read_bytes() == (parts / REALISM).read_bytes()
+    rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader((whole / REALISM).open())]
+    assert [row["step"] for row in rows] == [3, 6, 9, 10]
+    best = min(rows, key=lambda row: row["realism"])
+    model = load_model(whole / MODEL)
+    assert model.details["best_step"] == best["step"]
+    assert model.details["realism"] == pytest.approx(best["realism"], rel=1e-5)
+    assert best["step"] < 10  # so wild a training gets worse again
+    # The weights are those of that step: a training stopped there has them as its average.
+    trained(tmp_path / "short", data, int(best["step"]), **{**changes, "checkpoint_every": int(best["step"])})
+    tensors, _ = load_tensors(tmp_path / "short" / CHECKPOINT, "checkpoint")
+    assert all(torch.equal(value, tensors[f"average.{name}"]) for name, value in model.network.state_dict().items())
+
+
+def test_a_longer_training_is_as_if_begun_as_such(judged, tmp_path):
+    data, held_out = judged
+    changes = {"judge_every": 2, "checkpoint_every": 2, "held_out": held_out}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trained(whole, data, steps=10, **changes)
+    trained(parts, data, steps=5, **changes)
+    # Continues before the learning rate fell, after the second of five steps.
+    assert [r.step for r in trained(parts, data, steps=10, **changes)] == list(range(3, 11))
+    for name, kind in ((CHECKPOINT, "checkpoint"), (MODEL, "model")):
+        assert same((whole, parts), name, kind)
+    assert (whole / REALISM).read_bytes() == (parts / REALISM).read_bytes()
+    before = (parts / MODEL).read_bytes()
+    with pytest.raises(CheckpointError, match="training of 10 steps, which cannot become one of 6"):
+        trained(parts, data, steps=6, **changes)
+    assert (parts / MODEL).read_bytes() == before
 
 
 def test_the_multiscale_discriminator_continues_exactly(data, tmp_path):
@@ -105,7 +166,7 @@ def test_another_seed_is_another_training(data, tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path):
     trained(tmp_path, data, 3)
-    with pytest.raises(CheckpointError, match="other networks, steps or seed"):
+    with pytest.raises(CheckpointError, match="other networks, data or seed"):
         trained(tmp_path, data, learning_rate=1e-3)
 
 
