@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.files import PARTIAL, replacing
 
-__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTICLES", "Contrast", "Manifest", "Source",
-           "inside", "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest",
+__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTICLES", "README", "Contrast", "Manifest",
+           "Source", "inside", "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest",
            "write_table"]
 
 FORMAT_VERSION = 1
@@ -32,6 +32,7 @@ MICROGRAPHS = "micrographs.star"
 PARTICLES = "particles.star"
 EXTRACTED = "extracted.star"
 FIGURES = "figures.npz"
+README = "README.txt"
 
 
 NAMES = ["rlnMicrographName", "rlnImageName", "cryogemMask", "cryogemOriginal", "cryogemSource"]
@@ -68,7 +69,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
-    stage: Literal["simulate", "train", "generate", "import-model", "phantom", "picks", "poses"]
+    stage: Literal["simulate", "train", "generate", "import-model", "phantom", "picks", "poses", "export"]
     version: str = Field(description="of this program")
     libraries: dict[str, str]
     settings: dict[str, Any] = Field(description="of the stage, as given")

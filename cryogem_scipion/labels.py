@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion.boxes import prepared
 from cryogem_scipion.generation import Microscope, Specimen
 from cryogem_scipion.physics.optics import Optics
 from cryogem_scipion.physics.projection import euler_angles
@@ -65,13 +66,7 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) 
 def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
     """Cut the whole particles: protein bright, background ring mean 0 and deviation 1, as RELION prepares them."""
     boxes = cut_boxes(micrograph, specimen, box)
-    # numpy: the order in which torch sums, and so the last bit, may depend on the number of threads.
-    values = boxes.cpu().numpy()
-    axis = np.arange(box) - box // 2
-    background = values[:, axis[:, None] ** 2 + axis**2 > (box // 2) ** 2]
-    mean = background.mean(1, dtype=np.float64)[:, None, None]
-    deviation = np.maximum(background.std(1, dtype=np.float64, ddof=1), 1e-12)[:, None, None]
-    return torch.from_numpy(((mean - values) / deviation).astype(np.float32)).to(boxes.device)
+    return torch.from_numpy(prepared(boxes.cpu().numpy())).to(boxes.device)
 
 
 def cut_boxes(image: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:

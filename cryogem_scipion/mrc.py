@@ -2,7 +2,7 @@
 """MRC files, read with suspicion and written reproducibly."""
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["read_header", "read_mrc", "write_mrc"]
+__all__ = ["read_header", "read_mrc", "read_stack", "write_mrc", "write_stack"]
 
 LABEL = "CryoGEM for Scipion"
 
@@ -63,11 +63,41 @@ def write_mrc(path: Path, data: NDArray[np.generic], pixel_size: float, stack: b
         file.set_data(values)
         if stack:
             file.set_image_stack()
-        file.voxel_size = pixel_size
-        # The library stamps the time of writing, which would make equal images differ.
-        file.header.label = np.zeros_like(file.header.label)
-        file.header.label[0] = LABEL.encode()
-        file.header.nlabl = 1
+        _finish_header(file, pixel_size)
+
+
+def read_stack(path: Path) -> NDArray[np.float32]:
+    """Return the images (image, y, x) of a stack, also of one with a single image; values as they are.
+
+    Raises
+    ------
+    DataError
+        As ``read_header``, or the file holds a transform.
+    """
+    with _opened(path) as file:
+        if file.data.dtype.kind not in "iuf":
+            raise DataError(f"{path} holds {file.data.dtype} values; give real images, not a transform")
+        return np.array(file.data, np.float32).reshape(-1, *file.data.shape[-2:])
+
+
+def write_stack(path: Path, stacks: Iterable[NDArray[np.float32]], shape: tuple[int, int, int], pixel_size: float
+                ) -> None:
+    """Write lots of images (n, y, x) as one stack of ``shape`` (images, y, x), one lot in memory at a time."""
+    with mrcfile.new_mmap(path, shape=shape, mrc_mode=2, overwrite=True) as file:
+        place = 0
+        for images in stacks:
+            file.data[place:place + len(images)] = images
+            place += len(images)
+        file.set_image_stack()
+        _finish_header(file, pixel_size)
+
+
+def _finish_header(file: mrcfile.mrcfile.MrcFile, pixel_size: float) -> None:
+    file.voxel_size = pixel_size
+    # The library stamps the time of writing, which would make equal images differ.
+    file.header.label = np.zeros_like(file.header.label)
+    file.header.label[0] = LABEL.encode()
+    file.header.nlabl = 1
 
 
 def _opened(path: Path) -> mrcfile.mrcfile.MrcFile:
