@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cryogem_scipion.config import ExportSettings
 from cryogem_scipion.dataset import PARTICLES, replacing, write_table
 from cryogem_scipion.handover.images import boxes
-from cryogem_scipion.handover.selection import CTF, ORIGIN, Selection
+from cryogem_scipion.handover.selection import CTF, ORIGIN, Selection, own_columns
 from cryogem_scipion.mrc import write_stack
 from cryogem_scipion.physics.projection import rotation_matrices
 
@@ -36,9 +36,8 @@ def write(selection: Selection, settings: ExportSettings, out: Path) -> list[str
         write_stack(path, boxes(selection), (count, box, box), selection.pixel_size)
     _dump(out / "ctf.pkl", ctf_array(selection))
     _dump(out / "pose.pkl", pose_arrays(selection))
-    rows = selection.particles
-    rows = rows[[name for name in rows if not str(name).startswith("cryogem")]]
-    rows = rows.assign(rlnImageName=[f"{number:06d}@{STACK}" for number in range(1, count + 1)])
+    names = [f"{number:06d}@{STACK}" for number in range(1, count + 1)]
+    rows = own_columns(selection.particles).assign(rlnImageName=names)
     write_table(out / PARTICLES, "particles", selection.optics_table(images=True), rows)
     return [f"cryoDRGN 3 or newer, in this folder; {count} particles of {box} px at {selection.pixel_size:.6g} Å/px.",
             "  cryodrgn backproject_voxel particles.mrcs --ctf ctf.pkl --poses pose.pkl -o backproject",

@@ -5,7 +5,7 @@ The fields of a ``.cs`` file, as cryosparc-tools names them: ``blob`` where the 
 where it was cut (fractions of the micrograph, y from below), ``alignments3D`` its pose: the rotation vector of Aᵀ
 (A is RELION's matrix of the Euler angles) and the shift in pixels, with RELION's sign.
 """
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cryogem_scipion.dataset import replacing
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.handover.images import bring_micrographs, bring_stacks, bytes_of_images, star_prefix
 from cryogem_scipion.handover.relion import write_star
-from cryogem_scipion.handover.selection import ORIGIN, PLACE, Selection
+from cryogem_scipion.handover.selection import ORIGIN, PLACE, Selection, image_places
 from cryogem_scipion.physics.projection import rotation_matrices
 
 __all__ = ["check", "needed", "write"]
@@ -71,7 +71,7 @@ def _exposure_fields(selection: Selection, prefix: str) -> dict[str, NDArray[Any
     rows = selection.micrographs
     count = len(rows)
     return {
-        "micrograph_blob/path": _texts(prefix + rows["rlnMicrographName"]),
+        "micrograph_blob/path": _texts(rows["rlnMicrographName"], prefix),
         "micrograph_blob/idx": np.zeros(count, np.uint32),
         "micrograph_blob/shape": np.tile(np.array(selection.shape, np.uint32), (count, 1)),
         "micrograph_blob/psize_A": _filled(count, selection.pixel_size),
@@ -92,9 +92,9 @@ def _particle_fields(selection: Selection, settings: ExportSettings, prefix: str
     count = len(rows)
     fields: dict[str, NDArray[Any]] = {}
     if settings.extract:
-        names = rows["rlnImageName"].str.partition("@")
+        numbers, stacks = image_places(rows["rlnImageName"])
         fields = {
-            "blob/path": _texts(prefix + names[2]), "blob/idx": names[0].to_numpy(np.uint32) - np.uint32(1),
+            "blob/path": _texts(stacks, prefix), "blob/idx": (numbers - 1).astype(np.uint32),
             "blob/shape": np.full((count, 2), selection.box_size, np.uint32),
             "blob/psize_A": _filled(count, selection.pixel_size),
             "blob/sign": _filled(count, 1.0),  # protein bright; -1 stands for dark
@@ -102,9 +102,9 @@ def _particle_fields(selection: Selection, settings: ExportSettings, prefix: str
     y, x = selection.shape
     shifts = rows[ORIGIN].to_numpy(float) / selection.pixel_size
     return fields | _ctf_fields(selection, rows) | {
-        "location/micrograph_uid": rows["rlnMicrographName"].map(owner).to_numpy(np.uint64),
+        "location/micrograph_uid": np.array([owner[name] for name in rows["rlnMicrographName"]], np.uint64),
         "location/exp_group_id": np.zeros(count, np.uint32),
-        "location/micrograph_path": _texts(prefix + rows["rlnMicrographName"]),
+        "location/micrograph_path": _texts(rows["rlnMicrographName"], prefix),
         "location/micrograph_shape": np.tile(np.array([y, x], np.uint32), (count, 1)),
         "location/center_x_frac": (rows[PLACE[0]] / x).to_numpy(np.float32),
         "location/center_y_frac": (1 - rows[PLACE[1]] / y).to_numpy(np.float32),
@@ -144,8 +144,8 @@ def _filled(count: int, value: float) -> NDArray[np.float32]:
     return np.full(count, value, np.float32)
 
 
-def _texts(values: Any) -> NDArray[np.object_]:
-    return np.array([str(value) for value in values], dtype=object)
+def _texts(values: Iterable[str], prefix: str = "") -> NDArray[np.object_]:
+    return np.array([f"{prefix}{value}" for value in values], dtype=object)
 
 
 def _next(selection: Selection, settings: ExportSettings, out: Path) -> list[str]:

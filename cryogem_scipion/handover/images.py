@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +15,7 @@ from cryogem_scipion.boxes import corners, cut, prepared
 from cryogem_scipion.config import ExportSettings
 from cryogem_scipion.dataset import inside, replacing
 from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.handover.selection import PLACE, Selection
+from cryogem_scipion.handover.selection import PLACE, Selection, image_places
 from cryogem_scipion.mrc import read_mrc, read_stack, write_mrc
 from cryogem_scipion.progress import tracked
 
@@ -68,7 +68,7 @@ def bring_stacks(selection: Selection, settings: ExportSettings, out: Path) -> N
     (out / "particles").mkdir(exist_ok=True)
     groups = _groups(selection.particles)
     for micrograph, rows in tracked(groups, len(groups), "exporting stack"):
-        for stack in rows["rlnImageName"].str.partition("@")[2].unique():
+        for stack in sorted(set(image_places(rows["rlnImageName"])[1])):
             if selection.ready:
                 _bring(inside(selection.folder, stack), out / stack, settings.files)
             elif not is_current(out / stack, inside(selection.folder, micrograph)):
@@ -85,16 +85,13 @@ def boxes(selection: Selection) -> Iterator[NDArray[np.float32]]:
 
 def bytes_of_images(selection: Selection, settings: ExportSettings) -> int:
     """Disk space of micrographs and stacks as ``bring_micrographs`` and ``bring_stacks`` leave them."""
-    names: Iterable[str] = []
+    copies: set[str] = set()
     if settings.files == "copy":
-        names = selection.micrographs["rlnMicrographName"]
-    needed = _sizes(selection.folder, names)
-    if not settings.extract:
-        return needed
-    if not selection.ready:
-        return needed + 4 * selection.box_size**2 * len(selection.particles)
-    stacks = selection.particles["rlnImageName"].str.partition("@")[2].unique() if settings.files == "copy" else []
-    return needed + _sizes(selection.folder, stacks)
+        copies |= set(selection.micrographs["rlnMicrographName"])
+        if settings.extract and selection.ready:
+            copies |= set(image_places(selection.particles["rlnImageName"])[1])
+    cut = 0 if selection.ready or not settings.extract else 4 * selection.box_size**2 * len(selection.particles)
+    return cut + sum(inside(selection.folder, name).stat().st_size for name in copies)
 
 
 def is_current(target: Path, source: Path) -> bool:
@@ -108,9 +105,9 @@ def _groups(particles: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _own(selection: Selection, rows: pd.DataFrame) -> NDArray[np.float32]:
     """Boxes from the data set's stacks."""
-    names = rows["rlnImageName"].str.partition("@")
-    stacks = {stack: read_stack(inside(selection.folder, stack)) for stack in names[2].unique()}
-    return np.stack([stacks[stack][int(number) - 1] for number, stack in zip(names[0], names[2], strict=True)])
+    numbers, names = image_places(rows["rlnImageName"])
+    stacks = {name: read_stack(inside(selection.folder, name)) for name in set(names)}
+    return np.stack([stacks[name][number - 1] for number, name in zip(numbers, names, strict=True)])
 
 
 def _cut(selection: Selection, micrograph: str, rows: pd.DataFrame) -> NDArray[np.float32]:
@@ -130,7 +127,3 @@ def _bring(source: Path, target: Path, how: str) -> None:
             link = Path(folder) / PurePosixPath(target.name)
             link.symlink_to(source)
             os.replace(link, target)
-
-
-def _sizes(folder: Path, names: Iterable[str]) -> int:
-    return sum(inside(folder, name).stat().st_size for name in names)

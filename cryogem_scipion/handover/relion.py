@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """For RELION: STAR files with absolute paths, or relative to a project, and the images they name."""
+from collections.abc import Iterable
 from pathlib import Path
-
-import pandas as pd
 
 from cryogem_scipion.config import ExportSettings
 from cryogem_scipion.dataset import MICROGRAPHS, PARTICLES, write_table
 from cryogem_scipion.handover.images import bring_micrographs, bring_stacks, bytes_of_images, star_prefix
-from cryogem_scipion.handover.selection import Selection
+from cryogem_scipion.handover.selection import Selection, image_places, own_columns
 
 __all__ = ["check", "needed", "write", "write_star"]
 
@@ -46,18 +45,21 @@ def write_star(selection: Selection, settings: ExportSettings, out: Path, prefix
     """Write micrographs.star and particles.star, names with ``prefix``, RELION's own columns only."""
     micrographs = selection.micrographs
     write_table(out / MICROGRAPHS, "micrographs", selection.optics_table(images=False),
-                micrographs.assign(rlnMicrographName=prefix + micrographs["rlnMicrographName"]))
-    rows = selection.particles
-    rows = rows[[name for name in rows if not str(name).startswith("cryogem")]]
-    rows = rows.assign(rlnMicrographName=prefix + rows["rlnMicrographName"])
-    rows = rows.drop(columns="rlnImageName", errors="ignore") if not settings.extract else _named(rows, prefix)
+                micrographs.assign(rlnMicrographName=_under(prefix, micrographs["rlnMicrographName"])))
+    rows = own_columns(selection.particles)
+    rows = rows.assign(rlnMicrographName=_under(prefix, rows["rlnMicrographName"]))
+    if settings.extract:
+        numbers, stacks = image_places(rows["rlnImageName"])
+        rows = rows.assign(rlnImageName=[
+            f"{number:06d}@{stack}" for number, stack in zip(numbers, _under(prefix, stacks), strict=True)])
+    else:
+        rows = rows.drop(columns="rlnImageName", errors="ignore")
     # RELION asks for the box in the optics table even where it has yet to cut the particles.
     write_table(out / PARTICLES, "particles", selection.optics_table(images=True), rows)
 
 
-def _named(rows: pd.DataFrame, prefix: str) -> pd.DataFrame:
-    names = rows["rlnImageName"].str.partition("@")
-    return rows.assign(rlnImageName=names[0] + "@" + prefix + names[2])
+def _under(prefix: str, names: Iterable[str]) -> list[str]:
+    return [f"{prefix}{name}" for name in names]
 
 
 def _prefix(settings: ExportSettings) -> str:

@@ -22,7 +22,7 @@ from cryogem_scipion.dataset import (
 from cryogem_scipion.errors import DataError, SettingsError
 from cryogem_scipion.mrc import read_header
 
-__all__ = ["Selection", "select"]
+__all__ = ["CTF", "ORIGIN", "PLACE", "Selection", "image_places", "own_columns", "select"]
 
 PLACE = ["rlnCoordinateX", "rlnCoordinateY"]
 ORIGIN = ["rlnOriginXAngst", "rlnOriginYAngst"]
@@ -113,7 +113,18 @@ def select(settings: ExportSettings) -> Selection:
         raise DataError(f"{folder} has no whole particle among those chosen; {settings.to} needs some")
     row = optics.to_dict("records")[0]
     return Selection(folder, manifest, {str(name): row[name] for name in row if not str(name).startswith("rlnImage")},
-                     _plain(micrographs), particles, shape, box, ready)
+                     own_columns(micrographs).reset_index(drop=True), particles, shape, box, ready)
+
+
+def image_places(names: "pd.Series[str]") -> tuple[NDArray[np.int64], list[str]]:
+    """Number (from 1) and stack of images named as in ``000001@particles/mic_000000.mrcs``."""
+    parts = [str(name).partition("@") for name in names]
+    return np.array([int(number) for number, _, _ in parts], np.int64), [stack for _, _, stack in parts]
+
+
+def own_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with RELION's own columns only."""
+    return rows[[name for name in rows if not str(name).startswith("cryogem")]]
 
 
 def _all(folder: Path, extracted: pd.DataFrame) -> pd.DataFrame:
@@ -175,8 +186,3 @@ def _numbered(particles: pd.DataFrame) -> pd.DataFrame:
     return particles.assign(rlnImageName=[
         f"{count:06d}@particles/{PurePosixPath(name).stem}.mrcs"
         for count, name in zip(number, particles["rlnMicrographName"], strict=True)])
-
-
-def _plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with RELION's own columns only."""
-    return rows[[name for name in rows if not str(name).startswith("cryogem")]].reset_index(drop=True)
