@@ -9,11 +9,11 @@ import pandas as pd
 from pwem.convert.transformations import euler_from_matrix, inverse_matrix
 from pwem.objects import EMSet
 
-from cryogem_scipion.dataset import MICROGRAPHS, read_manifest, read_table, write_table
+from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table, write_table
 from cryogem_scipion.errors import DataError
 
-__all__ = ["map_files", "real_files", "relion_angles", "simulation_folder", "write_ctfs", "write_orientations",
-           "write_subset"]
+__all__ = ["map_files", "real_files", "relion_angles", "simulation_folder", "stage_folder", "write_ctfs",
+           "write_orientations", "write_particle_subset", "write_subset"]
 
 
 def map_files(volumes: Any) -> list[str]:
@@ -36,36 +36,71 @@ def simulation_folder(micrographs: Any) -> Path:
     DataError
         They were not simulated, or not all in one run.
     """
-    first = micrographs.getFirstItem()
-    if first is None:
-        raise DataError("the set of simulated micrographs is empty; choose the output of 'simulate micrographs'")
-    if not hasattr(first, "_cryogemManifest"):
-        raise DataError(f"{first.getFileName()} is not a simulated micrograph; choose the output of 'simulate "
-                        "micrographs', or a subset of it")
-    manifests = sorted(map(str, micrographs.getUniqueValues("_cryogemManifest")))
-    if len(manifests) > 1:
-        raise DataError(f"the simulated micrographs come from {len(manifests)} simulations ({manifests[0]}, "
-                        f"{manifests[1]}); choose one simulation, or a subset of one")
-    folder = Path(os.path.abspath(manifests[0])).parent
+    folder = stage_folder(micrographs, "simulated micrograph", "simulation", "simulate micrographs")
     if read_manifest(folder).stage != "simulate":
         raise DataError(f"{folder} holds generated micrographs, not simulated ones; choose the output of 'simulate "
                         "micrographs'")
     return folder
 
 
+def stage_folder(items: Any, what: str, whole: str, protocol: str) -> Path:
+    """Return the folder of the stage that made the items of a set, or of a part of it.
+
+    Parameters
+    ----------
+    items
+        A SetOfMicrographs or SetOfParticles.
+    what, whole, protocol
+        For messages: what an item has to be, what its folder is called, the protocol that makes it.
+
+    Raises
+    ------
+    DataError
+        They come from somewhere else, or from several runs.
+    """
+    first = items.getFirstItem()
+    if first is None:
+        raise DataError(f"the set of {what}s is empty; choose the output of '{protocol}'")
+    if not hasattr(first, "_cryogemManifest"):
+        raise DataError(f"{first.getFileName()} is not a {what}; choose the output of '{protocol}', or a subset of it")
+    manifests = sorted(map(str, items.getUniqueValues("_cryogemManifest")))
+    if len(manifests) > 1:
+        raise DataError(f"the {what}s come from {len(manifests)} {whole}s ({manifests[0]}, {manifests[1]}); choose one "
+                        f"{whole}, or a subset of one")
+    return Path(os.path.abspath(manifests[0])).parent
+
+
 def write_subset(micrographs: Any, folder: Path, path: Path) -> bool:
-    """Write the simulation's rows of a part of its micrographs; false, and no file, when it is the whole."""
+    """Write a stage's rows of a part of its micrographs; false, and no file, when it is the whole."""
     optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
     names = {os.path.relpath(os.path.abspath(micrograph.getFileName()), folder)
              for micrograph in micrographs.iterItems()}
     unknown = names - set(rows["rlnMicrographName"])
     if unknown:
-        raise DataError(f"{folder / MICROGRAPHS} has no row for {min(unknown)}; choose micrographs of the simulation "
-                        "as they are, not a processed copy")
+        raise DataError(f"{folder / MICROGRAPHS} has no row for {min(unknown)}; choose micrographs as they "
+                        "were made, not a processed copy")
     if len(names) == len(rows):
         path.unlink(missing_ok=True)
         return False
     write_table(path, "micrographs", optics, rows[rows["rlnMicrographName"].isin(names)])
+    return True
+
+
+def write_particle_subset(particles: Any, folder: Path, path: Path) -> bool:
+    """Write a stage's rows of a part of its extracted particles; false, and no file, when it is the whole."""
+    if not (folder / EXTRACTED).is_file():
+        raise DataError(f"{folder} has no extracted particles; choose its micrographs")
+    optics, rows = read_table(folder / EXTRACTED, "particles", ("rlnImageName",))
+    names = {f"{index:06d}@{os.path.relpath(os.path.abspath(stack), folder)}"
+             for index, stack in (particle.getLocation() for particle in particles.iterItems())}
+    unknown = names - set(rows["rlnImageName"])
+    if unknown:
+        raise DataError(f"{folder / EXTRACTED} has no row for {min(unknown)}; choose particles as they were made, not "
+                        "a processed copy")
+    if len(names) == len(rows):
+        path.unlink(missing_ok=True)
+        return False
+    write_table(path, "particles", optics, rows[rows["rlnImageName"].isin(names)])
     return True
 
 

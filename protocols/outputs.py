@@ -107,6 +107,7 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
         particle.setClassId(int(row.get("rlnClassNumber", 1)))
         particle._rlnRandomSubset = Integer(int(row.get("rlnRandomSubset", 1)))
         particle._cryogemSource = String(str(row.get("cryogemSource", "")))
+        particle._cryogemManifest = String(str(folder / MANIFEST))
         output.append(particle)
     return output
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """For Topaz: images normalised and downsampled as ``topaz preprocess`` does, and the tables that training takes."""
+import math
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -90,7 +91,9 @@ def _next(selection: Selection, settings: ExportSettings, before: str) -> list[s
     pixel_size = selection.pixel_size * settings.binning
     diameter = selection.manifest.particle_diameter_angstrom or selection.box_size * selection.pixel_size / 1.5
     radius = max(1, round(0.5 * diameter / pixel_size))
-    expected = max(1, round(len(selection.particles) / len(selection.micrographs)))
+    # Topaz wants more than what is labelled: those that the border cuts are not.
+    labelled = len(selection.particles) / len(selection.micrographs)
+    expected = math.ceil(max(labelled + 1, selection.manifest.particles / selection.manifest.micrographs))
     where = "any folder" if settings.relative_to is None else str(settings.relative_to.resolve())
     images, coordinates = (_quoted(f"{before}{name}") for name in (LIST, COORDINATES))
     return [f"Topaz, started in {where}. Images are normalised (as 'topaz preprocess' leaves them), at "

@@ -348,7 +348,8 @@ def test_a_full_disk_is_noticed_before_anything_is_written(exported, tmp_path, m
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20_000))
     exported("relion", out=tmp_path / "links")
-    for to, changes in (("relion", {"files": "copy"}), ("cryosparc", {"box_size": 20}), ("topaz", {}), ("cryodrgn", {})):
+    cases = {"relion": {"files": "copy"}, "cryosparc": {"box_size": 20}, "topaz": {}, "cryodrgn": {}}
+    for to, changes in cases.items():
         with pytest.raises(DataError, match="GB free; make room"):
             exported(to, out=tmp_path / to, **changes)
         assert not (tmp_path / to).exists()
