@@ -23,8 +23,8 @@ from cryogem_scipion.errors import DataError
 from cryogem_scipion.files import PARTIAL, replacing
 
 __all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTICLES", "README", "Contrast", "Manifest",
-           "Source", "inside", "read_blocks", "read_manifest", "read_table", "replacing", "table_text", "write_manifest",
-           "write_table"]
+           "Source", "inside", "read_blocks", "read_manifest", "read_table", "replacing", "table_text",
+           "write_manifest", "write_table"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

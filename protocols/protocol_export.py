@@ -17,7 +17,10 @@ from cryogem_scipion.protocols.stage import ProtCryogemStage
 __all__ = ["ProtCryogemExport"]
 
 NAMES = {"relion": "RELION", "cryosparc": "cryoSPARC", "topaz": "Topaz", "cryodrgn": "cryoDRGN"}
-TOPAZ = list(NAMES).index("topaz")
+STAR = ("relion", "cryosparc")
+# Fields that not every program asks for.
+ASKED = {"files": STAR, "extract": STAR, "relative_to": (*STAR, "topaz"), "box_size": (*STAR, "cryodrgn"),
+         "random_shift": (*STAR, "cryodrgn"), "binning": ("topaz",)}
 
 
 class ProtCryogemExport(ProtCryogemStage):
@@ -31,10 +34,10 @@ class ProtCryogemExport(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        stacks = f"to!={TOPAZ}"
-        define_fields(form, ExportSettings, first={"Export": self._data}, after={"files": self._place},
-                      conditions={"binning": f"to=={TOPAZ}", "extract": stacks, "box_size": stacks,
-                                  "random_shift": stacks})
+        conditions = {field: f"to in {[list(NAMES).index(name) for name in programs]}"
+                      for field, programs in ASKED.items()}
+        define_fields(form, ExportSettings, first={"Export": self._data}, after={"to": self._place},
+                      conditions=conditions)
         self._addParallel(form)
 
     def _data(self, form: Any) -> None:
@@ -66,7 +69,13 @@ class ProtCryogemExport(ProtCryogemStage):
                 values["dataset_particles"] = str(self._subset())
         elif items.getSize() < manifest.micrographs:
             values["dataset_micrographs"] = str(self._subset())
-        return values
+        return values | self._unshown()
+
+    def _unshown(self) -> dict[str, Any]:
+        """What another program than the chosen one would ask for goes back to its default."""
+        chosen = list(NAMES)[self.to.get()]
+        fields = [field for field, programs in ASKED.items() if chosen not in programs]
+        return {field: ExportSettings.model_fields[field].default for field in fields}
 
     def writeInputs(self) -> None:
         items = self.inputSet.get()

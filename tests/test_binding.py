@@ -20,6 +20,7 @@ from pyworkflow.protocol.params import ElementGroup
 from cryogem_scipion.config import STAGES, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols import (
+    ProtCryogemExport,
     ProtCryogemGenerate,
     ProtCryogemImportModel,
     ProtCryogemSimulate,
@@ -32,6 +33,7 @@ INPUTS = {
     ProtCryogemSimulate: {"out": "o", "volume": ["/maps/a.mrc"]},
     ProtCryogemTrain: {"out": "o", "real": ["/real/*.mrc"], "simulation": "/sim"},
     ProtCryogemGenerate: {"out": "o", "simulation": "/sim", "model": "/m.safetensors"},
+    ProtCryogemExport: {"out": "o", "dataset": "/gen"},
     ProtCryogemImportModel: {"out": "o", "generator": "/g.pth", "pixel_size": 5.36},
 }
 PROTOCOLS = list(INPUTS)

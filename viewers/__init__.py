@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What "Analyze Results" opens; drawn from the engine's files, without the engine."""
-from cryogem_scipion.viewers.windows import CryogemDatasetViewer, CryogemModelViewer, CryogemTrainViewer
+from cryogem_scipion.viewers.windows import (
+    CryogemDatasetViewer,
+    CryogemExportViewer,
+    CryogemModelViewer,
+    CryogemTrainViewer,
+)
 
-__all__ = ["CryogemDatasetViewer", "CryogemModelViewer", "CryogemTrainViewer"]
+__all__ = ["CryogemDatasetViewer", "CryogemExportViewer", "CryogemModelViewer", "CryogemTrainViewer"]

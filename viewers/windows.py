@@ -10,15 +10,17 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols import (
+    ProtCryogemExport,
     ProtCryogemGenerate,
     ProtCryogemImportModel,
     ProtCryogemSimulate,
     ProtCryogemTrain,
 )
 from cryogem_scipion.viewers import micrographs, statistics, training
+from cryogem_scipion.viewers.exported import exported
 from cryogem_scipion.viewers.window import opened
 
-__all__ = ["CryogemDatasetViewer", "CryogemModelViewer", "CryogemTrainViewer"]
+__all__ = ["CryogemDatasetViewer", "CryogemExportViewer", "CryogemModelViewer", "CryogemTrainViewer"]
 
 # Buttons of a training: name of the parameter, label, help, size of the window, what is drawn.
 TRAINING: dict[str, tuple[str, str, tuple[float, float], Callable[[Figure, Path], None]]] = {
@@ -125,6 +127,17 @@ class CryogemModelViewer(Viewer):
         trained = (folder / "losses.csv").is_file()
         names = ("displayLosses", "displayPreviews", "displayComparison") if trained else ("displayPreviews",)
         return [view for name in names for view in _training(self, name, folder)]
+
+
+class CryogemExportViewer(Viewer):
+    """An export: its particles, or its micrographs with coordinates, as the other program gets them."""
+
+    _name = "exported images"
+    _targets = [ProtCryogemExport]
+    _environments = [DESKTOP_TKINTER]
+
+    def _visualize(self, obj: ProtCryogemExport, **kwargs: Any) -> list[View]:
+        return opened(self, "Exported images", (9, 5), lambda figure: exported(figure, obj.outFolder()))
 
 
 def _training(viewer: Viewer, name: str, folder: Path) -> list[View]:

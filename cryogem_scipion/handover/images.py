@@ -3,9 +3,8 @@
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.boxes import corners, cut, prepared
 from cryogem_scipion.config import ExportSettings
-from cryogem_scipion.dataset import inside, replacing
+from cryogem_scipion.dataset import PARTIAL, inside, replacing
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.handover.selection import PLACE, Selection, image_places
 from cryogem_scipion.mrc import read_mrc, read_stack, write_mrc
@@ -123,7 +122,6 @@ def _bring(source: Path, target: Path, how: str) -> None:
                 shutil.copyfile(source, path)
     elif not (target.is_symlink() and os.readlink(target) == str(source)):
         # A link cannot be made over an existing file, so it is made beside it and takes its place.
-        with tempfile.TemporaryDirectory(prefix=".link-", dir=target.parent) as folder:
-            link = Path(folder) / PurePosixPath(target.name)
-            link.symlink_to(source)
-            os.replace(link, target)
+        link = target.with_name(f"{PARTIAL}{target.name}")
+        link.symlink_to(source)
+        os.replace(link, target)

@@ -12,6 +12,7 @@ from cryogem_scipion.boxes import corners, inside_field
 from cryogem_scipion.config import ExportSettings
 from cryogem_scipion.dataset import (
     EXTRACTED,
+    MANIFEST,
     MICROGRAPHS,
     PARTICLES,
     Manifest,
@@ -49,6 +50,12 @@ class Selection:
     box_size: int
     ready: bool
     """Whether the data set's own stacks are the ones wanted."""
+
+    @property
+    def sources(self) -> list[Path]:
+        """Files that tell this data set from every other one."""
+        tables = (self.folder / name for name in (MANIFEST, MICROGRAPHS, PARTICLES, EXTRACTED))
+        return [path for path in tables if path.is_file()]
 
     @property
     def pixel_size(self) -> float:

@@ -10,7 +10,7 @@ from cryogem_scipion.config import ExportSettings
 from cryogem_scipion.dataset import README, Manifest, replacing, write_manifest
 from cryogem_scipion.handover import cryodrgn, cryosparc, relion, topaz
 from cryogem_scipion.handover.selection import Selection, select
-from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.output import begin, check_space, fingerprint, libraries
 
 __all__ = ["run"]
 
@@ -45,7 +45,7 @@ def run(settings: ExportSettings) -> Manifest:
     selection = select(settings)
     target.check(selection, settings)
     check_space(settings.out, target.needed(selection, settings))
-    out = begin(settings)
+    out = begin(settings, inputs={"data set": fingerprint(*selection.sources), **_parts(settings)})
     lines = target.write(selection, settings, out)
     with replacing(out / README) as path:
         path.write_text("\n".join(lines) + "\n", "utf-8")
@@ -60,3 +60,9 @@ def run(settings: ExportSettings) -> Manifest:
     log.info("exported %d micrographs with %d particles for %s; see %s", manifest.micrographs, manifest.particles,
              settings.to, out / README)
     return manifest
+
+
+def _parts(settings: ExportSettings) -> dict[str, str]:
+    """Fingerprints of the files that choose a part of the data set."""
+    chosen = {"choice of micrographs": settings.dataset_micrographs, "choice of particles": settings.dataset_particles}
+    return {name: fingerprint(path) for name, path in chosen.items() if path}

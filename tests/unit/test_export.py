@@ -350,7 +350,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(exported, tmp_path, m
     exported("relion", out=tmp_path / "links")
     cases = {"relion": {"files": "copy"}, "cryosparc": {"box_size": 20}, "topaz": {}, "cryodrgn": {}}
     for to, changes in cases.items():
-        with pytest.raises(DataError, match="GB free; make room"):
+        with pytest.raises(DataError, match="MB free; make room"):
             exported(to, out=tmp_path / to, **changes)
         assert not (tmp_path / to).exists()
 
