@@ -12,8 +12,12 @@ Paths in the tables are relative to the folder. Nothing here needs torch: the Sc
 the same files through the same functions.
 """
 import json
+import math
+import os
+import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pandas as pd
 import starfile
@@ -23,8 +27,8 @@ from cryogem_scipion.errors import DataError
 from cryogem_scipion.files import PARTIAL, replacing
 
 __all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTICLES", "README", "Contrast", "Manifest",
-           "Source", "inside", "read_blocks", "read_manifest", "read_table", "replacing", "table_text",
-           "write_manifest", "write_table"]
+           "Source", "inside", "plain_name", "quoted_path", "read_blocks", "read_manifest", "read_table", "replacing",
+           "table_text", "unquoted_path", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -90,7 +94,10 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, the last file of a stage."""
+    """Write manifest.json, the last file of a stage; figures that are no numbers stay out of it."""
+    # JSON has no word for them, and a manifest that cannot be read makes the whole folder worthless.
+    figures = {name: value for name, value in manifest.figures.items() if math.isfinite(value)}
+    manifest = manifest.model_copy(update={"figures": figures})
     with replacing(folder / MANIFEST) as path:
         path.write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
 
@@ -172,3 +179,18 @@ def inside(folder: Path, name: str) -> Path:
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{name!r} lies outside {folder}; the folder's tables may only name files inside it")
     return path
+
+
+def plain_name(name: str) -> str:
+    """Return a file name in letters that every reader of STAR tables takes: RELION knows no quotes around blanks."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def quoted_path(path: str | Path) -> str:
+    """Return any path as a word for a STAR table: blanks, quotes, ``#`` and other letters as ``%20`` and so on."""
+    return quote_from_bytes(os.fsencode(path))
+
+
+def unquoted_path(word: str) -> str:
+    """Return the path that ``quoted_path`` wrote."""
+    return os.fsdecode(unquote_to_bytes(word))

@@ -3,8 +3,9 @@
 from cryogem_scipion.protocols.protocol_export import ProtCryogemExport
 from cryogem_scipion.protocols.protocol_generate import ProtCryogemGenerate
 from cryogem_scipion.protocols.protocol_import_model import ProtCryogemImportModel
+from cryogem_scipion.protocols.protocol_return import ProtCryogemReturnCoordinates
 from cryogem_scipion.protocols.protocol_simulate import ProtCryogemSimulate
 from cryogem_scipion.protocols.protocol_train import ProtCryogemTrain
 
-__all__ = ["ProtCryogemExport", "ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemSimulate",
-           "ProtCryogemTrain"]
+__all__ = ["ProtCryogemExport", "ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemReturnCoordinates",
+           "ProtCryogemSimulate", "ProtCryogemTrain"]

@@ -14,10 +14,10 @@ import numpy as np
 from pwem.constants import ALIGN_PROJ
 from pwem.convert.transformations import euler_matrix, inverse_matrix
 from pwem.objects import Acquisition, Coordinate, CTFModel, Micrograph, Particle, Transform
-from pyworkflow.object import Integer, Pointer, String
+from pyworkflow.object import Float, Integer, Pointer, String
 
 from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.dataset import EXTRACTED, MANIFEST, MICROGRAPHS, PARTICLES, Manifest, read_table
+from cryogem_scipion.dataset import EXTRACTED, MANIFEST, MICROGRAPHS, PARTICLES, Manifest, read_table, unquoted_path
 from cryogem_scipion.objects import CryogemModel
 
 __all__ = ["coordinates_output", "ctf_output", "micrographs_output", "model_output", "particles_output", "pose",
@@ -128,15 +128,24 @@ def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
 
 
 def real_micrographs_output(protocol: Any, folder: Path, manifest: Manifest, real: Any) -> Any:
-    """Return the real micrographs at the working pixel size, with the ids and names of the originals."""
-    _, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemOriginal"))
-    originals = {os.path.realpath(micrograph.getFileName()): micrograph.clone() for micrograph in real.iterItems()}
+    """Return the real micrographs at the working pixel size, with the ids and names of the originals.
+
+    Their exact pixel sizes along x and y, which differ from the set's by less than 0.1 % (whole sizes in pixels),
+    are attributes of the items: with them positions go back to the originals without loss.
+    """
+    columns = ("rlnMicrographName", "cryogemOriginal", "cryogemPixelSizeX", "cryogemPixelSizeY")
+    _, rows = read_table(folder / MICROGRAPHS, "micrographs", columns)
+    # A file may stand in a set more than once.
+    files: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.to_dict("records"):
+        files.setdefault(os.path.realpath(unquoted_path(row["cryogemOriginal"])), []).append(row)
     output = protocol._createSetOfMicrographs()
     if real.hasAcquisition():
         output.setAcquisition(real.getAcquisition().clone())
     output.setSamplingRate(manifest.pixel_size)
-    for row in rows.to_dict("records"):
-        original = originals[os.path.realpath(row["cryogemOriginal"])]
+    for original in real.iterItems():
+        found = files[os.path.realpath(original.getFileName())]
+        row = found.pop() if len(found) > 1 else found[0]
         micrograph = Micrograph()
         micrograph.setObjId(original.getObjId())
         micrograph.setFileName(str(folder / row["rlnMicrographName"]))
@@ -144,6 +153,8 @@ def real_micrographs_output(protocol: Any, folder: Path, manifest: Manifest, rea
         if original.hasAcquisition():
             micrograph.setAcquisition(original.getAcquisition().clone())
         micrograph._cryogemOriginal = String(original.getFileName())
+        micrograph._cryogemPixelSizeX = Float(row["cryogemPixelSizeX"])
+        micrograph._cryogemPixelSizeY = Float(row["cryogemPixelSizeY"])
         output.append(micrograph)
     return output
 

@@ -50,7 +50,7 @@ CONTENT = """
     protocols = {name for name, kind in domain.getProtocols().items()
                  if kind.getClassPackageName() == "cryogem_scipion"}
     assert protocols == {"ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
-                         "ProtCryogemImportModel", "ProtCryogemExport"}, protocols
+                         "ProtCryogemImportModel", "ProtCryogemExport", "ProtCryogemReturnCoordinates"}, protocols
     assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer"} <= set(domain.getViewers())
     assert "CryogemModel" in domain.getObjects()
 

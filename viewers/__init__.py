@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What "Analyze Results" opens; drawn from the engine's files, without the engine."""
+from cryogem_scipion.viewers.coordinates import CryogemReturnViewer
 from cryogem_scipion.viewers.windows import (
     CryogemDatasetViewer,
     CryogemExportViewer,
@@ -7,4 +8,5 @@ from cryogem_scipion.viewers.windows import (
     CryogemTrainViewer,
 )
 
-__all__ = ["CryogemDatasetViewer", "CryogemExportViewer", "CryogemModelViewer", "CryogemTrainViewer"]
+__all__ = ["CryogemDatasetViewer", "CryogemExportViewer", "CryogemModelViewer", "CryogemReturnViewer",
+           "CryogemTrainViewer"]

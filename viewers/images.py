@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["CUT", "OUTLINE", "WHOLE", "circles", "grey_range", "mean_spectrum", "outline", "read_thinned", "scale_bar",
-           "show"]
+__all__ = ["CUT", "OUTLINE", "WHOLE", "circles", "grey_range", "mean_spectrum", "outline", "read_thinned", "rings",
+           "scale_bar", "show"]
 
 SHOWN = 1200
 """Pixels that a window can show; larger images are thinned out for it."""
@@ -49,10 +49,15 @@ def circles(axis: Any, particles: pd.DataFrame, diameter_angstrom: float, pixel_
     x = particles["rlnCoordinateX"] - particles["rlnOriginXAngst"] / pixel_size
     y = particles["rlnCoordinateY"] - particles["rlnOriginYAngst"] / pixel_size
     edge = max(diameter_angstrom / pixel_size, 4.0)
-    colours = np.where(particles["cryogemWhole"] == 1, WHOLE, CUT)
-    axis.add_collection(EllipseCollection([edge] * len(x), [edge] * len(x), [0.0] * len(x), units="xy",
-                                          offsets=np.column_stack([x, y]), transOffset=axis.transData,
-                                          facecolors="none", edgecolors=colours, linewidths=0.9))
+    rings(axis, np.column_stack([x, y]), edge, np.where(particles["cryogemWhole"] == 1, WHOLE, CUT))
+
+
+def rings(axis: Any, positions: Any, diameter: float, colours: Any) -> None:
+    """Draw circles around positions (x, y), all in pixels."""
+    count = len(positions)
+    axis.add_collection(EllipseCollection([diameter] * count, [diameter] * count, [0.0] * count, units="xy",
+                                          offsets=positions, transOffset=axis.transData, facecolors="none",
+                                          edgecolors=colours, linewidths=0.9))
 
 
 def scale_bar(axis: Any, shape: tuple[int, int], pixel_size: float) -> None:

@@ -154,8 +154,12 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
     figures = {"background_deviation": deviation}
     if snr is None:
         snr = contrast.snr
-        if min(min(real.shape) for real in chosen) >= TILE and min(simulated.clean(0, 1).shape) >= TILE:
-            fitted = fit_snr([_flat(field) for field in fields], _signals(simulated), contrast.signal_deviation,
+        signals = _signals(simulated)
+        if not any(bool(signal.any()) for signal in signals):
+            warnings.append(f"the simulated micrographs have no particles to compare the real ones with; the "
+                            f"signal-to-noise ratio {snr:g} of the simulation is used")
+        elif min(min(real.shape) for real in chosen) >= TILE and min(signals[0].shape) >= TILE:
+            fitted = fit_snr([_flat(field) for field in fields], signals, contrast.signal_deviation,
                              _particle_pixels(simulated), seeded(seed, "contrast"))
             figures |= {"measured_snr": fitted.snr, "snr_misfit": fitted.misfit}
             if fitted.reliable:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryogem_scipion.config import RunSettings
-from cryogem_scipion.dataset import MANIFEST, Source
+from cryogem_scipion.dataset import MANIFEST, Source, plain_name
 from cryogem_scipion.errors import DataError, SettingsError
 from cryogem_scipion.files import PARTIAL, claim, replacing
 
@@ -124,8 +123,7 @@ def copy_sources(out: Path, files: Iterable[Path], origins: Mapping[Path, str] |
     """
     sources: list[Source] = []
     for number, file in enumerate(files):
-        # STAR tables name these files: no blanks, quotes or other letters that a reader might stumble on.
-        name = f"source/{number:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', file.name)}"
+        name = f"source/{number:02d}_{plain_name(file.name)}"
         content = file.read_bytes()
         with replacing(out / name) as path:
             path.write_bytes(content)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.dataset import replacing
+from cryogem_scipion.dataset import plain_name, replacing
 from cryogem_scipion.mrc import write_mrc
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import read_real
@@ -35,6 +35,13 @@ class MeasuredReal:
     deviation: float
     background_deviation: float | None
     ice_grid: list[list[float]] | None
+
+    @property
+    def pixel_sizes(self) -> tuple[float, float]:
+        """(y, x) Å per pixel along each axis; ``pixel_size`` is their geometric mean."""
+        y, x = (kept / edge for kept, edge in zip(self.crop, self.shape, strict=True))
+        original = self.pixel_size / (y * x) ** 0.5
+        return original * y, original * x
 
     @property
     def ice(self) -> Float[Tensor, "gy gx"] | None:
@@ -88,12 +95,13 @@ def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: fl
 
 
 def _stems(files: Sequence[Path]) -> list[str]:
-    """A name of its own for each file, its own wherever no other has it too."""
-    stems: list[str] = []
+    """A name for each file: its own, in letters that every reader of STAR tables takes, and no other's."""
+    stems: dict[str, None] = {}
     for path in files:
-        stem, number = path.stem, 1
+        plain = plain_name(path.stem)
+        stem, number = plain, 1
         while stem in stems:
             number += 1
-            stem = f"{path.stem}_{number}"
-        stems.append(stem)
-    return stems
+            stem = f"{plain}_{number}"
+        stems[stem] = None
+    return list(stems)

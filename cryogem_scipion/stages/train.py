@@ -10,7 +10,16 @@ import pandas as pd
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.dataset import FIGURES, MICROGRAPHS, Manifest, read_table, replacing, write_manifest, write_table
+from cryogem_scipion.dataset import (
+    FIGURES,
+    MICROGRAPHS,
+    Manifest,
+    quoted_path,
+    read_table,
+    replacing,
+    write_manifest,
+    write_table,
+)
 from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.mrc import read_header
@@ -153,5 +162,7 @@ def _write_reals(out: Path, reals: list[MeasuredReal], held_out: set[int], simul
     optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
     write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
         "rlnMicrographName": [real.name for real in reals], "rlnOpticsGroup": 1,
-        "cryogemOriginal": [real.original for real in reals],
-        "cryogemHeldOut": [int(number in held_out) for number in range(len(reals))]}))
+        "cryogemPixelSizeX": [real.pixel_sizes[1] for real in reals],
+        "cryogemPixelSizeY": [real.pixel_sizes[0] for real in reals],
+        "cryogemHeldOut": [int(number in held_out) for number in range(len(reals))],
+        "cryogemOriginal": [quoted_path(real.original) for real in reals]}))

@@ -16,6 +16,7 @@ import pytest
 import starfile
 
 from cryogem_scipion.mrc import read_mrc, write_mrc
+from tests.fsc import shell_correlation
 
 pytestmark = [pytest.mark.optional,
               pytest.mark.skipif(not shutil.which("relion_reconstruct"), reason="RELION is not installed")]
@@ -88,18 +89,6 @@ def correlations(a, b, fine=False):
     disc = axis[:, None] ** 2 + axis ** 2 < (BOX / 2 - 2) ** 2
     a, b = (images[:, disc] - images[:, disc].mean(1, keepdims=True) for images in (a.astype(float), b.astype(float)))
     return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
-
-
-def shell_correlation(a, b):
-    """Fourier shell correlation, for each shell below Nyquist."""
-    axis = np.fft.fftfreq(BOX) * BOX
-    shell = np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis ** 2)).astype(int).ravel()
-    a, b = np.fft.fftn(a).ravel(), np.fft.fftn(b).ravel()
-
-    def sums(values):
-        return np.bincount(shell, values)[: BOX // 2]
-
-    return sums((a * b.conj()).real) / np.sqrt(sums(np.abs(a) ** 2) * sums(np.abs(b) ** 2))
 
 
 def up_to(fraction):

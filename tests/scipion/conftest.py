@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A Scipion project in a temporary folder, with a map and micrographs made by code."""
 import os
+import shutil
 import sys
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
+from cryogem_scipion.workflow import open_project, run
+from tests.optional.environments import Program
 from tests.registration import checkout_environment, is_installed
 
 PIXEL_SIZE = 8.0  # Working pixel size, Å.
@@ -16,6 +20,9 @@ REAL_PIXEL_SIZE = 5.0
 REAL_SHAPE = (300, 371)
 REAL_COUNT = 3
 MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
+# Positions (y, x) and width of dark points on every real micrograph, in its pixels.
+POINTS = np.array([(40.3, 60.8), (150.0, 330.4), (272.6, 25.5), (260.2, 341.7)])
+POINT_WIDTH = 4.0
 LINES = []  # what the simulation says while it runs
 
 
@@ -30,7 +37,7 @@ def write_map(path, box=33, pixel_size=6.0):
 
 
 def write_real(folder):
-    """Micrographs with correlated noise, an ice gradient and dark discs: enough to train a step on."""
+    """Micrographs with correlated noise, an ice gradient, dark discs and darker points: enough to train a step on."""
     random = np.random.default_rng(7)
     y, x = np.mgrid[:REAL_SHAPE[0], :REAL_SHAPE[1]]
     for number in range(REAL_COUNT):
@@ -38,6 +45,8 @@ def write_real(folder):
         image = image + np.roll(image, 1, 0) + np.roll(image, 1, 1)
         for cy, cx in random.uniform(20, 280, (12, 2)):
             image -= 0.8 * ((y - cy) ** 2 + (x - cx) ** 2 < 15 ** 2)
+        for cy, cx in POINTS:
+            image -= 20 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * POINT_WIDTH**2))
         image = (1000 + 40 * image) * (1 + 0.1 * x / REAL_SHAPE[1])
         _write(folder / f"real_{number}.mrc", image.astype(np.float32), REAL_PIXEL_SIZE)
 
@@ -50,6 +59,19 @@ def _write(path, data, pixel_size, volume=False):
             file.set_volume()
 
 
+def optional_plugins():
+    """What Scipion's plugins of other programs read of the environment, as far as these are installed."""
+    found = {"CONDA_ACTIVATION_CMD": "true"}  # their default asks for conda, where none is needed
+    relion = shutil.which("relion_reconstruct")
+    if relion:
+        found["RELION_HOME"] = str(Path(relion).parents[1])
+    topaz = Program("topaz")
+    if topaz.activation:
+        # Topaz's own pretrained models are pickles.
+        found |= {topaz.variable: topaz.activation, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    return found
+
+
 @pytest.fixture(scope="session")
 def scipion(tmp_path_factory):
     """A workspace folder in which Scipion finds the plugin, also from a bare checkout and with an empty HOME."""
@@ -60,6 +82,7 @@ def scipion(tmp_path_factory):
         os.environ["PYTHONPATH"] = checkout_environment(metadata)["PYTHONPATH"]
         sys.path.append(str(metadata))
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ.update(optional_plugins())
     write_map(folder / "map.mrc")
     (folder / "real").mkdir()
     write_real(folder / "real")
@@ -73,14 +96,12 @@ def scipion(tmp_path_factory):
 @pytest.fixture(scope="session")
 def project(scipion):
     """An open project; Scipion makes its folder the current one."""
-    from cryogem_scipion.workflow import open_project
     return open_project(scipion, "tests")
 
 
 @pytest.fixture(scope="session")
 def inputs(scipion, project):
     """The map and the micrographs as Scipion's own import boxes give them."""
-    from cryogem_scipion.workflow import run
     volume = run(project, "ProtImportVolumes", "map", filesPath=scipion / "map.mrc", samplingRate=6.0)
     real = run(project, "ProtImportMicrographs", "real", filesPath=scipion / "real", filesPattern="*.mrc",
                samplingRate=REAL_PIXEL_SIZE, voltage=200.0, sphericalAberration=1.4, amplitudeContrast=0.08)
@@ -90,8 +111,30 @@ def inputs(scipion, project):
 @pytest.fixture(scope="session")
 def simulation(project, inputs):
     """The first box, run once for all tests."""
-    from cryogem_scipion.workflow import run
     return run(project, "ProtCryogemSimulate", "simulation", show=LINES.append, inputVolume=inputs["volume"],
                inputMicrographs=inputs["real"], pixelSize=PIXEL_SIZE, micrographs=MICROGRAPH_COUNT,
                micrographSize=f"{SHAPE[0]} {SHAPE[1]}", particlesMean=6.0, particlesSigma=1.0, extract=True, seed=3,
                phaseShiftDegrees=20.0, numberOfThreads=2)
+
+
+@pytest.fixture(scope="session")
+def subset(project, simulation):
+    """Three micrographs of the simulation."""
+    return run(project, "ProtSubSet", "subset", inputFullSet=(simulation, "outputMicrographs"), selectIds=True,
+               range="2-4")
+
+
+@pytest.fixture(scope="session")
+def training(project, inputs, subset):
+    """Three steps of a training on that subset."""
+    return run(project, "ProtCryogemTrain", "training", inputMicrographs=inputs["real"],
+               inputSimulation=(subset, "outputMicrographs"), steps=3, crop=64, snr=1.0,
+               noise="gaussian", generatorWidth=4, discriminatorWidth=4, previewEvery=2, checkpointEvery=2,
+               numberOfThreads=2)
+
+
+@pytest.fixture(scope="session")
+def dataset(project, simulation, training):
+    """Two generated micrographs."""
+    return run(project, "ProtCryogemGenerate", "dataset", inputSimulation=(simulation, "outputMicrographs"),
+               inputModel=(training, "outputModel"), micrographs=2, micrographSize="150 170", numberOfThreads=2)

@@ -28,26 +28,6 @@ from tests.scipion.conftest import (
 from tests.scipion.conventions import defocus, relion_pose, rotation
 
 
-@pytest.fixture(scope="module")
-def subset(project, simulation):
-    return run(project, "ProtSubSet", "subset", inputFullSet=(simulation, "outputMicrographs"), selectIds=True,
-               range="2-4")
-
-
-@pytest.fixture(scope="module")
-def training(project, inputs, subset):
-    return run(project, "ProtCryogemTrain", "training", inputMicrographs=inputs["real"],
-               inputSimulation=(subset, "outputMicrographs"), steps=3, crop=64, snr=1.0,
-               noise="gaussian", generatorWidth=4, discriminatorWidth=4, previewEvery=2, checkpointEvery=2,
-               numberOfThreads=2)
-
-
-@pytest.fixture(scope="module")
-def dataset(project, simulation, training):
-    return run(project, "ProtCryogemGenerate", "dataset", inputSimulation=(simulation, "outputMicrographs"),
-               inputModel=(training, "outputModel"), micrographs=2, micrographSize="150 170", numberOfThreads=2)
-
-
 def read_back(scipion, protocol):
     """The protocol as a newly opened project has it."""
     return open_project(scipion, "tests").getProtocol(protocol.getObjId())

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Topaz's protocols learn from a generated set, and pick held-out and 'real' micrographs."""
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+
+from cryogem_scipion.config import GenerateSettings, PhantomSettings, SimulateSettings
+from cryogem_scipion.dataset import PARTICLES, read_table
+from cryogem_scipion.scoring.picks import HIT, figures, judge
+from cryogem_scipion.workflow import run
+from tests.optional.environments import Program
+
+pytestmark = Program("topaz").marks
+pytest.importorskip("topaz", reason="scipion-em-topaz is not installed (pip install '.[optional]')")
+
+REAL_PIXEL_SIZE, PIXEL_SIZE = 5.0, 8.0
+DIAMETER = 150.0
+RADIUS = 0.265 * DIAMETER  # Å, the default of cryogem picks
+SNR = 0.5  # easy
+FEW = {"particles_mean": 14, "particles_sigma": 2}  # far apart: a wrong position hits nothing by chance
+
+
+@pytest.fixture(scope="module")
+def world(scipion):
+    """A map, and 'real' micrographs of it at 5 Å: specimens of another seed under white noise, in a folder with é."""
+    from cryogem_scipion.stages import generate, phantom, simulate
+    folder = scipion / "monde réel"
+    phantom.run(PhantomSettings(out=folder / "map", box=32, pixel_size=6.0, diameter_angstrom=DIAMETER))
+    simulate.run(SimulateSettings(out=folder / "hidden", volume=(folder / "map/phantom.mrc",), micrographs=3, seed=77,
+                                  micrograph_size=(480, 450), pixel_size=REAL_PIXEL_SIZE, **FEW))
+    generate.run(GenerateSettings(out=folder / "real", simulation=folder / "hidden", reuse=True, noise="gaussian",
+                                  snr=SNR, extract=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def boxes(project, world):
+    """The workflow up to the pickers' inputs: a set to learn from, a held-out one, the real one in both sizes."""
+    volume = run(project, "ProtImportVolumes", filesPath=world / "map/phantom.mrc", samplingRate=6.0)
+    real = run(project, "ProtImportMicrographs", filesPath=world / "real/micrographs", filesPattern="*.mrc",
+               samplingRate=REAL_PIXEL_SIZE)
+    simulated = run(project, "ProtCryogemSimulate", inputVolume=(volume, "outputVolume"), pixelSize=PIXEL_SIZE,
+                    micrographs=6, micrographSize="300 320", particlesMean=14.0, particlesSigma=2.0, numberOfThreads=2)
+    noise = {"inputSimulation": (simulated, "outputMicrographs"), "noise": "gaussian", "snr": SNR, "extract": False,
+             "numberOfThreads": 2}
+    return {"real": real, "learnt": run(project, "ProtCryogemGenerate", "to learn from", **noise),
+            "held out": run(project, "ProtCryogemGenerate", "held out", seed=9, micrographs=3, **noise),
+            "working": run(project, "ProtCryogemTrain", inputMicrographs=(real, "outputMicrographs"), steps=1, crop=64,
+                           inputSimulation=(simulated, "outputMicrographs"), generatorWidth=4, discriminatorWidth=4,
+                           numberOfThreads=2)}
+
+
+@pytest.fixture(scope="module")
+def picker(project, boxes):
+    """Topaz, trained on the generated micrographs and coordinates as they come."""
+    learnt = boxes["learnt"]
+    return run(project, "TopazProtTraining", inputMicrographs=(learnt, "outputMicrographs"),
+               inputCoordinates=(learnt, "outputCoordinates"), micsForTraining=6, radius=2, numPartPerImg=14, scale=1,
+               numEpochs=2, trainExtra="--epoch-size 25 --minibatch-size 32", gpuList="0")
+
+
+def picked(project, picker, boxes, name):
+    return run(project, "TopazProtPicking", f"pick {name}", inputMicrographs=(boxes[name], "outputMicrographs"),
+               prevTopazModel=(picker, "outputModel"), radius=8, scale=1, gpuList="0", streamingBatchSize=32)
+
+
+def judged(coordinates, folder, turned=False):
+    """Picks and particles of a labelled folder as ``judge`` compares them, all in Å; ``turned`` upside down."""
+    micrographs = coordinates.getMicrographs()
+    pixel_size, height = micrographs.getSamplingRate(), micrographs.getDim()[1]
+    names = {item.getObjId(): item.getMicName() for item in micrographs.iterItems()}
+    picks = pd.DataFrame([{"micrograph": names[item.getMicId()], "score": item._topazScore.get(),
+                           "x": item.getX() * pixel_size,
+                           "y": (height - 1 - item.getY() if turned else item.getY()) * pixel_size}
+                          for item in coordinates.iterItems()])
+    optics, rows = read_table(folder / PARTICLES, "particles")
+    scale = float(optics["rlnMicrographPixelSize"].iloc[0])
+    truth = pd.DataFrame({"micrograph": rows["rlnMicrographName"].str.rpartition("/")[2],
+                          "whole": rows["cryogemWhole"] == 1,
+                          "x": rows["rlnCoordinateX"] * scale - rows["rlnOriginXAngst"],
+                          "y": rows["rlnCoordinateY"] * scale - rows["rlnOriginYAngst"]})
+    return judge(picks, truth, RADIUS)
+
+
+def average_precision(coordinates, folder, turned=False):
+    return figures(*judged(coordinates, folder, turned), scored=True)["auprc"]
+
+
+def test_a_picker_learns_from_a_generated_set(project, boxes, picker):
+    """Measured 0.96; upside down, as some programs count y, 0.01."""
+    found = picked(project, picker, boxes, "held out").outputCoordinates
+    folder = boxes["held out"].outFolder()
+    assert average_precision(found, folder) > 0.8
+    assert average_precision(found, folder, turned=True) < 0.1
+
+
+def test_its_picks_of_real_micrographs_come_back_to_the_originals(project, boxes, picker, world):
+    """The mission: the truth is that of the originals, in their pixels."""
+    found = picked(project, picker, boxes, "working")
+    back = run(project, "ProtCryogemReturnCoordinates", inputCoordinates=(found, "outputCoordinates"),
+               inputMicrographs=(boxes["real"], "outputMicrographs")).outputCoordinates
+    assert back.getSize() == found.outputCoordinates.getSize()
+    assert back.getMicrographs().getSamplingRate() == REAL_PIXEL_SIZE
+    assert average_precision(back, world / "real") > 0.8
+    assert average_precision(back, world / "real", turned=True) < 0.1
+    picks, _ = judged(back, world / "real")
+    hits = picks[picks["outcome"] == HIT]
+    # A picker's whole pixels scatter about the truth; their mean does not, and is far below half a working pixel.
+    assert np.abs(hits[["dx", "dy"]].mean()).max() < 0.5 * PIXEL_SIZE
+    assert np.hypot(hits["dx"], hits["dy"]).median() < PIXEL_SIZE
