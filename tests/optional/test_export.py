@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What ``cryogem export`` wrote, in the programs it is for: each gets the map back, or learns to pick."""
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import starfile
 
 from cryogem_scipion.mrc import read_mrc, read_stack
-from tests.optional.environments import Program
+from tests.optional.environments import ROOT, Program
 from tests.optional.test_relion import (
     BOX,
     CTFS,
@@ -23,6 +27,7 @@ from tests.optional.test_relion import (
 )
 
 cryodrgn, topaz = Program("cryodrgn"), Program("topaz")
+PLUGIN = Path(os.environ.get("CRYOSPARC2_PLUGIN") or ROOT / ".venv-cryosparc2")
 pytestmark = pytest.mark.optional
 with_relion = pytest.mark.skipif(not shutil.which("relion_reconstruct"), reason="RELION is not installed")
 
@@ -113,6 +118,37 @@ def agreement_of_size(found, density):
 def test_cryosparc_stacks_reconstruct(folder, density):
     cryogem(folder, "export", "--dataset", "gen", "--to", "cryosparc", "--out", "for cryosparc")
     assert agreement(reconstructed(folder / "for cryosparc", "particles.star"), density) > 0.95
+
+
+@with_relion
+@pytest.mark.skipif(not (PLUGIN / "cryosparc2").is_dir(), reason="scipion-em-cryosparc2 is not in CRYOSPARC2_PLUGIN or "
+                    ".venv-cryosparc2 (.ci/cryosparc2-plugin.sh puts it there)")
+def test_scipions_cryosparc_plugin_writes_our_particles(folder, density, elsewhere):
+    """What it hands to cryoSPARC reconstructs like our own STAR file."""
+    pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGIN)]), "SCIPION_DOMAIN": "pwem",
+                                "SCIPION_HOME": str(elsewhere), "SCIPION_USER_DATA": str(elsewhere)}
+    done = subprocess.run([sys.executable, "-c", WRITE_PARTICLES, str(folder / "gen")], cwd=elsewhere, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert agreement(reconstructed(elsewhere, "particles.star"), density) > 0.95  # measured 0.992, as our own
+
+
+WRITE_PARTICLES = """
+import os, sys
+from pathlib import Path
+from cryosparc2.convert import writeSetOfParticles
+from cryogem_scipion.dataset import read_manifest
+from cryogem_scipion.protocols import ProtCryogemGenerate
+from cryogem_scipion.protocols.outputs import micrographs_output, particles_output
+
+folder, box = Path(sys.argv[1]), ProtCryogemGenerate(workingDir="box")
+os.makedirs("box")
+os.makedirs("extra")
+manifest = read_manifest(folder)
+particles = particles_output(box, folder, manifest, micrographs_output(box, folder, manifest))
+writeSetOfParticles(particles, "particles.star", "extra")
+"""
 
 
 @with_program(cryodrgn)
