@@ -49,8 +49,9 @@ class RunSettings(Settings):
     """What to lower when the memory does not suffice."""
 
     out: Path = option(..., "Output folder", "Everything the stage makes is written here.", form=False)
-    seed: int = option(0, "Random seed", "The same seed gives the same data set; change it to get another one.",
-                       advanced=True, ge=0, lt=2**31)
+    seed: int = option(
+        0, "Random seed", "The same seed gives the same result; any other number another one of the same kind.",
+        advanced=True, ge=0, lt=2**31)
     device: str = option("auto", "Device", "auto takes the first GPU if there is one; or cpu, cuda, cuda:1, and so on.",
                          form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = option(0, "Threads", "Processor threads; 0 takes all that this process may use.", form=False,

@@ -31,20 +31,21 @@ class GenerateSettings(RunSettings):
         None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
         form=False, gt=0)
     snr: float | None = option(
-        None, "Signal-to-noise ratio", "Empty takes that of the model, else of the simulation.", section="Noise",
-        gt=0, le=100)
+        None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Higher makes "
+        "particles easier to see. Empty takes that of the model, else of the simulation.", section="Noise", gt=0,
+        le=100)
     micrographs: int | None = option(
-        None, "Number of micrographs", "Empty makes as many as the simulation has.", section="Output",
-        ge=1, le=10_000_000)
+        None, "Number of micrographs", "More gives a larger training set and takes longer; 10 to 100 for a picker, "
+        "more for pose estimation. Empty makes as many as the simulation has.", section="Output", ge=1, le=10_000_000)
     micrograph_size: tuple[int, int] | None = option(
-        None, "Micrograph size (y x, px)", "Empty takes that of the simulation; any size is possible.",
-        section="Output", advanced=True)
+        None, "Micrograph size (y x, px)", "Height and width, 512 to 4096 usually. Larger gives more room for the same "
+        "number of particles and takes longer. Empty takes that of the simulation.", section="Output", advanced=True)
     reuse: bool = option(
-        False, "Reuse the simulated specimens", "Translate the simulated micrographs instead of fresh ones.",
-        section="Output", advanced=True)
+        False, "Reuse the simulated specimens", "Yes: the very particles of the simulated micrographs get noise, to "
+        "compare with them. No: fresh particles, positions and defocus values.", section="Output", advanced=True)
     extract: bool = option(
-        True, "Extract particles", "Also write the particles' boxes as stacks, protein bright, with their poses.",
-        section="Output")
+        True, "Extract particles", "Yes: also write the particles' boxes as stacks, protein bright, with their poses. "
+        "No: micrographs and coordinates only, in less space.", section="Output")
     keep: tuple[Literal["optical", "physical"], ...] = option(
         (), "Also keep", "optical: the clean images (and clean stacks); physical: with ice and noise before "
         "translation.", section="Output", advanced=True)

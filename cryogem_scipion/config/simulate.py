@@ -26,14 +26,14 @@ class SimulateSettings(RunSettings):
         "(PDB, mmCIF). Of several, conformations or different species, each particle takes one.",
         section="Specimen", form=False, validate_default=True)
     volume_proportions: tuple[float, ...] = option(
-        (), "Proportions of the maps", "One number for each map: 3 1 makes the first three times as frequent as the "
-        "second. Empty: all are equally frequent.", section="Specimen", advanced=True)
+        (), "Proportions of the maps", "One number for each map, higher is more frequent: 3 1 makes the first three "
+        "times as frequent as the second. Empty: all are equally frequent.", section="Specimen", advanced=True)
     cryodrgn_conformations: int = option(
         10, "Number of conformations", "How many are decoded; each particle takes one. More follow the latent "
         "distribution more closely and take longer; 5 to 100.", section="Specimen", ge=1, le=1000)
     cryodrgn_epoch: int | None = option(
-        None, "cryoDRGN epoch", "Of weights.N.pkl and z.N.pkl. Empty takes the last.", section="Specimen",
-        advanced=True, ge=0)
+        None, "cryoDRGN epoch", "N of weights.N.pkl and z.N.pkl; later ones are trained for longer. Empty takes the "
+        "last.", section="Specimen", advanced=True, ge=0)
     cryodrgn_activation: str = option(
         "", "Activation of cryoDRGN", "Command that activates cryoDRGN's environment, such as '. "
         "/path/to/venv/bin/activate'. Empty takes the variable CRYODRGN_ENV_ACTIVATION.", section="Specimen",
@@ -43,8 +43,8 @@ class SimulateSettings(RunSettings):
         "file of a cryoDRGN folder is gone.",
         section="Specimen", form=False, gt=0)
     resolution_angstrom: float | None = option(
-        None, "Resolution of the model (Å)", "Where the density of an atomic model ends. Empty takes all that the "
-        "pixel size holds; 3 to 10 makes it as blurred as a map of that resolution.", section="Specimen",
+        None, "Resolution of the model (Å)", "Where the density of an atomic model ends. Larger is more blurred; 3 to "
+        "10 is like a map of that resolution. Empty takes all that the pixel size holds.", section="Specimen",
         advanced=True, gt=0, le=200)
     symmetry: str = option(
         "C1", "Symmetry of the map", "C1, C7, D2, T, O, I (I1 to I4), as RELION names them. Labels are brought "
@@ -52,14 +52,14 @@ class SimulateSettings(RunSettings):
 
     orientations: Path | None = option(
         None, "Measured orientations", "A STAR file of particles with rlnAngleRot, rlnAngleTilt, rlnAnglePsi: the "
-        "views are distributed as in it.", section="Orientations", form=False)
+        "views are distributed as in it.", section="Specimen", form=False)
     orientation_spread_degrees: float = option(
         3.0, "Spread around measured orientations (°)", "Each is tilted by up to this, so that none comes twice. "
         "Larger blurs the distribution; 0 to 10.", section="Orientations", advanced=True, ge=0, le=180)
     preferred_views: tuple[str, ...] = option(
         (), "Preferred views", "Views that particles favour in the ice, as rot:tilt or rot:tilt:weight in degrees, "
-        "such as 0:0 0:90:2 (the top, and the side twice as often; angles from 0 to 360). Empty: all views are equally "
-        "frequent.", section="Orientations", advanced=True)
+        "such as 0:0 0:90:2 (the top, and the side twice as often; angles from 0 to 360). A higher weight is more "
+        "frequent. Empty: all views are equally frequent.", section="Orientations", advanced=True)
     preferred_cone_degrees: float = option(
         15.0, "Half angle of the preferred cones (°)", "How far views stray from a preferred one. Larger is more even; "
         "5 to 40.", section="Orientations", advanced=True, ge=0, le=180)
@@ -68,29 +68,32 @@ class SimulateSettings(RunSettings):
         section="Orientations", advanced=True, ge=0, le=1)
 
     pixel_size: float | None = option(
-        None, "Working pixel size (Å)", "Pixel size of the micrographs made; empty takes that of the map. Larger is "
-        "faster and enough for picking (4 to 6 Å); smaller keeps detail for reconstruction.",
-        section="Microscope", gt=0)
+        None, "Working pixel size (Å)", "Pixel size of the micrographs made, not finer than that of the real ones. "
+        "Larger is faster and enough for picking (4 to 6 Å); smaller keeps detail for reconstruction (1 to 3 Å). Empty "
+        "takes that of the map.", section="Microscope", gt=0)
     voltage_kv: float = option(
-        300.0, "Voltage (kV)", "Acceleration voltage: 300, 200, 120 or 100.", section="Microscope", gt=0, le=3000)
+        300.0, "Voltage (kV)", "Of the microscope: 300, 200, 120 or 100. Higher moves the rings of the CTF outwards.",
+        section="Microscope", gt=0, le=3000)
     cs_mm: float = option(
-        2.7, "Spherical aberration (mm)", "Cs of the objective lens: 2.7 for Titan Krios, 0.01 when corrected.",
-        section="Microscope", ge=0, le=20)
+        2.7, "Spherical aberration (mm)", "Cs of the objective lens: 2.7 for a Titan Krios, 1.4 to 2 for others, 0.01 "
+        "when corrected. Larger moves the outer rings of the CTF outwards.", section="Microscope", ge=0, le=20)
     amplitude_contrast: float = option(
-        0.1, "Amplitude contrast", "Fraction of amplitude contrast; 0.07 to 0.1 for proteins in ice.",
-        section="Microscope", ge=0, lt=1)
+        0.1, "Amplitude contrast", "Fraction of amplitude contrast, the CTF at zero frequency; 0.07 to 0.1 for "
+        "proteins in ice. Higher keeps more of the coarsest features.", section="Microscope", ge=0, lt=1)
     defocus_min: float = option(
         8000.0, "Minimum defocus (Å)", "Each micrograph's defocus is drawn between minimum and maximum. Higher "
         "defocus gives more visible and blurrier particles; 5000 to 30000 is usual.",
         section="Microscope", gt=-1e6, lt=1e6)
     defocus_max: float = option(
-        25000.0, "Maximum defocus (Å)", "Upper end of the defocus range.", section="Microscope", gt=-1e6, lt=1e6)
+        25000.0, "Maximum defocus (Å)", "Upper end of the range: 15000 to 30000 is usual. Higher makes some "
+        "micrographs easier to pick and less detailed.", section="Microscope", gt=-1e6, lt=1e6)
     astigmatism_angstrom: float = option(
         300.0, "Largest astigmatism (Å)", "Difference of the two defocus values, drawn from 0 to this for each "
-        "micrograph, at a random angle; 100 to 500 is usual.", section="Microscope", advanced=True, ge=0, lt=1e5)
+        "micrograph, at a random angle. Larger makes the rings more elliptic; 100 to 500 is usual.",
+        section="Microscope", advanced=True, ge=0, lt=1e5)
     phase_shift_degrees: float = option(
-        0.0, "Phase shift (°)", "Of a phase plate; 0 without one, about 90 with.", section="Microscope",
-        advanced=True, ge=-360, le=360)
+        0.0, "Phase shift (°)", "Of a phase plate: 0 without one, 30 to 120 with. Up to 90, higher gives stronger "
+        "contrast of coarse features.", section="Microscope", advanced=True, ge=-360, le=360)
     b_factor_angstrom2: float = option(
         60.0, "B-factor (Å²)", "Fall-off of the signal with resolution, exp(-B/4 u²); 0 to 200. Higher is blurrier.",
         section="Microscope", advanced=True, ge=0, le=5000)
@@ -99,30 +102,34 @@ class SimulateSettings(RunSettings):
         "the range.", section="Microscope", form=False)
 
     ice_thickness_angstrom: float = option(
-        0.0, "Ice thickness (Å)", "Particles lie at any height in it, and each has its own defocus. 0: all at the same "
-        "height, which is faster; 200 to 1000 is usual.", section="Ice", advanced=True, ge=0, le=1e5)
+        0.0, "Ice thickness (Å)", "Particles lie at any height in it, and each has its own defocus. Thicker spreads "
+        "these more; 200 to 1000 is usual. 0: all at the same height, which is faster.", section="Ice", advanced=True,
+        ge=0, le=1e5)
     ice_tilt_degrees: float = option(
         0.0, "Tilt of the ice (°)", "Of the stage or of a bent film: the defocus changes across the micrograph, and "
-        "particles turn with the ice. 0 to 5 without tilting the stage, up to 60 with.", section="Ice", advanced=True,
-        ge=-80, le=80)
+        "particles turn with the ice. Higher changes it more: 0 to 5 without tilting the stage, up to 60 with.",
+        section="Ice", advanced=True, ge=-80, le=80)
     ice_tilt_axis_degrees: float = option(
-        0.0, "Tilt axis (°)", "Direction in the micrograph, from x towards y; the side to its left is nearer to the "
-        "electron source.", section="Ice", advanced=True, ge=-360, le=360)
+        0.0, "Tilt axis (°)", "Direction in the micrograph, 0 to 180; larger turns it from x towards y. The side to "
+        "its left is nearer to the electron source.", section="Ice", advanced=True, ge=-360, le=360)
 
     micrographs: int = option(
-        12, "Number of micrographs", "How many to make; 10 to 30 are enough to train the translator or Topaz.",
-        section="Output", ge=1, le=10_000_000)
+        12, "Number of micrographs", "How many to make. More gives more variety and takes longer; 10 to 30 are enough "
+        "to train the translator or Topaz.", section="Output", ge=1, le=10_000_000)
     micrograph_size: tuple[int, int] = option(
-        (1024, 1024), "Micrograph size (y x, px)", "Height and width at the working pixel size.", section="Output")
+        (1024, 1024), "Micrograph size (y x, px)", "Height and width at the working pixel size, 512 to 2048 usually. "
+        "Larger holds more particles and takes longer. It need not be that of the real ones.", section="Output")
     particles_mean: float = option(
-        60.0, "Particles per micrograph, mean", "More makes crowded fields; what does not fit is left out and said.",
-        section="Particles", ge=0, le=100_000)
+        60.0, "Particles per micrograph, mean", "More makes crowded fields; what does not fit is left out and said. 20 "
+        "to 300 usually; take what the real micrographs have.", section="Particles", ge=0, le=100_000)
     particles_sigma: float = option(
-        10.0, "Particles per micrograph, deviation", "Spread of the number from micrograph to micrograph; cut at two "
-        "deviations.", section="Particles", ge=0, le=100_000)
+        10.0, "Particles per micrograph, deviation", "Spread of the number from micrograph to micrograph, cut at two "
+        "deviations. Larger mixes crowded and empty fields; a tenth to a third of the mean usually, 0 for the same "
+        "number everywhere.", section="Particles", ge=0, le=100_000)
     particle_distance: float | None = option(
-        None, "Smallest distance of particles (Å)", "Between centres; empty takes the particle's diameter, less the "
-        "overlap. Below the diameter particles may overlap.", section="Particles", ge=0)
+        None, "Smallest distance of particles (Å)", "Between centres. Larger spreads them out; smaller than the "
+        "diameter lets them overlap. 0.7 to 1.5 diameters usually; empty takes the diameter, less the overlap.",
+        section="Particles", ge=0)
     overlap: float = option(
         0.0, "Overlap", "Where the distance is empty: neighbours may be this fraction of a diameter nearer than a "
         "diameter. Higher packs them denser; 0 to 0.5.", section="Particles", advanced=True, ge=0, le=1)
@@ -133,23 +140,25 @@ class SimulateSettings(RunSettings):
         "cut", "Particles at the border", "cut: as in reality, anywhere, and those cut by the border are marked; "
         "inside: only whole boxes.", section="Particles", advanced=True)
     box_size: int | None = option(
-        None, "Box size (px)", "Edge of the extracted particles at the working pixel size; empty takes 1.5 particle "
+        None, "Box size (px)", "Edge of the extracted particles at the working pixel size. Larger keeps more of what "
+        "defocus spreads out, and cuts more particles off at the border; 1.3 to 2 diameters. Empty takes 1.5 "
         "diameters.", section="Particles", ge=8, le=8192)
     mask_threshold: float = option(
         0.1, "Mask threshold", "A pixel belongs to a particle where its projection exceeds this fraction of its "
         "maximum. Lower makes wider masks; 0.05 to 0.3.", section="Particles", advanced=True, gt=0, lt=1)
     soft_mask: bool = option(
-        False, "Soft masks", "Masks with a smooth edge (float32) instead of 0 and 1.", section="Particles",
-        advanced=True)
+        False, "Soft masks", "Yes: masks fall from 1 to 0 over a smooth edge (float32). No: 0 and 1 only, in a quarter "
+        "of the space.", section="Particles", advanced=True)
 
     snr: float = option(
-        0.1, "Signal-to-noise ratio", "Variance of the particles over that of the noise, at the working pixel size; "
-        "0.02 (hardly visible) to 0.3 (easy).", section="Output", gt=0, le=100)
+        0.1, "Signal-to-noise ratio", "Variance of the particles over that of the noise, at the working pixel size. "
+        "Higher makes particles easier to see; 0.02 (hardly visible) to 0.3 (easy).", section="Output", gt=0, le=100)
     background_deviation: float = option(
-        0.05, "Noise of the background", "Standard deviation of real background over its mean; 0.03 to 0.1. Used "
-        "until real micrographs are measured.", section="Output", advanced=True, gt=0, lt=10)
+        0.05, "Noise of the background", "Standard deviation of real background over its mean; 0.03 to 0.1. Higher is "
+        "noisier. Used until real micrographs are measured.", section="Output", advanced=True, gt=0, lt=10)
     extract: bool = option(
-        False, "Extract particles", "Also write the particles' boxes as stacks, protein bright.", section="Output")
+        False, "Extract particles", "Yes: also write the particles' boxes as stacks, protein bright, for a set of "
+        "particles without noise.", section="Output")
 
     @field_validator("volume")
     @classmethod

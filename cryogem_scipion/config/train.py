@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import model_validator
+
 from cryogem_scipion.config.base import RunSettings, option
 
 __all__ = ["TrainSettings"]
@@ -24,23 +26,25 @@ class TrainSettings(RunSettings):
         None, "Simulated micrographs to use", "A STAR file like the simulation's micrographs.star with a part of "
         "its rows; empty takes all.", form=False)
     pixel_size: float | None = option(
-        None, "Working pixel size (Å)", "Empty takes that of the simulation, which it has to equal within 0.1 %.",
-        section="Data", advanced=True, gt=0)
+        None, "Working pixel size (Å)", "Empty takes that of the simulation, which it has to equal within 0.1 %; to "
+        "work at a larger or smaller one, simulate at it.", section="Data", advanced=True, gt=0)
     snr: float | None = option(
-        None, "Signal-to-noise ratio", "Variance of the particles over that of the noise; empty takes that of the "
-        "simulation. Lower it when generated particles are clearer than the real ones.",
-        section="Data", gt=0, le=100)
+        None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Lower it when "
+        "generated particles are clearer than the real ones. Empty takes that of the simulation.", section="Data", gt=0,
+        le=100)
 
     steps: int = option(
-        2000, "Training steps", "More is better until the previews stop changing; about 2000 to 20000.",
+        2000, "Training steps", "More is better until the previews stop changing, and takes longer; 2000 to 20000.",
         section="Training", ge=1, le=10_000_000)
     crop: int = option(
-        256, "Crop (px)", "Edge of the square pieces that the networks see; a larger one learns larger structures "
-        "and takes longer.", section="Training", ge=32, le=4096)
-    batch: int = option(1, "Batch size", "Pieces per step; more needs more memory.", section="Training", ge=1, le=1024)
+        256, "Crop (px)", "Edge of the square pieces that the networks see; larger learns larger structures and takes "
+        "longer. 128 to 512.", section="Training", ge=32, le=4096)
+    batch: int = option(
+        1, "Batch size", "Pieces per step. More makes steadier steps, needs more memory and takes longer; 1 to 8.",
+        section="Training", advanced=True, ge=1, le=1024)
     learning_rate: float = option(
-        2e-4, "Learning rate", "Of Adam; constant for the first half, then falling to zero. 5e-5 to 5e-4.",
-        section="Training", advanced=True, gt=0, le=1)
+        2e-4, "Learning rate", "Of Adam; constant for the first half, then falling to zero. Higher learns faster and "
+        "less steadily; 5e-5 to 5e-4.", section="Training", advanced=True, gt=0, le=1)
     generator: Literal["residual", "published"] = option(
         "residual", "Generator", "residual: adds what is missing to the simulated image, leaves no lattice. published: "
         "the U-Net of the paper.", section="Networks", advanced=True)
@@ -48,11 +52,12 @@ class TrainSettings(RunSettings):
         "multiscale", "Discriminator", "multiscale: judges pieces at two scales. patch: that of the paper.",
         section="Networks", advanced=True)
     generator_width: int = option(
-        32, "Generator width", "Channels of its first layer; the published network has 64. Doubling takes four times "
-        "as long.", section="Networks", advanced=True, ge=1, le=512)
+        32, "Generator width", "Channels of its first layer: 16 to 64, which the published network has. More learns "
+        "finer differences; twice as many take up to four times as long.", section="Networks", advanced=True, ge=1,
+        le=512)
     discriminator_width: int = option(
-        32, "Discriminator width", "Channels of its first layer; the published network has 128.",
-        section="Networks", advanced=True, ge=1, le=512)
+        32, "Discriminator width", "Channels of its first layer: 16 to 128, which the published network has. More "
+        "judges more strictly and takes longer.", section="Networks", advanced=True, ge=1, le=512)
     noise: Literal["spectrum", "gaussian"] = option(
         "spectrum", "Noise to start from", "spectrum: coloured as in the real micrographs; gaussian: white, as "
         "published.", section="Training", advanced=True)
@@ -60,8 +65,8 @@ class TrainSettings(RunSettings):
         10.0, "Weight of the contrastive loss", "Higher keeps more of the simulated image; 1 to 20.",
         section="Training", advanced=True, ge=0, le=1e4)
     contrast_weight: float = option(
-        50.0, "Weight of the contrast", "Keeps particles as strong against their noise as in the simulated image; 0 to "
-        "100.", section="Training", advanced=True, ge=0, le=1e4)
+        50.0, "Weight of the contrast", "Keeps particles as strong against their noise as in the simulated image. "
+        "Higher is stricter; 0 to 100.", section="Training", advanced=True, ge=0, le=1e4)
     contrastive_form: Literal["guided", "published", "unguided"] = option(
         "guided", "Contrastive loss", "guided: each place is told from those of the other region (particles, "
         "background). published: the same, as the published program computes it. unguided: from all other places.",
@@ -70,18 +75,27 @@ class TrainSettings(RunSettings):
         0.1, "Gradient penalty", "Keeps the discriminator from steep judgements; 0 to 10. Raise it when its loss goes "
         "to zero.", section="Training", advanced=True, ge=0, le=1e4)
     averaging: float = option(
-        0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps; 0 takes the "
-        "last weights.", section="Training", advanced=True, ge=0, lt=1)
+        0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps. Higher is "
+        "steadier; 0.99 to 0.999, and 0 takes the last weights.", section="Training", advanced=True, ge=0, lt=1)
     precision: Literal["float32", "bf16"] = option(
-        "float32", "Precision", "bf16 is faster on recent GPUs and processors, and a little less exact.",
+        "float32", "Precision", "float32: exact. bf16: faster on recent GPUs and processors, and a little less exact.",
         section="Training", advanced=True)
     preview_every: int = option(
-        200, "Steps between previews", "A PNG of input, generated and real pieces.", section="Training",
-        advanced=True, ge=1)
+        200, "Steps between previews", "Each is a PNG of input, generated and real pieces. Fewer steps show more of "
+        "the way; 50 to 1000.", section="Training", advanced=True, ge=1)
     judge_every: int = option(
         200, "Steps between judgements", "Generated pieces are compared with real micrographs that are held out of the "
-        "training; the best state becomes the model. Fewer steps find it more closely and take longer.",
-        section="Training", advanced=True, ge=1)
+        "training; the best state becomes the model. Fewer steps find it more closely and take "
+        "longer; 100 to 1000.", section="Training", advanced=True, ge=1)
     checkpoint_every: int = option(
-        200, "Steps between checkpoints", "A killed run loses at most this much.", section="Training",
-        advanced=True, ge=1)
+        200, "Steps between checkpoints", "A run that is stopped or killed goes on from the last one. Fewer steps lose "
+        "less and write more often; 50 to 1000.", section="Training", advanced=True, ge=1)
+
+    @model_validator(mode="after")
+    def _halved_often_enough(self) -> "TrainSettings":
+        """The residual generator halves a piece four times, the published one down to a single pixel."""
+        multiple = 16 if self.generator == "residual" else 2 ** (self.crop.bit_length() - 1)
+        if self.crop % multiple:
+            raise ValueError(f"crop {self.crop} is no multiple of {multiple}, which the {self.generator} generator "
+                             f"needs; give {round(self.crop / multiple) * multiple}")
+        return self

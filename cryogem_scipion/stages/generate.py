@@ -102,7 +102,8 @@ def run(settings: GenerateSettings) -> Manifest:
 
     # Networks use all threads for one image.
     threads = 1 if model is not None else workers(device, len(indices), _memory(scope))
-    for index, specimen in tracked(in_order(make, indices, threads), len(indices), "generating micrograph"):
+    made = in_order(make, indices, threads)
+    for index, specimen in tracked(made, len(indices), "generating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(

@@ -65,7 +65,7 @@ def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_si
     (out / images).mkdir(parents=True, exist_ok=True)
     (out / "source/real").mkdir(parents=True, exist_ok=True)
     return [_measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size) for path, stem in
-            tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph")]
+            tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph", folder=out)]
 
 
 def mapped(path: Path) -> NDArray[np.float32]:

@@ -51,7 +51,7 @@ def run(settings: SimulateSettings) -> Manifest:
 
     threads = workers(device, settings.micrographs, scope.memory)
     exposed = in_order(make, range(settings.micrographs), threads)
-    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph"):
+    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = _manifest(settings, scope, contrast, sources, folder)

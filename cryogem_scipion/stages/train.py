@@ -71,7 +71,7 @@ def run(settings: TrainSettings) -> Manifest:
                 {"version": __version__, "crop": settings.crop})
     trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
     judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    last = _watched(train(trained, clean, goal, settings, out, device, judges), settings.steps)
+    last = _watched(train(trained, clean, goal, settings, out, device, judges), settings.steps, out)
     _write_reals(out, reals, held_out, simulated)
     with replacing(out / FIGURES) as path:
         np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or trained, clean, settings.seed))
@@ -136,7 +136,7 @@ def _simulated_pieces(simulated: SimulatedSet, background: Background) -> Simula
                            background.contrast)
 
 
-def _watched(records: Iterator[TrainingRecord], steps: int) -> TrainingRecord | None:
+def _watched(records: Iterator[TrainingRecord], steps: int, out: Path) -> TrainingRecord | None:
     """Run the training to its end and say every few seconds how it goes."""
     last = next(records, None)
     if last is None:
@@ -146,7 +146,8 @@ def _watched(records: Iterator[TrainingRecord], steps: int) -> TrainingRecord | 
         yield last
         yield from records
 
-    [final] = deque(tracked(rest(), steps, "training step", done=last.step - 1, note=_losses), maxlen=1)
+    steps_done = tracked(rest(), steps, "training step", done=last.step - 1, note=_losses, folder=out)
+    [final] = deque(steps_done, maxlen=1)
     return final
 
 

@@ -63,9 +63,6 @@ class TrainingState:
         betas = (0.5, 0.999)
         self.forward_optimiser = torch.optim.Adam(ways, settings.learning_rate, betas)
         self.backward_optimiser = torch.optim.Adam(self.discriminator.parameters(), settings.learning_rate, betas)
-        if settings.crop % self.generator.multiple:
-            raise SettingsError(f"crop {settings.crop} is no multiple of {self.generator.multiple}, which the "
-                                f"{settings.generator} generator needs; give {self._near()}")
 
     def advance(self, real: RealPieces, simulated: SimulatedPieces) -> dict[str, float]:
         """One step; returns the losses."""
@@ -204,9 +201,6 @@ class TrainingState:
         free = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation"}
         return hashlib.sha256(self.settings.model_dump_json(exclude=free).encode()).hexdigest()
 
-    def _near(self) -> int:
-        multiple: int = self.generator.multiple
-        return max(1, round(self.settings.crop / multiple)) * multiple
 
 
 def _generator_config(settings: TrainSettings) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.config import TrainSettings
+from cryogem_scipion.config import TrainSettings, parse
 from cryogem_scipion.errors import CheckpointError, DataError, SettingsError
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
+from cryogem_scipion.translator.networks import generator as network
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.tensors import load_tensors
 from cryogem_scipion.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, REALISM, Goal, train
@@ -34,7 +35,7 @@ GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {"sour
 def settings(folder, **changes):
     values = {"steps": 6, "crop": 32, "batch": 2, "generator_width": 4, "discriminator_width": 4,
               "preview_every": 3, "checkpoint_every": 2, "discriminator": "patch"}
-    return TrainSettings(real=("a.mrc",), simulation="sim", out=folder, **{**values, **changes})
+    return parse(TrainSettings, {"real": ("a.mrc",), "simulation": "sim", "out": folder, **values, **changes})
 
 
 def trained(folder, data, count=None, held_out=None, **changes):
@@ -180,8 +181,18 @@ def test_a_damaged_checkpoint_is_refused(data, tmp_path):
 def test_pieces_must_fit(data, tmp_path):
     with pytest.raises(DataError, match="pieces of 96"):
         trained(tmp_path / "a", data, crop=96)
-    with pytest.raises(SettingsError, match="crop 40 is no multiple of 16"):
-        trained(tmp_path / "b", data, crop=40)
+    for changes, found in [({}, "crop 40 is no multiple of 16, which the residual generator needs; give 32"),
+                           ({"generator": "published"}, "no multiple of 32, which the published generator needs; "
+                            "give 32")]:
+        with pytest.raises(SettingsError, match=found):
+            settings(tmp_path, crop=40, **changes)
+
+
+@pytest.mark.parametrize(("name", "crop"), [("residual", 48), ("residual", 272), ("published", 64)])
+def test_a_crop_that_the_settings_take_fits_the_network(name, crop, tmp_path):
+    taken = settings(tmp_path, generator=name, crop=crop)
+    details = {"levels": taken.crop.bit_length() - 1} if name == "published" else {}
+    assert taken.crop % network({"name": name, "width": 2, **details}).multiple == 0
 
 
 def test_bf16_trains_too(data, tmp_path):
