@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shlex
+import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
@@ -23,6 +24,10 @@ ENVIRONMENT = f"cryogem-{__version__}"
 PYTHON = "3.11"
 # The heavy libraries that tell whether a Python can run the engine; looked for, never imported.
 ENGINE = ("torch", "numba", "gemmi", "safetensors")
+# What else another environment has to have.
+LIGHT = ("pydantic", "starfile", "mrcfile", "scipy", "tqdm", "jaxtyping")
+PATIENCE = 60
+"""Seconds that activating an environment may take."""
 
 
 class Plugin(pwem.Plugin):
@@ -91,6 +96,33 @@ class Plugin(pwem.Plugin):
         return f"{shlex.quote(sys.executable)} {launcher}"
 
     @classmethod
+    def environmentErrors(cls):
+        """Return why the engine cannot run on this machine; empty when it can. A good answer is asked for once."""
+        activation = cls.getActivation()
+        if activation is None:
+            return cls.validateInstallation()
+        if not activation:
+            return []
+        wanted = ", ".join(map(repr, (*ENGINE, *LIGHT)))
+        ask = ("import sys; from importlib.util import find_spec; lacks = [name for name in "
+               f"({wanted}) if not find_spec(name)]; sys.exit('this Python lacks ' + ', '.join(lacks) if lacks else 0)")
+        return [f"The engine's environment cannot be used ({said}); correct {CRYOGEM_ENV_ACTIVATION} in Scipion's "
+                f"configuration, which is {activation!r}, or install what is missing."
+                for said in _failure(f"{activation} && python -c {shlex.quote(ask)}", cls.getEnviron())]
+
+    @classmethod
+    def cryodrgnErrors(cls):
+        """Return why cryoDRGN cannot run on this machine; empty when it can."""
+        activation = cls.getCryodrgnActivation()
+        if not activation:
+            return [f"The environment of cryoDRGN is not known; set {CRYODRGN_ENV_ACTIVATION} in Scipion's "
+                    "configuration to the command that activates it."]
+        return [f"The environment of cryoDRGN cannot be used ({said}); correct {CRYODRGN_ENV_ACTIVATION} in Scipion's "
+                f"configuration, which is {activation!r}."
+                for said in _failure(f"{activation} && (command -v cryodrgn || (echo no program cryodrgn >&2; false))",
+                                     Environ(os.environ), shell="/bin/bash")]
+
+    @classmethod
     def validateInstallation(cls):
         if cls.getActivation() is not None:
             return []
@@ -120,6 +152,24 @@ def engine_requirements():
                and not item.marker.evaluate({"extra": ""})}
     return [str(item) for item in found if item.name not in scipion
             and (item.marker is None or item.marker.evaluate({"extra": ""}))]
+
+
+def _failure(line, environ, shell=None):
+    """The last words of a command line that fails, in a list; an empty list when it works, which is remembered."""
+    if line in _worked:
+        return []
+    try:
+        done = subprocess.run(line, shell=True, executable=shell, env=environ, capture_output=True, text=True,
+                              errors="replace", timeout=PATIENCE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [str(error)]
+    if done.returncode:
+        return [(done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]]
+    _worked.add(line)
+    return []
+
+
+_worked = set()
 
 
 def _missing():

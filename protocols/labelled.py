@@ -69,6 +69,12 @@ def labelled_sentences(manifest: Manifest, size: Any, what: str) -> list[str]:
         diameter = manifest.particle_diameter_angstrom
         words.append(f"The box is {manifest.box_size} px"
                      + (f", the particle's diameter {diameter:.0f} Å." if diameter else "."))
+    optics = manifest.simulation or {}
+    if optics:
+        defocus = "of measured CTFs" if optics.get("ctfs") else (
+            f"of {optics['defocus_min'] / 1e4:.2f} to {optics['defocus_max'] / 1e4:.2f} µm")
+        words.append(f"The microscope has {optics['voltage_kv']:g} kV, a spherical aberration of {optics['cs_mm']:g} "
+                     f"mm and a defocus {defocus}.")
     if manifest.contrast:
         words.append(f"Signal-to-noise ratio {manifest.contrast.snr:.3g}, noise of the background "
                      f"{manifest.contrast.background_deviation:.3g} of its mean.")

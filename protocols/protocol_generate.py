@@ -8,7 +8,15 @@ from pyworkflow.protocol.params import PointerParam
 
 from cryogem_scipion.config import GenerateSettings
 from cryogem_scipion.dataset import Manifest, read_manifest
-from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.binding import define_fields, form_values
+from cryogem_scipion.protocols.checks import (
+    acquisitions_differ,
+    crowding,
+    missing,
+    pixel_sizes_differ,
+    too_coarse,
+    unreadable,
+)
 from cryogem_scipion.protocols.inputs import real_files, simulation_folder, write_subset
 from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
 from cryogem_scipion.protocols.stage import ProtCryogemStage
@@ -17,6 +25,8 @@ __all__ = ["ProtCryogemGenerate"]
 
 # The trained model is the first choice of the noise.
 MODEL = 0
+# Fewer real micrographs than this leave their noise uncertain.
+FEW = 3
 
 
 class ProtCryogemGenerate(ProtCryogemStage):
@@ -82,19 +92,59 @@ class ProtCryogemGenerate(ProtCryogemStage):
 
     # --------------------------- Information
     def crossChecks(self) -> list[str]:
-        working = self.inputSimulation.get().getSamplingRate()
-        errors = []
+        simulated = self.inputSimulation.get()
+        working = simulated.getSamplingRate()
+        folder = simulation_folder(simulated)
+        manifest = read_manifest(folder)
+        errors = missing("Simulated micrographs", (str(folder / source.path) for source in manifest.sources))
+        errors += self._sizeErrors(manifest)
         if self.noise.get() == MODEL:
+            errors += missing("Noise model", [self.inputModel.get().getFileName()])
             trained = self.inputModel.get().getSamplingRate()
             if trained and abs(trained / working - 1) > 1e-3:
                 errors.append(f"*Noise model*: it was trained at {trained:g} Å/px, and the simulation has {working:g} "
                               "Å/px; choose a simulation at the model's pixel size.")
         if self.inputMicrographs.get() is not None:
-            found = self.inputMicrographs.get().getSamplingRate()
-            if found > working * 1.001:
-                errors.append(f"*Real micrographs*: their pixel size {found:g} Å is coarser than the simulation's "
-                              f"({working:g} Å); simulate at {found:g} Å or more.")
+            first = self.inputMicrographs.get().getFirstItem()
+            if first is None:
+                return [*errors, "*Real micrographs*: the set is empty; choose another."]
+            errors += unreadable("Real micrographs", first.getFileName())
+            errors += too_coarse("Real micrographs", self.inputMicrographs.get().getSamplingRate(), working)
         return errors
+
+    def doubts(self) -> list[str]:
+        manifest = read_manifest(simulation_folder(self.inputSimulation.get()))
+        simulation = manifest.simulation or {}
+        size = self._size()
+        doubts = []
+        if size and simulation.get("particle_distance"):
+            doubts += crowding(simulation["particles_mean"], size, manifest.pixel_size, simulation["particle_distance"])
+        wanted = self.micrographs.get()
+        if self.reuse.get() and wanted and wanted > self.inputSimulation.get().getSize():
+            doubts.append(f"{wanted} micrographs are asked for, and only {self.inputSimulation.get().getSize()} "
+                          "simulated ones are there to be reused.")
+        real = self.inputMicrographs.get()
+        if real is not None:
+            if real.getSize() < FEW:
+                doubts.append(f"Only {real.getSize()} real micrographs: their noise is measured with little to average "
+                              f"over; {FEW} or more are better.")
+            doubts += pixel_sizes_differ("Real micrographs", real.getFirstItem().getFileName(), 2,
+                                         real.getSamplingRate())
+            doubts += acquisitions_differ(real, self.inputSimulation.get())
+        return doubts
+
+    def _size(self) -> tuple[int, int] | None:
+        """The size (y, x) that the form asks for."""
+        size = form_values(self, GenerateSettings).get("micrograph_size")
+        return (int(size[0]), int(size[1])) if size else None
+
+    def _sizeErrors(self, manifest: Manifest) -> list[str]:
+        """The box of the simulation has to fit on the micrographs."""
+        box, size = manifest.box_size, self._size()
+        if not (size and box) or box <= min(size):
+            return []
+        return [f"*Micrograph size*: the box of the simulation is {box} px, larger than micrographs of {size[0]} x "
+                f"{size[1]} px; give a larger size, or leave it empty."]
 
     def sentences(self, manifest: Manifest) -> list[str]:
         size = manifest.settings.get("micrograph_size") or (manifest.simulation or {}).get("micrograph_size")

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Box 1: clean micrographs of a map, with all labels."""
-import math
 import os
 from pathlib import Path
 from typing import Any
 
-from pwem.objects import AtomStruct, SetOfAtomStructs, Volume
+from pwem.objects import AtomStruct, EMSet, SetOfAtomStructs, Volume
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 from pyworkflow.protocol.params import EnumParam, FloatParam, FolderParam, PointerParam
 
@@ -13,6 +12,7 @@ from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.dataset import Manifest
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.checks import crowding, missing, pixel_sizes_differ
 from cryogem_scipion.protocols.inputs import map_files, write_ctfs, write_orientations
 from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
 from cryogem_scipion.protocols.stage import ProtCryogemStage
@@ -21,9 +21,6 @@ __all__ = ["ProtCryogemSimulate"]
 
 SPECIMENS = ["maps or atomic models", "cryoDRGN folder"]
 MAPS, CRYODRGN = range(2)
-
-# Coverage of discs thrown at random until no more fits.
-JAMMING = 0.547
 
 
 class ProtCryogemSimulate(ProtCryogemStage):
@@ -44,8 +41,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
         mapped, decoded = f"specimenSource == {MAPS}", f"specimenSource == {CRYODRGN}"
         viewed = "inputParticles is None"
         define_fields(form, SimulateSettings,
-                      first={"Specimen": self._specimen, "Orientations": self._orientations,
-                             "Microscope": self._microscope}, after={},
+                      first={"Specimen": self._specimen, "Microscope": self._microscope}, after={},
                       conditions={"volume_proportions": mapped, "resolution_angstrom": mapped,
                                   "cryodrgn_conformations": decoded, "cryodrgn_epoch": decoded,
                                   "voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
@@ -71,8 +67,6 @@ class ProtCryogemSimulate(ProtCryogemStage):
                       condition=decoded)
         form.addParam("volumePixelSize", FloatParam, allowsNull=True, default=None, expertLevel=LEVEL_ADVANCED,
                       label=size.title, help=size.description, condition=decoded)
-
-    def _orientations(self, form: Any) -> None:
         form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", allowsNull=True,
                       pointerCondition="hasAlignmentProj", label="Views of particles",
                       help="The views are distributed as in these refined particles. Empty: all views are equally "
@@ -82,7 +76,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
                       label="Microscope of micrographs",
                       help="Voltage, spherical aberration and amplitude contrast are taken from these real "
-                      "micrographs. Empty: they are set below.")
+                      "micrographs; the pixel size too, where it is left empty and theirs is larger than the map's. "
+                      "Empty: they are set below.")
         form.addParam("inputCtfs", PointerParam, pointerClass="SetOfCTF", allowsNull=True, label="Defocus of CTFs",
                       help="Each micrograph takes the defocus of one of these measured CTFs. Empty: it is drawn from "
                       "the range below.")
@@ -102,8 +97,11 @@ class ProtCryogemSimulate(ProtCryogemStage):
             values["volume"] = map_files(volume)
         if self._isMap():
             values["volume_pixel_size"] = volume.getSamplingRate()
-        if self.inputMicrographs.get() is not None:
-            acquisition = self.inputMicrographs.get().getAcquisition()
+        real = self.inputMicrographs.get()
+        if real is not None:
+            if self._isMap() and self.pixelSize.get() is None and real.getSamplingRate() > volume.getSamplingRate():
+                values["pixel_size"] = real.getSamplingRate()
+            acquisition = real.getAcquisition()
             values |= {name: value for name, value in [
                 ("voltage_kv", acquisition.getVoltage()), ("cs_mm", acquisition.getSphericalAberration()),
                 ("amplitude_contrast", acquisition.getAmplitudeContrast())] if value is not None}
@@ -127,52 +125,76 @@ class ProtCryogemSimulate(ProtCryogemStage):
     # --------------------------- Information
     def crossChecks(self) -> list[str]:
         settings = SimulateSettings.model_validate(self.settingsValues())
+        errors = [f"*{label}*: the set is empty; choose another."
+                  for label, pointer in (("Map", self.inputVolume), ("Views of particles", self.inputParticles),
+                                         ("Microscope of micrographs", self.inputMicrographs),
+                                         ("Defocus of CTFs", self.inputCtfs))
+                  if isinstance(pointer.get(), EMSet) and not pointer.get().getSize()]
+        if self.inputParticles.get() is not None and not self.inputParticles.get().hasAlignmentProj():
+            errors.append("*Views of particles*: they have no projection angles; choose the output of a 3D refinement.")
+        if settings.box_size and settings.box_size > min(settings.micrograph_size):
+            errors.append(f"*Box size*: {settings.box_size} px is larger than the micrographs "
+                          f"({min(settings.micrograph_size)} px); enlarge the micrograph size.")
         if self._isDecoded():
-            return self._cryodrgnErrors()
-        if not self._isMap():
-            return [] if settings.pixel_size else ["*Working pixel size (Å)*: an atomic model has none; set it."]
+            return errors + self._cryodrgnErrors()
+        errors += missing("Map", map_files(self.inputVolume.get()))
+        if not self._isMap() and not settings.pixel_size:
+            errors.append("*Working pixel size (Å)*: an atomic model has none; set it.")
+        return errors or (self._mapErrors(settings) if self._isMap() else [])
+
+    def _mapErrors(self, settings: SimulateSettings) -> list[str]:
         dimensions = self._mapDimensions()
         if dimensions is None:
             return ["*Map*: its file cannot be read; import it again."]
-        errors = []
         if min(dimensions) < 2:
-            errors.append(f"*Map*: it is not a volume, its size is {dimensions}; choose a 3D map.")
+            return [f"*Map*: it is not a volume, its size is {dimensions}; choose a 3D map."]
         edge = max(dimensions) * self.inputVolume.get().getSamplingRate()
         shortest = min(settings.micrograph_size) * self._workingPixelSize(settings)
-        if edge > shortest:
-            errors.append(f"*Map*: its edge is {edge:.0f} Å, longer than the micrographs ({shortest:.0f} Å); enlarge "
-                          "the micrograph size, or crop the map.")
-        return errors
+        return [f"*Map*: its edge is {edge:.0f} Å, longer than the micrographs ({shortest:.0f} Å); enlarge "
+                "the micrograph size, or crop the map."] if edge > shortest else []
 
-    def _warnings(self) -> list[str]:
-        if not self.inputsReady() or self._validate():
-            return []
+    def doubts(self) -> list[str]:
         settings = SimulateSettings.model_validate(self.settingsValues())
+        doubts = []
         if self._isDecoded():
-            return ["The files of a cryoDRGN folder are run as code when cryoDRGN reads them; go on only if you trust "
-                    f"where {settings.cryodrgn_folder} comes from."]
-        if not settings.particle_distance:
-            return []
-        area = math.prod(settings.micrograph_size) * self._workingPixelSize(settings) ** 2
-        room = JAMMING * area / (math.pi / 4 * settings.particle_distance ** 2)
-        if settings.particles_mean > room:
-            return [f"About {room:.0f} particles fit at a distance of {settings.particle_distance:g} Å, and "
-                    f"{settings.particles_mean:g} are asked for; the rest is left out."]
-        return []
+            doubts.append("The files of a cryoDRGN folder are run as code when cryoDRGN reads them; go on only if you "
+                          f"trust where {settings.cryodrgn_folder} comes from.")
+        if self._isMap():
+            doubts += self._mapDoubts(settings)
+        working = settings.pixel_size or (self._workingPixelSize(settings) if self._isMap() else None)
+        real = self.inputMicrographs.get()
+        if working and real is not None and real.getSamplingRate() > working * 1.001:
+            doubts.append(f"The real micrographs have {real.getSamplingRate():g} Å/px, coarser than the {working:g} Å "
+                          "of the simulation: no noise can be learned from them. Work at that pixel size, or a larger "
+                          "one.")
+        if working and settings.particle_distance:
+            doubts += crowding(settings.particles_mean, settings.micrograph_size, working, settings.particle_distance)
+        return doubts
+
+    def _mapDoubts(self, settings: SimulateSettings) -> list[str]:
+        given, working = self.inputVolume.get().getSamplingRate(), self._workingPixelSize(settings)
+        doubts = pixel_sizes_differ("Map", map_files(self.inputVolume.get())[0], 3, given)
+        if working < given * 0.999:
+            doubts.append(f"The working pixel size {working:g} Å is finer than the map's ({given:g} Å): the images get "
+                          "more pixels and no more detail.")
+        if settings.particle_distance is None:
+            # How large the particle is stands in the map's voxels only; half of the box is what most maps have.
+            half = max(self._mapDimensions()) * given / 2
+            doubts += crowding(settings.particles_mean, settings.micrograph_size, working,
+                               (1 - settings.overlap) * half, " (if the particle fills half of the map's edge)")
+        return doubts
 
     def sentences(self, manifest: Manifest) -> list[str]:
         return labelled_sentences(manifest, manifest.settings.get("micrograph_size"), "simulated")
 
     def _cryodrgnErrors(self) -> list[str]:
-        errors = []
         folder = Path(self.cryodrgnFolder.get("").strip())
-        if not (folder / "config.yaml").is_file():
-            errors.append(f"*cryoDRGN folder*: {str(folder)!r} has no config.yaml; choose the folder that cryodrgn "
-                          "train_vae wrote.")
-        if not Plugin.getCryodrgnActivation():
-            errors.append("*cryoDRGN folder*: the environment of cryoDRGN is not known; set CRYODRGN_ENV_ACTIVATION in "
-                          "Scipion's configuration to the command that activates it.")
-        return errors
+        errors = [] if (folder / "config.yaml").is_file() else [
+            f"*cryoDRGN folder*: {str(folder)!r} has no config.yaml; choose the folder that cryodrgn train_vae wrote."]
+        # A queue's machines may have the environment that this one lacks.
+        if self.useQueue() and Plugin.getCryodrgnActivation():
+            return errors
+        return [*errors, *(f"*cryoDRGN folder*: {line}" for line in Plugin.cryodrgnErrors())]
 
     def _isDecoded(self) -> bool:
         return self.specimenSource.get() == CRYODRGN

@@ -12,6 +12,7 @@ from cryogem_scipion.config import TrainSettings
 from cryogem_scipion.dataset import Manifest, read_manifest
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.checks import acquisitions_differ, pixel_sizes_differ, too_coarse, unreadable
 from cryogem_scipion.protocols.inputs import real_files, simulation_folder, write_subset
 from cryogem_scipion.protocols.outputs import model_output, real_micrographs_output
 from cryogem_scipion.protocols.stage import ProtCryogemStage
@@ -20,6 +21,8 @@ __all__ = ["ProtCryogemTrain", "TrainOutputs"]
 
 # Fewer real micrographs than this show the translator too little of the noise.
 FEW = 5
+# Those that the summary tells.
+LOSSES = ("adversarial", "contrastive", "discriminator")
 
 
 class TrainOutputs(Enum):
@@ -89,15 +92,20 @@ class ProtCryogemTrain(ProtCryogemStage):
     # --------------------------- Information
     def crossChecks(self) -> list[str]:
         real, simulated = self.inputMicrographs.get(), self.inputSimulation.get()
+        first = real.getFirstItem()
+        if first is None:
+            return ["*Real micrographs*: the set is empty; choose another."]
+        broken = [*unreadable("Real micrographs", first.getFileName()),
+                  *unreadable("Simulated micrographs", simulated.getFirstItem().getFileName())]
+        if broken:
+            return broken
         working, found = simulated.getSamplingRate(), real.getSamplingRate()
         errors = []
         asked = self.pixelSize.get()
         if asked and abs(asked / working - 1) > 1e-3:
             errors.append(f"*Working pixel size*: {asked:g} Å is not that of the simulation ({working:g} Å); leave it "
                           "empty, or simulate at that pixel size.")
-        if found > working * 1.001:
-            errors.append(f"*Real micrographs*: their pixel size {found:g} Å is coarser than the simulation's "
-                          f"({working:g} Å); simulate at {found:g} Å or more.")
+        errors += too_coarse("Real micrographs", found, working)
         for label, micrographs, scale in (("Real", real, found / working), ("Simulated", simulated, 1.0)):
             dimensions = micrographs.getDim()
             if dimensions and min(dimensions[:2]) * scale < self.crop.get():
@@ -105,19 +113,13 @@ class ProtCryogemTrain(ProtCryogemStage):
                               f"pixel size, smaller than the crop ({self.crop.get()} px); lower the crop.")
         return errors
 
-    def _warnings(self) -> list[str]:
+    def doubts(self) -> list[str]:
         real = self.inputMicrographs.get()
-        if real is not None and real.getSize() < FEW:
-            return [f"Only {real.getSize()} real micrographs: the translator sees little of the noise's variety; "
-                    "10 or more are better."]
-        return []
-
-    def progress(self) -> list[str]:
-        losses = self.outFolder() / "losses.csv"
-        if not losses.is_file():
-            return []
-        last = losses.read_text("utf-8").splitlines()[-1].split(",")[0]
-        return [f"Trained for {last} of {self.steps.get()} steps."] if last.isdigit() else []
+        doubts = [] if real.getSize() >= FEW else [
+            f"Only {real.getSize()} real micrographs: the translator sees little of the noise's variety; "
+            "10 or more are better."]
+        doubts += pixel_sizes_differ("Real micrographs", real.getFirstItem().getFileName(), 2, real.getSamplingRate())
+        return doubts + acquisitions_differ(real, self.inputSimulation.get())
 
     def sentences(self, manifest: Manifest) -> list[str]:
         settings = manifest.settings
@@ -127,4 +129,7 @@ class ProtCryogemTrain(ProtCryogemStage):
         if manifest.contrast:
             words.append(f"Noise of the background: {manifest.contrast.background_deviation:.3g} of its mean; "
                          f"signal-to-noise ratio {manifest.contrast.snr:.3g}.")
+        losses = [f"{name} {manifest.figures[name]:.3g}" for name in LOSSES if name in manifest.figures]
+        if losses:
+            words.append(f"Losses of the last step: {', '.join(losses)}.")
         return words

@@ -17,6 +17,7 @@ from cryogem_scipion.config import RunSettings
 from cryogem_scipion.dataset import MANIFEST, Manifest, read_manifest
 from cryogem_scipion.errors import CryogemError
 from cryogem_scipion.plugin import Plugin
+from cryogem_scipion.progress import duration, read_progress
 from cryogem_scipion.protocols.binding import complaints, form_values
 
 __all__ = ["ProtCryogemStage"]
@@ -125,6 +126,8 @@ class ProtCryogemStage(EMProtocol):
         errors = []
         if self.usesGpu() and len(self.getGpuList()) > 1:
             errors.append(f"*GPU*: this protocol takes one, found {self.gpuList.get()!r}; give one number.")
+        if not self.useQueue():  # Its machines may have environments that this one lacks.
+            errors += Plugin.environmentErrors()
         if not self.inputsReady():
             return errors
         try:
@@ -143,9 +146,25 @@ class ProtCryogemStage(EMProtocol):
             return self.progress() or ["Not finished yet."]
         return [*self.sentences(manifest), *(f"*Note*: {warning}." for warning in manifest.warnings)]
 
-    def progress(self) -> list[str]:
-        """Return what can be said of a run that has not finished."""
+    def _warnings(self) -> list[str]:
+        if not self.inputsReady() or self._validate():
+            return []
+        return self.doubts()
+
+    def doubts(self) -> list[str]:
+        """Return what may be a mistake, of inputs and fields that can be used."""
         return []
+
+    def progress(self) -> list[str]:
+        """Return how far a run is that has not finished, as the engine left it in its folder."""
+        state = read_progress(self.outFolder())
+        if state is None:
+            return ["Running."] if self.isRunning() else []
+        if not self.isActive():
+            return [f"Stopped at {state.what} {state.done} of {state.total}; Continue goes on from there."]
+        left = "" if state.seconds_left is None else f", {duration(state.seconds_left)} left"
+        note = [f"Now: {state.note}."] if state.note else []
+        return [f"Running: {state.what} {state.done} of {state.total}{left}.", *note]
 
     def sentences(self, manifest: Manifest) -> list[str]:
         """Return the run's result in words."""
@@ -153,7 +172,10 @@ class ProtCryogemStage(EMProtocol):
 
     def _methods(self) -> list[str]:
         manifest = self.manifest()
-        return self.sentences(manifest) + ["Method: CryoGEM [Zhang2024]."] if manifest else []
+        if manifest is None:
+            return []
+        return [*self.sentences(manifest), f"This was done with CryoGEM for Scipion {manifest.version} (random seed "
+                f"{manifest.seed}), by the method of CryoGEM [Zhang2024]."]
 
     def _citations(self) -> list[str]:
         return ["Zhang2024"]
