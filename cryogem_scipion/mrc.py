@@ -110,6 +110,8 @@ def _opened(path: Path) -> mrcfile.mrcfile.MrcFile:
             raise DataError(f"{path} is packed (gzip or bzip2); unpack it first")
     if size < 1024:
         raise DataError(f"{path} has {size} bytes; an MRC file has at least 1024; copy or write it again")
+    with _reading(path):
+        _check_extended_header(path, size)
     with _reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with mrcfile.open(path, permissive=True, header_only=True) as head:
@@ -126,6 +128,14 @@ def _reading(path: Path) -> Iterator[None]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is no MRC file that can be read ({error}); give another, or write it again") from None
+
+
+def _check_extended_header(path: Path, size: int) -> None:
+    """Refuse an extended header longer than the file: the library takes as much memory as it is said to need."""
+    with path.open("rb") as file:
+        length = file.read(96)[92:]
+    if min(int.from_bytes(length, order, signed=True) for order in ("little", "big")) > size:
+        raise DataError(f"{path} is no MRC file: its extended header would be longer than the file; give an MRC file")
 
 
 def _check_length(path: Path, head: mrcfile.mrcfile.MrcFile, size: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from cryogem_scipion.errors import CryogemError
 
-__all__ = ["WorkflowError", "open_project", "rerun", "run"]
+__all__ = ["WorkflowError", "filled", "open_project", "rerun", "run"]
 
 HOME = ".scipion"
 
@@ -76,6 +76,11 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
     WorkflowError
         The protocol failed; the message has its error and the last lines of its log.
     """
+    return rerun(project, filled(project, kind, label, **parameters), show)
+
+
+def filled(project: Any, kind: str, label: str = "", **parameters: Any) -> Any:
+    """Return a new protocol with its form filled in, not run yet; see ``run``."""
     protocols = project.getDomain().getProtocols()
     if kind not in protocols:
         raise WorkflowError(f"Scipion knows no protocol {kind!r}; install its plugin, or correct the name")
@@ -85,7 +90,7 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
         parameters = {"numberOfThreads": len(os.sched_getaffinity(0)), **parameters}
     for name, value in parameters.items():
         _set(protocol, name, value)
-    return rerun(project, protocol, show)
+    return protocol
 
 
 def rerun(project: Any, protocol: Any, show: Callable[[str], None] = print) -> Any:

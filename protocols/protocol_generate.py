@@ -115,7 +115,7 @@ class ProtCryogemGenerate(ProtCryogemStage):
     def doubts(self) -> list[str]:
         manifest = read_manifest(simulation_folder(self.inputSimulation.get()))
         simulation = manifest.simulation or {}
-        size = self._size()
+        size = self._askedSize()
         doubts = []
         if size and simulation.get("particle_distance"):
             doubts += crowding(simulation["particles_mean"], size, manifest.pixel_size, simulation["particle_distance"])
@@ -133,14 +133,14 @@ class ProtCryogemGenerate(ProtCryogemStage):
             doubts += acquisitions_differ(real, self.inputSimulation.get())
         return doubts
 
-    def _size(self) -> tuple[int, int] | None:
+    def _askedSize(self) -> tuple[int, int] | None:
         """The size (y, x) that the form asks for."""
         size = form_values(self, GenerateSettings).get("micrograph_size")
         return (int(size[0]), int(size[1])) if size else None
 
     def _sizeErrors(self, manifest: Manifest) -> list[str]:
         """The box of the simulation has to fit on the micrographs."""
-        box, size = manifest.box_size, self._size()
+        box, size = manifest.box_size, self._askedSize()
         if not (size and box) or box <= min(size):
             return []
         return [f"*Micrograph size*: the box of the simulation is {box} px, larger than micrographs of {size[0]} x "

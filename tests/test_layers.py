@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 SCIPION = {"pwem", "pyworkflow"}
 SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "protocols", "viewers", "tests"}
 HEAVY = {"torch", "numba", "gemmi", "safetensors"}
-LIGHT = {"config", "errors", "files", "dataset", "mrc", "figures", "transfer", "__version__"} | SCIPION_SIDE
+LIGHT = {"config", "errors", "files", "dataset", "mrc", "figures", "progress", "transfer", "__version__"} | SCIPION_SIDE
 
 
 def modules():

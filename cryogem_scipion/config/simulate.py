@@ -134,8 +134,8 @@ class SimulateSettings(RunSettings):
         0.0, "Overlap", "Where the distance is empty: neighbours may be this fraction of a diameter nearer than a "
         "diameter. Higher packs them denser; 0 to 0.5.", section="Particles", advanced=True, ge=0, le=1)
     clusters: float = option(
-        0.0, "Clustering", "Chance that a particle lies right beside an earlier one. 0: anywhere; 0.5: in groups; 1: "
-        "all in one heap.", section="Particles", advanced=True, ge=0, le=1)
+        0.0, "Clustering", "Chance that a particle lies right beside an earlier one. Higher gathers more of them: 0 "
+        "leaves them anywhere, 0.5 makes groups, 1 a single heap.", section="Particles", advanced=True, ge=0, le=1)
     border: Literal["cut", "inside"] = option(
         "cut", "Particles at the border", "cut: as in reality, anywhere, and those cut by the border are marked; "
         "inside: only whole boxes.", section="Particles", advanced=True)

@@ -72,8 +72,8 @@ class TrainSettings(RunSettings):
         "background). published: the same, as the published program computes it. unguided: from all other places.",
         section="Training", advanced=True)
     gradient_penalty: float = option(
-        0.1, "Gradient penalty", "Keeps the discriminator from steep judgements; 0 to 10. Raise it when its loss goes "
-        "to zero.", section="Training", advanced=True, ge=0, le=1e4)
+        0.1, "Gradient penalty", "Keeps the discriminator from steep judgements. Higher is gentler and learns more "
+        "slowly; 0 to 10. Raise it when its loss goes to zero.", section="Training", advanced=True, ge=0, le=1e4)
     averaging: float = option(
         0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps. Higher is "
         "steadier; 0.99 to 0.999, and 0 takes the last weights.", section="Training", advanced=True, ge=0, lt=1)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryogem_scipion.config.train import TrainSettings
-from cryogem_scipion.errors import CheckpointError, SettingsError
+from cryogem_scipion.errors import CheckpointError
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import Translator
 from cryogem_scipion.translator.losses import contrast_drift, contrastive, gradient_penalty, least_squares
@@ -200,7 +200,6 @@ class TrainingState:
     def _digest(self) -> str:
         free = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation"}
         return hashlib.sha256(self.settings.model_dump_json(exclude=free).encode()).hexdigest()
-
 
 
 def _generator_config(settings: TrainSettings) -> dict[str, Any]:

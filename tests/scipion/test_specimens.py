@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sets of maps and atomic models as inputs of the simulation."""
+import re
+
 import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
@@ -59,14 +61,23 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     decoded = {"specimenSource": 1, "cryodrgnFolder": str(tmp_path), "cryodrgnConformations": 7}
     with pytest.raises(WorkflowError, match=r"(?s)has no config\.yaml; choose the folder.*set CRYODRGN_ENV_ACTIVATION"):
         run(project, "ProtCryogemSimulate", **decoded)
-    monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, ". /cryodrgn/bin/activate")
     (tmp_path / "config.yaml").write_text("")
+    monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, ". /no/such/activate")
     protocol = project.newProtocol(ProtCryogemSimulate, **decoded)
+    [message] = protocol.validate()
+    assert re.search(r"environment of cryoDRGN cannot be used \(.*/no/such/activate.*\); correct CRYODRGN_ENV", message)
+    monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, "PATH=$PATH:/")
+    assert "(no program cryodrgn)" in protocol.validate()[0]
+    # An environment is a folder of programs; this one has a single one.
+    (tmp_path / "cryodrgn").write_text("#!/bin/sh\n")
+    (tmp_path / "cryodrgn").chmod(0o755)
+    activation = f"PATH=$PATH:{tmp_path}"
+    monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, activation)
     assert protocol.validate() == []
     assert "only if you trust" in protocol.warnings()[0]
     values = parse(SimulateSettings, protocol.settingsValues())
     assert (values.cryodrgn_folder, values.volume, values.cryodrgn_conformations) == (tmp_path, (), 7)
-    assert values.cryodrgn_activation == ". /cryodrgn/bin/activate"
+    assert values.cryodrgn_activation == activation
     # Of maps, nothing of cryoDRGN is asked for.
     protocol.specimenSource.set(0)
     assert any("*Map* cannot be EMPTY" in message for message in protocol.validate())

@@ -73,6 +73,8 @@ def damaged(path, image, how):
         raw[0:4] = bytes(4)
     elif how == "mode":
         raw[12:16] = np.array([77], "<i4").tobytes()
+    elif how == "extended":
+        raw[92:96] = np.array([2_000_000_000], "<i4").tobytes()
     elif how == "text":
         raw = b"this is not an image" * 100
     elif how == "nan":
@@ -84,8 +86,8 @@ def damaged(path, image, how):
 
 @pytest.mark.parametrize(("how", "message"), [
     ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "that is no image"),
-    ("mode", "mode 77"), ("text", "no MRC file|that is no image|mode"), ("nan", "1 values that are not finite"),
-    ("constant", "is constant"),
+    ("mode", "mode 77"), ("extended", "extended header would be longer"),
+    ("text", "no MRC file|that is no image|mode"), ("nan", "1 values that are not finite"), ("constant", "is constant"),
 ])
 def test_damaged_files_are_refused(tmp_path, image, how, message):
     damaged(tmp_path / "a.mrc", image, how)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a form refuses and warns of before anything runs, and what a box says while it runs."""
+import re
+import time
+
+import pytest
+
+pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+
+from pwem.objects import Micrograph, SetOfMicrographs
+from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING
+
+from cryogem_scipion.plugin import Plugin
+from cryogem_scipion.progress import tracked
+from cryogem_scipion.protocols.checks import crowding
+from cryogem_scipion.workflow import filled
+from tests.scipion.conftest import REAL_COUNT
+
+
+@pytest.fixture(scope="module")
+def box(project, inputs, simulation):
+    """Fill in a form; inputs are there unless given."""
+    simulated = (simulation, "outputMicrographs")
+    given = {"Simulate": {"inputVolume": inputs["volume"]},
+             "Train": {"inputMicrographs": inputs["real"], "inputSimulation": simulated, "crop": 64},
+             "Generate": {"inputSimulation": simulated, "noise": "gaussian"}}
+
+    def make(kind, **parameters):
+        return filled(project, f"ProtCryogem{kind}", **{**given[kind], **parameters})
+    return make
+
+
+@pytest.mark.parametrize("kind", ["Simulate", "Train", "Generate"])
+def test_good_forms_are_refused_nothing_and_quickly(box, kind):
+    protocol = box(kind)
+    assert protocol.validate() == []
+    start = time.monotonic()
+    protocol.validate()
+    protocol.warnings()
+    assert time.monotonic() - start < 1.0  # headers and database only; takes a hundredth of that
+
+
+@pytest.mark.parametrize(("kind", "parameters", "message"), [
+    ("Simulate", {"boxSize": 2000}, r"\*Box size\*: 2000 px is larger than the micrographs \(1024 px\)"),
+    ("Simulate", {"pixelSize": 0.1}, r"\*Map\*: its edge is 198 Å, longer than the micrographs \(102 Å\)"),
+    ("Train", {"crop": 72}, "crop 72 is no multiple of 16, which the residual generator needs; give 64"),
+    ("Train", {"crop": 256}, r"\*Real micrographs\*: they are 188 px .* smaller than the crop \(256 px\)"),
+    ("Generate", {"micrographSize": "16 3000"}, r"\*Micrograph size\*: the box of the simulation is \d+ px, larger "
+     "than micrographs of 16 x 3000 px"),
+])
+def test_what_would_fail_later_is_refused_now(box, kind, parameters, message):
+    assert re.search(message, box(kind, **parameters).validate()[0])
+
+
+@pytest.mark.parametrize(("kind", "parameters", "message"), [
+    ("Simulate", {"particleDistance": 150.0, "particlesMean": 5000.0}, r"About 1\d\d\d particles fit at a distance of "
+     "150 Å, and 5000 are asked for"),
+    ("Simulate", {"particlesMean": 9000.0}, r"fit at a distance of 99 Å \(if the particle fills half of the map's "
+     r"edge\), and 9000"),
+    ("Simulate", {"pixelSize": 3.0}, r"3 Å is finer than the map's \(6 Å\)"),
+    ("Generate", {"reuse": True, "micrographs": 99}, "99 micrographs are asked for, and only 4 simulated ones"),
+    ("Generate", {"micrographSize": "50 50"}, r"About \d particles fit at a distance of \d+ Å, and 6 are asked for"),
+])
+def test_what_may_be_a_mistake_is_said(box, kind, parameters, message):
+    protocol = box(kind, **parameters)
+    assert protocol.validate() == []
+    assert re.search(message, " ".join(protocol.warnings()))
+
+
+def test_few_real_micrographs_are_said(box, inputs):
+    assert f"Only {REAL_COUNT} real micrographs" in box("Train").warnings()[0]
+    assert box("Generate", inputMicrographs=inputs["real"]).warnings() == []
+
+
+def test_room_is_that_of_discs_thrown_at_random():
+    # 54.7 % of 100 x 100 px of 2 Å are 279 discs of 10 Å.
+    assert crowding(278, (100, 100), 2.0, 10.0) == []
+    assert "About 279 particles" in crowding(280, (100, 100), 2.0, 10.0)[0]
+    assert crowding(1e6, (100, 100), 2.0, 0.0) == []
+
+
+def saved(path, files, pixel_size, voltage):
+    """A SetOfMicrographs with another pixel size or microscope than that of the imported ones."""
+    from pwem.objects import Acquisition
+    micrographs = SetOfMicrographs(filename=str(path))
+    micrographs.setSamplingRate(pixel_size)
+    micrographs.setAcquisition(Acquisition(magnification=50000, voltage=voltage, sphericalAberration=1.4,
+                                           amplitudeContrast=0.08))
+    for file in files:
+        micrographs.append(Micrograph(location=str(file)))
+    micrographs.write()
+    return micrographs
+
+
+def test_pixel_sizes_and_microscopes_that_disagree_are_said(box, scipion, tmp_path):
+    files = sorted((scipion / "real").glob("*.mrc"))
+    protocol = box("Train")
+    protocol.inputMicrographs.set(saved(tmp_path / "other.sqlite", files * 2, 4.0, 300.0))
+    said = " ".join(protocol.warnings())
+    assert "real_0.mrc says 5 Å/px in its header, and it was imported with 4 Å/px" in said
+    assert "a voltage of 300 kV, the simulated ones 200" in said
+    coarse = saved(tmp_path / "coarse.sqlite", files, 9.0, 200.0)
+    protocol.inputMicrographs.set(coarse)
+    assert "9 Å is coarser than the simulation's" in protocol.validate()[0]
+    # The simulation takes the larger of the two pixel sizes, unless one is set.
+    simulation = box("Simulate")
+    simulation.inputMicrographs.set(coarse)
+    assert simulation.settingsValues()["pixel_size"] == 9.0
+    simulation.pixelSize.set(8.0)
+    assert "no noise can be learned from them" in simulation.warnings()[0]
+
+
+def test_files_that_are_gone_are_said(box, tmp_path, scipion):
+    protocol = box("Train")
+    protocol.inputMicrographs.set(saved(tmp_path / "gone.sqlite", [tmp_path / "gone.mrc"], 5.0, 200.0))
+    assert re.search(r"\*Real micrographs\*: .*gone\.mrc is not a file", protocol.validate()[0])
+    (tmp_path / "gone.mrc").write_bytes(b"TIFF" * 1000)
+    assert re.search(r"gone\.mrc is no MRC file", protocol.validate()[0])
+    away = scipion / "map.away"
+    (scipion / "map.mrc").rename(away)
+    try:
+        assert re.search(r"\*Map\*: .*map\.mrc is not there any more", box("Simulate").validate()[0])
+    finally:
+        away.rename(scipion / "map.mrc")
+
+
+def test_an_environment_that_does_not_answer_is_refused(box, monkeypatch, tmp_path):
+    monkeypatch.setattr(Plugin, "_vars", {})
+    monkeypatch.setenv("CRYOGEM_ENV_ACTIVATION", ". /no/such/activate")
+    [message] = box("Simulate").validate()
+    assert re.search(r"engine's environment cannot be used \(.*/no/such/activate.*\); correct CRYOGEM_ENV", message)
+    # A Python without the engine's libraries, first on the path.
+    (tmp_path / "python").write_text('#!/bin/sh\nexec /usr/bin/python3 -S -E "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setenv("CRYOGEM_ENV_ACTIVATION", f"PATH={tmp_path}:$PATH")
+    assert "this Python lacks torch, numba" in box("Simulate").validate()[0]
+    protocol = box("Simulate")
+    protocol.useQueue = lambda: True  # its machines may have what this one lacks
+    assert protocol.validate() == []
+
+
+def test_the_summary_of_a_running_box_tells_how_far_it_is(project, box):
+    protocol = box("Train")
+    project.saveProtocol(protocol)
+    assert protocol.summary() == ["Not finished yet."]
+    folder = protocol.outFolder()
+    folder.mkdir(parents=True)
+    steps = tracked(range(2000), 2000, "training step", seconds=0, note=lambda item: "contrastive 0.4", folder=folder)
+    next(steps)
+    protocol.setStatus(STATUS_RUNNING)
+    assert protocol.summary() == ["Running: training step 0 of 2000."]
+    next(steps)
+    found = protocol.summary()
+    assert re.fullmatch(r"Running: training step 1 of 2000, \d+ s left\.", found[0])
+    assert found[1] == "Now: contrastive 0.4."
+    steps.close()
+    protocol.setStatus(STATUS_ABORTED)
+    assert protocol.summary() == ["Stopped at training step 1 of 2000; Continue goes on from there."]
+    assert protocol._methods() == []
