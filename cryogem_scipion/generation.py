@@ -28,7 +28,7 @@ from cryogem_scipion.physics.specimen import compose, compose_defocused, field_m
 from cryogem_scipion.physics.volume import diameter_angstrom
 from cryogem_scipion.specimens import Specimen, drawn_heights, drawn_poses, drawn_sources, seeded
 
-__all__ = ["CleanMicrograph", "Microscope", "Specimen", "measure_contrast", "microscope", "seeded"]
+__all__ = ["CleanMicrograph", "Microscope", "Specimen", "drawing_box", "measure_contrast", "microscope", "seeded"]
 
 CALIBRATION_PARTICLES = 30
 SMALLEST = 4
@@ -74,7 +74,7 @@ class Microscope:
     def memory(self) -> int:
         """Bytes, roughly, that it takes to expose one micrograph."""
         y, x = self.settings.micrograph_size
-        edge = max(_drawing_box(projector, self.pixel_size) for projector in self.projectors)
+        edge = max(drawing_box(projector, self.pixel_size) for projector in self.projectors)
         return 40 * y * x + int(5 * self.settings.particles_mean * edge**2)
 
     def specimen(self, seed: int, index: int) -> Specimen:
@@ -109,7 +109,7 @@ class Microscope:
 
     def projections(self, specimen: Specimen) -> Float[Tensor, "n box box"]:
         """Line integrals (density x Å) of the particles, with the sub-pixel part of their centres as shift."""
-        edge = max(_drawing_box(projector, self.pixel_size) for projector in self.projectors)
+        edge = max(drawing_box(projector, self.pixel_size) for projector in self.projectors)
         shifts = subpixel_shifts(specimen.centres)
         result = torch.empty(len(shifts), edge, edge, device=self.projectors[0].spectrum.device)
         for source, projector in enumerate(self.projectors):
@@ -188,6 +188,6 @@ def _calibration(run: Microscope, seed: int) -> Iterator[CleanMicrograph]:
                                   run.specimen(seed, 0).optics, 1))
 
 
-def _drawing_box(projector: Projector, pixel_size: float) -> int:
+def drawing_box(projector: Projector, pixel_size: float) -> int:
     """Edge (px, even) of a box at ``pixel_size`` that holds the whole map however it is shifted by a fraction."""
     return 2 * (int(projector.reach_angstrom / pixel_size) + 2)

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 SCIPION = {"pwem", "pyworkflow"}
-SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "protocols", "viewers", "tests"}
+SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "protocols", "viewers", "wizards", "tests"}
 HEAVY = {"torch", "numba", "gemmi", "safetensors"}
 LIGHT = {"config", "errors", "files", "dataset", "mrc", "figures", "progress", "transfer", "__version__"} | SCIPION_SIDE
 

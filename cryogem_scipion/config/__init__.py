@@ -6,11 +6,13 @@ from cryogem_scipion.config.generate import GenerateSettings
 from cryogem_scipion.config.import_model import ImportModelSettings
 from cryogem_scipion.config.phantom import PhantomSettings
 from cryogem_scipion.config.picks import PicksSettings
+from cryogem_scipion.config.preview import PreviewSettings
 from cryogem_scipion.config.simulate import SimulateSettings
 from cryogem_scipion.config.train import TrainSettings
 
 __all__ = ["STAGES", "ExportSettings", "GenerateSettings", "ImportModelSettings", "PhantomSettings", "PicksSettings",
-           "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "messages", "option", "parse", "read_json"]
+           "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "messages", "option",
+           "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,
@@ -20,4 +22,5 @@ STAGES: dict[str, type[RunSettings]] = {
     "export": ExportSettings,
     "import-model": ImportModelSettings,
     "phantom": PhantomSettings,
+    "preview": PreviewSettings,
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryogem_scipion.errors import DataError, SettingsError
 
-__all__ = ["WorkingShape", "fourier_crop", "working_shape"]
+__all__ = ["TOLERANCE", "WorkingShape", "fourier_crop", "working_shape"]
 
 TOLERANCE = 1e-3
 """Largest relative error of a working pixel size, and the excess up to which an input counts as fine enough."""

@@ -23,6 +23,7 @@ __all__ = [
     "field_mask",
     "plane_heights",
     "subpixel_shifts",
+    "support_peaks",
     "supports",
     "whole_boxes",
 ]
@@ -181,13 +182,20 @@ def supports(
     """
     _checked(threshold)
     positive = projections.clamp(min=0)
-    total = positive.sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
-    squares = (positive * positive).sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
-    level = (threshold * 4 / 3 * squares / total.clamp(min=torch.finfo(torch.float64).tiny)).to(projections.dtype)
+    peaks = support_peaks(projections)
+    level = (threshold * peaks).to(projections.dtype)
     if not soft:
-        return (projections > level) & (total > 0)
+        return (projections > level) & (peaks > 0)
     ratio = (positive / (2 * level).clamp(min=torch.finfo(projections.dtype).tiny)).clamp(max=1)
     return ratio * ratio * (3 - 2 * ratio)
+
+
+def support_peaks(projections: Float[Tensor, "n b b"]) -> Float[Tensor, "n 1 1"]:
+    """The typical peak of each projection, float64; see ``supports``."""
+    positive = projections.clamp(min=0)
+    total = positive.sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
+    squares = (positive * positive).sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
+    return 4 / 3 * squares / total.clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _checked(threshold: float) -> None:

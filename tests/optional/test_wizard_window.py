@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A wand's window on a virtual screen: its widgets, what moving a slider does, and a capture to look at."""
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.registration import CHECKOUT
+
+pytestmark = pytest.mark.optional
+pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+
+WINDOW = """
+    import os, sys, tkinter
+    import numpy as np
+    from pyworkflow.gui import Window
+    from cryogem_scipion.wizards import previews, windows
+    from cryogem_scipion.wizards.pictures import draw_masks, draw_particle
+
+    y, x = np.mgrid[-24:24, -24:24]
+    ball = np.sqrt(np.maximum(0, 144 - (x / 1.2) ** 2 - y**2)).astype(np.float32)
+    made = previews.Particle(np.stack([np.rot90(ball, turn) for turn in range(6)]), np.full(6, 12.0), 5.0, 144.0, 44)
+    sliders = (windows.Slider("boxSize", "Box size (px)", 44, 14, 116, 2, derived=True),
+               windows.Slider("particleDistance", "Smallest distance (Å)", 144, 36, 432, 1, derived=True))
+    page = windows.Page("Box size and distance of the particles", (11, 4.2), sliders,
+                        lambda figure, *values: draw_particle(figure, made, *values))
+    root = Window("form", None, minsize=(300, 200)).root
+
+    def all_of(widget, kind):
+        for child in widget.winfo_children():
+            if isinstance(child, kind):
+                yield child
+            yield from all_of(child, kind)
+
+    def look():
+        dialog = next(all_of(root, windows._Window))
+        labels = [label.cget("text") for label in all_of(dialog, tkinter.Label)]
+        assert {"Box size (px)", "Smallest distance (Å)", "44", "144"} <= set(labels), labels
+        box, distance = all_of(dialog, tkinter.Scale)
+        assert (box.get(), distance.get()) == (44, 144)
+        box.set(60)
+        dialog.after(1500, lambda: capture(dialog))
+
+    def capture(dialog):
+        assert "box 60 px = 300 Å" in dialog.figure.get_suptitle()
+        dialog.geometry("+0+0")
+        dialog.update()
+        os.system("import -window root " + sys.argv[1])
+        dialog._handleResult(windows.RESULT_YES)
+
+    def guarded(work):
+        try:
+            work()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+
+    root.report_callback_exception = lambda *error: guarded(lambda: (_ for _ in ()).throw(error[1]))
+    root.after(3000, look)
+    root.after(100, lambda: print(windows.ask(root, page), flush=True) or os._exit(0))
+    root.mainloop()
+"""
+
+
+@pytest.fixture
+def screen(tmp_path):
+    """A display of its own."""
+    for program in ("Xvfb", "import"):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed")
+    read, write = os.pipe()
+    server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "1250x720x24", "-nolisten", "tcp"],
+                              pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        number = pipe.readline().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+def test_the_window_shows_its_sliders_and_gives_back_what_was_moved(screen, tmp_path):
+    capture = os.environ.get("CRYOGEM_CAPTURES", str(tmp_path)) + "/wizard.png"
+    environment = {**os.environ, "DISPLAY": screen, "PYTHONPATH": str(CHECKOUT), "SCIPION_DOMAIN": "pwem"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(WINDOW), capture], env=environment, cwd=tmp_path,
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "{'boxSize': 60.0, 'particleDistance': 144}" in done.stdout
+    assert os.path.getsize(capture) > 10_000
