@@ -53,6 +53,7 @@ CONTENT = """
                          "ProtCryogemImportModel", "ProtCryogemExport", "ProtCryogemReturnCoordinates"}, protocols
     assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer"} <= set(domain.getViewers())
     assert "CryogemModel" in domain.getObjects()
+    assert {"CryogemParticleWizard", "CryogemPixelSizeWizard"} <= set(domain.getWizards())
 
     from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
     tree = ProtocolTreeConfig.load(domain, str(Path(pwem.__file__).parent / "protocols.conf"))
@@ -80,7 +81,7 @@ WITHOUT_ENGINE = """
     for name in ("torch", "numba", "gemmi", "safetensors"):
         sys.modules[name] = None  # an import of it fails
     import cryogem_scipion.plugin, cryogem_scipion.objects, cryogem_scipion.workflow
-    import cryogem_scipion.protocols, cryogem_scipion.viewers
+    import cryogem_scipion.protocols, cryogem_scipion.viewers, cryogem_scipion.wizards
     import pwem
     assert "ProtCryogemTrain" in pwem.Domain.getProtocols()
     from cryogem_scipion.plugin import Plugin

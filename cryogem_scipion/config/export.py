@@ -35,14 +35,16 @@ class ExportSettings(RunSettings):
         True, "Particle stacks", "Give the particles' boxes, bright, with their poses: those of the data set, or cut "
         "anew where it has none. Off: micrographs and coordinates only.", section="Export")
     box_size: int | None = option(
-        None, "Box size (px)", "Empty takes that of the data set; another one cuts the boxes anew.", section="Export",
-        ge=8, le=8192)
+        None, "Box size (px)", "Empty takes that of the data set; another one cuts the boxes anew. Larger keeps more "
+        "of what defocus spreads out, and takes more space; 1.3 to 2 diameters.", section="Export", ge=8, le=8192)
     random_shift: int = option(
         0, "Random shifts of the boxes (px)", "Boxes are cut off-centre by up to this in x and in y, as augmentation "
-        "for pose estimators; the origins record it. 0: centred; 2 to 10 is usual.", section="Export", ge=0, le=1000)
+        "for pose estimators; the origins record it. Larger is harder for them; 0: centred, 2 to 10 is usual.",
+        section="Export", ge=0, le=1000)
     binning: int = option(
-        1, "Binning", "For Topaz: images are downsampled by this factor, and coordinates with them. Particles of 10 to "
-        "50 pixels are good; pick real micrographs at the same pixel size.", section="Export", ge=1, le=64)
+        1, "Binning", "For Topaz: images are downsampled by this factor, and coordinates with them. Higher makes "
+        "smaller particles; 10 to 50 pixels are good for these. Pick real micrographs at the same pixel size.",
+        section="Export", ge=1, le=64)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExportSettings":
