@@ -29,12 +29,13 @@ from cryogem_scipion.errors import CryogemError
 from cryogem_scipion.mrc import read_mrc
 from cryogem_scipion.workflow import open_project, run
 
-__all__ = ["Scale", "draw_figure", "main", "run_demo"]
+__all__ = ["PROJECT", "Scale", "draw_figure", "main", "run_demo"]
 
 log = logging.getLogger("cryogem")
 
 REAL = Path(__file__).resolve().parent / "data" / "krios_micrograph_3.4A.mrc"
 REAL_PIXEL_SIZE = 3.42
+PROJECT = "CryogemDemo"
 SHOWN = 380
 """Edge (px) of the field that the figure shows."""
 ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.1}
@@ -56,7 +57,7 @@ class Scale:
 def run_demo(folder: Path, scale: Scale) -> dict[str, Any]:
     """Run the workflow in a Scipion project under ``folder`` and return its protocols by name."""
     map_file = _phantom(folder / "phantom")
-    project = open_project(folder, "CryogemDemo")
+    project = open_project(folder, PROJECT)
     size = "{} {}".format(*scale.size)
     boxes: dict[str, Any] = {}
     boxes["volume"] = run(project, "ProtImportVolumes", "import a map (phantom)", filesPath=str(map_file),

@@ -74,6 +74,8 @@ CONTENT = """
     assert domain.findViewers(domain.getObjects()["CryogemModel"](), "tkinter")
     plugin = domain.getPlugins()["cryogem_scipion"].Plugin
     assert plugin.getSupportedVersions() == [cryogem_scipion.__version__]
+    templates = domain.getPlugins()["cryogem_scipion"]._pluginInstance.getTemplates()
+    assert [template.getObjId() for template in templates] == ["cryogem_scipion-labelled_micrographs"]
 """
 
 WITHOUT_ENGINE = """

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pictures of the README's tour, taken of Scipion's own windows: ``python docs/tour.py --demo demo``.
+
+Needs the finished demo (``make demo``), Xvfb and ImageMagick's ``import``. Scipion's project window is started on a
+display of its own; forms, wizards and viewers are opened in it as a click would open them, and each window is
+captured. Beside the pictures the script writes ``labels.json``: the texts that the widgets of each window hold.
+"""
+import argparse
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tkinter as tk
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tkinter import ttk
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.text import Text
+
+from cryogem_scipion.demo import PROJECT
+from cryogem_scipion.workflow import open_project
+
+SCREEN, WINDOW = "1700x1150x24", "1500x860"
+SETTLE, PATIENCE = 700, 60_000
+"""Milliseconds that a window gets to be laid out and drawn, and that we wait for it to come."""
+
+
+class Tour:
+    """Opens one window after another and captures it.
+
+    Scipion's windows block the call that opens them, so each is opened by an event of its own and looked at by the
+    next one, in the loop of the window itself. ``steps`` is therefore a generator of waiting times (ms).
+    """
+
+    def __init__(self, window: Any, out: Path):
+        self.window, self.view, self.project, self.out = window, window.getViewWidget(), window.project, out
+        self.labels: dict[str, list[str]] = {}
+
+    def start(self) -> None:
+        """Begin when the window's loop runs; the program ends with the tour."""
+        walk = self.steps()
+
+        def step() -> None:
+            try:
+                self.window.root.after(next(walk), step)
+            except StopIteration:
+                self._end(0)
+            except Exception:
+                traceback.print_exc()
+                self._end(1)
+        self.window.root.after(2 * SETTLE, step)
+
+    def steps(self) -> Iterator[int]:
+        """All windows of the tour."""
+        runs = {run.getClassName(): run for run in self.project.getRuns()}
+        yield from self.project_window(runs["ProtCryogemGenerate"])
+        ours = sorted((name, kind) for name, kind in self.project.getDomain().getProtocols().items()
+                      if name.startswith("ProtCryogem"))
+        for name, kind in ours:
+            yield from self.form(name, runs.get(name) or self.project.newProtocol(kind))
+        for name, _ in ours:
+            if name in runs:
+                yield from self.viewer(name, runs[name])
+
+    def project_window(self, selected: Any) -> Iterator[int]:
+        """The tree with our section open, the runs, and the summary of one of them."""
+        self.window.root.attributes("-zoomed", False)
+        self.window.root.geometry(f"{WINDOW}+0+0")
+        tree = self.view.protTree
+        for item in _items(tree):
+            tree.item(item, open=tree.item(item, "text") in ("Protocols SPA", "Imports", "CryoGEM"))
+        self.view._selectItemProtocol(selected)
+        self.view._updateSelection()
+        yield SETTLE
+        self.capture("project", self.window.root)
+
+    def form(self, name: str, protocol: Any) -> Iterator[int]:
+        """The form of a protocol."""
+        short = name.removeprefix("ProtCryogem").lower()
+        form = yield from self.opened(lambda: self.view._openProtocolForm(protocol))
+        self.capture(f"form_{short}", form)
+        form.destroy()
+        yield SETTLE
+
+    def viewer(self, name: str, protocol: Any) -> Iterator[int]:
+        """The window of a run's viewer, and each figure that its buttons open."""
+        short = name.removeprefix("ProtCryogem").lower()
+        viewer = self.project.getDomain().findViewers(protocol, "tkinter")[0](
+            project=self.project, protocol=protocol, parent=self.window)
+        form = yield from self.opened(lambda: viewer.visualize(protocol, windows=self.window))
+        self.capture(f"viewer_{short}", form)
+        for button in viewer._getVisualizeDict():
+            self.later(lambda button=button: viewer._visualizeParam(button))
+            yield from self.until(plt.get_fignums, f"{short}'s {button}")
+            for number in plt.get_fignums():
+                figure = plt.figure(number)
+                self.capture(f"{short}_{button.removeprefix('display').lower()}", figure.canvas.manager.window,
+                             [text.get_text() for text in figure.findobj(_is_text)])
+                plt.close(number)
+        form.destroy()
+        yield SETTLE
+
+    def opened(self, command: Callable[[], Any]) -> Generator[int, None, Any]:
+        """Run what opens a window, wait for it, and return it."""
+        before = set(self.windows())
+        self.later(command)
+        yield from self.until(lambda: set(self.windows()) - before, "a window")
+        [window] = set(self.windows()) - before
+        return window
+
+    def until(self, there: Callable[[], Any], what: str) -> Iterator[int]:
+        """Wait until something is there, and then for it to be drawn."""
+        for _ in range(PATIENCE // 100):
+            if there():
+                break
+            yield 100
+        else:
+            raise TimeoutError(f"{what} did not open within {PATIENCE // 1000} s")
+        yield SETTLE
+
+    def windows(self) -> list[Any]:
+        """Scipion's windows that can be seen."""
+        return [child for child in _descendants(self.window.root.nametowidget("."))
+                if isinstance(child, tk.Toplevel) and child.winfo_viewable()]
+
+    def later(self, command: Callable[[], Any]) -> None:
+        """Run what may block as an event of its own."""
+        self.window.root.after(1, command)
+
+    def capture(self, name: str, window: Any, more: list[str] | None = None) -> None:
+        """Write what a window shows, as a PNG of at most 256 colours, and remember its texts."""
+        window.geometry("+0+0")
+        window.lift()
+        window.update()
+        window.after(SETTLE // 3)
+        window.update()
+        frame = window.tk.call("wm", "frame", window)
+        subprocess.run(["import", "-window", frame, "-colors", "256", f"PNG8:{self.out / name}.png"], check=True)
+        self.labels[name] = [text for text in map(str, [*_texts(window), *(more or [])]) if text.strip()]
+        window.lower()
+
+    def _end(self, status: int) -> None:
+        (self.out / "labels.json").write_text(json.dumps(self.labels, indent=1, ensure_ascii=False), "utf-8")
+        os._exit(status)  # the windows' loops are nested; none of them has anything left to do
+
+
+def inside(demo: Path, out: Path) -> None:
+    """Run Scipion's project window with a tour scheduled in it; in a process and on a display of its own."""
+    open_project(demo, PROJECT)
+    from pyworkflow.gui.project import ProjectWindow
+    shown = ProjectWindow.show
+
+    def show(window: Any, **options: Any) -> None:
+        Tour(window, out).start()
+        shown(window, **options)
+    ProjectWindow.show = show
+    sys.argv = ["pw_project", PROJECT]
+    runpy.run_module("pyworkflow.apps.pw_project", run_name="__main__")
+
+
+@contextmanager
+def display() -> Iterator[str]:
+    """A display that nobody sees; its name."""
+    read, write = os.pipe()
+    server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", SCREEN, "-nolisten", "tcp"],
+                              pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    try:
+        with os.fdopen(read) as pipe:
+            yield f":{pipe.readline().strip()}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main() -> int:
+    """Take the tour's pictures of a finished demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder of 'make demo'")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "tour", help="for the pictures")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    demo, out = options.demo.absolute(), options.out.absolute()
+    if options.inside:
+        inside(demo, out)
+        return 0
+    missing = [name for name in ("Xvfb", "import") if not shutil.which(name)]
+    if missing or not (demo / "projects" / PROJECT).is_dir():
+        print(f"needs {' and '.join(missing)}" if missing else f"{demo} has no demo; run 'make demo' first",
+              file=sys.stderr)
+        return 2
+    out.mkdir(parents=True, exist_ok=True)
+    with display() as name:
+        here = Path(__file__).resolve()
+        environment = {**os.environ, "DISPLAY": name, "MPLBACKEND": "TkAgg", "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(here.parents[1]), os.environ.get("PYTHONPATH", "")]))}
+        # -O: as Scipion starts its window.
+        return subprocess.run([sys.executable, "-O", str(here), "--inside", "--demo", str(demo), "--out", str(out)],
+                              env=environment).returncode
+
+
+def _descendants(widget: Any) -> Iterator[Any]:
+    for child in widget.winfo_children():
+        yield child
+        yield from _descendants(child)
+
+
+def _items(tree: Any, parent: str = "") -> Iterator[str]:
+    for item in tree.get_children(parent):
+        yield item
+        yield from _items(tree, item)
+
+
+def _is_text(artist: Any) -> bool:
+    return isinstance(artist, Text) and artist.get_visible()
+
+
+def _texts(window: Any) -> Iterator[str]:
+    """The texts that the visible widgets of a window hold."""
+    yield window.title()
+    for widget in _descendants(window):
+        if not widget.winfo_viewable():
+            continue
+        if isinstance(widget, ttk.Treeview):
+            yield from (widget.item(item, "text") for item in _items(widget))
+        elif isinstance(widget, ttk.Notebook):
+            yield from (widget.tab(tab, "text") for tab in widget.tabs())
+        elif isinstance(widget, tk.Text):
+            yield widget.get("1.0", "end")
+        elif isinstance(widget, tk.Entry):
+            yield widget.get()
+        elif isinstance(widget, tk.Canvas):
+            yield from (widget.itemcget(item, "text") for item in widget.find_all() if widget.type(item) == "text")
+        elif "text" in set(widget.keys()):
+            yield str(widget.cget("text"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scipion's own windows on a display that nobody sees: the pictures of the README's tour, taken of a small demo."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+
+from tests.registration import CHECKOUT
+from tests.scipion.test_demo import MINIATURE
+
+pytestmark = [pytest.mark.slow, pytest.mark.optional]
+
+# A letter of UTF-8 taken for Latin-1 begins with one of the first two.
+MISREAD = ("Ã", "Â", "\ufffd", "\\xc")
+
+
+@pytest.fixture(scope="module")
+def tour(scipion, tmp_path_factory):
+    """Folder of the pictures, and the texts that the widgets of each window hold."""
+    missing = [name for name in ("Xvfb", "import") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed (Debian: xvfb, imagemagick)")
+    folder = tmp_path_factory.mktemp("tour")
+    for command in (["-c", MINIATURE, str(folder / "demo")],
+                    [str(CHECKOUT / "docs/tour.py"), "--demo", str(folder / "demo"), "--out", str(folder / "out")]):
+        done = subprocess.run([sys.executable, *command], cwd=folder, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, env={**os.environ, "LC_ALL": "C.UTF-8"})
+        assert done.returncode == 0, done.stdout[-4000:]
+    return folder / "out", json.loads((folder / "out/labels.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def protocols(project):
+    return {name: kind for name, kind in project.getDomain().getProtocols().items() if name.startswith("ProtCryogem")}
+
+
+def short(name):
+    return name.removeprefix("ProtCryogem").lower()
+
+
+def test_every_window_has_a_picture_that_shows_something(tour):
+    from matplotlib.image import imread
+    folder, labels = tour
+    assert {path.stem for path in folder.glob("*.png")} == set(labels)
+    for name in labels:
+        picture = imread(folder / f"{name}.png")
+        assert min(picture.shape[:2]) > 200, name
+        assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20, name
+        assert (folder / f"{name}.png").stat().st_size < 600_000, name
+
+
+def test_no_text_is_misread(tour):
+    texts = [text for found in tour[1].values() for text in found]
+    assert not [text for text in texts if any(sign in text for sign in MISREAD)]
+    assert any("Å/px" in text for text in tour[1]["project"])
+    assert any("µm" in text for text in tour[1]["generate_micrographs"])
+
+
+def test_the_tree_has_our_section_and_the_graph_our_boxes(tour, protocols):
+    texts = tour[1]["project"]
+    assert "CryoGEM" in texts
+    for kind in protocols.values():
+        assert any(kind._label in text for text in texts), kind
+    assert any(text.strip("* ").startswith("generate dataset\nfinished") for text in texts)
+
+
+def test_every_protocol_shows_its_form(tour, protocols, project):
+    for name, kind in protocols.items():
+        texts = tour[1][f"form_{short(name)}"]
+        assert any(text.strip().endswith(kind._label) for text in texts), name
+        sections = [section for section in project.newProtocol(kind)._definition.iterSections()
+                    if section.getLabel() not in ("General", "Parallelization")]
+        assert all(section.getLabel() in texts for section in sections if not section.isExpert()), name
+        shown = [param.getLabel() for _, param in sections[0].iterParams()
+                 if not param.isExpert() and not param.hasCondition()]
+        assert shown, name
+        assert set(shown) <= set(texts), name
+
+
+def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
+    seen = 0
+    for name in ("ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate"):
+        viewer = project.getDomain().findViewers(project.newProtocol(protocols[name]), "tkinter")[0]
+        window = viewer(project=project)
+        window.setProtocol(project.newProtocol(protocols[name]))
+        for button in window._getVisualizeDict():
+            label = window.getParam(button).getLabel()
+            assert label in tour[1][f"viewer_{short(name)}"]
+            texts = tour[1][f"{short(name)}_{button.removeprefix('display').lower()}"]
+            assert "Save" in texts  # of the toolbar
+            seen += 1
+    assert seen >= 13
+    assert any(text.startswith("mic_000000.mrc: ") for text in tour[1]["generate_micrographs"])
+    assert "|CTF|² of the label" in tour[1]["simulate_spectra"]
+    assert "step 2 of 2" in tour[1]["train_losses"]
