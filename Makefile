@@ -4,10 +4,15 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo tour test test-all lint bench clean
 
 demo: $(BIN)/.installed
 	$(BIN)/python -m cryogem_scipion.demo --out $(DEMO)
+
+# The pictures of the README's tour, of the demo in Scipion's windows; needs Xvfb and ImageMagick.
+tour: $(BIN)/.installed
+	[ -f $(DEMO)/demo.png ] || $(MAKE) demo
+	$(BIN)/python docs/tour.py --demo $(DEMO)
 
 test: $(BIN)/.tested
 	$(BIN)/pip check
