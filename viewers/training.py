@@ -31,19 +31,26 @@ COLOURS = {"physical": "tab:grey", "generated": "tab:orange", "real": "tab:blue"
 
 
 def losses(figure: Figure, table: Path) -> None:
-    """Show the losses of a training, and follow them while it runs; raw values thin, their running mean thick."""
-    values = _losses(table)
-    names = [name for name in LOSSES if name in values]
+    """Show the losses of a training, and follow them while it runs; raw values thin, their running mean thick.
+
+    Below them, where the training keeps real micrographs to judge by: how far its states are from those, and which
+    of them is the best so far and becomes the model.
+    """
+    names = [name for name in LOSSES if name in _losses(table)]
+    judged = table.with_name("realism.csv")
+    rows = names + (["realism"] if len(_judged(judged)) else [])
     figure.set_layout_engine("constrained")
-    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    axes = dict(zip(rows, figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0], strict=True))
     lines = {}
-    for axis, name in zip(axes, names, strict=True):
+    for name, axis in axes.items():
         raw, = axis.plot([], [], linewidth=0.5, alpha=0.4)
-        mean, = axis.plot([], [], color=raw.get_color())
+        mean, = axis.plot([], [], color=raw.get_color(), marker="." if name == "realism" else "")
         lines[name] = raw, mean
-        axis.set_ylabel(LOSSES[name])
+        axis.set_ylabel(LOSSES.get(name, "distance from\nheld-out real"))
         axis.grid(alpha=0.3)
-    axes[-1].set_xlabel("step")
+    if "realism" in axes:
+        lines["best"] = axes["realism"].plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")
+    axes[rows[-1]].set_xlabel("step")
     seen = {"size": -1}
 
     def refresh() -> bool:
@@ -53,10 +60,17 @@ def losses(figure: Figure, table: Path) -> None:
         seen["size"] = size
         found = _losses(table)
         thin = slice(None, None, -(-len(found) // POINTS))
-        for axis, (name, (raw, mean)) in zip(axes, lines.items(), strict=True):
+        for name in names:
+            raw, mean = lines[name]
             smooth = found[name].rolling(max(1, len(found) // 30), min_periods=1, center=True).mean()
             raw.set_data(found["step"][thin], found[name][thin])
             mean.set_data(found["step"][thin], smooth[thin])
+        states = _judged(judged)
+        if "realism" in axes and len(states):
+            best = states.loc[states["realism"].idxmin()]
+            lines["realism"][1].set_data(states["step"], states["realism"])
+            lines["best"][0].set_data([best["step"]], [best["realism"]])
+        for axis in axes.values():
             axis.relim()
             axis.autoscale_view()  # leaves alone what the user has zoomed
         figure.suptitle(_state(found.iloc[-1]), fontsize=11)
@@ -173,6 +187,14 @@ def _losses(table: Path) -> pd.DataFrame:
         return values
     except (OSError, ValueError) as error:
         raise DataError(f"{table} cannot be read yet ({error}); wait for the first steps") from None
+
+
+def _judged(table: Path) -> pd.DataFrame:
+    """How far the states of a training were from held-out real micrographs; empty where nobody has judged them."""
+    try:
+        return pd.read_csv(table).dropna(subset=["step", "realism"])
+    except (OSError, ValueError, KeyError):
+        return pd.DataFrame(columns=["step", "realism"])
 
 
 def _state(last: pd.Series) -> str:

@@ -149,6 +149,17 @@ def test_losses_follow_the_run(tmp_path, figure):
     assert "step 11 of 600" in figure.get_suptitle()
 
 
+def test_the_state_nearest_to_the_held_out_micrographs_is_marked(tmp_path, figure):
+    from cryogem_scipion.viewers import training
+    columns = "adversarial,contrastive,discriminator,contrast_drift,steps_per_second"
+    (tmp_path / "losses.csv").write_text(f"step,steps,{columns}\n" + "300,300,1,1,1,0,2\n")
+    (tmp_path / "realism.csv").write_text("step,realism,spectrum\n100,9,1\n200,4,1\n300,6,1\n")
+    training.losses(figure, tmp_path / "losses.csv")
+    *_, best = figure.axes[-1].lines
+    assert (list(best.get_xdata()), list(best.get_ydata())) == ([200], [4])
+    assert figure.axes[-1].get_ylabel() == "distance from\nheld-out real"
+
+
 def test_new_previews_appear_in_the_open_window(tmp_path, figure):
     from cryogem_scipion.viewers import training
     (tmp_path / "previews").mkdir()
