@@ -74,7 +74,7 @@ class Tour:
         self.window.root.geometry(f"{WINDOW}+0+0")
         tree = self.view.protTree
         panes = next(child for child in self.view.winfo_children() if isinstance(child, tk.PanedWindow))
-        panes.sash_place(0, 340, 1)  # as one drags it to read the names
+        panes.sash_place(0, 430, 1)  # as one drags it to read the names
         for item in _items(tree):
             tree.item(item, open=tree.item(item, "text") in ("Protocols SPA", "Imports", "CryoGEM"))
         self.view._selectItemProtocol(selected)
