@@ -73,7 +73,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
-    stage: Literal["simulate", "train", "generate", "import-model", "phantom", "picks", "poses", "export", "preview"]
+    stage: Literal["simulate", "train", "generate", "import-model", "phantom", "evaluate", "picks", "poses", "export",
+                   "preview"]
     version: str = Field(description="of this program")
     libraries: dict[str, str]
     settings: dict[str, Any] = Field(description="of the stage, as given")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The boxes of a Scipion project: each one runs a stage of the engine."""
+from cryogem_scipion.protocols.protocol_evaluate import ProtCryogemEvaluate
 from cryogem_scipion.protocols.protocol_export import ProtCryogemExport
 from cryogem_scipion.protocols.protocol_generate import ProtCryogemGenerate
 from cryogem_scipion.protocols.protocol_import_model import ProtCryogemImportModel
@@ -7,5 +8,5 @@ from cryogem_scipion.protocols.protocol_return import ProtCryogemReturnCoordinat
 from cryogem_scipion.protocols.protocol_simulate import ProtCryogemSimulate
 from cryogem_scipion.protocols.protocol_train import ProtCryogemTrain
 
-__all__ = ["ProtCryogemExport", "ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemReturnCoordinates",
-           "ProtCryogemSimulate", "ProtCryogemTrain"]
+__all__ = ["ProtCryogemEvaluate", "ProtCryogemExport", "ProtCryogemGenerate", "ProtCryogemImportModel",
+           "ProtCryogemReturnCoordinates", "ProtCryogemSimulate", "ProtCryogemTrain"]

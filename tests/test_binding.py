@@ -20,6 +20,7 @@ from pyworkflow.protocol.params import ElementGroup
 from cryogem_scipion.config import STAGES, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols import (
+    ProtCryogemEvaluate,
     ProtCryogemExport,
     ProtCryogemGenerate,
     ProtCryogemImportModel,
@@ -30,6 +31,7 @@ from cryogem_scipion.protocols.binding import complaints, fill_form, form_values
 
 # What the inputs give: the least that makes the settings complete.
 INPUTS = {
+    ProtCryogemEvaluate: {"out": "o", "generated": ["/gen/*.mrc"], "real": ["/real/*.mrc"]},
     ProtCryogemSimulate: {"out": "o", "volume": ["/maps/a.mrc"]},
     ProtCryogemTrain: {"out": "o", "real": ["/real/*.mrc"], "simulation": "/sim"},
     ProtCryogemGenerate: {"out": "o", "simulation": "/sim", "model": "/m.safetensors"},

@@ -3,10 +3,11 @@
 from cryogem_scipion.viewers.coordinates import CryogemReturnViewer
 from cryogem_scipion.viewers.windows import (
     CryogemDatasetViewer,
+    CryogemEvaluateViewer,
     CryogemExportViewer,
     CryogemModelViewer,
     CryogemTrainViewer,
 )
 
-__all__ = ["CryogemDatasetViewer", "CryogemExportViewer", "CryogemModelViewer", "CryogemReturnViewer",
-           "CryogemTrainViewer"]
+__all__ = ["CryogemDatasetViewer", "CryogemEvaluateViewer", "CryogemExportViewer", "CryogemModelViewer",
+           "CryogemReturnViewer", "CryogemTrainViewer"]

@@ -8,8 +8,10 @@ from matplotlib.figure import Figure
 from pyworkflow.protocol.params import BooleanParam, EnumParam, IntParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
+from cryogem_scipion.figures.evaluation import SIZE, draw_evaluation
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols import (
+    ProtCryogemEvaluate,
     ProtCryogemExport,
     ProtCryogemGenerate,
     ProtCryogemImportModel,
@@ -20,7 +22,8 @@ from cryogem_scipion.viewers import micrographs, statistics, training
 from cryogem_scipion.viewers.exported import exported
 from cryogem_scipion.viewers.window import opened
 
-__all__ = ["CryogemDatasetViewer", "CryogemExportViewer", "CryogemModelViewer", "CryogemTrainViewer"]
+__all__ = ["CryogemDatasetViewer", "CryogemEvaluateViewer", "CryogemExportViewer", "CryogemModelViewer",
+           "CryogemTrainViewer"]
 
 # Buttons of a training: name of the parameter, label, help, size of the window, what is drawn.
 TRAINING: dict[str, tuple[str, str, tuple[float, float], Callable[[Figure, Path], None]]] = {
@@ -127,6 +130,18 @@ class CryogemModelViewer(Viewer):
         trained = (folder / "losses.csv").is_file()
         names = ("displayLosses", "displayPreviews", "displayComparison") if trained else ("displayPreviews",)
         return [view for name in names for view in _training(self, name, folder)]
+
+
+class CryogemEvaluateViewer(Viewer):
+    """A comparison of micrographs: examples, curves of both sets, and the table of distances."""
+
+    _name = "comparison of micrographs"
+    _targets = [ProtCryogemEvaluate]
+    _environments = [DESKTOP_TKINTER]
+
+    def _visualize(self, obj: ProtCryogemEvaluate, **kwargs: Any) -> list[View]:
+        return opened(self, "Generated and real micrographs", SIZE,
+                      lambda figure: draw_evaluation(figure, obj.outFolder()))
 
 
 class CryogemExportViewer(Viewer):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogem_scipion.errors import DataError
-from cryogem_scipion.metrics.frechet import frechet
+from cryogem_scipion.metrics.frechet import feature_unit, frechet
 
 __all__ = ["Figure", "Pieces", "Sample", "compare", "compare_frechet", "stacked"]
 
@@ -123,22 +123,23 @@ def compare_frechet(generated: Pieces, real: Pieces, generator: torch.Generator)
     replicas, splits = REPLICAS // 4, SPLITS // 4
     if generated.features.shape[1] >= COSTLY:
         replicas, splits = replicas // 10, splits // 5
-    value = frechet(generated.features, real.features)
-    draws = _distances(generated, real, _drawn(one, replicas, generator), _drawn(other, replicas, generator))
+    unit = feature_unit(real.features)
+    value = frechet(generated.features, real.features, unit=unit)
+    draws = _distances(generated, real, _drawn(one, replicas, generator), _drawn(other, replicas, generator), unit)
     if other < 2:
         return _figure(value, draws, None, None)
     left, right = _halves(other, splits, generator)
-    halves = _distances(generated, real, _halves(one, splits, generator)[0], left) if one > 1 else None
-    return _figure(value, draws, _distances(real, real, left, right), halves)
+    halves = _distances(generated, real, _halves(one, splits, generator)[0], left, unit) if one > 1 else None
+    return _figure(value, draws, _distances(real, real, left, right, unit), halves)
 
 
-def _distances(one: Pieces, other: Pieces, weights: Float[Tensor, "s one"], other_weights: Float[Tensor, "s other"]
-               ) -> Float[Tensor, " s"]:
+def _distances(one: Pieces, other: Pieces, weights: Float[Tensor, "s one"], other_weights: Float[Tensor, "s other"],
+               unit: Float[Tensor, " d"]) -> Float[Tensor, " s"]:
     """Fréchet distances of the sets in which each micrograph occurs so many times."""
     found = []
     for row, other_row in zip(weights, other_weights, strict=True):
         many, more = row[one.owners], other_row[other.owners]
-        found.append(frechet(one.features[many > 0], other.features[more > 0], many[many > 0], more[more > 0]))
+        found.append(frechet(one.features[many > 0], other.features[more > 0], many[many > 0], more[more > 0], unit))
     return torch.tensor(found, dtype=torch.float64)
 
 

@@ -6,25 +6,27 @@ from torch import Tensor
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["frechet"]
+__all__ = ["feature_unit", "frechet"]
 
 RIDGE = 1e-6
 """Added to the variances, so that features that never change do no harm."""
 
 
 def frechet(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"], one_weights: Float[Tensor, " n"] | None = None,
-            other_weights: Float[Tensor, " m"] | None = None) -> float:
+            other_weights: Float[Tensor, " m"] | None = None, unit: Float[Tensor, " d"] | None = None) -> float:
     """Squared distance |μ - ν|² + tr(A + B - 2 (A B)^½) of the Gaussians of two sets.
 
-    Each feature is measured in deviations of ``other``, so that none counts by its unit. With no more vectors than
-    features the distance of equal distributions is far from 0: compare it with that of two real sets of the same sizes.
+    Each feature is measured in a unit of its own, so that none counts by its size. With no more vectors than features
+    the distance of equal distributions is far from 0: compare it with that of two real sets of the same sizes.
 
     Parameters
     ----------
     one, other
-        A vector in each row; the second set gives the units.
+        A vector in each row.
     one_weights, other_weights
         How often each vector counts; once where None.
+    unit
+        Of each feature; None takes ``feature_unit(other)``.
 
     Raises
     ------
@@ -35,10 +37,10 @@ def frechet(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"], one_weights:
     ----------
     doi:10.1016/0047-259X(82)90077-X; as a score of generated images arXiv:1706.08500
     """
-    if min(len(one), len(other)) < 2:
+    if one_weights is None and other_weights is None and min(len(one), len(other)) < 2:
         raise DataError(f"{len(one)} and {len(other)} pieces of image; a Fréchet distance needs two of each set")
     (mean, covariance), (other_mean, other_covariance) = _moments(one, one_weights), _moments(other, other_weights)
-    unit = other_covariance.diagonal().sqrt() + RIDGE
+    unit = feature_unit(other) if unit is None else unit
     shift = (mean - other_mean) / unit
     ridge = RIDGE * torch.eye(len(unit), dtype=torch.float64)
     first, second = (matrix / unit[:, None] / unit + ridge for matrix in (covariance, other_covariance))
@@ -49,6 +51,12 @@ def frechet(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"], one_weights:
     return float(shift.square().sum() + first.trace() + second.trace() - 2 * cross)
 
 
+def feature_unit(features: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+    """Standard deviation of each feature; of those that hardly ever change a hundredth of what is usual."""
+    deviation = features.to("cpu", torch.float64).std(0)
+    return deviation.clamp(min=max(0.01 * float(deviation.median()), RIDGE))
+
+
 def _moments(features: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None
              ) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
     """Mean and covariance, float64 on the CPU."""
@@ -57,4 +65,4 @@ def _moments(features: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None
     total = share.sum()
     mean = share @ values / total
     centred = values - mean
-    return mean, (centred * share[:, None]).T @ centred / (total - 1)
+    return mean, (centred * share[:, None]).T @ centred / (total - 1).clamp(min=1)

@@ -13,6 +13,7 @@ from cryogem_scipion.errors import DataError
 from cryogem_scipion.metrics.artefacts import PERIODS, artefacts, excesses, lattice_excess_db
 from cryogem_scipion.metrics.comparison import Pieces, compare, compare_frechet, stacked
 from cryogem_scipion.metrics.frechet import frechet
+from cryogem_scipion.metrics.fsc import fsc_resolution, shell_correlation
 from cryogem_scipion.metrics.summary import (
     FREQUENCIES,
     GREY,
@@ -233,3 +234,35 @@ def test_unusable_images_are_refused(generator):
         artefacts(torch.randn(200, 400, generator=generator))
     with pytest.raises(DataError, match="1 and 5 pieces of image"):
         frechet(torch.zeros(1, 2), torch.zeros(5, 2))
+
+
+def test_variety_tells_sets_whose_micrographs_are_all_alike(generator):
+    """Both sets have the same mean spectrum; in one the micrographs differ."""
+    widths = [0.16, 0.2, 0.24]
+    mixed = mean_of([summary(noise(generator, (128, 128), widths[i % 3])) for i in range(12)])
+    alike = mean_of([summary(noise(generator, (128, 128), 0.2)) for _ in range(12)])
+    expected = torch.stack([-FREQUENCIES**2 / (2 * width**2) / math.log(10) for width in widths])
+    expected = (expected - expected.mean(1, keepdim=True)).std(0, correction=0)
+    found = mixed.variety - alike.variety
+    assert float((found[60:] - expected[60:]).abs().max()) < 0.15
+    assert float(distances(mixed, alike)["variety"]) > 0.1
+
+
+@pytest.mark.parametrize("edge", [32, 33])
+def test_shell_correlations_are_those_of_the_signal_and_noise(edge, generator):
+    """Against a plain loop over shells of the full transform; and signal over noise gives s / √(s² + n²)."""
+    one = torch.randn(edge, edge, edge, generator=generator)
+    other = 0.5 * one + torch.randn(edge, edge, edge, generator=generator)
+    found = shell_correlation(one, other)
+    axis = np.fft.fftfreq(edge) * edge
+    radius = np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2))
+    a, b = np.fft.fftn(one.double().numpy()), np.fft.fftn(other.double().numpy())
+    for shell in range(edge // 2 + 1):
+        here = radius == shell
+        expected = np.vdot(b[here], a[here]).real / np.linalg.norm(a[here]) / np.linalg.norm(b[here])
+        assert float(found[shell]) == pytest.approx(expected, abs=1e-9)
+    assert float(found[8:].mean()) == pytest.approx(0.5 / 1.25**0.5, abs=0.02)
+    assert fsc_resolution(torch.tensor([1, 0.9, 0.7, 0.3, 0.6]), 10, 2.0, 0.5) == pytest.approx(20 / 2.5)
+    assert fsc_resolution(torch.tensor([1, 0.9, 0.8]), 10, 2.0, 0.5) is None
+    with pytest.raises(DataError, match="compare cubes of one size"):
+        shell_correlation(one, one[:, :, 1:])
