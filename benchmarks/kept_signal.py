@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The particles' signal in generated micrographs, as RELION sees it: against white noise of the same strength.
 
-    python benchmarks/signal.py --model runs/world/run/model.safetensors --simulation runs/world/sim --out runs/signal
+    python benchmarks/kept_signal.py --model runs/world/run/model.safetensors --simulation runs/world/sim --out runs/signal
 
 Micrographs are generated with their optical images beside them. Each is fitted by its optical image (a line); a rival
 is made of the same fit with white noise of what the line leaves. RELION cuts the particles out of all three sets and
