@@ -34,6 +34,10 @@ class GenerateSettings(RunSettings):
         None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Higher makes "
         "particles easier to see. Empty takes that of the model, else of the simulation.", section="Noise", gt=0,
         le=100)
+    contaminants: bool = option(
+        True, "Contaminants", "Spectrum noise gets the ice crystals, aggregates and carbon edges that are found on the "
+        "real micrographs; particles under them are left out. A trained model has its own.", section="Noise",
+        advanced=True)
     micrographs: int | None = option(
         None, "Number of micrographs", "More gives a larger training set and takes longer; 10 to 100 for a picker, "
         "more for pose estimation. Empty makes as many as the simulation has.", section="Output", ge=1, le=10_000_000)

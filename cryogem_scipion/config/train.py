@@ -61,6 +61,10 @@ class TrainSettings(RunSettings):
     noise: Literal["spectrum", "gaussian"] = option(
         "spectrum", "Noise to start from", "spectrum: coloured as in the real micrographs; gaussian: white, as "
         "published.", section="Training", advanced=True)
+    contaminants: bool = option(
+        True, "Contaminants", "Ice crystals, aggregates and carbon edges that are found on the real micrographs lie on "
+        "the generated ones too; particles under them are left out. Needs spectrum noise.", section="Training",
+        advanced=True)
     contrastive_weight: float = option(
         10.0, "Weight of the contrastive loss", "Higher keeps more of the simulated image; 1 to 20.",
         section="Training", advanced=True, ge=0, le=1e4)

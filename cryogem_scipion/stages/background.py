@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run needs to know of the real micrographs before any noise is made: scale, ice, strength of the particles."""
-import hashlib
+"""What a run needs to know of the real micrographs before any noise is made: scale, noise, strength of the particles,
+contaminants."""
 import logging
 import statistics
 from collections.abc import Sequence
@@ -11,21 +11,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.dataset import MANIFEST, MICROGRAPHS, Contrast, Manifest, inside, read_manifest, read_table
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.generation import seeded
-from cryogem_scipion.mrc import read_header
-from cryogem_scipion.real import check_real
-from cryogem_scipion.stages.output import fingerprint
+from cryogem_scipion.progress import tracked
 from cryogem_scipion.stages.reals import MeasuredReal, mapped
+from cryogem_scipion.stages.simulated import SimulatedSet
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
-from cryogem_scipion.translator.contrast import fit_snr
+from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
+from cryogem_scipion.translator.contaminants import Contaminant, weights
+from cryogem_scipion.translator.contrast import FittedContrast, fit_snr
 from cryogem_scipion.translator.ice import IceMap
 from cryogem_scipion.translator.measure import RealField, measure_noise
 from cryogem_scipion.translator.spectrum import TILE
 
-__all__ = ["MOST", "Background", "SimulatedSet", "check_sizes", "input_prints", "measure_background", "physical_noise",
-           "simulated_set"]
+__all__ = ["MOST", "Background", "measure_background", "physical_noise"]
 
 log = logging.getLogger("cryogem")
 
@@ -33,21 +32,12 @@ MOST = 24
 """Real micrographs that are looked at for noise and contrast; evenly chosen, they are plenty."""
 ENOUGH = 12
 """Simulated micrographs that they are compared with."""
-
-
-@dataclass(frozen=True)
-class SimulatedSet:
-    """A simulation, or a part of its micrographs."""
-
-    folder: Path
-    manifest: Manifest
-    contrast: Contrast
-    micrographs: tuple[Path, ...]
-    masks: tuple[Path, ...]
-
-    def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
-        """1 - s of one micrograph, s multiplied by ``contrast``."""
-        return 1 - contrast * (1 - torch.tensor(mapped(self.micrographs[number])))
+OUTLIER = 6
+"""Deviations at which pixels are cut before the particles' strength is measured."""
+BETTER = 0.8
+"""What the misfit has to fall to, in parts of the last one, for another turn to count."""
+TURNS = 4
+"""How often strength and contaminants are measured again, at most."""
 
 
 @dataclass(frozen=True)
@@ -60,77 +50,17 @@ class Background:
     snr: float
     contrast: float
     """Factor on the simulation's s."""
-    fields: tuple[RealField, ...]
-    """The micrographs that were looked at."""
     figures: dict[str, float]
     warnings: tuple[str, ...]
-
-
-def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
-    """Open a simulation.
-
-    Parameters
-    ----------
-    folder
-        With the manifest of a simulation.
-    part
-        A table like its micrographs.star with some of the rows.
-
-    Raises
-    ------
-    DataError
-        The folder holds no simulation, or the table names what is not in it.
-    """
-    manifest = read_manifest(folder)
-    if manifest.stage != "simulate" or manifest.contrast is None:
-        raise DataError(f"{folder} was made by 'cryogem {manifest.stage}'; give a folder of 'cryogem simulate'")
-    _, rows = read_table(part or folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemMask"))
-    if rows.empty:
-        raise DataError(f"{part or folder / MICROGRAPHS} has no rows; choose at least one simulated micrograph")
-    files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
-    missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
-    for micrograph, mask in zip(*files, strict=True):
-        shapes = [read_header(path, 2)[0] for path in (micrograph, mask)]
-        if shapes[0] != shapes[1]:
-            sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in shapes)
-            raise DataError(f"{micrograph} and its mask {mask} have {sizes} pixels; simulate again")
-    return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]))
-
-
-def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:
-    """Fingerprints of what a run is made from, so that it never goes on with something else under the same name.
-
-    Of real micrographs, which may be terabytes, names and sizes count.
-    """
-    prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
-    if reals:
-        listed = repr([(str(path), path.stat().st_size) for path in reals])
-        prints["set of real micrographs"] = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
-    return prints if model is None else {**prints, "model": fingerprint(model)}
-
-
-def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,
-                coloured: bool) -> list[tuple[int, int]]:
-    """Return the sizes (y, x) that real micrographs will have, from their headers alone.
-
-    Raises
-    ------
-    DataError
-        One of them cannot be used, or is too small to measure a noise spectrum (``coloured``) in it.
-    """
-    if coloured:
-        path = min(simulated.micrographs, key=lambda path: min(read_header(path, 2)[0]))
-        y, x = read_header(path, 2)[0]
-        if min(y, x) < TILE:
-            raise DataError(f"{path} has {x} x {y} pixels and a noise spectrum needs {TILE} a side; simulate larger "
-                            "micrographs, or take gaussian noise")
-    return check_real(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)
+    noise: PhysicalNoise | None
+    """As measured; None where the micrographs are too small for it."""
+    ice: tuple[IceMap, ...]
+    contaminants: tuple[tuple[Contaminant, ...] | None, ...]
+    """Of the micrograph of each ice map; None where nobody looked."""
 
 
 def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, snr: float | None,
-                       seed: int) -> Background:
+                       seed: int, coloured: bool = True) -> Background:
     """Measure the real set against a simulation.
 
     Parameters
@@ -141,6 +71,8 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
         Signal-to-noise ratio to use; None measures it, and takes the simulation's where that fails.
     seed
         Of the run.
+    coloured
+        Whether spectrum and contaminants are needed as well.
     """
     contrast = simulated.contrast
     known = [real.background_deviation for real in reals if real.background_deviation is not None]
@@ -149,41 +81,140 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
         warnings.append(f"{len(reals) - len(known)} of {len(reals)} real micrographs have grey values that are no "
                         "transmission (mean near or below zero); their ice is not measured")
     deviation = statistics.median(known) if known else contrast.background_deviation
-    chosen = [reals[i * len(reals) // min(MOST, len(reals))] for i in range(min(MOST, len(reals)))]
-    fields = tuple(_field(real, out, deviation) for real in chosen)
+    look = _Look(reals, out, simulated, deviation, seed)
     figures = {"background_deviation": deviation}
+    seen = look.measure() if coloured or snr is None else _Seen()
+    figures |= {"contaminants_found": float(sum(map(len, seen.contaminants)))}
+    if seen.fitted is not None:
+        figures |= {"measured_snr": seen.fitted.snr, "snr_misfit": seen.fitted.misfit}
     if snr is None:
-        snr = contrast.snr
-        signals = _signals(simulated)
-        if not any(bool(signal.any()) for signal in signals):
-            warnings.append(f"the simulated micrographs have no particles to compare the real ones with; the "
-                            f"signal-to-noise ratio {snr:g} of the simulation is used")
-        elif min(min(real.shape) for real in chosen) >= TILE and min(signals[0].shape) >= TILE:
-            fitted = fit_snr([_flat(field) for field in fields], signals, contrast.signal_deviation,
-                             _particle_pixels(simulated), seeded(seed, "contrast"))
-            figures |= {"measured_snr": fitted.snr, "snr_misfit": fitted.misfit}
-            if fitted.reliable:
-                snr = fitted.snr
-                log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g", snr)
-            else:
-                warnings.append(f"the signal-to-noise ratio could not be measured (misfit {fitted.misfit:.2f}); "
-                                f"{snr:g} of the simulation is used. Check particles_mean and the map, or set snr")
+        snr = look.ratio(seen.fitted)
+        warnings += _doubts(look, seen.fitted, snr)
     median = statistics.median(real.median for real in reals)
     spread = statistics.median(_spread(real, deviation) for real in reals)
-    factor = contrast.brought_to(snr, deviation).scale / contrast.scale
-    return Background(deviation, GreyScale(median, spread), snr, factor, fields, figures, tuple(warnings))
+    pieces = {real.name: found for real, found in zip(look.reals, seen.contaminants, strict=False)}
+    return Background(deviation, GreyScale(median, spread), snr, look.factor(snr), figures, tuple(warnings), seen.noise,
+                      tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None),
+                      tuple(pieces.get(real.name) for real in reals if real.ice is not None))
 
 
-def physical_noise(coloured: bool, reals: Sequence[MeasuredReal], background: Background, simulated: SimulatedSet,
-                   seed: int) -> PhysicalNoise:
-    """Noise of the real set's strength under its ice maps: white, or with the spectrum measured from it."""
-    ice = tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None)
+@dataclass(frozen=True)
+class _Seen:
+    """What a look at real micrographs finds; nothing where they are too small."""
+
+    fitted: FittedContrast | None = None
+    noise: PhysicalNoise | None = None
+    contaminants: tuple[tuple[Contaminant, ...], ...] = ()
+    """Of each micrograph."""
+
+
+def _doubts(look: "_Look", fitted: FittedContrast | None, snr: float) -> list[str]:
+    """What speaks against the ratio that is used."""
+    if not look.has_particles:
+        return ["the simulated micrographs have no particles to compare the real ones with; the signal-to-noise ratio "
+                f"{snr:g} of the simulation is used"]
+    if fitted is not None and not fitted.reliable:
+        return [f"the signal-to-noise ratio could not be measured (misfit {fitted.misfit:.2f}); {snr:g} of the "
+                "simulation is used. Check particles_mean and the map, or set snr"]
+    return []
+
+
+class _Look:
+    """Some of the real micrographs beside some of the simulated ones."""
+
+    def __init__(self, reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, deviation: float, seed: int):
+        count = min(MOST, len(reals))
+        self.reals = [reals[i * len(reals) // count] for i in range(count)]
+        self.fields = [_field(real, out, deviation) for real in self.reals]
+        self.simulated, self.deviation, self.seed = simulated, deviation, seed
+        self.has_particles = any(bool((image != 1).any()) for image in self._clean(1))
+        self.large_enough = min(min(real.shape) for real in self.reals) >= TILE <= min(simulated.clean(0, 1).shape)
+
+    def measure(self) -> "_Seen":
+        """Strength of the particles, noise, and contaminants on each micrograph.
+
+        Contaminants are what exceeds made images, and made images need the strength of the particles, which is
+        measured where no contaminants are: the two are found in turns, as long as real and made images become more
+        alike. Where the strength cannot be measured, nothing tells a contaminant from a particle.
+        """
+        if not self.large_enough:
+            return _Seen()
+        flats = [_flat(field) for field in self.fields]
+        best = self._fitted(flats) if self.has_particles else None
+        noise = self._noise(self.ratio(best))
+        if best is None or not best.reliable:
+            return _Seen(best, noise)
+        found = self._found(flats, noise, best.snr)
+        for _ in range(TURNS):
+            fitted = self._fitted(flats, found)
+            if fitted.misfit > BETTER * best.misfit:
+                break
+            best, noise = fitted, self._noise(self.ratio(fitted))
+            found = self._found(flats, noise, best.snr)
+        log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g; %d contaminants",
+                 best.snr, sum(map(len, found)))
+        return _Seen(best, noise, found)
+
+    def ratio(self, fitted: FittedContrast | None) -> float:
+        """The signal-to-noise ratio as measured, else that of the simulation."""
+        return fitted.snr if fitted is not None and fitted.reliable else self.simulated.contrast.snr
+
+    def factor(self, snr: float) -> float:
+        """What brings the simulation's s to a ratio."""
+        contrast = self.simulated.contrast
+        return contrast.brought_to(snr, self.deviation).scale / contrast.scale
+
+    def _noise(self, snr: float) -> PhysicalNoise:
+        return measure_noise(self.fields, self._clean(self.factor(snr)), self.deviation, seeded(self.seed, "noise"))
+
+    def _found(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
+               snr: float) -> tuple[tuple[Contaminant, ...], ...]:
+        """What exceeds images made with this noise and particles of this strength."""
+        random = seeded(self.seed, "contaminants")
+        usual = ordinary([replace(noise, ice=()).deviations(image, random)
+                          for image in self._clean(self.factor(snr))], self._particle())
+        return tuple(find_contaminants(flat, usual) for flat in
+                     tracked(flats, len(flats), "searching for contaminants on real micrograph"))
+
+    def _fitted(self, flats: Sequence[Float[Tensor, "_ _"]],
+                found: Sequence[Sequence[Contaminant]] | None = None) -> FittedContrast:
+        hidden = None if found is None else [
+            weights(pieces, (flat.shape[0], flat.shape[1])) for flat, pieces in zip(flats, found, strict=True)]
+        signals = [1 - image for image in self._clean(1)]
+        return fit_snr([flat.clamp(-OUTLIER, OUTLIER) for flat in flats], signals,
+                       self.simulated.contrast.signal_deviation, self._particle(), seeded(self.seed, "contrast"),
+                       hidden)
+
+    def _clean(self, factor: float) -> list[Float[Tensor, "y x"]]:
+        return [self.simulated.clean(number, factor) for number in range(min(ENOUGH, len(self.simulated.micrographs)))]
+
+    def _particle(self) -> float:
+        manifest = self.simulated.manifest
+        assert manifest.particle_diameter_angstrom is not None
+        return manifest.particle_diameter_angstrom / manifest.pixel_size
+
+
+def physical_noise(coloured: bool, background: Background, contaminants: bool = True) -> PhysicalNoise:
+    """Noise of the real set's strength under its ice maps: white, or with what was measured of the set.
+
+    Parameters
+    ----------
+    coloured
+        Whether it has the measured spectrum and distribution.
+    contaminants
+        Whether coloured noise also gets the contaminants that were found.
+
+    Raises
+    ------
+    DataError
+        Coloured noise was asked for and the micrographs are too small to measure it.
+    """
     if not coloured:
-        return PhysicalNoise(background.deviation, ice)
-    log.info("measuring the noise of %d real micrographs", len(background.fields))
-    clean = [simulated.clean(number, background.contrast) for number in range(min(ENOUGH, len(simulated.micrographs)))]
-    measured = measure_noise(background.fields, clean, background.deviation, seeded(seed, "noise"))
-    return replace(measured, ice=ice)
+        return PhysicalNoise(background.deviation, background.ice)
+    if background.noise is None:
+        raise DataError(f"a noise spectrum needs micrographs of {TILE} pixels a side, real and simulated; take larger "
+                        "ones, or gaussian noise")
+    return replace(background.noise, ice=background.ice, contaminants=background.contaminants if contaminants else ())
 
 
 def _field(real: MeasuredReal, out: Path, deviation: float) -> RealField:
@@ -197,18 +228,8 @@ def _spread(real: MeasuredReal, deviation: float) -> float:
 
 
 def _flat(field: RealField) -> Float[Tensor, "y x"]:
-    """Deviations of the noise, without ice, outliers cut."""
+    """Deviations of the noise, without ice."""
     image = field.image
     if field.ice is not None:
         image = image / field.ice.window((0.0, 0.0), (image.shape[0], image.shape[1])).to(image)
-    return ((image - image.median()) / field.spread).clamp(-6, 6)
-
-
-def _signals(simulated: SimulatedSet) -> list[Float[Tensor, "y x"]]:
-    return [1 - simulated.clean(number, 1) for number in range(min(ENOUGH, len(simulated.micrographs)))]
-
-
-def _particle_pixels(simulated: SimulatedSet) -> float:
-    manifest = simulated.manifest
-    assert manifest.particle_diameter_angstrom is not None
-    return manifest.particle_diameter_angstrom / manifest.pixel_size
+    return (image - image.median()) / field.spread

@@ -3,13 +3,10 @@
 import logging
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from cryogem_scipion import __version__
 from cryogem_scipion.config import GenerateSettings, SimulateSettings, parse
@@ -21,21 +18,13 @@ from cryogem_scipion.labels import cut_boxes
 from cryogem_scipion.mrc import write_mrc
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import evenly, real_files
-from cryogem_scipion.stages.background import (
-    MOST,
-    Background,
-    SimulatedSet,
-    check_sizes,
-    input_prints,
-    measure_background,
-    physical_noise,
-    simulated_set,
-)
+from cryogem_scipion.stages.background import MOST, Background, measure_background, physical_noise
 from cryogem_scipion.stages.labelled import LabelledFolder
 from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.parallel import check_memory, in_order, one_thread, workers
 from cryogem_scipion.stages.reals import measure_real
-from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
 from cryogem_scipion.translator.checkpoint import Translator, load_model
 
 __all__ = ["run"]
@@ -47,7 +36,7 @@ log = logging.getLogger("cryogem")
 class Noise:
     """The noise of a run, and the contrast it asks for."""
 
-    render: Callable[[Float[Tensor, "y x"], torch.Generator], Float[Tensor, "y x"]]
+    render: NoiseModel
     physical: PhysicalNoise
     snr: float
     figures: dict[str, float]
@@ -92,10 +81,12 @@ def run(settings: GenerateSettings) -> Manifest:
     seed = simulated.manifest.seed if settings.reuse else fresh
 
     def make(index: int) -> tuple[int, Specimen]:
-        specimen = scope.specimen(seed, index)
+        random = seeded(settings.seed, "noise", index)
+        scene = noise.physical.scene(scope.settings.micrograph_size, random)
+        specimen = _visible(scope.specimen(seed, index), scene)
         if not folder.has(index):
             clean = scope.expose(specimen)
-            image = noise.render(1 - clean.signal, seeded(settings.seed, "noise", index))
+            image = noise.render(1 - clean.signal, random, scene)
             keep.write(index, clean, noise.physical, seeded(settings.seed, "noise", index))
             folder.write(index, image, clean)
         return index, specimen
@@ -170,8 +161,15 @@ def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
     with one_thread():
         reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
                              settings.real_pixel_size)
-        background = measure_background(reals, out, simulated, snr, settings.seed)
-        return physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed), background
+        coloured = settings.noise == "spectrum"
+        background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
+        return physical_noise(coloured, background, settings.contaminants), background
+
+
+def _visible(specimen: Specimen, scene: Scene) -> Specimen:
+    """The particles that no contaminant hides: of the others nothing is seen, so they are not there."""
+    hidden = scene.hidden(specimen.centres)
+    return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
 
 
 def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:

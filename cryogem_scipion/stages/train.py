@@ -25,17 +25,10 @@ from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.mrc import read_header
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import real_files
-from cryogem_scipion.stages.background import (
-    Background,
-    SimulatedSet,
-    check_sizes,
-    input_prints,
-    measure_background,
-    physical_noise,
-    simulated_set,
-)
+from cryogem_scipion.stages.background import Background, measure_background, physical_noise
 from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.reals import MeasuredReal, mapped, measure_real
+from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.comparison import compared
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
@@ -63,10 +56,11 @@ def run(settings: TrainSettings) -> Manifest:
     reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
     held_out = _held_out(len(reals))
     seen = [real for number, real in enumerate(reals) if number not in held_out]
-    background = measure_background(seen, out, simulated, settings.snr, settings.seed)
+    coloured = settings.noise == "spectrum"
+    background = measure_background(seen, out, simulated, settings.snr, settings.seed, coloured)
     for warning in background.warnings:
         log.warning("warning: %s", warning)
-    physical = physical_noise(settings.noise == "spectrum", reals, background, simulated, settings.seed)
+    physical = physical_noise(coloured, background, settings.contaminants)
     goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
                 {"version": __version__, "crop": settings.crop})
     trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
@@ -108,7 +102,7 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
 
 
 def _held_out(count: int) -> set[int]:
-    """Numbers of the real micrographs that nothing but the ice is learned from: one in six, one at least of three.
+    """Numbers of the real micrographs that nothing is learned from: one in six, one at least of three.
 
     The training's states are judged by them.
     """

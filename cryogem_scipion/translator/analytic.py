@@ -4,20 +4,22 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryogem_scipion.translator.ice import IceMap, draw_ice
+from cryogem_scipion.translator.contaminants import Contaminant, Cover, covered, draw_frame, lay
+from cryogem_scipion.translator.ice import IceMap, framed_ice
 from cryogem_scipion.translator.spectrum import ColouredNoise, white
 
-__all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise"]
+__all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
 
 
 @runtime_checkable
 class NoiseModel(Protocol):
     """Makes a micrograph of a clean image."""
 
-    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
+                 scene: "Scene | None" = None) -> Float[Tensor, "y x"]:
         """Return the micrograph in the real set's grey values; ``clean`` is 1 - s at the model's contrast."""
         ...
 
@@ -40,8 +42,20 @@ class GreyScale:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What an image is seen through: ice, and contaminants over it."""
+
+    ice: Float[Tensor, "y x"]
+    cover: Cover | None = None
+
+    def hidden(self, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
+        """Which particles lie under a contaminant."""
+        return covered(self.cover, centres)
+
+
+@dataclass(frozen=True)
 class PhysicalNoise:
-    """I_phy = T + σ_n T^γ n with T = ice · (1 - s); one ice map and fresh noise n for every call."""
+    """I_phy = T + σ_n T^γ n with T = ice · (1 - s), contaminants over it; everything drawn anew for every call."""
 
     background_deviation: float
     """σ_n, of the background over its mean."""
@@ -50,20 +64,49 @@ class PhysicalNoise:
     """n; of variance near 1."""
     exponent: float = 0.0
     """γ: 0 for noise that is the same everywhere, 1/2 for counted electrons."""
+    contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
+    """Of the micrograph of each ice map, None where nobody looked; or nothing at all."""
 
-    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
-        """Return the physical image in units of transmission; device and dtype follow ``clean``."""
+    def scene(self, shape: tuple[int, int], generator: torch.Generator) -> Scene:
+        """Draw ice and contaminants; they come from one real micrograph, where it was searched for them."""
+        if not self.ice:
+            return Scene(torch.ones(shape))
+        fields = [one.field for one in self.ice]
+        frame = draw_frame(fields, shape, generator)
+        ice = framed_ice(self.ice, frame, shape)
+        searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
+        if not searched:
+            return Scene(ice)
+        number = frame.number
+        pieces = self.contaminants[number]
+        if pieces is None:
+            number = searched[int(torch.randint(len(searched), (), generator=generator))]
+            pieces = tuple(piece for piece in self.contaminants[number] or () if not piece.fixed)
+        return Scene(ice, lay(pieces, fields[number], frame, shape, generator))
+
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
+                 scene: Scene | None = None) -> Float[Tensor, "y x"]:
+        """Return the physical image in units of transmission; device and dtype follow ``clean``.
+
+        Parameters
+        ----------
+        scene
+            From ``scene``, with the same generator; drawn here when it is not given.
+        """
         shape = (clean.shape[0], clean.shape[1])
-        ice = draw_ice(self.ice, shape, generator).to(clean)
+        scene = self.scene(shape, generator) if scene is None else scene
+        ice = scene.ice.to(clean)
         transmission = ice * clean
         noise = self.noise.draw(shape, generator).to(clean)
         if self.exponent:
             noise = noise * transmission.clamp(min=0.05) ** self.exponent
-        return transmission + self.background_deviation * noise
+        image = transmission + self.background_deviation * noise
+        return image if scene.cover is None else scene.cover.over(image, ice, self.background_deviation)
 
-    def deviations(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+    def deviations(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
+                   scene: Scene | None = None) -> Float[Tensor, "y x"]:
         """The physical image around the background, in σ_n: what the networks see."""
-        return (self(clean, generator) - 1) / self.background_deviation
+        return (self(clean, generator, scene) - 1) / self.background_deviation
 
 
 @dataclass(frozen=True)
@@ -73,6 +116,7 @@ class AnalyticModel:
     physical: PhysicalNoise
     scale: GreyScale
 
-    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
+                 scene: Scene | None = None) -> Float[Tensor, "y x"]:
         """Return a micrograph in grey values."""
-        return self.scale.grey(self.physical.deviations(clean, generator))
+        return self.scale.grey(self.physical.deviations(clean, generator, scene))

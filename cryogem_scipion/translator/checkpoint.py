@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.errors import CheckpointError, CryogemError
-from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
+from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise, Scene
+from cryogem_scipion.translator.contaminants import Contaminant
 from cryogem_scipion.translator.ice import IceMap
 from cryogem_scipion.translator.networks import Generator, generator
 from cryogem_scipion.translator.spectrum import ColouredNoise
@@ -46,9 +47,10 @@ class Translator:
         """The background's standard deviation over its mean."""
         return self.physical.background_deviation
 
-    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+    def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
+                 scene: Scene | None = None) -> Float[Tensor, "y x"]:
         """Return a micrograph in the real set's grey values; any size."""
-        return self.translate(self.physical.deviations(clean, generator), generator)
+        return self.translate(self.physical.deviations(clean, generator, scene), generator)
 
     @torch.no_grad()
     def translate(self, deviations: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
@@ -66,10 +68,15 @@ def save_model(path: Path, model: Translator) -> None:
     tensors |= {f"ice.{i:05d}": ice.grid for i, ice in enumerate(physical.ice)}
     tensors |= {f"features.{name}": tensor for name, tensor in model.features.items()}
     tensors |= {"noise.power": physical.noise.power, "noise.curve": physical.noise.curve}
+    pieces = [None if found is None else [[*piece.corner, piece.fixed] for piece in found]
+              for found in physical.contaminants]
+    for number, found in enumerate(physical.contaminants):
+        for place, piece in enumerate(found or ()):
+            tensors[f"contaminants.{number:05d}.{place:05d}"] = torch.stack([piece.values, piece.weight])
     save_tensors(path, "model", tensors, {
         "network": model.config, "pixel_size": model.pixel_size, "snr": model.snr, "contrast": model.contrast,
         "sigma_n": physical.background_deviation, "exponent": physical.exponent,
-        "ice_fields": [list(ice.field) for ice in physical.ice],
+        "ice_fields": [list(ice.field) for ice in physical.ice], "contaminants": pieces,
         "median": model.scale.median, "spread": model.scale.spread, "standardised": model.standardised,
         "details": model.details})
 
@@ -90,7 +97,8 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
         ice = tuple(IceMap(grid, (int(size[0]), int(size[1]))) for (_, grid), size in
                     zip(sorted(part(tensors, "ice.").items()), values["ice_fields"], strict=True))
         noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve"])
-        physical = PhysicalNoise(float(values["sigma_n"]), ice, noise, float(values["exponent"]))
+        physical = PhysicalNoise(float(values["sigma_n"]), ice, noise, float(values["exponent"]),
+                                 _contaminants(values.get("contaminants", ()), tensors))
         scale = GreyScale(float(values["median"]), float(values["spread"]))
         return Translator(
             network.to(device).eval(), values["network"], physical, scale,
@@ -100,6 +108,16 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
         raise
     except (CryogemError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"{path} lacks something or holds it in a wrong form ({error}); make it again") from None
+
+
+def _contaminants(places: Any, tensors: dict[str, Tensor]) -> tuple[tuple[Contaminant, ...] | None, ...]:
+    """Pieces of each micrograph; models made before there were any have none."""
+    def piece(number: int, place: int, y: int, x: int, fixed: bool) -> Contaminant:
+        values, weight = tensors[f"contaminants.{number:05d}.{place:05d}"]
+        return Contaminant(values, weight, (int(y), int(x)), bool(fixed))
+
+    return tuple(None if found is None else tuple(piece(number, place, *values) for place, values in enumerate(found))
+                 for number, found in enumerate(places))
 
 
 def _load(network: Generator, tensors: dict[str, Tensor], path: Path) -> None:

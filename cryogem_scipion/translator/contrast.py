@@ -26,6 +26,8 @@ REFERENCE = 0.25
 """The quantile that stands for the background alone; local power is counted in its units."""
 RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
 """Signal-to-noise ratios that are tried: 0.01 to 1.35, a quarter apart."""
+TOUCHED = 0.02
+"""Part of its surroundings that may be contaminants at a place that counts."""
 ALIKE = 0.25
 """A misfit above this is no match."""
 
@@ -42,7 +44,8 @@ class FittedContrast:
 
 
 def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
-            particle_pixels: float, generator: torch.Generator) -> FittedContrast:
+            particle_pixels: float, generator: torch.Generator,
+            hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> FittedContrast:
     """Measure the signal-to-noise ratio of real micrographs.
 
     Parameters
@@ -57,6 +60,8 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
         Particle diameter.
     generator
         For the noise of the synthetic micrographs.
+    hidden
+        For each real micrograph where (1) it has contaminants and where (0) not; those places do not count.
     """
     signal = torch.stack([power_spectrum(image).mean(0) for image in signals]).mean(0)
     tiles = [power_spectrum(flat) for flat in flats]
@@ -66,7 +71,9 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     mean = torch.stack(noises).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
     taper = taper / taper.max()
-    real = _quantiles([_local_power(flat, taper, particle_pixels) for flat in flats])
+    powers = [_local_power(flat, taper, particle_pixels) for flat in flats]
+    real = _quantiles(powers if hidden is None else [
+        power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
     # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
     drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
              for i, image in enumerate(signals)]
@@ -114,7 +121,7 @@ def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, 
     return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
 
 
-def _quantiles(maps: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, " q"]:
+def _quantiles(maps: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, " q"]:
     """Mean over the micrographs of the levels of local power, in units of the background's."""
     levels = torch.tensor([REFERENCE, *LEVELS])
     found = torch.stack([torch.quantile(one.flatten(), levels) for one in maps])

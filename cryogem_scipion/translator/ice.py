@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measured ice maps, drawn and enlarged: what part of which map lies over an image."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["IceMap", "draw_ice"]
+from cryogem_scipion.translator.contaminants import Frame, draw_frame
+
+__all__ = ["IceMap", "draw_ice", "framed_ice"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class IceMap:
         return torch.from_numpy(np.einsum("yi,ix->yx", values, columns.T.contiguous().numpy()))
 
 
-def draw_ice(maps: tuple[IceMap, ...], shape: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "y x"]:
+def draw_ice(maps: Sequence[IceMap], shape: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "y x"]:
     """Transmission for an image of ``shape``: one of the maps, turned and mirrored, and a random part of it.
 
     A map keeps its physical scale; one that is smaller than the image is stretched to its size.
@@ -38,15 +41,13 @@ def draw_ice(maps: tuple[IceMap, ...], shape: tuple[int, int], generator: torch.
     """
     if not maps:
         return torch.ones(shape)
-    number, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(maps), 4, 2))
-    chosen = maps[number]
-    grid = torch.rot90(chosen.grid, turns)
-    field = chosen.field if turns % 2 == 0 else (chosen.field[1], chosen.field[0])
-    grid = grid.flip(1) if mirror else grid
-    field = (max(field[0], shape[0]), max(field[1], shape[1]))
-    start = torch.rand(2, generator=generator).tolist()
-    origin = (start[0] * (field[0] - shape[0]), start[1] * (field[1] - shape[1]))
-    return IceMap(grid, field).window(origin, shape)
+    return framed_ice(maps, draw_frame([one.field for one in maps], shape, generator), shape)
+
+
+def framed_ice(maps: Sequence[IceMap], frame: Frame, shape: tuple[int, int]) -> Float[Tensor, "y x"]:
+    """Transmission of the frame's map for an image of ``shape``."""
+    grid = torch.rot90(maps[frame.number].grid, frame.turns)
+    return IceMap(grid.flip(1) if frame.mirrored else grid, frame.field).window(frame.origin, shape)
 
 
 def _weights(cells: int, field: int, start: float, count: int) -> Float[Tensor, "count cells"]:

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What lies on real micrographs beside particles: ice crystals, aggregates, carbon edges; kept as pieces, laid over
+made images.
+
+A piece holds what was seen there, with the noise that it came with. Particles under it are hidden.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["Contaminant", "Cover", "Frame", "covered", "draw_frame", "lay", "weights"]
+
+STRETCH = 1.25
+"""A piece that belongs to its place is stretched with its micrograph by at most this much."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a real micrograph lies under a made image: turned, mirrored, and which part of it."""
+
+    number: int
+    """Of the real micrograph."""
+    turns: int
+    mirrored: bool
+    field: tuple[int, int]
+    """(y, x) of the turned micrograph, px; no smaller than the image."""
+    origin: tuple[float, float]
+    """First pixel of the image in it."""
+
+
+@dataclass(frozen=True)
+class Contaminant:
+    """A piece of a real micrograph that neither particles nor noise explain."""
+
+    values: Float[Tensor, "y x"]
+    """Without ice, in deviations of the noise around the background."""
+    weight: Float[Tensor, "y x"]
+    """From 0 at its rim to 1."""
+    corner: tuple[int, int]
+    """Where its first pixel was."""
+    fixed: bool
+    """Whether it belongs to its place: carbon edges, and what the border cuts."""
+
+    def turned(self, frame: Frame, field: tuple[int, int]) -> "Contaminant":
+        """The piece as it lies in a frame of a micrograph of ``field`` pixels."""
+        values, weight, (y, x) = self.values, self.weight, self.corner
+        for _ in range(frame.turns):
+            y, x = field[1] - x - values.shape[1], y
+            values, weight, field = values.rot90(), weight.rot90(), (field[1], field[0])
+        if frame.mirrored:
+            values, weight, x = values.flip(1), weight.flip(1), field[1] - x - values.shape[1]
+        return Contaminant(values, weight, (y, x), self.fixed)
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Contaminants of one image, laid out."""
+
+    values: Float[Tensor, "y x"]
+    weight: Float[Tensor, "y x"]
+
+    def over(self, image: Float[Tensor, "y x"], ice: Float[Tensor, "y x"],
+             background_deviation: float) -> Float[Tensor, "y x"]:
+        """An image in units of transmission with the contaminants over it."""
+        seen = ice * (1 + background_deviation * self.values.to(image))
+        return torch.lerp(image, seen, self.weight.to(image))
+
+
+def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator) -> Frame:
+    """One of the real micrographs, turned and mirrored, and a random part of it for an image of ``shape``.
+
+    One that is smaller than the image is stretched to its size.
+    """
+    number, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
+    field = fields[number] if turns % 2 == 0 else fields[number][::-1]
+    field = (max(field[0], shape[0]), max(field[1], shape[1]))
+    start = torch.rand(2, generator=generator).tolist()
+    origin = (start[0] * (field[0] - shape[0]), start[1] * (field[1] - shape[1]))
+    return Frame(number, turns, bool(mirror), field, origin)
+
+
+def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, shape: tuple[int, int],
+        generator: torch.Generator) -> Cover | None:
+    """Lay a real micrograph's contaminants over an image: the fixed ones in their places, the others anywhere.
+
+    Parameters
+    ----------
+    pieces
+        Of the frame's micrograph, or of another one without its fixed ones.
+    field
+        (y, x) pixels of the micrograph they are of.
+
+    Returns
+    -------
+    None where none of them reaches into the image.
+    """
+    values, weight = torch.zeros(shape), torch.zeros(shape)
+    for piece in pieces:
+        lying = piece.turned(frame, field)
+        size = (lying.values.shape[0], lying.values.shape[1])
+        if piece.fixed:
+            placed = _stretched(lying, field if frame.turns % 2 == 0 else field[::-1], frame)
+        else:
+            places = torch.rand(2, generator=generator).tolist()
+            corner = [int(place * max(0, whole - edge + 1)) for place, whole, edge in
+                      zip(places, frame.field, size, strict=True)]
+            placed = Contaminant(lying.values, lying.weight, (corner[0], corner[1]), False)
+        if placed is not None:
+            _put(placed, frame, values, weight)
+    return Cover(values, weight) if bool(weight.any()) else None
+
+
+def covered(cover: Cover | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
+    """Which particles have a contaminant over their centre (y, x)."""
+    if cover is None:
+        return torch.zeros(len(centres), dtype=torch.bool)
+    y, x = (centres[:, axis].round().long().clamp(0, edge - 1).cpu() for axis, edge in enumerate(cover.weight.shape))
+    return cover.weight[y, x] > 0.5
+
+
+def weights(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
+    """Where on their own micrograph the pieces are."""
+    field = torch.zeros(shape)
+    for piece in pieces:
+        there = tuple(slice(start, start + edge) for start, edge in zip(piece.corner, piece.weight.shape, strict=True))
+        field[there] = torch.maximum(field[there], piece.weight)
+    return field
+
+
+def _stretched(piece: Contaminant, field: tuple[int, int], frame: Frame) -> Contaminant | None:
+    """A fixed piece in the frame's field; None where it would have to be stretched too much."""
+    factors = [after / before for before, after in zip(field, frame.field, strict=True)]
+    if max(factors) == 1.0:
+        return piece
+    if max(factors) > STRETCH:
+        return None
+    starts = [round(corner * factor) for corner, factor in zip(piece.corner, factors, strict=True)]
+    ends = [round((corner + edge) * factor) for corner, edge, factor in
+            zip(piece.corner, piece.values.shape, factors, strict=True)]
+    size = [max(1, end - start) for start, end in zip(starts, ends, strict=True)]
+    values, weight = (torch.nn.functional.interpolate(image[None, None], size, mode="nearest-exact")[0, 0]
+                      for image in (piece.values, piece.weight))
+    return Contaminant(values, weight, (starts[0], starts[1]), True)
+
+
+def _put(piece: Contaminant, frame: Frame, values: Float[Tensor, "y x"], weight: Float[Tensor, "y x"]) -> None:
+    """Write a piece into the layout; where two meet, the one with the greater weight is seen."""
+    shape = values.shape
+    first = [corner - int(start) for corner, start in zip(piece.corner, frame.origin, strict=True)]
+    low = [max(0, -start) for start in first]
+    high = [min(edge, whole - start) for edge, whole, start in zip(piece.values.shape, shape, first, strict=True)]
+    if any(end <= start for start, end in zip(low, high, strict=True)):
+        return
+    inside = tuple(slice(start, end) for start, end in zip(low, high, strict=True))
+    there = tuple(slice(start + offset, end + offset) for start, end, offset in zip(low, high, first, strict=True))
+    above = piece.weight[inside] > weight[there]
+    values[there] = torch.where(above, piece.values[inside], values[there])
+    weight[there] = torch.where(above, piece.weight[inside], weight[there])

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Contaminants are found where they are and nowhere else, and lie on made images as they lay on the real ones."""
+import pytest
+import torch
+from scipy import ndimage
+
+from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
+from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
+from cryogem_scipion.translator.checkpoint import Translator, load_model, save_model
+from cryogem_scipion.translator.contaminants import Contaminant, Frame, draw_frame, lay, weights
+from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.networks import generator as network
+
+SHAPE, SIZE = (256, 320), 24
+FRAMES = [Frame(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
+          for turns in range(4) for mirrored in (False, True)]
+
+
+def micrograph(generator, particles=25):
+    """Noise with round textured particles of half its variance."""
+    axis = torch.arange(SIZE) - SIZE / 2 + 0.5
+    inside = axis[:, None] ** 2 + axis[None] ** 2 < (SIZE / 2) ** 2
+    image = torch.randn(SHAPE, generator=generator)
+    for _ in range(particles):
+        texture = torch.from_numpy(ndimage.gaussian_filter(torch.randn(SIZE, SIZE, generator=generator).numpy(), 1.0))
+        y, x = (int(torch.randint(edge - SIZE, (), generator=generator)) for edge in SHAPE)
+        image[y:y + SIZE, x:x + SIZE] -= torch.where(inside, 0.7 * texture / texture.std(), 0.0)
+    return image
+
+
+@pytest.fixture
+def usual(generator):
+    return ordinary([micrograph(generator) for _ in range(8)], float(SIZE))
+
+
+def overlap(pieces, truth):
+    found = weights(pieces, SHAPE) > 0.5
+    return float((found & truth).sum() / truth.sum()), float((found & ~truth).sum() / truth.numel())
+
+
+def test_crystal_aggregate_and_edge_are_found(usual, generator):
+    image, truth = micrograph(generator), torch.zeros(SHAPE, dtype=torch.bool)
+    image[40:60, 100:120] -= 6
+    truth[40:60, 100:120] = True
+    clump = torch.from_numpy(ndimage.gaussian_filter(torch.randn(48, 48, generator=generator).numpy(), 1.0))
+    image[120:168, 200:248] += 2.5 * clump / clump.std()
+    truth[120:168, 200:248] = True
+    image[:, :30] -= 10
+    truth[:, :30] = True
+    pieces = find_contaminants(image, usual)
+    hit, false = overlap(pieces, truth)
+    # Their rims are found, too, up to a quarter of a particle.
+    assert hit > 0.9
+    assert false < 0.12
+    assert sorted(piece.fixed for piece in pieces) == [False, False, True]
+
+
+def test_particles_and_noise_are_no_contaminants(usual, generator):
+    pieces = [find_contaminants(micrograph(generator), usual) for _ in range(8)]
+    # As many new images as those that set the extremes: about one exceeds them by chance.
+    assert sum(map(len, pieces)) <= 4
+    assert sum(float(weights(found, SHAPE).mean()) for found in pieces) / 8 < 0.005
+
+
+def test_hot_pixels_are_no_contaminants(usual, generator):
+    image = micrograph(generator)
+    image[::64, ::64] = 200.0
+    assert float(weights(find_contaminants(image, usual), SHAPE).mean()) < 0.005
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_fixed_piece_turns_with_its_micrograph(frame, generator):
+    whole, weight = torch.randn(SHAPE, generator=generator), torch.zeros(SHAPE)
+    weight[200:, 7:90] = 1.0
+    piece = Contaminant(whole[200:, 7:90], weight[200:, 7:90], (200, 7), True)
+    cover = lay([piece], SHAPE, frame, frame.field, generator)
+    turned = [torch.rot90(image, frame.turns) for image in (whole, weight)]
+    turned = [image.flip(1) if frame.mirrored else image for image in turned]
+    assert torch.equal(cover.weight, turned[1])
+    assert torch.equal(cover.values, turned[0] * turned[1])
+
+
+def test_a_part_of_a_micrograph_shows_a_part_of_its_pieces(generator):
+    piece = Contaminant(torch.randn(30, 30, generator=generator), torch.ones(30, 30), (50, 60), True)
+    cover = lay([piece], SHAPE, Frame(0, 0, False, SHAPE, (65.0, 40.0)), (64, 64), generator)
+    assert torch.equal(cover.values[:15, 20:50], piece.values[15:])
+    assert float(cover.weight.sum()) == 15 * 30
+    assert lay([piece], SHAPE, Frame(0, 0, False, SHAPE, (100.0, 40.0)), (64, 64), generator) is None
+
+
+def test_loose_pieces_lie_anywhere_and_whole(generator):
+    piece = Contaminant(torch.ones(20, 30), torch.ones(20, 30), (0, 0), False)
+    square = (256, 256)
+    covers = [lay([piece], square, draw_frame([square], square, generator), square, generator) for _ in range(40)]
+    assert all(float(cover.weight.sum()) == 600 for cover in covers)
+    assert len({tuple(cover.weight.nonzero()[0].tolist()) for cover in covers}) > 30
+
+
+def test_a_scene_hides_particles_and_shows_what_was_seen(generator):
+    """Where the weight is 1 the image is the real one's, under the ice drawn; the rest is as without contaminants."""
+    values = torch.randn(40, 50, generator=generator)
+    piece = Contaminant(values, torch.ones(40, 50), (30, 40), True)
+    ice = IceMap(torch.full((3, 3), 0.9), SHAPE)
+    physical = PhysicalNoise(0.05, (ice,), contaminants=((piece,),))
+    seed = torch.Generator().manual_seed(4)
+    scene = physical.scene(SHAPE, seed)
+    image = physical(torch.ones(SHAPE), seed, scene)
+    bare = PhysicalNoise(0.05, (ice,))(torch.ones(SHAPE), torch.Generator().manual_seed(4))
+    hidden = scene.cover.weight == 1
+    assert int(hidden.sum()) == 2000
+    assert torch.equal(image[~hidden], bare[~hidden])
+    seen = (image[hidden] / 0.9 - 1) / 0.05
+    assert torch.allclose(seen.sort().values, values.flatten().sort().values, atol=1e-4)
+    inside, outside = hidden.nonzero()[1000].double(), (~hidden).nonzero()[0].double()
+    assert scene.hidden(torch.stack([inside, outside])).tolist() == [True, False]
+    assert torch.equal(image, physical(torch.ones(SHAPE), torch.Generator().manual_seed(4)))
+
+
+def test_micrographs_that_were_not_searched_take_loose_pieces_of_others(generator):
+    pieces = (Contaminant(torch.ones(9, 9), torch.ones(9, 9), (5, 5), False),
+              Contaminant(torch.ones(256, 10), torch.ones(256, 10), (0, 0), True))
+    square = (256, 256)
+    physical = PhysicalNoise(0.05, tuple(IceMap(torch.ones(3, 3), square) for _ in range(2)),
+                             contaminants=(None, pieces))
+    sizes = {int(physical.scene(square, generator).cover.weight.sum()) for _ in range(40)}
+    assert min(sizes) == 81
+    assert max(sizes) >= 2560
+
+
+def test_a_model_keeps_its_contaminants(tmp_path, generator):
+    piece = Contaminant(torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator), (3, 8), True)
+    ice = (IceMap(torch.ones(3, 3), SHAPE),) * 3
+    physical = PhysicalNoise(0.05, ice, contaminants=((), None, (piece,)))
+    config = {"name": "residual", "width": 4}
+    save_model(tmp_path / "m", Translator(network(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0, {}))
+    [found] = load_model(tmp_path / "m").physical.contaminants[2]
+    assert load_model(tmp_path / "m").physical.contaminants[:2] == ((), None)
+    assert torch.equal(found.values, piece.values)
+    assert torch.equal(found.weight, piece.weight)
+    assert (found.corner, found.fixed) == ((3, 8), True)
