@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The particles' signal in generated micrographs, as RELION sees it: against white noise of the same strength.
 
-    python benchmarks/kept_signal.py --model runs/world/run/model.safetensors --simulation runs/world/sim --out runs/signal
+    python benchmarks/kept_signal.py --model runs/world/run/model.safetensors --simulation runs/world/sim --out kept
 
 Micrographs are generated with their optical images beside them. Each is fitted by its optical image (a line); a rival
 is made of the same fit with white noise of what the line leaves. RELION cuts the particles out of all three sets and
@@ -89,7 +89,7 @@ def extract(folder, particles, box):
 def reconstruct(folder, table, chosen, name):
     """RELION's map of some particles under their labels."""
     optics, rows = table
-    write_table(folder / f"{name}.star", "particles", optics, rows[chosen])
+    write_table(folder / f"{name}.star", "particles", optics, rows.loc[chosen])
     program("relion_reconstruct", "--i", f"{name}.star", "--o", f"{name}.mrc", "--ctf", folder=folder)
     return torch.tensor(read_mrc(folder / f"{name}.mrc", 3)[0])
 

@@ -2,15 +2,14 @@
 """The network in a file, whichever it is."""
 from pathlib import Path
 
-from torch import nn
-
+from cryogem_scipion.features.inception import InceptionFeatures, inception_features
 from cryogem_scipion.features.stored import read_network
-from cryogem_scipion.features.topaz import topaz_features
+from cryogem_scipion.features.topaz import TopazFeatures, topaz_features
 
 __all__ = ["feature_network"]
 
 
-def feature_network(path: Path) -> nn.Module:
+def feature_network(path: Path) -> TopazFeatures | InceptionFeatures:
     """Return what turns pieces of micrographs (n, y, x) into feature vectors.
 
     Raises
@@ -18,4 +17,7 @@ def feature_network(path: Path) -> nn.Module:
     CheckpointError
         The file cannot be read safely, or holds a network that is not known here.
     """
-    return topaz_features(read_network(path), str(path))
+    found = read_network(path)
+    if isinstance(found, dict) and any(name.startswith("Mixed_") for name in found):
+        return inception_features(found, str(path))
+    return topaz_features(found, str(path))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cryogem_scipion.errors import CheckpointError
+from cryogem_scipion.features.inception import BLOCKS, STEM
 from cryogem_scipion.features.network import feature_network
 from cryogem_scipion.features.stored import STAND_INS
 
@@ -113,3 +114,79 @@ def test_other_files_are_refused(generator, tmp_path):
     with pytest.raises(CheckpointError, match="layers none, 0 of them blocks"):
         feature_network(path)
 
+
+def inception(generator, width=4):
+    """Weights with the names of torchvision's network, a few channels wide."""
+    state = {}
+
+    def add(name, before, after, y, x):
+        state[f"{name}.conv.weight"] = torch.randn(after, before, y, x, generator=generator) / (before * y * x) ** 0.5
+        for part, values in (("weight", 1.0), ("bias", 0.2), ("running_mean", 0.1)):
+            state[f"{name}.bn.{part}"] = values * (1 + 0.3 * torch.randn(after, generator=generator))
+        state[f"{name}.bn.running_var"] = 0.5 + torch.rand(after, generator=generator)
+        return after
+
+    channels = 3
+    for name, size in (("Conv2d_1a_3x3", 3), ("Conv2d_2a_3x3", 3), ("Conv2d_2b_3x3", 3), ("Conv2d_3b_1x1", 1),
+                       ("Conv2d_4a_3x3", 3)):
+        channels = add(name, channels, width, size, size)
+    for block, chains in BLOCKS.items():
+        total = 0
+        for chain in chains:
+            now = channels
+            for step in chain:
+                parts = step.split("|")
+                for part in parts:
+                    y, x = size_of(f"{block}.{part}")
+                    add(f"{block}.{part}", now, width, y, x)
+                now = width * len(parts)
+            total += now
+        channels = total
+    return state
+
+
+def size_of(step):
+    """Kernel size of a step, from the network's description in the paper."""
+    for ending, size in {"branch5x5_2": (5, 5), "branch3x3": (3, 3), "branch3x3dbl_2": (3, 3), "branch3x3_2": (3, 3),
+                         "branch3x3dbl_3": (3, 3), "branch7x7x3_2": (1, 7), "branch7x7x3_3": (7, 1),
+                         "branch7x7x3_4": (3, 3), "branch7x7_2": (1, 7), "branch7x7_3": (7, 1),
+                         "branch7x7dbl_2": (7, 1), "branch7x7dbl_3": (1, 7), "branch7x7dbl_4": (7, 1),
+                         "branch7x7dbl_5": (1, 7), "_2a": (1, 3), "_3a": (1, 3), "_2b": (3, 1), "_3b": (3, 1)}.items():
+        if step.endswith(ending):
+            return size
+    return 1, 1
+
+
+def test_weights_of_an_inception_network_are_that_network(generator, tmp_path):
+    """The stem and the first block, written out step by step with separate batch norms; the whole runs."""
+    state = inception(generator)
+    torch.save(state, tmp_path / "inception.pth")
+    network = feature_network(tmp_path / "inception.pth")
+    assert network(torch.randn(2, 96, 96, generator=generator)).shape == (2, 4 * 6)
+    assert not network.fid
+    torch.save({**state, "fc.weight": torch.zeros(1008, 24)}, tmp_path / "fid.pth")
+    assert feature_network(tmp_path / "fid.pth").fid
+
+    def step(x, name, **how):
+        x = nn.functional.conv2d(x, state[f"{name}.conv.weight"], **how)
+        norms = (state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return torch.relu(nn.functional.batch_norm(x, *norms, eps=1e-3))
+
+    image = torch.randn(1, 3, 99, 99, generator=generator)
+    x = step(step(step(image, "Conv2d_1a_3x3", stride=2), "Conv2d_2a_3x3"), "Conv2d_2b_3x3", padding=1)
+    x = nn.functional.max_pool2d(x, 3, 2)
+    x = nn.functional.max_pool2d(step(step(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3"), 3, 2)
+    branches = [step(x, "Mixed_5b.branch1x1"), step(step(x, "Mixed_5b.branch5x5_1"), "Mixed_5b.branch5x5_2", padding=2)]
+    y = step(step(x, "Mixed_5b.branch3x3dbl_1"), "Mixed_5b.branch3x3dbl_2", padding=1)
+    branches += [step(y, "Mixed_5b.branch3x3dbl_3", padding=1),
+                 step(nn.functional.avg_pool2d(x, 3, 1, 1), "Mixed_5b.branch_pool")]
+    expected = torch.cat(branches, 1)
+    x = image
+    for name, stride in STEM:
+        x = nn.functional.max_pool2d(x, 3, stride) if name == "pool" else network._step("", name, x)
+    found = torch.cat([network._run("Mixed_5b", chain, x) for chain in BLOCKS["Mixed_5b"]], 1)
+    assert torch.allclose(found, expected, atol=1e-5)
+    del state["Mixed_7c.branch_pool.bn.bias"]
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth is no Inception v3 .*Mixed_7c\.branch_pool\.bn\.bias"):
+        feature_network(tmp_path / "x.pth")
