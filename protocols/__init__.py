@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The boxes of a Scipion project: each one runs a stage of the engine."""
 from cryogem_scipion.protocols.protocol_evaluate import ProtCryogemEvaluate
+from cryogem_scipion.protocols.protocol_evaluate_picks import ProtCryogemEvaluatePicks
+from cryogem_scipion.protocols.protocol_evaluate_poses import ProtCryogemEvaluatePoses
 from cryogem_scipion.protocols.protocol_export import ProtCryogemExport
 from cryogem_scipion.protocols.protocol_generate import ProtCryogemGenerate
 from cryogem_scipion.protocols.protocol_import_model import ProtCryogemImportModel
@@ -8,5 +10,6 @@ from cryogem_scipion.protocols.protocol_return import ProtCryogemReturnCoordinat
 from cryogem_scipion.protocols.protocol_simulate import ProtCryogemSimulate
 from cryogem_scipion.protocols.protocol_train import ProtCryogemTrain
 
-__all__ = ["ProtCryogemEvaluate", "ProtCryogemExport", "ProtCryogemGenerate", "ProtCryogemImportModel",
-           "ProtCryogemReturnCoordinates", "ProtCryogemSimulate", "ProtCryogemTrain"]
+__all__ = ["ProtCryogemEvaluate", "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses", "ProtCryogemExport",
+           "ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemReturnCoordinates", "ProtCryogemSimulate",
+           "ProtCryogemTrain"]

@@ -50,10 +50,10 @@ CONTENT = """
     protocols = {name for name, kind in domain.getProtocols().items()
                  if kind.getClassPackageName() == "cryogem_scipion"}
     assert protocols == {"ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
-                         "ProtCryogemImportModel", "ProtCryogemEvaluate", "ProtCryogemExport",
-                         "ProtCryogemReturnCoordinates"}, protocols
-    assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer",
-            "CryogemEvaluateViewer"} <= set(domain.getViewers())
+                         "ProtCryogemImportModel", "ProtCryogemEvaluate", "ProtCryogemEvaluatePicks",
+                         "ProtCryogemEvaluatePoses", "ProtCryogemExport", "ProtCryogemReturnCoordinates"}, protocols
+    assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer", "CryogemEvaluateViewer",
+            "CryogemPicksViewer", "CryogemPosesViewer"} <= set(domain.getViewers())
     assert "CryogemModel" in domain.getObjects()
     assert {"CryogemParticleWizard", "CryogemPixelSizeWizard"} <= set(domain.getWizards())
 

@@ -7,12 +7,13 @@ from cryogem_scipion.config.generate import GenerateSettings
 from cryogem_scipion.config.import_model import ImportModelSettings
 from cryogem_scipion.config.phantom import PhantomSettings
 from cryogem_scipion.config.picks import PicksSettings
+from cryogem_scipion.config.poses import PosesSettings
 from cryogem_scipion.config.preview import PreviewSettings
 from cryogem_scipion.config.simulate import SimulateSettings
 from cryogem_scipion.config.train import TrainSettings
 
-__all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings",
-           "PhantomSettings", "PicksSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings",
+__all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings", "PhantomSettings",
+           "PicksSettings", "PosesSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings",
            "TrainSettings", "messages", "option", "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
@@ -22,6 +23,7 @@ STAGES: dict[str, type[RunSettings]] = {
     "evaluate": EvaluateSettings,
     "picks": PicksSettings,
     "export": ExportSettings,
+    "poses": PosesSettings,
     "import-model": ImportModelSettings,
     "phantom": PhantomSettings,
     "preview": PreviewSettings,

@@ -9,7 +9,7 @@ from pydantic import ValidationInfo, field_validator, model_validator
 
 from cryogem_scipion.config.base import RunSettings, option
 
-__all__ = ["SimulateSettings"]
+__all__ = ["SimulateSettings", "symmetry_name"]
 
 
 class SimulateSettings(RunSettings):
@@ -172,9 +172,7 @@ class SimulateSettings(RunSettings):
     @field_validator("symmetry")
     @classmethod
     def _known(cls, name: str) -> str:
-        if not re.fullmatch(r"[CD][1-9]\d{0,2}|[TO]|I[1-4]?", name.strip().upper()):
-            raise ValueError("give C1, C2, …, D1, D2, …, T, O, I, I1, I2, I3 or I4")
-        return name.strip().upper()
+        return symmetry_name(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> "SimulateSettings":
@@ -194,6 +192,14 @@ class SimulateSettings(RunSettings):
     def views(self) -> list[tuple[float, float, float]]:
         """Return the preferred views: rot and tilt in degrees, weight."""
         return [_view(text) for text in self.preferred_views]
+
+
+def symmetry_name(text: str) -> str:
+    """Return the name of a point group in upper case; ``ValueError`` when it is none."""
+    name = text.strip().upper()
+    if not re.fullmatch(r"[CD][1-9]\d{0,2}|[TO]|I[1-4]?", name):
+        raise ValueError("give C1, C2, …, D1, D2, …, T, O, I, I1, I2, I3 or I4")
+    return name
 
 
 def _view(text: str) -> tuple[float, float, float]:

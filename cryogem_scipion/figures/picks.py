@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cryogem_scipion.figures.record import read_report
 
-__all__ = ["NAME", "draw_picks"]
+__all__ = ["NAME", "SIZE", "draw_picks", "mark_picks", "scores"]
 
 NAME = "picks"
 SIZE = (15.0, 7.6)
@@ -31,10 +31,11 @@ def draw_picks(figure: Figure, folder: Path) -> None:
     _micrographs(figure.add_subplot(grid[1, 1]), report["micrographs"])
     _example(figure.add_subplot(grid[:, 2]), report, arrays)
     figure.suptitle(f"{over_all['picks']} picks for {over_all['particles']} particles on {len(report['micrographs'])} "
-                    f"micrographs, matched within {report['radius_angstrom']:.0f} Å: {_scores(over_all)}", fontsize=11)
+                    f"micrographs, matched within {report['radius_angstrom']:.0f} Å: {scores(over_all)}", fontsize=11)
 
 
-def _scores(figures: dict[str, Any]) -> str:
+def scores(figures: dict[str, Any]) -> str:
+    """Return the scores that are defined, in words."""
     names = {"precision": "precision", "recall": "recall", "f1": "F1", "auprc": "AUPRC"}
     return ", ".join(f"{name} {figures[key]:.3f}" for key, name in names.items() if figures[key] is not None)
 
@@ -94,22 +95,41 @@ def _micrographs(axis: Any, each: list[dict[str, Any]]) -> None:
 def _example(axis: Any, report: dict[str, Any], arrays: dict[str, Any]) -> None:
     """One micrograph with circles of the matching radius, as a picture where its image was found."""
     axis.set_axis_off()
-    index, pixel_size = int(arrays["example"]), report["pixel_size"]
-    if index < 0:
-        return
+    index = int(arrays["example"])
     height, width = arrays["image_shape"]
     if arrays["image"].size:
         axis.imshow(arrays["image"], cmap="gray", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-    else:
-        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", facecolor="#333333")
+    mark_picks(axis, report, arrays, index, (height, width))
+    axis.set_title(Path(report["micrographs"][index]["micrograph"]).name, fontsize=10)
+
+
+def mark_picks(axis: Any, report: dict[str, Any], arrays: dict[str, Any], index: int,
+               shape: tuple[int, int] | None) -> None:
+    """Draw circles of the matching radius around the picks and missed particles of a micrograph.
+
+    Parameters
+    ----------
+    axis
+        In pixels of the true micrograph.
+    report, arrays
+        Of ``cryogem picks``.
+    index
+        Of the micrograph in the report.
+    shape
+        (y, x) in pixels; None takes what holds all circles.
+    """
+    pixel_size = report["pixel_size"]
     here = arrays["pick_micrograph"] == index
+    true = arrays["true_micrograph"] == index
+    height, width = shape or [1 + max(arrays[name][some].max(initial=0) for name, some in pair) / pixel_size
+                              for pair in ((("y", here), ("true_y", true)), (("x", here), ("true_x", true)))]
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
     for outcome, (label, colour) in OUTCOMES.items():
         chosen = here & (arrays["outcome"] == outcome)
         _circles(axis, arrays["x"][chosen] / pixel_size, arrays["y"][chosen] / pixel_size, report, label, colour, "-")
-    missed = (arrays["true_micrograph"] == index) & arrays["whole"] & ~arrays["found"]
+    missed = true & arrays["whole"] & ~arrays["found"]
     _circles(axis, arrays["true_x"][missed] / pixel_size, arrays["true_y"][missed] / pixel_size, report, *MISSED, "--")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, fontsize=8, frameon=False)
-    axis.set_title(Path(report["micrographs"][index]["micrograph"]).name, fontsize=10)
 
 
 def _circles(axis: Any, x: Any, y: Any, report: dict[str, Any], label: str, colour: str, style: str) -> None:
