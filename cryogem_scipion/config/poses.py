@@ -28,7 +28,8 @@ class PosesSettings(RunSettings):
         "against the true map itself.", section="Data")
     radius: float = option(
         50.0, "Pairing radius (Å)", "A refined particle is the true one whose centre is next to its own, and closer "
-        "than this. Larger still finds particles with wrong shifts, up to half of the distance between particles.",
+        "than this. Larger still finds particles whose shifts are wrong; 20 to 100, and at most half of the distance "
+        "between particles.",
         section="Data", advanced=True, gt=0)
     pixel_size: float | None = option(
         None, "Pixel size of the particles' micrographs (Å)", "Of the coordinates; needed where the file does not say "
