@@ -143,7 +143,7 @@ def test_poses_are_judged_after_the_maps_turn(simulation, posed):
     # 20 particles let the estimated turn take off a part of what they have in common.
     assert 2.0 < found["angular_error_degrees"]["median"] < 3.2
     assert 1.5 < found["in_plane_error_degrees"]["median"] < 3.2
-    assert found["view_error_degrees"]["median"] < 1.0
+    assert found["view_error_degrees"]["median"] < 2.0
     assert found["map"]["turn_degrees"] == pytest.approx(np.degrees(np.linalg.norm([0.3, 1.2, -0.4])), abs=3.5)
     assert not found["map"]["mirrored"]
     assert found["shift_error_angstrom"]["median"] < 1e-3
