@@ -22,11 +22,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
+from pyworkflow.utils import Message
 
 from cryogem_scipion.demo import PROJECT
 from cryogem_scipion.workflow import open_project
 
 SCREEN, WINDOW = "1700x1150x24", "1500x860"
+WANDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Mask threshold")}
+"""Fields of a form whose wizard is shown."""
 SETTLE, PATIENCE = 700, 60_000
 """Milliseconds that a window gets to be laid out and drawn, and that we wait for it to come."""
 
@@ -83,10 +86,15 @@ class Tour:
         self.capture("project", self.window.root)
 
     def form(self, name: str, protocol: Any) -> Iterator[int]:
-        """The form of a protocol."""
+        """The form of a protocol, and what some of its wands open."""
         short = name.removeprefix("ProtCryogem").lower()
         form = yield from self.opened(lambda: self.view._openProtocolForm(protocol))
         self.capture(f"form_{short}", form)
+        for number, wand in enumerate(WANDS.get(name, ()), 1):
+            wizard = yield from self.opened(lambda wand=wand: _wand(form, wand).event_generate("<Button-1>"))
+            self.capture(f"wizard_{short}_{number}", wizard)
+            self.later(wizard.cancel)
+            yield SETTLE
         form.destroy()
         yield SETTLE
 
@@ -205,6 +213,23 @@ def main() -> int:
         # -O: as Scipion starts its window.
         return subprocess.run([sys.executable, "-O", str(here), "--inside", "--demo", str(demo), "--out", str(out)],
                               env=environment).returncode
+
+
+def _wand(form: Any, label: str) -> Any:
+    """The button that opens the wizard of a form's field; its tab is brought to the front."""
+    tabs = next(child for child in _descendants(form) if isinstance(child, ttk.Notebook))
+    for tab in tabs.tabs():
+        for field in _descendants(form.nametowidget(tab)):
+            if not isinstance(field, tk.Label) or field.cget("text") != label:
+                continue
+            row = form.nametowidget(field.winfo_parent()).grid_slaves(row=field.grid_info().get("row"))
+            wands = [child for place in row for child in _descendants(place)
+                     if isinstance(child, tk.Label | tk.Button) and child.cget("text") == Message.LABEL_BUTTON_WIZ]
+            if wands:
+                tabs.select(tab)
+                form.update()
+                return wands[0]
+    raise LookupError(f"the form has no wand beside {label!r}")
 
 
 def _descendants(widget: Any) -> Iterator[Any]:
