@@ -22,13 +22,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
-from pyworkflow.utils import Message
 
 from cryogem_scipion.demo import PROJECT
-from cryogem_scipion.workflow import open_project
+from cryogem_scipion.workflow import open_project, run
 
 SCREEN, WINDOW = "1700x1150x24", "1500x860"
-WANDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Mask threshold")}
+WANDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Box size (px)")}
 """Fields of a form whose wizard is shown."""
 SETTLE, PATIENCE = 700, 60_000
 """Milliseconds that a window gets to be laid out and drawn, and that we wait for it to come."""
@@ -91,7 +90,7 @@ class Tour:
         form = yield from self.opened(lambda: self.view._openProtocolForm(protocol))
         self.capture(f"form_{short}", form)
         for number, wand in enumerate(WANDS.get(name, ()), 1):
-            wizard = yield from self.opened(lambda wand=wand: _wand(form, wand).event_generate("<Button-1>"))
+            wizard = yield from self.opened(lambda wand=wand: _wand(form, wand).invoke())
             self.capture(f"wizard_{short}_{number}", wizard)
             self.later(wizard.cancel)
             yield SETTLE
@@ -100,21 +99,29 @@ class Tour:
 
     def viewer(self, name: str, protocol: Any) -> Iterator[int]:
         """The window of a run's viewer, and each figure that its buttons open."""
+        from pyworkflow.viewer import ProtocolViewer
         short = name.removeprefix("ProtCryogem").lower()
         viewer = self.project.getDomain().findViewers(protocol, "tkinter")[0](
             project=self.project, protocol=protocol, parent=self.window)
+        if not isinstance(viewer, ProtocolViewer):  # has no window of buttons
+            self.later(lambda: viewer.visualize(protocol))
+            yield from self.figures(short)
+            return
         form = yield from self.opened(lambda: viewer.visualize(protocol, windows=self.window))
         self.capture(f"viewer_{short}", form)
         for button in viewer._getVisualizeDict():
             self.later(lambda button=button: viewer._visualizeParam(button))
-            yield from self.until(plt.get_fignums, f"{short}'s {button}")
-            for number in plt.get_fignums():
-                figure = plt.figure(number)
-                self.capture(f"{short}_{button.removeprefix('display').lower()}", figure.canvas.manager.window,
-                             [text.get_text() for text in figure.findobj(_is_text)])
-                plt.close(number)
+            yield from self.figures(f"{short}_{button.removeprefix('display').lower()}")
         form.destroy()
         yield SETTLE
+
+    def figures(self, name: str) -> Iterator[int]:
+        """The figure that is about to open."""
+        yield from self.until(plt.get_fignums, name)
+        for number in plt.get_fignums():
+            figure = plt.figure(number)
+            self.capture(name, figure.canvas.manager.window, [text.get_text() for text in figure.findobj(_is_text)])
+            plt.close(number)
 
     def opened(self, command: Callable[[], Any]) -> Generator[int, None, Any]:
         """Run what opens a window, wait for it, and return it."""
@@ -160,10 +167,22 @@ class Tour:
         os._exit(status)  # the windows' loops are nested; none of them has anything left to do
 
 
+def complete(demo: Path) -> None:
+    """Run in the demo's project what the demo leaves out."""
+    project = open_project(demo, PROJECT)
+    runs = {found.getClassName(): found for found in project.getRuns()}
+    dataset = runs["ProtCryogemGenerate"], "outputMicrographs"
+    if "ProtCryogemEvaluate" not in runs:
+        run(project, "ProtCryogemEvaluate", inputGenerated=dataset,
+            inputMicrographs=(runs["ProtCryogemTrain"], "outputMicrographs"))
+    if "ProtCryogemExport" not in runs:
+        run(project, "ProtCryogemExport", inputSet=dataset)
+
+
 def inside(demo: Path, out: Path) -> None:
     """Run Scipion's project window with a tour scheduled in it; in a process and on a display of its own."""
     open_project(demo, PROJECT)
-    from pyworkflow.gui.project import ProjectWindow
+    from pyworkflow.gui.project import ProjectWindow  # after the project has set up Scipion's environment
     shown = ProjectWindow.show
 
     def show(window: Any, **options: Any) -> None:
@@ -206,9 +225,10 @@ def main() -> int:
               file=sys.stderr)
         return 2
     out.mkdir(parents=True, exist_ok=True)
+    complete(demo)
     with display() as name:
         here = Path(__file__).resolve()
-        environment = {**os.environ, "DISPLAY": name, "MPLBACKEND": "TkAgg", "PYTHONPATH": os.pathsep.join(
+        environment = {**os.environ, "DISPLAY": name, "PYTHONPATH": os.pathsep.join(
             filter(None, [str(here.parents[1]), os.environ.get("PYTHONPATH", "")]))}
         # -O: as Scipion starts its window.
         return subprocess.run([sys.executable, "-O", str(here), "--inside", "--demo", str(demo), "--out", str(out)],
@@ -224,7 +244,7 @@ def _wand(form: Any, label: str) -> Any:
                 continue
             row = form.nametowidget(field.winfo_parent()).grid_slaves(row=field.grid_info().get("row"))
             wands = [child for place in row for child in _descendants(place)
-                     if isinstance(child, tk.Label | tk.Button) and child.cget("text") == Message.LABEL_BUTTON_WIZ]
+                     if isinstance(child, tk.Button) and child.cget("text") == "Wizard"]
             if wands:
                 tabs.select(tab)
                 form.update()

@@ -96,6 +96,7 @@ def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project)
             assert "Save" in texts  # of the toolbar
             seen += 1
     assert seen >= 13
+    assert {"evaluate", "export"} <= set(tour[1])  # viewers of one figure
     assert any(text.startswith("mic_000000.mrc: ") for text in tour[1]["generate_micrographs"])
     assert "|CTF|² of the label" in tour[1]["simulate_spectra"]
     assert "step 2 of 2" in tour[1]["train_losses"]
