@@ -83,6 +83,12 @@ def test_every_protocol_shows_its_form(tour, protocols, project):
         assert set(shown) <= set(texts), name
 
 
+def test_wands_open_their_windows(tour):
+    for number, label in enumerate(("Working pixel size (Å)", "Box size (px)"), 1):
+        texts = tour[1][f"wizard_simulate_{number}"]
+        assert {label, "Select", "Cancel"} <= {text.strip() for text in texts}
+
+
 def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
     seen = 0
     for name in ("ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate"):
