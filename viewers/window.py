@@ -10,6 +10,9 @@ from cryogem_scipion.errors import CryogemError
 
 __all__ = ["opened"]
 
+LARGEST = (1800, 900)
+"""Pixels (x, y) that a figure may have, so that window and toolbar fit on a common screen."""
+
 
 def opened(viewer: Viewer, title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> list[View]:
     """Return a window with what ``draw`` fills its figure with, or a message where the files are not there yet.
@@ -21,11 +24,12 @@ def opened(viewer: Viewer, title: str, size: tuple[float, float], draw: Callable
     title
         Of the window.
     size
-        Width and height in inches, of 100 pixels each.
+        Width and height in inches, of 100 pixels each; fewer where the window would be too large.
     draw
         Fills the figure; a ``CryogemError`` of it becomes the message.
     """
-    plotter = Plotter(windowTitle=title, figsize=size)
+    dpi = min(100, *(most / edge for most, edge in zip(LARGEST, size, strict=True)))
+    plotter = Plotter(windowTitle=title, figsize=size, dpi=dpi)
     plotter.tightLayoutOn = False  # The figures lay themselves out.
     try:
         draw(plotter.getFigure())
