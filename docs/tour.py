@@ -89,7 +89,8 @@ class Tour:
         short = name.removeprefix("ProtCryogem").lower()
         form = yield from self.opened(lambda: self.view._openProtocolForm(protocol))
         self.capture(f"form_{short}", form)
-        for number, wand in enumerate(WANDS.get(name, ()), 1):
+        wands = WANDS.get(name, ()) if self.project.getDomain().findWizards(protocol, "tkinter") else ()
+        for number, wand in enumerate(wands, 1):
             wizard = yield from self.opened(lambda wand=wand: _wand(form, wand).invoke())
             self.capture(f"wizard_{short}_{number}", wizard)
             self.later(wizard.cancel)
