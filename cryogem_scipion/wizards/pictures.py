@@ -41,7 +41,7 @@ def draw_masks(figure: Figure, particle: Particle, threshold: float) -> None:
     axes = figure.subplots(1, len(views), squeeze=False)[0]
     inside = [view > threshold * peak for view, peak in zip(views, particle.peaks, strict=False)]
     for axis, view, peak in zip(axes, views, particle.peaks, strict=False):
-        _show(axis, -view, view.shape[0])
+        _show(axis, -view, min(view.shape[0], 1.3 * particle.diameter_angstrom / particle.pixel_size))
         half = view.shape[0] / 2
         grid = np.arange(view.shape[0]) + 0.5 - half
         if view.min() < threshold * peak < view.max():
@@ -83,7 +83,8 @@ def draw_counts(figure: Figure, counts: Counts, mean: float, deviation: float) -
         axis.axvline(mean, color=NEIGHBOUR, label=f"simulation: {mean:.1f}")
     axis.set(xlabel="particles per simulated micrograph", ylabel="frequency")
     axis.set_title(f"the simulated field has {counts.area_ratio:.2g} times the area of the real ones", fontsize=11)
-    axis.legend()
+    axis.margins(y=0.3)  # room for the legend
+    axis.legend(loc="upper right")
 
 
 def _show(axis: Any, image: NDArray[np.float32], edge: float) -> None:

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.optional
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 WINDOW = """
-    import os, sys, tkinter
+    import os, sys, tkinter, traceback
     import numpy as np
     from pyworkflow.gui import Window
     from cryogem_scipion.wizards import previews, windows
-    from cryogem_scipion.wizards.pictures import draw_masks, draw_particle
+    from cryogem_scipion.wizards.pictures import draw_particle
 
     y, x = np.mgrid[-24:24, -24:24]
     ball = np.sqrt(np.maximum(0, 144 - (x / 1.2) ** 2 - y**2)).astype(np.float32)
@@ -35,32 +35,39 @@ WINDOW = """
                 yield child
             yield from all_of(child, kind)
 
+    def soon(work, *given):
+        # Call work again and again until it is not None; an error ends the program.
+        def attempt():
+            try:
+                if work(*given) is None:
+                    soon(work, *given)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        root.after(200, attempt)
+
     def look():
-        dialog = next(all_of(root, windows._Window))
+        dialog = next(all_of(root, windows._Window), None)
+        if dialog is None or not dialog.winfo_viewable():
+            return None
         labels = [label.cget("text") for label in all_of(dialog, tkinter.Label)]
         assert {"Box size (px)", "Smallest distance (Å)", "44", "144"} <= set(labels), labels
         box, distance = all_of(dialog, tkinter.Scale)
         assert (box.get(), distance.get()) == (44, 144)
         box.set(60)
-        dialog.after(1500, lambda: capture(dialog))
+        soon(capture, dialog)
+        return True
 
     def capture(dialog):
-        assert "box 60 px = 300 Å" in dialog.figure.get_suptitle()
+        if "box 60 px = 300 Å" not in dialog.figure.get_suptitle():
+            return None  # not drawn anew yet
         dialog.geometry("+0+0")
         dialog.update()
         os.system("import -window root " + sys.argv[1])
         dialog._handleResult(windows.RESULT_YES)
+        return True
 
-    def guarded(work):
-        try:
-            work()
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-
-    root.report_callback_exception = lambda *error: guarded(lambda: (_ for _ in ()).throw(error[1]))
-    root.after(3000, look)
+    soon(look)
     root.after(100, lambda: print(windows.ask(root, page), flush=True) or os._exit(0))
     root.mainloop()
 """
@@ -87,7 +94,7 @@ def test_the_window_shows_its_sliders_and_gives_back_what_was_moved(screen, tmp_
     capture = os.environ.get("CRYOGEM_CAPTURES", str(tmp_path)) + "/wizard.png"
     environment = {**os.environ, "DISPLAY": screen, "PYTHONPATH": str(CHECKOUT), "SCIPION_DOMAIN": "pwem"}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(WINDOW), capture], env=environment, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=240)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "{'boxSize': 60.0, 'particleDistance': 144}" in done.stdout
     assert os.path.getsize(capture) > 10_000
