@@ -29,7 +29,8 @@ class EvaluateSettings(RunSettings):
         section="Data")
     feature_pixel_size: float = option(
         8.0, "Pixel size for the features (Å)", "Pixels are averaged until they are about this large before a network "
-        "sees them; Topaz's general detectors were made for about 8.", section="Data", advanced=True, gt=0)
+        "sees them; Topaz's general detectors were made for about 8. Smaller sees finer detail, and takes longer.",
+        section="Data", advanced=True, gt=0)
     limit: int = option(
-        200, "Micrographs compared", "At most so many of each set, evenly chosen; 20 to 200 are enough.",
-        section="Data", ge=1, le=10_000_000)
+        200, "Micrographs compared", "At most so many of each set, evenly chosen. More is more certain and takes "
+        "longer; 20 to 200 are enough.", section="Data", ge=1, le=10_000_000)

@@ -12,7 +12,7 @@ from cryogem_scipion.progress import read_progress
 from cryogem_scipion.workflow import filled, rerun
 
 pytestmark = pytest.mark.slow
-STEPS, PATIENCE = 400, 240
+STEPS, PATIENCE = 400, 600
 
 
 def steps_done(folder):
@@ -42,6 +42,7 @@ def test_a_training_is_stopped_and_goes_on(project, inputs, simulation):
     end = time.monotonic() + PATIENCE
     while steps_done(folder) < 40 and time.monotonic() < end:
         time.sleep(0.2)
+    assert steps_done(folder) >= 40
     running = project.getProtocol(protocol.getObjId())
     project._updateProtocol(running)
     assert engine_of(folder)
