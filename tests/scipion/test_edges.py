@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What users have and examples do not, through the protocols: odd names, one name twice, joined sets, empty ones."""
+import os
+import shutil
+
+import pytest
+
+pytest.importorskip("pwem", reason="Scipion's packages are not installed")
+
+from cryogem_scipion.workflow import WorkflowError, open_project, run
+
+SMALL = {"steps": 1, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4, "numberOfThreads": 1}
+SIZE = {"micrographSize": "160 201", "pixelSize": 8.0, "numberOfThreads": 1}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def here(scipion, project):
+    """A project in a workspace with blanks and other letters, beside that of the other tests."""
+    before = os.getcwd()
+    yield open_project(scipion / "dossier é, ñ", "Mon projet")
+    project.load()
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def real(scipion, here):
+    """Two micrographs of one name from two folders, as one import, and as two imports that are joined."""
+    folder = scipion / "réel, deux fois"
+    for number, name in enumerate(("a b", "ç")):
+        (folder / name).mkdir(parents=True)
+        shutil.copy(scipion / f"real/real_{number}.mrc", folder / name / "mic é.mrc")
+    one = run(here, "ProtImportMicrographs", "one", filesPath=folder, filesPattern="*/*.mrc", samplingRate=5.0)
+    parts = [run(here, "ProtImportMicrographs", name, filesPath=folder / name, filesPattern="*.mrc", samplingRate=5.0)
+             for name in ("a b", "ç")]
+    union = joined(here, *[(part, "outputMicrographs") for part in parts])
+    return {"one import": (one, "outputMicrographs"), "joined imports": (union, "outputSet"),
+            "one micrograph": (parts[1], "outputMicrographs")}
+
+
+def joined(project, *sets):
+    from pwem.protocols import ProtUnionSet
+    from pyworkflow.object import Pointer
+
+    from cryogem_scipion.workflow import rerun
+    protocol = project.newProtocol(ProtUnionSet, objLabel="joined")
+    for made, name in sets:
+        protocol.inputSets.append(Pointer(made, extended=name))
+    return rerun(project, protocol)
+
+
+@pytest.fixture(scope="module")
+def boxes(scipion, here):
+    """A simulation with particles, and one of a single micrograph without."""
+    shutil.copy(scipion / "map.mrc", scipion / "carte é.mrc")
+    volume = run(here, "ProtImportVolumes", filesPath=scipion / "carte é.mrc", samplingRate=6.0)
+    given = {"inputVolume": (volume, "outputVolume"), **SIZE}
+    return {"full": run(here, "ProtCryogemSimulate", micrographs=2, particlesMean=6.0, particlesSigma=0.0, extract=True,
+                        **given),
+            "empty": run(here, "ProtCryogemSimulate", micrographs=1, particlesMean=0.0, particlesSigma=0.0,
+                         extract=True, **given)}
+
+
+@pytest.mark.parametrize("which", ["one import", "joined imports", "one micrograph"])
+def test_real_micrographs_keep_ids_and_names(here, real, boxes, which):
+    protocol, name = real[which]
+    originals = getattr(protocol, name)
+    trained = run(here, "ProtCryogemTrain", inputMicrographs=real[which],
+                  inputSimulation=(boxes["full"], "outputMicrographs"), **SMALL)
+    found = trained.outputMicrographs
+    assert found.getSize() == originals.getSize() == (1 if which == "one micrograph" else 2)
+    # Of a joined set both have one name, and only their ids tell them apart.
+    names = {item.getObjId(): item.getMicName() for item in originals.iterItems()}
+    assert {item.getObjId(): item.getMicName() for item in found.iterItems()} == names
+    files = {item.getObjId(): os.path.realpath(item.getFileName()) for item in originals.iterItems()}
+    assert {item.getObjId(): os.path.realpath(item._cryogemOriginal.get()) for item in found.iterItems()} == files
+    assert len({item.getFileName() for item in found.iterItems()}) == found.getSize()
+    assert all(" " not in item.getFileName() for item in found.iterItems())
+
+
+def test_micrographs_without_particles_go_through(here, boxes):
+    assert boxes["empty"].outputMicrographs.getSize() == 1
+    made = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["empty"], "outputMicrographs"), noise="gaussian",
+               numberOfThreads=1)
+    for protocol in (boxes["empty"], made):
+        assert protocol.outputCTF.getSize() == 1
+        assert not hasattr(protocol, "outputCoordinates")  # Scipion has no empty sets
+        assert "0 particles" in " ".join(protocol.summary())
+
+
+def test_joined_sets_work_or_are_refused(here, boxes):
+    """Particles of two sets are one; simulated micrographs of two runs cannot be, each has settings of its own."""
+    made = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["full"], "outputMicrographs"), noise="gaussian",
+               seed=1, numberOfThreads=1)
+    union = joined(here, (boxes["full"], "outputParticles"), (made, "outputParticles")).outputSet
+    assert union.getSize() == boxes["full"].outputParticles.getSize() + made.outputParticles.getSize()
+    assert union.hasAlignmentProj()
+    assert len({item.getLocation() for item in union.iterItems()}) == union.getSize()
+    both = joined(here, (boxes["full"], "outputMicrographs"), (boxes["empty"], "outputMicrographs"))
+    with pytest.raises(WorkflowError, match=r"come from 2 simulations .* choose one simulation, or a subset of one"):
+        run(here, "ProtCryogemGenerate", inputSimulation=(both, "outputSet"), noise="gaussian")
+    generated = joined(here, (made, "outputMicrographs"), (made, "outputMicrographs"))
+    with pytest.raises(WorkflowError, match=r"holds generated micrographs, not simulated ones"):
+        run(here, "ProtCryogemGenerate", inputSimulation=(generated, "outputSet"), noise="gaussian")
