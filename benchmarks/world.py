@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Data sets for a real set with known truth: white noise, measured spectrum, trained translator; then their scores.
+"""Data sets for a real set with known truth: white noise, measured spectrum without and with
+contaminants, trained translator; then their scores.
 
     python benchmarks/world.py --map map.mrc --map-pixel-size 5 --real 'world/unlabelled/*.mrc' --pixel-size 5 \\
         --out runs/world --minutes 40 [--scorer picking.py --labelled world/labelled --topaz ENV --diameter 250] \\
@@ -17,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-KINDS = ("gaussian", "gaussian01", "spectrum", "trained")
+KINDS = ("gaussian", "gaussian01", "stationary", "spectrum", "trained")
 
 
 def cryogem(*arguments):
@@ -40,6 +41,7 @@ def make_sets(args):
     real = ["--real", *args.real, "--real-pixel-size", args.pixel_size]
     common = ["--simulation", sim, "--micrographs", args.micrographs, "--no-extract", "--seed", args.seed]
     ways = {"gaussian": ["--noise", "gaussian", *real], "gaussian01": ["--noise", "gaussian", "--snr", 0.1],
+            "stationary": ["--noise", "spectrum", "--no-contaminants", *real],
             "spectrum": ["--noise", "spectrum", *real]}
     for kind, flags in ways.items():
         if not (out / kind / "manifest.json").exists():
