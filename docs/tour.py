@@ -169,15 +169,19 @@ class Tour:
 
 
 def complete(demo: Path) -> None:
-    """Run in the demo's project what the demo leaves out."""
+    """Run in the demo's project what the demo leaves out; labels compared with themselves are a perfect result."""
     project = open_project(demo, PROJECT)
     runs = {found.getClassName(): found for found in project.getRuns()}
-    dataset = runs["ProtCryogemGenerate"], "outputMicrographs"
-    if "ProtCryogemEvaluate" not in runs:
-        run(project, "ProtCryogemEvaluate", inputGenerated=dataset,
-            inputMicrographs=(runs["ProtCryogemTrain"], "outputMicrographs"))
-    if "ProtCryogemExport" not in runs:
-        run(project, "ProtCryogemExport", inputSet=dataset)
+    dataset = runs["ProtCryogemGenerate"]
+    coordinates, particles = (dataset, "outputCoordinates"), (dataset, "outputParticles")
+    for kind, inputs in {
+            "ProtCryogemEvaluate": {"inputGenerated": (dataset, "outputMicrographs"),
+                                    "inputMicrographs": (runs["ProtCryogemTrain"], "outputMicrographs")},
+            "ProtCryogemEvaluatePicks": {"inputCoordinates": coordinates, "inputTruth": coordinates},
+            "ProtCryogemEvaluatePoses": {"inputParticles": particles, "inputTruth": particles},
+            "ProtCryogemExport": {"inputSet": (dataset, "outputMicrographs")}}.items():
+        if kind not in runs:
+            run(project, kind, **inputs)
 
 
 def inside(demo: Path, out: Path) -> None:

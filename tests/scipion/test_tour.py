@@ -92,7 +92,8 @@ def test_wands_open_their_windows(tour):
 
 def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
     seen = 0
-    for name in ("ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate"):
+    for name in ("ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate", "ProtCryogemEvaluatePicks",
+                 "ProtCryogemEvaluatePoses"):
         viewer = project.getDomain().findViewers(project.newProtocol(protocols[name]), "tkinter")[0]
         window = viewer(project=project)
         window.setProtocol(project.newProtocol(protocols[name]))
