@@ -85,8 +85,9 @@ def read_atoms(path: str | Path) -> Atoms:
         raise DataError(f"{path} holds no atoms; give an atomic model in PDB or mmCIF format")
     unknown = next((atom for atom in found if atom.element.atomic_number == 0 or atom.element.c4322 is None), None)
     if unknown is not None:
-        raise DataError(f"{path} has an atom {unknown.name!r} of the element {unknown.element.name}, whose scattering "
-                        "is not known; correct its element, or remove it")
+        # Its name may be no text at all.
+        raise DataError(f"{path} has an atom (number {unknown.serial}) of the element {unknown.element.name}, whose "
+                        "scattering is not known; correct its element, or remove it")
     places = np.array([atom.pos.tolist() for atom in found])
     blurs = np.array([max(atom.b_iso, 0.0) for atom in found])
     if not (np.isfinite(places).all() and np.isfinite(blurs).all()):

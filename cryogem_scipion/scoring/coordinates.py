@@ -7,6 +7,7 @@ where the picker gave none), ``whole`` (false for particles that the truth marks
 """
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def _read(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
                         ".csv, .box and .cs")
     try:
         return reader(path, pixel_size, setting)
-    except (ValueError, KeyError, IndexError, pd.errors.ParserError) as error:
+    except (ValueError, KeyError, IndexError, EOFError, SyntaxError, TokenError, pd.errors.ParserError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as coordinates ({error}); check the file") from None
@@ -145,6 +146,8 @@ def _box(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
 def _cryosparc(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
     """Picks of cryoSPARC: fractions of the micrograph, y from its lower edge."""
     rows = np.load(path, allow_pickle=False)
+    if not isinstance(rows, np.ndarray):
+        raise DataError(f"{path} holds several arrays; give the .cs file of picked or extracted particles")
     fields = rows.dtype.names or ()
     needed = [f"location/{name}" for name in ("micrograph_path", "center_x_frac", "center_y_frac", "micrograph_shape")]
     missing = [name for name in needed if name not in fields]

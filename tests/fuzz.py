@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Feeds every reader damaged files, as long as it is told, and says what came of it.
+
+    python -m tests.fuzz [--minutes 10] [--seed 0] [--keep FOLDER]
+
+Whole files (maps, micrographs, packed maps, STAR tables, manifests, settings, models, checkpoints of ours and of the
+published program, atomic models, coordinates) are damaged at random: bits, words of headers, lines, tokens of text,
+lengths, pieces of other files. A reader may return or refuse with a ``CryogemError``; everything else is a finding:
+another exception, a crash, more than 10 s, more than 8 GB. The work is done in processes of their own that are
+replaced when they die. Files that show a finding are kept under ``--keep``.
+"""
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+SECONDS, BYTES = 10, 8 << 30
+NUMBERS = [0, 1, -1, 2, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, -(2**31), 2**30, 77, 1024]
+WORDS = ["nan", "inf", "-1", "0", "1e999", "", "'", '"', "#", "loop_", "data_", "data_optics", "_rlnMicrographName",
+         "../../x", "/etc/passwd", "\x00", "é", "{", "]", "null", "true", "1" * 400, "[" * 200, "9" * 5000, "\t", "@"]
+
+
+def seeds(folder):
+    """Whole files, each with the reader that it is for."""
+    import gemmi
+    import numpy as np
+
+    from cryogem_scipion.config import STAGES, SimulateSettings, parse, read_json
+    from cryogem_scipion.dataset import read_blocks, read_manifest
+    from cryogem_scipion.measured import measured_orientations, measured_states
+    from cryogem_scipion.mrc import read_header, read_mrc, write_mrc
+    from cryogem_scipion.physics.structure import read_atoms
+    from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
+    from cryogem_scipion.scoring.coordinates import read_coordinates
+    from cryogem_scipion.stages.background import simulated_set
+    from cryogem_scipion.translator.checkpoint import load_model
+    from cryogem_scipion.translator.imported import import_published
+    from cryogem_scipion.translator.tensors import load_tensors
+    from tests.spoiled import Place, make_good
+
+    good = folder / "good"
+    if not good.is_dir():
+        make_good(folder / "new")
+        (folder / "new").rename(good)
+    place = Place(good, folder)
+    place.published()
+    place.atoms("x.cif", 3.0)
+    gemmi.read_structure(str(folder / "x.cif")).write_pdb(str(folder / "x.pdb"))
+    write_mrc(folder / "small.mrc", np.random.default_rng(1).normal(size=(12, 12, 12)).astype("f4"), 4.0)
+    for opener, ending in ((__import__("gzip"), "gz"), (__import__("bz2"), "bz2")):
+        (folder / f"x.{ending}").write_bytes(opener.compress((folder / "small.mrc").read_bytes()))
+    (folder / "x.box").write_text("10\t20\t30\t30\n11\t22\t30\t30\n")
+    (folder / "x.txt").write_text("image_name\tx_coord\ty_coord\tscore\na\t1\t2\t0.5\nb\t3\t4\t-1\n")
+    (folder / "x.json").write_text(json.dumps({"volume": ["a.mrc"], "out": "o", "preferred_views": ["0:90:2"],
+                                               "micrograph_size": [100, 100], "seed": 3, "defocus_min": 9e3}))
+    options = SimulateSettings(volume=(folder / "x.mrc",), out=folder / "o")
+
+    def settings(path):
+        values = read_json(path)
+        for kind in STAGES.values():
+            try:
+                parse(kind, values)
+            except ValueError:
+                continue
+
+    def simulation(path):
+        """A simulation's folder with this table."""
+        there = path.with_suffix("")
+        if not there.is_dir():
+            shutil.copytree(good / "sim", there)
+        shutil.copyfile(path, there / "micrographs.star")
+        simulated_set(there)
+
+    def manifest(path):
+        shutil.copyfile(path, path.parent / "manifest.json")
+        read_manifest(path.parent)
+
+    def volume(path):
+        found = read_volume(path)
+        if max(found.density.shape) <= 64:
+            diameter_angstrom(found)
+
+    def picks(path):
+        read_coordinates([path], 4.0, "pixel_size")
+
+    particles = good / "sim/particles.star"
+    micrographs = good / "sim/micrographs.star"
+    return [
+        ("image", good / "real/0.mrc", lambda path: read_mrc(path, 2)),
+        ("header", folder / "small.mrc", lambda path: read_header(path, 3)),
+        ("volume data", folder / "small.mrc", lambda path: read_mrc(path, 3)),
+        ("map", folder / "small.mrc", volume), ("map.gz", folder / "x.gz", volume),
+        ("map.bz2", folder / "x.bz2", volume),
+        ("pdb", folder / "x.pdb", read_atoms), ("cif", folder / "x.cif", read_atoms),
+        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: measured_states(path, options)),
+        ("orientations", particles, measured_orientations), ("simulation", micrographs, simulation),
+        ("manifest", good / "sim/manifest.json", manifest), ("settings", folder / "x.json", settings),
+        ("model", good / "run/model.safetensors", load_model),
+        ("checkpoint", good / "run/checkpoint.safetensors", lambda path: load_tensors(path, "checkpoint")),
+        ("published", folder / "x.pth", lambda path: import_published(path, None, 5.0)),
+        ("picks star", particles, picks), ("picks box", folder / "x.box", picks),
+        ("picks topaz", folder / "x.txt", picks), ("picks cs", _cs(folder), picks),
+    ]
+
+
+def _cs(folder):
+    import numpy as np
+    rows = np.zeros(3, [("location/micrograph_path", "S20"), ("location/center_x_frac", "f4"),
+                        ("location/center_y_frac", "f4"), ("location/micrograph_shape", "u4", (2,))])
+    with (folder / "x.cs").open("wb") as file:
+        np.save(file, rows)
+    return folder / "x.cs"
+
+
+def damaged(content, others, draw):
+    """The content after one to four accidents."""
+    data = bytearray(content)
+    for _ in range(draw.randint(1, 4)):
+        kind = draw.randrange(9)
+        place = draw.randrange(len(data) + 1) if draw.random() < 0.5 else draw.randrange(min(len(data), 1100) + 1)
+        if kind == 0 and data:
+            data[min(place, len(data) - 1)] ^= 1 << draw.randrange(8)
+        elif kind == 1:  # a word of a header
+            place = place // 4 * 4
+            data[place:place + 4] = struct.pack(draw.choice("<>") + "i", draw.choice(NUMBERS))
+        elif kind == 2:
+            data[place:place + 4] = struct.pack(draw.choice("<>") + "f", draw.choice(
+                [0.0, -1.0, float("nan"), float("inf"), 1e-30, 1e30]))
+        elif kind == 3:
+            del data[place:place + draw.choice([1, 4, 40, 400])]
+        elif kind == 4:
+            del data[place:]
+        elif kind == 5:
+            data[place:place] = draw.randbytes(draw.choice([1, 4, 100]))
+        elif kind == 6:
+            other = draw.choice(others)
+            start = draw.randrange(len(other) + 1)
+            data[place:place] = other[start:start + draw.choice([8, 80, 800])]
+        else:  # as text: a token or a line
+            split = b"\n" if kind == 7 else b" "
+            parts = bytes(data).split(split)
+            index = draw.randrange(len(parts))
+            act = draw.randrange(3)
+            if act == 0:
+                parts[index] = draw.choice(WORDS).encode()
+            elif act == 1:
+                del parts[index]
+            else:
+                parts.insert(draw.randrange(len(parts) + 1), parts[index])
+            data = bytearray(split.join(parts))
+    return bytes(data)
+
+
+def work(folder, keep, seed, minutes, queue):
+    """Damage and read until the time is over; reports each finding before it goes on."""
+    from cryogem_scipion.errors import CryogemError
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    warnings.simplefilter("ignore")
+    readers = [(name, path.read_bytes(), path.suffix, read) for name, path, read in seeds(folder)]
+    place = folder / str(seed)
+    place.mkdir()
+    draw = random.Random(seed)
+
+    def late(*_):
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, late)
+    number = 0
+    until = time.time() + 60 * minutes
+    while time.time() < until:
+        name, content, ending, read = draw.choice(readers)
+        bad = damaged(content, [other for _, other, _, _ in readers], draw)
+        case = place / f"case{ending}"
+        case.write_bytes(bad)
+        queue.put(("reads", name, str(case), ""))
+        number += 1
+        signal.alarm(SECONDS)
+        try:
+            read(case)
+            queue.put(("accepted", name, "", ""))
+        except CryogemError as error:
+            queue.put(("refused" if str(error).strip() else "finding", name, str(case), "no message"))
+        except Exception as error:
+            kept = keep / f"{name.replace(' ', '_')}-{type(error).__name__}-{seed}-{number}{ending}"
+            kept.write_bytes(bad)
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = " ".join(str(error).split())[:120]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            queue.put(("finding", name, str(kept), f"{type(error).__name__} {said} ({where})"))
+        finally:
+            signal.alarm(0)
+
+
+def main():
+    """Keep a worker at work, and add up."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("findings"))
+    arguments = parser.parse_args()
+    arguments.keep.mkdir(exist_ok=True)
+    left = arguments.minutes
+    counts, findings, last, seed = Counter(), Counter(), ("", ""), arguments.seed
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        while left > 0.1:
+            queue = context.SimpleQueue()
+            worker = context.Process(target=work, args=(Path(name), arguments.keep, seed, left, queue))
+            begun = time.time()
+            worker.start()
+            while worker.is_alive() or not queue.empty():
+                if queue.empty():
+                    time.sleep(0.01)
+                    continue
+                what, reader, path, text = queue.get()
+                if what == "reads":
+                    last = (reader, path)
+                    continue
+                counts[reader, what] += 1
+                if what == "finding":
+                    findings[reader, text] += 1
+                    if findings[reader, text] == 1:
+                        print(f"{reader}: {text}\n    {path}", flush=True)
+            if worker.exitcode and last[1]:
+                kept = arguments.keep / f"crash-{seed}{Path(last[1]).suffix}"
+                shutil.copyfile(last[1], kept)
+                findings[last[0], f"the process died with {worker.exitcode}"] += 1
+                print(f"{last[0]}: the process died with {worker.exitcode}\n    {kept}", flush=True)
+            seed += 1
+            left = left - (time.time() - begun) / 60 if worker.exitcode else 0
+    print(f"{'reader':14s}{'refused':>10s}{'accepted':>10s}{'findings':>10s}")
+    for reader in sorted({reader for reader, _ in counts}):
+        print(f"{reader:14s}" + "".join(f"{counts[reader, what]:10d}" for what in ("refused", "accepted", "finding")))
+    print(f"{sum(counts.values())} damaged files in {arguments.minutes:g} minutes; {len(findings)} kinds of findings")
+    return bool(findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
