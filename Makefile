@@ -21,6 +21,10 @@ test: $(BIN)/.tested
 test-all: $(BIN)/.tested
 	CRYOGEM_TEST_ALL=1 $(BIN)/python -m pytest -rs
 
+# Figures that README and benchmarks/RESULTS.md quote; needs an idle machine, and most of an hour.
+bench: $(BIN)/.installed
+	$(BIN)/python benchmarks/run.py
+
 lint: $(BIN)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/mypy

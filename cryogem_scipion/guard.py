@@ -73,6 +73,8 @@ def _before(out: Path) -> tuple[list[Path], bool]:
     """The folders that the run has to make, innermost first, and whether it is a new one."""
     try:
         missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+        if os.environ.get("RANK", "0") != "0":  # the first process of several makes the folder
+            return [], False
         return missing, out in missing or (out.is_dir() and not any(out.iterdir()))
     except (OSError, ValueError):  # what cannot be looked at cannot be written: the stage says so
         return [], False

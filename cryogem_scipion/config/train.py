@@ -28,6 +28,9 @@ class TrainSettings(RunSettings):
     pixel_size: float | None = option(
         None, "Working pixel size (Å)", "Empty takes that of the simulation, which it has to equal within 0.1 %; to "
         "work at a larger or smaller one, simulate at it.", section="Data", advanced=True, gt=0)
+    processes: int = option(
+        1, "Processes", "Train on so many GPUs at once (or on processors: so many groups of threads). Each takes a "
+        "batch of its own, so twice as many are like twice the batch size; 1 to 8.", form=False, ge=1, le=64)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Lower it when "
         "generated particles are clearer than the real ones. Empty takes that of the simulation.", section="Data", gt=0,
@@ -81,8 +84,9 @@ class TrainSettings(RunSettings):
     averaging: float = option(
         0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps. Higher is "
         "steadier; 0.99 to 0.999, and 0 takes the last weights.", section="Training", advanced=True, ge=0, lt=1)
-    precision: Literal["float32", "bf16"] = option(
-        "float32", "Precision", "float32: exact. bf16: faster on recent GPUs and processors, and a little less exact.",
+    precision: Literal["float32", "bf16", "float64"] = option(
+        "float32", "Precision", "float32: exact. bf16: faster on recent GPUs and processors, and a little less exact. "
+        "float64: for comparisons, slow.",
         section="Training", advanced=True)
     preview_every: int = option(
         200, "Steps between previews", "Each is a PNG of input, generated and real pieces. Fewer steps show more of "

@@ -146,7 +146,7 @@ def _box(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
 def _cryosparc(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
     """Picks of cryoSPARC: fractions of the micrograph, y from its lower edge."""
     rows = np.load(path, allow_pickle=False)
-    if not isinstance(rows, np.ndarray):
+    if not hasattr(rows, "dtype"):
         raise DataError(f"{path} holds several arrays; give the .cs file of picked or extracted particles")
     fields = rows.dtype.names or ()
     needed = [f"location/{name}" for name in ("micrograph_path", "center_x_frac", "center_y_frac", "micrograph_shape")]

@@ -42,7 +42,9 @@ def begin(settings: RunSettings, may_change: Iterable[str] = (), inputs: Mapping
     out = settings.out
     source = out / "source"
     free = FREE | set(may_change)
-    wanted = {key: value for key, value in settings.model_dump(mode="json").items() if key not in free}
+    given = settings.model_dump(mode="json")
+    wanted = {key: value for key, value in given.items() if key not in free}
+    unsaid = {key: value for key, value in given.items() if key not in settings.model_fields_set}
     try:
         if out.is_dir() and not source.is_dir() and any(out.iterdir()):
             raise SettingsError(f"{out} is not empty and holds no cryogem run; choose another out")
@@ -50,7 +52,8 @@ def begin(settings: RunSettings, may_change: Iterable[str] = (), inputs: Mapping
         if not claim(source):
             raise SettingsError(f"another process is writing {out}; wait for it, or stop it")
         if (source / SETTINGS).is_file():
-            _same(out, wanted, _recorded(source / SETTINGS), "holds a run with another")
+            # A setting that an older version did not know is as it was when it is not set.
+            _same(out, wanted, {**unsaid, **_recorded(source / SETTINGS)}, "holds a run with another")
             if (source / INPUTS).is_file():
                 _same(out, dict(inputs or {}), _recorded(source / INPUTS), "was made from another")
         elif any(path not in (source, source / INPUTS) and not path.name.startswith(PARTIAL)
@@ -60,7 +63,7 @@ def begin(settings: RunSettings, may_change: Iterable[str] = (), inputs: Mapping
             left.unlink(missing_ok=True)
         (out / MANIFEST).unlink(missing_ok=True)
         # The settings last: without them a folder holds no run.
-        for name, values in ((INPUTS, dict(inputs or {})), (SETTINGS, settings.model_dump(mode="json"))):
+        for name, values in ((INPUTS, dict(inputs or {})), (SETTINGS, given)):
             with replacing(source / name) as path:
                 path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
     except OSError as error:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.dataset import plain_name, replacing
-from cryogem_scipion.mrc import write_mrc
+from cryogem_scipion.mrc import read_header, write_mrc
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import read_real
 
-__all__ = ["MeasuredReal", "mapped", "measure_real"]
+__all__ = ["MeasuredReal", "StoredImage", "mapped", "measure_real"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,17 @@ class MeasuredReal:
     def ice(self) -> Float[Tensor, "gy gx"] | None:
         """The ice map, if grey values are transmission."""
         return None if self.ice_grid is None else torch.tensor(self.ice_grid)
+
+
+class StoredImage:
+    """An image that this program wrote, of which pieces are read: no memory and no open file stays with it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape = read_header(path, 2)[0]
+
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.float32]:
+        return np.array(mapped(self.path)[window])
 
 
 def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,

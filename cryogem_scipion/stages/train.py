@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cryogem_scipion.dataset import (
     MICROGRAPHS,
     Manifest,
     quoted_path,
+    read_manifest,
     read_table,
     replacing,
     write_manifest,
@@ -26,13 +28,15 @@ from cryogem_scipion.mrc import read_header
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import real_files
 from cryogem_scipion.stages.background import Background, measure_background, physical_noise
+from cryogem_scipion.stages.launching import launch, launched
 from cryogem_scipion.stages.output import begin, check_space, libraries
-from cryogem_scipion.stages.reals import MeasuredReal, mapped, measure_real
+from cryogem_scipion.stages.reals import MeasuredReal, StoredImage, measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.comparison import compared
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.training import MODEL, REALISM, Goal, TrainingRecord, train
+from cryogem_scipion.translator.processes import joined
+from cryogem_scipion.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
 
 __all__ = ["run"]
 
@@ -51,8 +55,15 @@ def run(settings: TrainSettings) -> Manifest:
     simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
     files = real_files(settings.real)
     _check(settings, simulated, files)
-    out = begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
-                inputs=input_prints(simulated, files))
+    if settings.processes > 1 and not launched():
+        launch(settings)
+    processes, device = joined(device)
+    out = settings.out
+    if processes.leads:
+        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+              inputs=input_prints(simulated, files))
+        measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
+    processes.wait()
     reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
     held_out = _held_out(len(reals))
     seen = [real for number, real in enumerate(reals) if number not in held_out]
@@ -65,13 +76,16 @@ def run(settings: TrainSettings) -> Manifest:
                 {"version": __version__, "crop": settings.crop})
     trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
     judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    last = _watched(train(trained, clean, goal, settings, out, device, judges), settings.steps, out)
+    records = train(trained, clean, goal, settings, out, device, judges, processes)
+    if not processes.leads:
+        deque(records, maxlen=0)
+        processes.wait()
+        return read_manifest(out)
+    _watch(records, settings.steps, out)
     _write_reals(out, reals, held_out, simulated)
     with replacing(out / FIGURES) as path:
         np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or trained, clean, settings.seed))
-    figures = {**background.figures, **_best(out / REALISM)}
-    if last is not None:
-        figures |= {name: value for name, value in vars(last).items() if name not in ("step", "steps")}
+    figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
         stage="train", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
@@ -79,6 +93,7 @@ def run(settings: TrainSettings) -> Manifest:
         contrast=simulated.contrast.brought_to(background.snr, background.deviation),
         warnings=background.warnings, figures=figures)
     write_manifest(out, manifest)
+    processes.wait()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
     return manifest
 
@@ -122,27 +137,26 @@ def _best(path: Path) -> dict[str, float]:
 def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:
     spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
                for real in reals]
-    return RealPieces([mapped(out / real.name) for real in reals], [real.median for real in reals], spreads)
+    return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
 
 
 def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
-    return SimulatedPieces([mapped(path) for path in simulated.micrographs], [mapped(path) for path in simulated.masks],
-                           background.contrast)
+    return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
+                           [StoredImage(path) for path in simulated.masks], background.contrast)
 
 
-def _watched(records: Iterator[TrainingRecord], steps: int, out: Path) -> TrainingRecord | None:
+def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
     """Run the training to its end and say every few seconds how it goes."""
-    last = next(records, None)
-    if last is None:
-        return None
+    first = next(records, None)
+    if first is not None:
+        deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
+              maxlen=0)
 
-    def rest() -> Iterator[TrainingRecord]:
-        yield last
-        yield from records
 
-    steps_done = tracked(rest(), steps, "training step", done=last.step - 1, note=_losses, folder=out)
-    [final] = deque(steps_done, maxlen=1)
-    return final
+def _last(path: Path) -> dict[str, float]:
+    """What the last step found; of its table, so that it is known also where a run was killed after that step."""
+    return {str(name): float(value) for name, value in pd.read_csv(path).iloc[-1].items()
+            if name not in ("step", "steps")}
 
 
 def _losses(record: TrainingRecord) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Checkpoints of the published program, turned into models of ours; read as tensors, never run as code."""
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ __all__ = ["import_published"]
 
 RANGE = 5.0
 """Deviations of the noise that its input range of -1 to 1 stands for: about the extremes of a million pixels."""
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError, TypeError,
+              AttributeError, AssertionError, OverflowError, struct.error)
+"""What torch raises at damaged files: its reader of pickles trusts them to be well-formed, not to be harmless."""
 BACKGROUND = 0.05
 """σ_n where no real micrographs tell."""
 
@@ -67,8 +71,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); give an existing file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        cause = str(error).splitlines()[0]
+    except UNREADABLE as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or holds more than tensors ({cause}); give a state_dict") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{path} holds a {type(found).__name__} and not tensors by name; give a state_dict")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 __all__ = ["Form", "Points", "contrast_drift", "contrastive", "gradient_penalty", "least_squares",
-           "patch_contrast", "sample_points"]
+           "patch_contrast", "sample_points", "single"]
 
 LEAST_SIGNAL = 3e-3
 """Mean power of the signal, in noise variances, below which a piece says nothing about the contrast."""
@@ -32,6 +32,11 @@ def gradient_penalty(judgements: Sequence[Float[Tensor, "b 1 _ _"]],
     total = torch.stack([judgement.sum() / judgement[0].numel() ** 0.5 for judgement in judgements]).sum()
     (gradient,) = torch.autograd.grad(total, image, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean() / len(judgements)
+
+
+def single(values: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """In float32 where they were less exact."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def sample_points(mask: Float[Tensor, "y x"], grid: tuple[int, int], count: int,
@@ -110,11 +115,12 @@ def contrastive(projections: Callable[[int, Tensor], Tensor], generated: Sequenc
             places = torch.cat(points).to(of_generated.device)
             query, key = (projections(layer, features[image].flatten(1).T[places])
                           for features in (of_generated, of_physical))
-            losses.append(patch_contrast(query.float(), key.float().detach(), len(points[0]), temperature, form))
+            losses.append(patch_contrast(single(query), single(key).detach(), len(points[0]), temperature, form))
     return torch.stack(losses).mean()
 
 
-def contrast_drift(change: Float[Tensor, "b y x"], signal: Float[Tensor, "b y x"]) -> Float[Tensor, ""]:
+def contrast_drift(change: Float[Tensor, "b y x"], signal: Float[Tensor, "b y x"],
+                   total: Callable[[Tensor], Tensor] = lambda value: value) -> Float[Tensor, ""]:
     """How much of the particles' signal the translation adds, as a part of it: 0 keeps the contrast.
 
     Parameters
@@ -123,15 +129,17 @@ def contrast_drift(change: Float[Tensor, "b y x"], signal: Float[Tensor, "b y x"
         Translated minus physical image.
     signal
         The particles' part of the physical image, in the same units (dark is negative).
+    total
+        Adds up a number over all processes that share the batch.
 
     Returns
     -------
     Slope of the change against the signal, over the whole batch; 0 where there are no particles.
     """
     centred = signal - signal.mean((1, 2), keepdim=True)
-    power = centred.square().sum()
+    power, pixels = total(centred.square().sum()), total(signal.new_tensor(float(signal.numel())))
     # With hardly a particle in view the slope would be chance.
-    return (change * centred).sum() / power.clamp(min=LEAST_SIGNAL * signal.numel())
+    return total((change * centred).sum()) / torch.maximum(power, LEAST_SIGNAL * pixels)
 
 
 def _published(query: Float[Tensor, "points d"], key: Float[Tensor, "points d"], inside: int,

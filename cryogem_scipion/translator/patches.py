@@ -2,7 +2,7 @@
 """Unpaired pieces of real and simulated micrographs, cut, turned and mirrored on the fly."""
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,17 +12,28 @@ from torch import Tensor
 
 from cryogem_scipion.errors import DataError
 
-__all__ = ["RealPieces", "SimulatedPieces", "draw_real", "draw_simulated"]
+__all__ = ["Image", "RealPieces", "SimulatedPieces", "draw_real", "draw_simulated"]
 
 BRIGHT, DARK = 10.0, -40.0
 """Deviations of the noise to which pixels are cut: hot pixels above; contaminants are darker than anything else."""
+
+
+@runtime_checkable
+class Image(Protocol):
+    """An array, or something on disk that gives parts of itself as arrays."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(y, x)."""
+
+    def __getitem__(self, window: tuple[slice, slice], /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
 class RealPieces:
     """Real micrographs to cut from; the arrays may stay on disk."""
 
-    images: Sequence[NDArray[Any]]
+    images: Sequence[Image]
     """(y, x), grey values."""
     medians: Sequence[float]
     spreads: Sequence[float]
@@ -33,8 +44,8 @@ class RealPieces:
 class SimulatedPieces:
     """Clean images 1 - s, with their masks; the arrays may stay on disk."""
 
-    clean: Sequence[NDArray[Any]]
-    masks: Sequence[NDArray[Any]]
+    clean: Sequence[Image]
+    masks: Sequence[Image]
     contrast: float = 1.0
     """s is multiplied by this."""
 
@@ -69,7 +80,7 @@ class _Cut:
     mirrored: bool
 
 
-def _draw(images: Sequence[NDArray[Any]], crop: int, generator: torch.Generator) -> tuple[int, _Cut]:
+def _draw(images: Sequence[Image], crop: int, generator: torch.Generator) -> tuple[int, _Cut]:
     """An image, the more often the larger it is, and a place in it."""
     sizes = [image.shape for image in images]
     if not sizes or min(min(size) for size in sizes) < crop:
@@ -84,7 +95,7 @@ def _draw(images: Sequence[NDArray[Any]], crop: int, generator: torch.Generator)
     return number, _Cut(slice(corner[0], corner[0] + crop), slice(corner[1], corner[1] + crop), turns, bool(mirrored))
 
 
-def _piece(image: NDArray[Any], cut: _Cut) -> Float[Tensor, "y x"]:
+def _piece(image: Image, cut: _Cut) -> Float[Tensor, "y x"]:
     piece = torch.from_numpy(np.array(image[cut.rows, cut.columns], np.float32))
     piece = torch.rot90(piece, cut.turns)
     return piece.flip(1) if cut.mirrored else piece

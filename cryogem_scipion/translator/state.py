@@ -19,10 +19,11 @@ from cryogem_scipion.config.train import TrainSettings
 from cryogem_scipion.errors import CheckpointError
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import Translator
-from cryogem_scipion.translator.losses import contrast_drift, contrastive, gradient_penalty, least_squares
-from cryogem_scipion.translator.networks import PatchProjections, discriminator, generator, latent_noise
+from cryogem_scipion.translator.losses import contrast_drift, contrastive, gradient_penalty, least_squares, single
+from cryogem_scipion.translator.networks import Generator, PatchProjections, discriminator, generator, latent_noise
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 from cryogem_scipion.translator.preview import write_preview
+from cryogem_scipion.translator.processes import ALONE, Processes
 from cryogem_scipion.translator.tensors import load_tensors, part, save_tensors
 
 __all__ = ["CHECKPOINT", "HALF_WAY", "Goal", "TrainingState", "seed_of"]
@@ -48,8 +49,10 @@ class Goal:
 class TrainingState:
     """Networks, optimisers, the number of steps done, and the best state so far."""
 
-    def __init__(self, settings: TrainSettings, goal: Goal, device: torch.device) -> None:
+    def __init__(self, settings: TrainSettings, goal: Goal, device: torch.device,
+                 processes: Processes = ALONE) -> None:
         self.settings, self.goal, self.device, self.step = settings, goal, device, 0
+        self.processes = processes
         self.config = _generator_config(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(settings.seed, "weights"))
@@ -57,6 +60,9 @@ class TrainingState:
             self.discriminator = discriminator(
                 {"name": settings.discriminator, "width": settings.discriminator_width}).to(device)
             self.projections = PatchProjections(self.generator.feature_channels).to(device)
+        self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
+        for network in (self.generator, self.discriminator, self.projections):
+            network.to(self.dtype)
         self.average = copy.deepcopy(self.generator)
         self.best, self.best_step, self.best_realism = copy.deepcopy(self.generator), 0, math.inf
         ways = [*self.generator.parameters(), *self.projections.parameters()]
@@ -65,41 +71,59 @@ class TrainingState:
         self.backward_optimiser = torch.optim.Adam(self.discriminator.parameters(), settings.learning_rate, betas)
 
     def advance(self, real: RealPieces, simulated: SimulatedPieces) -> dict[str, float]:
-        """One step; returns the losses."""
-        settings = self.settings
+        """One step; returns the losses.
+
+        Every piece of a step has random numbers of its own: which process takes it makes no difference.
+        """
+        settings, processes = self.settings, self.processes
         for optimiser in (self.forward_optimiser, self.backward_optimiser):
             optimiser.param_groups[0]["lr"] = settings.learning_rate * _schedule(self.step, settings.steps)
-        random = torch.Generator().manual_seed(seed_of(settings.seed, self.step))
-        true = draw_real(real, settings.crop, settings.batch, random)[:, None].to(self.device)
-        clean, masks = (tensor.to(self.device) for tensor in
-                        draw_simulated(simulated, settings.crop, settings.batch, random))
-        physical = self._physical(clean, random)
-        latent = latent_noise(self.generator, settings.batch, (settings.crop, settings.crop), random)
+        randoms, true, clean, masks, physical, latent = self._drawn(real, simulated)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             made, features = self.generator(physical, latent)
-            made = made.float()
+            made = single(made)
             judged = least_squares(_full(self.discriminator(made.detach())), 0.0)
             judged = (judged + least_squares(_full(self.discriminator(true)), 1.0)) / 2
         if settings.gradient_penalty and self.step % PENALTY_EVERY == 0:
             seen = true.detach().requires_grad_()
             penalty = gradient_penalty(self.discriminator(seen), seen)
-            _descend(self.backward_optimiser, judged + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
+            self._descend(self.backward_optimiser, judged + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
         else:
-            _descend(self.backward_optimiser, judged)
+            self._descend(self.backward_optimiser, judged)
         self.discriminator.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             fooled = least_squares(_full(self.discriminator(made)), 1.0)
-            kept = contrastive(self.projections, self.generator.encode(made), features, masks, random,
-                               form=settings.contrastive_form)
+            encoded = self.generator.encode(made)
+            kept = torch.stack([contrastive(
+                self.projections, [layer[number:number + 1] for layer in encoded],
+                [layer[number:number + 1] for layer in features], masks[number:number + 1], random,
+                form=settings.contrastive_form) for number, random in enumerate(randoms)]).mean()
         signal = (clean - 1) / self.goal.physical.background_deviation
-        drift = contrast_drift((made - physical)[:, 0], signal)
-        _descend(self.forward_optimiser, fooled + settings.contrastive_weight * kept
+        drift = contrast_drift((made - physical)[:, 0], signal, processes.total)
+        self._descend(self.forward_optimiser, fooled + settings.contrastive_weight * kept
                  + settings.contrast_weight * drift.square())
         self.discriminator.requires_grad_(True)
         self._follow()
         self.step += 1
-        return {"adversarial": fooled.item(), "contrastive": kept.item(), "discriminator": judged.item(),
-                "contrast_drift": drift.item()}
+        return processes.mean({"adversarial": fooled, "contrastive": kept, "discriminator": judged,
+                               "contrast_drift": drift})
+
+    def _drawn(self, real: RealPieces, simulated: SimulatedPieces) -> tuple[
+            list[torch.Generator], Tensor, Tensor, Tensor, Tensor, list[Tensor] | None]:
+        """What this process's part of a step begins with: generators, real, clean, masks, physical, latent noise."""
+        settings, crop = self.settings, self.settings.crop
+        # The first one's seed is that of a training with batches of one.
+        randoms = [torch.Generator().manual_seed(seed_of(settings.seed, (self.step, number) if number else self.step))
+                   for number in self.processes.numbers(settings.batch)]
+        drawn = []
+        for random in randoms:
+            true = draw_real(real, crop, 1, random)[:, None].to(self.device, self.dtype)
+            clean, mask = (tensor.to(self.device, self.dtype) for tensor in draw_simulated(simulated, crop, 1, random))
+            physical = self._physical(clean, random)
+            latent = latent_noise(self.generator, 1, (crop, crop), random) or []
+            drawn.append((true, clean, mask, physical, *(noise.to(self.dtype) for noise in latent)))
+        true, clean, masks, physical, *latent = (torch.cat(pieces) for pieces in zip(*drawn, strict=True))
+        return randoms, true, clean, masks, physical, latent or None
 
     def preview(self, real: RealPieces, simulated: SimulatedPieces, path: Path) -> None:
         """Write input, generated and real pieces side by side; always of the same places."""
@@ -110,8 +134,13 @@ class TrainingState:
         clean, _ = draw_simulated(simulated, crop, 2, random)
         physical = self._physical(clean.to(self.device), random)
         with torch.no_grad():
-            made, _ = self.average(physical, latent_noise(self.average, 2, (crop, crop), random))
+            made, _ = self.averaged(physical, latent_noise(self.average, 2, (crop, crop), random))
         write_preview(path, physical[:, 0].cpu(), made[:, 0].float().cpu(), true)
+
+    @property
+    def averaged(self) -> Generator:
+        """The generator with averaged weights, in float32."""
+        return self.average if self.dtype == torch.float32 else copy.deepcopy(self.average).float()
 
     @torch.no_grad()
     def judged(self, realism: float) -> None:
@@ -126,8 +155,8 @@ class TrainingState:
         network = self.average
         if self.best_step:
             network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
-        return Translator(copy.deepcopy(network).eval(), self.config, goal.physical, goal.scale, goal.pixel_size,
-                          goal.snr, goal.contrast, details)
+        return Translator(copy.deepcopy(network).eval().float(), self.config, goal.physical, goal.scale,
+                          goal.pixel_size, goal.snr, goal.contrast, details)
 
     def save(self, path: Path) -> None:
         """Write all that the next step depends on."""
@@ -183,6 +212,12 @@ class TrainingState:
     def _physical(self, clean: Float[Tensor, "b y x"], random: torch.Generator) -> Float[Tensor, "b 1 y x"]:
         return torch.stack([self.goal.physical.deviations(image, random) for image in clean])[:, None]
 
+    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.share_gradients(optimiser.param_groups[0]["params"])
+        optimiser.step()
+
     @torch.no_grad()
     def _follow(self) -> None:
         """Average the generator's weights over the last steps; over fewer in the beginning."""
@@ -198,7 +233,8 @@ class TrainingState:
         return {"forward_optimiser": self.forward_optimiser, "backward_optimiser": self.backward_optimiser}
 
     def _digest(self) -> str:
-        free = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation"}
+        free = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
+                *(["processes"] if self.settings.processes == 1 else [])}
         return hashlib.sha256(self.settings.model_dump_json(exclude=free).encode()).hexdigest()
 
 
@@ -220,11 +256,5 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, 2 * (steps - step) / steps)
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-
-
 def _full(judgements: list[Tensor]) -> list[Tensor]:
-    return [judgement.float() for judgement in judgements]
+    return [single(judgement) for judgement in judgements]

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from cryogem_scipion.config.train import TrainSettings
+from cryogem_scipion.files import replacing
 from cryogem_scipion.translator.checkpoint import MODEL, save_model
 from cryogem_scipion.translator.events import FOLDER, EventFile
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.preview import PREVIEWS
+from cryogem_scipion.translator.processes import ALONE, Processes
 from cryogem_scipion.translator.realism import DISTANCES, Judge, judge
 from cryogem_scipion.translator.state import CHECKPOINT, HALF_WAY, Goal, TrainingState, seed_of
 
@@ -41,7 +43,8 @@ class TrainingRecord:
 
 
 def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: TrainSettings, folder: Path,
-          device: torch.device, held_out: RealPieces | None = None) -> Iterator[TrainingRecord]:
+          device: torch.device, held_out: RealPieces | None = None, processes: Processes = ALONE
+          ) -> Iterator[TrainingRecord]:
     """Train, or continue the training in ``folder``; yields a record after each step.
 
     Writes ``checkpoint.safetensors``, ``losses.csv``, ``realism.csv``, ``tensorboard/``, ``previews/*.png`` and, at
@@ -52,6 +55,8 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
     held_out
         Real micrographs that are not trained on: the model is the state that comes nearest to them. Without them it
         is the last one.
+    processes
+        Those that train together; the first one writes and judges, the others yield nothing.
 
     Raises
     ------
@@ -60,8 +65,12 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
     CheckpointError
         The checkpoint in the folder is damaged, of another training, or too far for the number of steps.
     """
-    state = TrainingState(settings, goal, device)
+    state = TrainingState(settings, goal, device, processes)
     state.restore(folder)
+    if not processes.leads:
+        while state.step < settings.steps:
+            state.advance(real, simulated)
+        return
     (folder / PREVIEWS).mkdir(exist_ok=True)
     columns = [field.name for field in fields(TrainingRecord)]
     judging = _judge(state, real, held_out, simulated)
@@ -77,7 +86,7 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
             events.add(state.step, {**found, "steps_per_second": speed})
             last = state.step == settings.steps
             if judging and (last or state.step % settings.judge_every == 0):
-                judged = judging(state.average)
+                judged = judging(state.averaged)
                 state.judged(judged["realism"])
                 realism.add({"step": state.step, **judged})
                 events.add(state.step, {f"realism/{name}": value for name, value in judged.items()})
@@ -110,11 +119,13 @@ class _Table:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file)
                         if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            before = csv.DictWriter(file, columns, lineterminator="\n")
+            before.writeheader()
+            before.writerows(rows)
         # A line at a time, for those who watch.
-        self._file = path.open("w", encoding="utf-8", newline="", buffering=1)
+        self._file = path.open("a", encoding="utf-8", newline="", buffering=1)
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
-        self._writer.writeheader()
-        self._writer.writerows(rows)
 
     def add(self, values: Mapping[str, int | float]) -> None:
         self._writer.writerow({name: value if isinstance(value, int) else f"{value:.6g}"

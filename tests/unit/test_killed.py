@@ -55,12 +55,11 @@ def settings(stage, good, out):
 
 def contents(out):
     """Every file of a run; of settings and tables only what does not depend on the place and the clock."""
-    return {str(path.relative_to(out)): _timeless(path) for path in sorted(out.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(out)): _timeless(path) for path in sorted(out.rglob("*"))
+            if path.is_file() and not path.name.startswith("events.")}  # TensorBoard's have the time in their names
 
 
 def _timeless(path):
-    if path.name.startswith("events."):
-        return path.read_bytes()[:0]  # tensorboard's records hold the time
     if path.suffix == ".json":
         def dropped(value):
             return {key: dropped(one) for key, one in value.items() if key not in {"out", *TIMED}} if isinstance(

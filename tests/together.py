@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A small training in float64, alone or as one of the processes that torchrun starts; the first one saves the result.
+
+    python tests/together.py OUT.pt BATCH                                    alone
+    torchrun --nproc-per-node 2 tests/together.py OUT.pt BATCH               each with batches of BATCH
+"""
+import sys
+
+import numpy as np
+import torch
+
+from cryogem_scipion.config import TrainSettings
+from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
+from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.translator.processes import joined
+from cryogem_scipion.translator.state import Goal, TrainingState
+
+STEPS = 20
+GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})
+
+
+def data():
+    """Real noise, and a clean image with two particles."""
+    rng = np.random.default_rng(4)
+    mask = np.zeros((80, 72), np.uint8)
+    mask[20:36, 30:50] = mask[50:70, 5:20] = 1
+    images = [rng.normal(500, 25, (80, 72)).astype(np.float32) for _ in range(2)]
+    return RealPieces(images, [500.0] * 2, [25.0] * 2), SimulatedPieces([(1 - 0.02 * mask).astype("f4")], [mask])
+
+
+def main(out, batch):
+    """Take the steps; losses and weights go to ``out``."""
+    torch.set_num_threads(1)
+    processes, device = joined(torch.device("cpu"))
+    settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", steps=2 * STEPS, crop=32, batch=batch,
+                             generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
+    state = TrainingState(settings, GOAL, device, processes)
+    pieces = data()
+    losses = [state.advance(*pieces) for _ in range(STEPS)]
+    if processes.leads:
+        weights = {**state.generator.state_dict(), **{f"d.{name}": value for name, value in
+                                                      state.discriminator.state_dict().items()}}
+        torch.save({"losses": losses, "weights": weights, "count": processes.count}, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

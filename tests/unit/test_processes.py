@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Training in two processes that torch's launcher starts: the same as one process with batches twice as large."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cryogem_scipion.dataset import read_manifest
+from cryogem_scipion.translator.checkpoint import load_model
+from tests import together
+from tests.spoiled import make_good
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_piece_of_a_batch_depends_on_its_number_alone():
+    """Whatever the batch: so processes may share it out."""
+    pieces = together.data()
+    drawn = {}
+    for batch in (1, 2, 3):
+        settings = together.TrainSettings(real=("a.mrc",), simulation="sim", out="out", crop=32, batch=batch,
+                                          generator_width=4, discriminator_width=4)
+        state = together.TrainingState(settings, together.GOAL, torch.device("cpu"))
+        drawn[batch] = state._drawn(*pieces)[1:]
+    for one, two, three in zip(*(drawn[batch] for batch in (1, 2, 3)), strict=True):
+        for few, many in ((one, two), (two, three)):
+            for a, b in zip(few, many, strict=True) if isinstance(few, list) else [(few, many)]:
+                assert torch.equal(a, b[:len(a)])
+                assert not torch.equal(b[0], b[1])
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
+    script = ROOT / "tests/together.py"
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script,
+                    tmp_path / "two.pt", "1"], check=True, env=ENVIRONMENT, capture_output=True)
+    together.main(tmp_path / "one.pt", 2)
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    assert (one["count"], two["count"]) == (1, 2)
+    assert len(one["losses"]) == 20
+    for step, (a, b) in enumerate(zip(one["losses"], two["losses"], strict=True)):
+        for name, value in a.items():
+            assert b[name] == pytest.approx(value, abs=1e-6), (step, name)
+    for name, weight in one["weights"].items():
+        assert weight.dtype == torch.float64
+        assert torch.allclose(two["weights"][name], weight, rtol=0, atol=1e-6), name
+    # They did learn: the comparison is not one of two beginnings.
+    assert abs(one["losses"][-1]["discriminator"] - one["losses"][0]["discriminator"]) > 1e-3
+
+
+@pytest.mark.slow
+def test_the_program_trains_in_two_processes_and_continues(tmp_path):
+    make_good(tmp_path)
+
+    def train(*more):
+        return subprocess.run([sys.executable, "-m", "cryogem_scipion", "train", "--real", tmp_path / "real/*.mrc",
+                               "--simulation", tmp_path / "sim", "--out", tmp_path / "two", "--crop", "32",
+                               "--generator-width", "4", "--discriminator-width", "4", "--checkpoint-every", "2",
+                               "--processes", "2", "--threads", "2", "--device", "cpu", *more],
+                              env=ENVIRONMENT, capture_output=True, text=True, cwd=tmp_path)
+
+    refused = train("--steps", "4", "--real-pixel-size", "9")
+    assert refused.returncode == 2
+    assert "coarser than the working pixel size" in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "two").exists()
+    done = train("--steps", "4")
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "two").settings["processes"] == 2
+    assert load_model(tmp_path / "two/model.safetensors").details["steps"] == 4
+    before = (tmp_path / "two/model.safetensors").read_bytes()
+    (tmp_path / "two/model.safetensors").unlink()
+    assert train("--steps", "4").returncode == 0
+    assert (tmp_path / "two/model.safetensors").read_bytes() == before
