@@ -62,9 +62,11 @@ def run(settings: TrainSettings) -> Manifest:
     if processes.leads:
         begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_prints(simulated, files))
-        measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
-    processes.wait()
+    else:
+        processes.wait()  # until the first one has measured the real micrographs: then they are only looked up
     reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
+    if processes.leads:
+        processes.wait()
     held_out = _held_out(len(reals))
     seen = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
