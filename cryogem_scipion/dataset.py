@@ -12,6 +12,7 @@ Paths in the tables are relative to the folder. Nothing here needs torch: the Sc
 the same files through the same functions.
 """
 import json
+import linecache
 import math
 import os
 import re
@@ -159,6 +160,8 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     """Return every table of a STAR file by its name; ``DataError`` when there is no such file."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a STAR file")
+    # The library forgets the lines of a file when it has read it, but not when it has failed to.
+    linecache.clearcache()
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=NAMES)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError, pd.errors.ParserError) as error:

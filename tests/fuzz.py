@@ -43,7 +43,7 @@ def seeds(folder):
     from cryogem_scipion.physics.structure import read_atoms
     from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
     from cryogem_scipion.scoring.coordinates import read_coordinates
-    from cryogem_scipion.stages.background import simulated_set
+    from cryogem_scipion.stages.simulated import simulated_set
     from cryogem_scipion.translator.checkpoint import load_model
     from cryogem_scipion.translator.imported import import_published
     from cryogem_scipion.translator.tensors import load_tensors

@@ -36,11 +36,15 @@ from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.comparison import compared
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.processes import joined
+from cryogem_scipion.translator.state import disk_bytes
 from cryogem_scipion.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
 
 __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
+
+PREVIEWS_BYTES = 64 * 1024**2
+"""Disk space for pictures, losses and figures."""
 
 
 def run(settings: TrainSettings) -> Manifest:
@@ -115,7 +119,7 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     if settings.crop > min(shapes[small]):
         raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
                             f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
-    check_space(settings.out, sum(4 * y * x for y, x in shapes) + 64 * 1024**2)
+    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
 
 
 def _held_out(count: int) -> set[int]:

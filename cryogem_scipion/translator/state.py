@@ -26,7 +26,7 @@ from cryogem_scipion.translator.preview import write_preview
 from cryogem_scipion.translator.processes import ALONE, Processes
 from cryogem_scipion.translator.tensors import load_tensors, part, save_tensors
 
-__all__ = ["CHECKPOINT", "HALF_WAY", "Goal", "TrainingState", "seed_of"]
+__all__ = ["CHECKPOINT", "HALF_WAY", "Goal", "TrainingState", "disk_bytes", "seed_of"]
 
 CHECKPOINT, HALF_WAY = "checkpoint.safetensors", "checkpoint_half.safetensors"
 """The last state, and that from which the learning rate falls: a longer training shares all that is before it."""
@@ -243,6 +243,19 @@ def _generator_config(settings: TrainSettings) -> dict[str, Any]:
         levels = int(math.log2(settings.crop))
         return {"name": "published", "width": settings.generator_width, "levels": levels}
     return {"name": settings.generator, "width": settings.generator_width}
+
+
+def disk_bytes(settings: TrainSettings) -> int:
+    """Disk space of a training's checkpoints and model, one of them still being written."""
+    with torch.device("meta"):
+        made = generator(_generator_config(settings))
+        judging = discriminator({"name": settings.discriminator, "width": settings.discriminator_width})
+        projections = PatchProjections(made.feature_channels)
+    own, *others = (sum(parameter.numel() for parameter in network.parameters())
+                    for network in (made, judging, projections))
+    # With two moments of Adam each; the generator also averaged, and at its best.
+    checkpoint = 5 * own + 3 * sum(others)
+    return (8 if settings.precision == "float64" else 4) * (3 * checkpoint + own)
 
 
 def seed_of(seed: int, purpose: object) -> int:
