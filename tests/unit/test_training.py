@@ -209,5 +209,6 @@ def test_training_brings_the_generated_images_nearer(data, tmp_path):
                       gradient_penalty=0.0)
     model = load_model(tmp_path / MODEL)
     image = model(torch.ones(96, 96), torch.Generator().manual_seed(1))
-    assert 1.2 * 25 < float(image.std()) < 3.5 * 25
+    # Untrained it is 25, within 0.2; so few steps bring it to 27 to 36, by the seed.
+    assert 1.05 * 25 < float(image.std()) < 3.5 * 25
     assert abs(np.mean([r.contrast_drift for r in records[-30:]])) < 0.3
