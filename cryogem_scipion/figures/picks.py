@@ -15,7 +15,7 @@ __all__ = ["NAME", "SIZE", "draw_picks", "mark_picks", "scores"]
 NAME = "picks"
 SIZE = (15.0, 7.6)
 # Outcomes of picks, and what else is circled: label and colour, told apart also by eyes that see fewer colours.
-OUTCOMES = {1: ("hit", "#2fd0ff"), 0: ("false pick", "#ff4d6d"), -1: ("not judged", "#b9b9b9")}
+OUTCOMES = {1: ("hit", "#2fd0ff"), 0: ("false pick", "#ff4d6d"), -1: ("not judged", "#c77dff")}
 MISSED = ("missed particle", "#ffd60a")
 
 
