@@ -154,8 +154,8 @@ def trained(images, poses, cells, steps, seed):
         optimizer.step()
         schedule.step()
         if step % 200 == 199:
-            print(f"  step {step + 1}: loss {float(loss.detach()):.3f}, {(time.process_time() - start) / (step + 1):.2f} s of "
-                  "processor a step", flush=True)
+            seconds = (time.process_time() - start) / (step + 1)
+            print(f"  step {step + 1}: loss {float(loss.detach()):.3f}, {seconds:.2f} s of processor a step", flush=True)
     return network.eval()
 
 

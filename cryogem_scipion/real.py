@@ -68,7 +68,8 @@ def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: flo
     return shapes
 
 
-def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = None) -> RealMicrograph:
+def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = None,
+              inverted: bool = False) -> RealMicrograph:
     """Read one micrograph, Fourier-crop it and measure its ice and background.
 
     Parameters
@@ -79,12 +80,16 @@ def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = 
         Å per pixel wanted; the one reached differs by less than 0.1 %.
     pixel_size
         Of the file, where its header is wrong or empty.
+    inverted
+        Particles are bright in it: it is turned round about its median.
     """
     data, found = read_mrc(path, 2)
     original = torch.tensor(data)  # a copy: the file's array is read-only
     target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or found), working_pixel_size)
     image = fourier_crop(original[:target.crop[0], :target.crop[1]], target.shape)
     median = float(np.median(image.numpy()))
+    if inverted:
+        image = 2 * median - image
     if has_transmission(image):
         ice = ice_map(image)
         flat = image / upsample_ice(ice, target.shape)

@@ -30,6 +30,13 @@ class GenerateSettings(RunSettings):
     real_pixel_size: float | None = option(
         None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
         form=False, gt=0)
+    real_contrast: Literal["auto", "dark", "bright"] = option(
+        "auto", "Particles in real micrographs", "auto: dark, as usual; a set in which they are bright is found and "
+        "refused. bright: the set is turned round. dark: it is taken as it is, unchecked.", section="Noise",
+        advanced=True)
+    precision: Literal["float32", "bf16"] = option(
+        "float32", "Precision", "Of a noise model. bf16 is faster on recent GPUs and processors that have its "
+        "instructions, and slower on others.", section="Noise", advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Higher makes "
         "particles easier to see. Empty takes that of the model, else of the simulation.", section="Noise", gt=0,

@@ -21,6 +21,10 @@ class TrainSettings(RunSettings):
     real_pixel_size: float | None = option(
         None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
         form=False, gt=0)
+    real_contrast: Literal["auto", "dark", "bright"] = option(
+        "auto", "Particles in real micrographs", "auto: dark, as usual; a set in which they are bright is found and "
+        "refused. bright: the set is turned round. dark: it is taken as it is, unchecked.", section="Data",
+        advanced=True)
     simulation: Path = option(..., "Simulation", "A folder that 'cryogem simulate' made.", form=False)
     simulation_micrographs: Path | None = option(
         None, "Simulated micrographs to use", "A STAR file like the simulation's micrographs.star with a part of "

@@ -172,7 +172,7 @@ class _Look:
         """What exceeds images made with this noise and particles of this strength."""
         random = seeded(self.seed, "contaminants")
         usual = ordinary([replace(noise, ice=()).deviations(image, random)
-                          for image in self._clean(self.factor(snr))], self._particle())
+                          for image in self._clean(self.factor(snr))], self.simulated.particle_pixels)
         return tuple(find_contaminants(flat, usual) for flat in
                      tracked(flats, len(flats), "searching for contaminants on real micrograph"))
 
@@ -182,16 +182,11 @@ class _Look:
             weights(pieces, (flat.shape[0], flat.shape[1])) for flat, pieces in zip(flats, found, strict=True)]
         signals = [1 - image for image in self._clean(1)]
         return fit_snr([flat.clamp(-OUTLIER, OUTLIER) for flat in flats], signals,
-                       self.simulated.contrast.signal_deviation, self._particle(), seeded(self.seed, "contrast"),
-                       hidden)
+                       self.simulated.contrast.signal_deviation, self.simulated.particle_pixels,
+                       seeded(self.seed, "contrast"), hidden)
 
     def _clean(self, factor: float) -> list[Float[Tensor, "y x"]]:
         return [self.simulated.clean(number, factor) for number in range(min(ENOUGH, len(self.simulated.micrographs)))]
-
-    def _particle(self) -> float:
-        manifest = self.simulated.manifest
-        assert manifest.particle_diameter_angstrom is not None
-        return manifest.particle_diameter_angstrom / manifest.pixel_size
 
 
 def physical_noise(coloured: bool, background: Background, contaminants: bool = True) -> PhysicalNoise:

@@ -22,10 +22,11 @@ from cryogem_scipion.stages.background import MOST, Background, measure_backgrou
 from cryogem_scipion.stages.labelled import LabelledFolder
 from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.parallel import check_memory, in_order, one_thread, workers
+from cryogem_scipion.stages.polarity import check_polarity
 from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
-from cryogem_scipion.translator.checkpoint import Translator, load_model
+from cryogem_scipion.translator.checkpoint import Translator, in_bf16, load_model
 
 __all__ = ["run"]
 
@@ -58,11 +59,15 @@ def run(settings: GenerateSettings) -> Manifest:
     if model is not None and abs(model.pixel_size / scope.pixel_size - 1) > 1e-3:
         raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
                         f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
+    if model is not None and settings.precision == "bf16":
+        model = in_bf16(model)
     files = real_files(settings.real)
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _indices(settings, simulated)
     check_space(settings.out, len(indices) * _bytes(scope, settings))
     check_memory(device, _memory(scope), settings.weighs_most)
+    unused = model is not None and not model.standardised
+    warnings = check_polarity(settings, simulated, [] if unused else files)
     out = begin(settings, inputs=input_prints(simulated, files, settings.model if model else None))
     if model is not None:
         noise = _translated(settings, simulated, files, out, model)
@@ -102,7 +107,7 @@ def run(settings: GenerateSettings) -> Manifest:
         simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
-        warnings=(*noise.warnings, *folder.warnings()), figures=noise.figures)
+        warnings=(*warnings, *noise.warnings, *folder.warnings()), figures=noise.figures)
     write_manifest(out, manifest)
     log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), folder.count, folder.whole,
              out)
@@ -160,7 +165,7 @@ def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
     """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
     with one_thread():
         reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
-                             settings.real_pixel_size)
+                             settings.real_pixel_size, settings.real_contrast == "bright")
         coloured = settings.noise == "spectrum"
         background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
         return physical_noise(coloured, background, settings.contaminants), background

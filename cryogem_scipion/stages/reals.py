@@ -61,7 +61,7 @@ class StoredImage:
 
 
 def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
-                 pixel_size: float | None) -> list[MeasuredReal]:
+                 pixel_size: float | None, inverted: bool = False) -> list[MeasuredReal]:
     """Bring every real micrograph to the working pixel size, one in memory at a time.
 
     What an interrupted run has done is not done again.
@@ -72,11 +72,14 @@ def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_si
         The run's folder; what is measured is kept in its ``source/real``.
     images
         Folder in ``out`` for the micrographs at the working pixel size.
+    inverted
+        Particles are bright in them.
     """
     (out / images).mkdir(parents=True, exist_ok=True)
     (out / "source/real").mkdir(parents=True, exist_ok=True)
-    return [_measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size) for path, stem in
-            tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph", folder=out)]
+    return [_measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size, inverted)
+            for path, stem in tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph",
+                                      folder=out)]
 
 
 def mapped(path: Path) -> NDArray[np.float32]:
@@ -86,13 +89,13 @@ def mapped(path: Path) -> NDArray[np.float32]:
     return data
 
 
-def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: float,
-             pixel_size: float | None) -> MeasuredReal:
+def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: float, pixel_size: float | None,
+             inverted: bool) -> MeasuredReal:
     record = out / "source/real" / f"{stem}.json"
     if record.is_file():
         values = json.loads(record.read_text("utf-8"))
         return MeasuredReal(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
-    real = read_real(path, working_pixel_size, pixel_size)
+    real = read_real(path, working_pixel_size, pixel_size, inverted)
     with replacing(out / name) as temporary:
         write_mrc(temporary, real.image.numpy(), real.pixel_size)
     y, x = real.image.shape

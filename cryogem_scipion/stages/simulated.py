@@ -34,6 +34,12 @@ class SimulatedSet:
         """1 - s of one micrograph, s multiplied by ``contrast``."""
         return 1 - contrast * (1 - torch.tensor(mapped(self.micrographs[number])))
 
+    @property
+    def particle_pixels(self) -> float:
+        """Diameter of the largest particle."""
+        assert self.manifest.particle_diameter_angstrom is not None
+        return self.manifest.particle_diameter_angstrom / self.manifest.pixel_size
+
 
 def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     """Open a simulation.

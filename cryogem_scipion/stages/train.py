@@ -30,6 +30,7 @@ from cryogem_scipion.real import real_files
 from cryogem_scipion.stages.background import Background, measure_background, physical_noise
 from cryogem_scipion.stages.launching import launch, launched
 from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.polarity import check_polarity
 from cryogem_scipion.stages.reals import MeasuredReal, StoredImage, measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
 from cryogem_scipion.translator.checkpoint import load_model
@@ -59,6 +60,7 @@ def run(settings: TrainSettings) -> Manifest:
     simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
     files = real_files(settings.real)
     _check(settings, simulated, files)
+    warnings = check_polarity(settings, simulated, files)
     if settings.processes > 1 and not launched():
         launch(settings)
     processes, device = joined(device)
@@ -68,14 +70,16 @@ def run(settings: TrainSettings) -> Manifest:
               inputs=input_prints(simulated, files))
     else:
         processes.wait()  # until the first one has measured the real micrographs: then they are only looked up
-    reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size)
+    reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
+                         settings.real_contrast == "bright")
     if processes.leads:
         processes.wait()
     held_out = _held_out(len(reals))
     seen = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
     background = measure_background(seen, out, simulated, settings.snr, settings.seed, coloured)
-    for warning in background.warnings:
+    warnings += background.warnings
+    for warning in warnings:
         log.warning("warning: %s", warning)
     physical = physical_noise(coloured, background, settings.contaminants)
     goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
@@ -97,7 +101,7 @@ def run(settings: TrainSettings) -> Manifest:
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
         contrast=simulated.contrast.brought_to(background.snr, background.deviation),
-        warnings=background.warnings, figures=figures)
+        warnings=warnings, figures=figures)
     write_manifest(out, manifest)
     processes.wait()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cryogem_scipion.translator.spectrum import ColouredNoise, power_spectrum, resampled
 
-__all__ = ["FittedContrast", "fit_snr"]
+__all__ = ["FittedContrast", "ParticleBand", "filtered", "fit_snr", "particle_band"]
 
 QUIET = 0.4
 """Part of a micrograph's tiles, those with the least power in the particles' band, that counts as background."""
@@ -43,6 +43,16 @@ class FittedContrast:
     """False where no ratio matches: then ``snr`` is no measurement."""
 
 
+@dataclass(frozen=True)
+class ParticleBand:
+    """Where in the spectrum particles stand out."""
+
+    taper: Float[Tensor, "n half"]
+    """Weights of the frequencies, from 0 to 1."""
+    noises: tuple[Float[Tensor, "n half"], ...]
+    """Power of each micrograph's noise, where there are few particles."""
+
+
 def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
             particle_pixels: float, generator: torch.Generator,
             hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> FittedContrast:
@@ -63,21 +73,15 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     hidden
         For each real micrograph where (1) it has contaminants and where (0) not; those places do not count.
     """
-    signal = torch.stack([power_spectrum(image).mean(0) for image in signals]).mean(0)
-    tiles = [power_spectrum(flat) for flat in flats]
-    total = torch.stack([powers.mean(0) for powers in tiles]).mean(0)
-    band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
-    noises = [_quiet(powers, band) for powers in tiles]
-    mean = torch.stack(noises).mean(0)
-    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
-    taper = taper / taper.max()
+    band = particle_band(flats, signals, particle_pixels)
+    noises, taper = band.noises, band.taper
     powers = [_local_power(flat, taper, particle_pixels) for flat in flats]
     real = _quantiles(powers if hidden is None else [
         power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
     # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
     drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
              for i, image in enumerate(signals)]
-    seen = [(_filtered(noise, taper), _filtered(image, taper)) for noise, image in zip(drawn, signals, strict=True)]
+    seen = [(filtered(noise, taper), filtered(image, taper)) for noise, image in zip(drawn, signals, strict=True)]
     terms = [tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s)) for n, s in seen]
     misfits = []
     for ratio in RATIOS:
@@ -90,6 +94,26 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     return FittedContrast(snr, misfits[best], inside and misfits[best] < ALIKE)
 
 
+def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
+                  particle_pixels: float) -> ParticleBand:
+    """Return where in the spectrum particles stand out of the noise; parameters are those of ``fit_snr``."""
+    signal = torch.stack([power_spectrum(image).mean(0) for image in signals]).mean(0)
+    tiles = [power_spectrum(flat) for flat in flats]
+    total = torch.stack([powers.mean(0) for powers in tiles]).mean(0)
+    band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
+    noises = tuple(_quiet(powers, band) for powers in tiles)
+    mean = torch.stack(noises).mean(0)
+    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
+    return ParticleBand(taper / taper.max(), noises)
+
+
+def filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
+    """The image with its frequencies weighted by a half plane."""
+    shape = (image.shape[0], image.shape[1])
+    seen: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * resampled(taper, shape), s=shape)
+    return seen
+
+
 def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
     """Mean power of the tiles that hold the fewest particles."""
     count = max(1, math.ceil(QUIET * len(powers)))
@@ -98,13 +122,7 @@ def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"])
 
 def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], size: float) -> Float[Tensor, "v u"]:
     """Power in the particles' band, averaged over about a particle's area."""
-    return _smoothed(_filtered(image, taper).square(), size)
-
-
-def _filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
-    shape = (image.shape[0], image.shape[1])
-    seen: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * resampled(taper, shape), s=shape)
-    return seen
+    return _smoothed(filtered(image, taper).square(), size)
 
 
 def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:

@@ -15,6 +15,7 @@ from cryogem_scipion.translator.losses import (
     sample_points,
 )
 from cryogem_scipion.translator.networks import PatchProjections
+from cryogem_scipion.translator.networks import generator as named_generator
 
 
 def unit_vectors(count, generator):
@@ -106,6 +107,64 @@ def test_whole_loss_on_batches_of_oblong_images(form, value, generator):
     loss.backward()
     assert torch.isfinite(loss)
     assert all(bool(torch.isfinite(f.grad).all()) and bool(f.grad.any()) for f in features)
+
+
+@pytest.mark.parametrize("form", ["guided", "published", "unguided"])
+def test_whole_loss_is_that_of_loops_over_layers_and_images(form, generator):
+    """Batch of two, oblong, one mask nearly empty; places drawn once serve query, positive and negatives."""
+    torch.manual_seed(4)
+    projections = PatchProjections((3, 4), 16).double()
+    generated, physical = ([torch.randn(2, c, s, 2 * s, generator=generator, dtype=torch.float64)
+                            for c, s in ((3, 16), (4, 8))] for _ in range(2))
+    masks = torch.zeros(2, 32, 64)
+    masks[0, :20, 10:40] = 1
+    masks[1, :4, :2] = 1  # half a cell of the coarse layer: nothing of it is left there
+    seed = 77
+    found = contrastive(projections, generated, physical, masks, torch.Generator().manual_seed(seed), patches=24,
+                        form=form)
+    again, values = torch.Generator().manual_seed(seed), []
+    for layer in range(2):
+        grid = tuple(generated[layer].shape[2:])
+        for image in range(2):
+            inside, outside = sample_points(masks[image], grid, 24, again)
+            places = [divmod(place, grid[1]) for place in [*inside.tolist(), *outside.tolist()]]
+            query, key = (projections(layer, torch.stack([side[layer][image, :, y, x] for y, x in places])).detach()
+                          for side in (generated, physical))
+            half = min(len(inside), len(outside))
+            if form == "published" and half:
+                rows = [*range(half), *range(len(inside), len(inside) + half)]
+                values.append(naive_published(query[rows], key[rows], half))
+            else:
+                guided = form == "guided" and half > 0
+                values.append(naive(query, key, len(inside), guided))
+    assert float(found.detach()) == pytest.approx(sum(values) / len(values), rel=1e-10)
+
+
+@pytest.mark.parametrize(("name", "values"), [("published", {"levels": 6, "width": 2}), ("residual", {"width": 4})])
+def test_gradients_of_a_step_are_those_of_three_whole_passes(name, values, generator):
+    """Features of the input come with its translation, those of the result from the encoder alone."""
+    torch.manual_seed(6)
+    network = named_generator({"name": name, **values}).double()
+    for parameter in network.parameters():
+        parameter.data *= 5  # so that every layer says something
+    projections = PatchProjections(network.feature_channels, 16).double()
+    image = torch.randn(2, 1, 64, 128, generator=generator, dtype=torch.float64)
+    masks = torch.zeros(2, 64, 128)
+    masks[:, 16:48, 20:70] = 1
+    gradients = []
+    for short in (True, False):
+        made, features = network(image)
+        again = network.encode(made) if short else network(made)[1]
+        physical = features if short else network(image)[1]
+        loss = contrastive(projections, again, physical, masks, torch.Generator().manual_seed(5), patches=32)
+        loss = loss + made.square().mean()
+        parameters = [*network.parameters(), *projections.parameters()]
+        gradients.append(torch.autograd.grad(loss, parameters, allow_unused=True))
+    assert sum(g is not None and bool(g.any()) for g in gradients[0]) > 20
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert float((one - other).abs().max()) <= 1e-10 * max(1.0, float(other.abs().max()))
 
 
 def test_least_squares_weighs_all_maps_alike():

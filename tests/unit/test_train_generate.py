@@ -2,6 +2,8 @@
 """The train and generate stages as a user runs them, at a size that takes seconds."""
 import csv
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from cryogem_scipion.config import GenerateSettings, TrainSettings, parse
 from cryogem_scipion.dataset import inside, read_manifest, read_table, unquoted_path
 from cryogem_scipion.errors import CheckpointError, CryogemError, DataError, SettingsError
-from cryogem_scipion.mrc import read_mrc
+from cryogem_scipion.mrc import read_mrc, write_mrc
 from cryogem_scipion.stages import generate, train
 from tests.unit.conftest import SNR
 
@@ -196,3 +198,38 @@ def test_generating_refuses(world, trained, tmp_path):
     with pytest.raises(CryogemError, match="larger than the micrograph"):
         generate.run(generate_settings(world, tmp_path / "gen", noise="gaussian", micrograph_size=(20, 20)))
     assert not (tmp_path / "gen").exists()
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from cryogem_scipion.real import real_files
+from cryogem_scipion.stages.reals import mapped, measure_real
+from cryogem_scipion.translator.patches import RealPieces, draw_real
+import torch
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+files = real_files([str(folder / "*.mrc")])[:count]
+reals = measure_real(folder / f"out{count}", "micrographs", files, 4.0, None)
+images = [mapped(folder / f"out{count}" / real.name) for real in reals]
+assert all(image.shape == (900, 900) and not image.flags.owndata for image in images)
+pieces = RealPieces(images, [real.median for real in reals], [real.deviation for real in reals])
+draw_real(pieces, 64, 200, torch.Generator().manual_seed(0))
+status = Path("/proc/self/status").read_text()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, status.split("RssAnon:")[1].split()[0])
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_micrographs(tmp_path):
+    """They lie on disk at the working pixel size, and are mapped: what is added is far less than one more in memory."""
+    random = np.random.default_rng(3)
+    for index in range(24):
+        write_mrc(tmp_path / f"{index:02d}.mrc", random.normal(100, 10, (1800, 1800)).astype(np.float32), 2.0)
+    found = {}
+    for count in (6, 24):
+        done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path, str(count)], capture_output=True, text=True,
+                              cwd=Path(train.__file__).parents[2])
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[count] = [int(value) for value in done.stdout.split()]
+    # Kilobytes: 18 more would be 228 000 as they are and 57 000 at the working size.
+    assert found[24][1] - found[6][1] < 25_000

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inverted micrographs: found whatever their grey values, never among proper ones; turned round on demand."""
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryogem_scipion.config import GenerateSettings, TrainSettings
+from cryogem_scipion.dataset import read_manifest
+from cryogem_scipion.errors import DataError
+from cryogem_scipion.mrc import read_mrc, write_mrc
+from cryogem_scipion.stages import generate, train
+from cryogem_scipion.translator.polarity import measure_polarity
+from cryogem_scipion.translator.spectrum import ColouredNoise
+
+INVERSIONS = {"mirrored": lambda image: 2 * np.median(image) - image, "negative": lambda image: -image,
+              "from the top": lambda image: image.max() + image.min() - image,
+              "normalised": lambda image: (image.mean() - image) / image.std()}
+
+
+def micrographs(world, folder, how=None):
+    """Of other specimens than the simulation's, and clearer, for the fields are small; inverted or not."""
+    folder.mkdir()
+    random = np.random.default_rng(8)
+    for number, path in enumerate(2 * sorted((world / "hidden/micrographs").iterdir())):
+        clean, _ = read_mrc(path, 2)
+        image = (400 * (1 - 1.6 * (1 - clean) + 0.05 * random.normal(size=clean.shape))).astype(np.float32)
+        write_mrc(folder / f"mic_{number:06d}.mrc", INVERSIONS[how](image) if how else image, 6.0)
+    return [str(folder / "*.mrc")]
+
+
+@pytest.mark.parametrize("how", INVERSIONS)
+def test_inverted_micrographs_are_refused_before_anything_is_written(world, tmp_path, how):
+    real = micrographs(world, tmp_path / "real", how)
+    with pytest.raises(DataError, match=r"particles are bright in the real micrographs .* Set real_contrast to bright"):
+        train.run(TrainSettings(real=real, simulation=world / "sim", out=tmp_path / "run", steps=1, crop=64))
+    with pytest.raises(DataError, match="contrast is inverted"):
+        generate.run(GenerateSettings(real=real, simulation=world / "sim", out=tmp_path / "run", noise="spectrum"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_they_are_turned_round_or_taken_as_they_are_on_demand(world, tmp_path):
+    real, proper = micrographs(world, tmp_path / "real", "mirrored"), micrographs(world, tmp_path / "proper")
+    found = {}
+    for choice, patterns in (("auto", proper), ("bright", real), ("dark", real)):
+        manifest = train.run(TrainSettings(
+            real=patterns, simulation=world / "sim", out=tmp_path / choice, steps=1, crop=32, real_contrast=choice,
+            generator_width=4, discriminator_width=4, noise="gaussian"))
+        assert not any("bright" in warning for warning in manifest.warnings)
+        found[choice], _ = read_mrc(tmp_path / choice / "micrographs/mic_000000.mrc", 2)
+    # Turned round twice is the same, rounding apart.
+    assert np.abs(found["bright"] - found["auto"]).max() < 1e-3 * found["auto"].std()
+    assert np.corrcoef(found["dark"].ravel(), found["auto"].ravel())[0, 1] < -0.99
+
+
+@pytest.fixture
+def scene():
+    """Clumps of five blobs in coloured noise; ``make(sign, ...)`` gives micrographs where they are dark (-1) or bright.
+    """
+    random = torch.Generator().manual_seed(3)
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    radius = torch.hypot(torch.fft.fftfreq(128)[:, None], torch.fft.rfftfreq(128))
+    noise = ColouredNoise(torch.exp(-4 * radius))
+    noise = ColouredNoise(noise.power / noise.variance)
+
+    def signal():
+        blobs = (256 * torch.rand(14, 1, 2, generator=random) + 6 * torch.randn(14, 5, 2, generator=random)).view(-1, 2)
+        return sum(torch.exp(-((y - by) ** 2 + (x - bx) ** 2) / 12) for by, bx in blobs.tolist())
+
+    signals = [signal() for _ in range(4)]
+    deviation = float(torch.cat([s[s > 0.1] for s in signals]).std())
+
+    def make(sign, count=4, snr=0.5):
+        return [noise.draw((256, 256), random) + sign * math.sqrt(snr) / deviation * signal() for _ in range(count)]
+    return make, lambda flats: measure_polarity(flats, signals, deviation, 24.0, torch.Generator().manual_seed(1))
+
+
+def test_dark_and_bright_discs_are_told_apart(scene):
+    make, measured = scene
+    dark, bright = measured(make(-1)), measured(make(1))
+    assert not dark.doubtful
+    assert bright.inverted
+    assert dark.found < -3 * dark.error
+    one = measured(make(1, count=1))
+    assert one.inverted or one.doubtful
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_without_particles_is_never_called_inverted(scene, seed):
+    make, measured = scene
+    for _ in range(seed):
+        make(0)
+    assert not measured(make(0)).inverted
+
+
+def test_hot_pixels_and_dust_do_not_count_as_bright_particles(scene):
+    make, measured = scene
+    flats = make(-1)
+    for flat in flats:
+        flat.view(-1)[::997] = 6.0  # where outliers are cut
+        flat[100:112, 40:52] -= 6.0  # dust
+    found = measured([flat.clamp(-6, 6) for flat in flats])
+    assert not found.doubtful
+
+
+def test_the_sample_micrograph_is_dark(world, tmp_path):
+    sample = Path(train.__file__).parents[1] / "data/krios_micrograph_3.4A.mrc"
+    manifest = generate.run(GenerateSettings(real=[str(sample)], simulation=world / "sim", out=tmp_path / "gen",
+                                             noise="gaussian", micrographs=1))
+    assert not any("bright" in warning for warning in manifest.warnings)
+    assert read_manifest(tmp_path / "gen").figures["background_deviation"] > 0
