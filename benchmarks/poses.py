@@ -155,7 +155,7 @@ def trained(images, poses, cells, steps, seed):
         schedule.step()
         if step % 200 == 199:
             seconds = (time.process_time() - start) / (step + 1)
-            print(f"  step {step + 1}: loss {float(loss.detach()):.3f}, {seconds:.2f} s of processor a step", flush=True)
+            print(f"  step {step + 1}: loss {float(loss.detach()):.3f}, {seconds:.2f} s CPU a step", flush=True)
     return network.eval()
 
 

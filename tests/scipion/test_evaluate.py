@@ -9,6 +9,7 @@ from cryogem_scipion.workflow import WorkflowError, run
 from tests.scipion.conftest import MICROGRAPH_COUNT, REAL_COUNT
 
 
+@pytest.mark.slow
 def test_two_sets_are_compared_and_the_figure_opens(scipion, project, inputs, simulation, tmp_path):
     form = {"inputGenerated": (simulation, "outputMicrographs"), "inputMicrographs": inputs["real"],
             "numberOfThreads": 2}

@@ -18,6 +18,8 @@ from cryogem_scipion.dataset import PARTICLES, read_table
 from cryogem_scipion.workflow import WorkflowError, run
 from tests.scipion.conftest import PIXEL_SIZE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def simulation(scipion, project):

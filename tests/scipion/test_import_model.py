@@ -11,6 +11,7 @@ from tests import published
 from tests.scipion.conftest import PIXEL_SIZE
 
 
+@pytest.mark.slow
 def test_an_imported_model_generates(scipion, project, inputs, simulation, tmp_path):
     state = published.state_dict(published.generator_shapes(6, 4), torch.Generator().manual_seed(1))
     torch.save(state, scipion / "latest_net_G.pth")
