@@ -35,7 +35,7 @@ class GenerateSettings(RunSettings):
         "refused. bright: the set is turned round. dark: it is taken as it is, unchecked.", section="Noise",
         advanced=True)
     precision: Literal["float32", "bf16"] = option(
-        "float32", "Precision", "Of a noise model. bf16 is faster on recent GPUs and processors that have its "
+        "float32", "Precision", "Of a noise model. float32 is exact; bf16 is faster on recent GPUs and processors with its "
         "instructions, and slower on others.", section="Noise", advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Higher makes "
