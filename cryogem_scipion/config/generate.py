@@ -35,8 +35,8 @@ class GenerateSettings(RunSettings):
         "refused. bright: the set is turned round. dark: it is taken as it is, unchecked.", section="Noise",
         advanced=True)
     precision: Literal["float32", "bf16"] = option(
-        "float32", "Precision", "Of a noise model. float32 is exact; bf16 is faster on recent GPUs and processors with its "
-        "instructions, and slower on others.", section="Noise", advanced=True)
+        "float32", "Precision", "Of a noise model. float32 is exact; bf16 is faster on recent GPUs and processors with "
+        "its instructions, and slower on others.", section="Noise", advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Higher makes "
         "particles easier to see. Empty takes that of the model, else of the simulation.", section="Noise", gt=0,
