@@ -7,7 +7,7 @@
 
 Needs no Scipion installation, only its Python packages; inside one (``scipion3 python script.py``)
 its configuration is used, with its queues and environments. Scipion reads paths relative to the
-project, so ``open_project`` makes the project's folder the current one.
+project, so ``open_project`` and ``run`` make the project's folder the current one.
 """
 import os
 import re
@@ -95,6 +95,7 @@ def filled(project: Any, kind: str, label: str = "", **parameters: Any) -> Any:
 
 def rerun(project: Any, protocol: Any, show: Callable[[str], None] = print) -> Any:
     """Run a protocol that is new, or again as its run mode says; see ``run``."""
+    os.chdir(project.path)  # Scipion's paths are relative to it, and another project may have been opened since.
     problems = protocol.validate()
     if problems:
         raise WorkflowError(f"{protocol.getObjLabel()}: {'; '.join(problems)}")

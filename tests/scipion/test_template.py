@@ -67,7 +67,8 @@ def test_every_parameter_of_the_template_exists(template, scipion, project):
 
 
 @pytest.mark.slow
-def test_the_template_runs_at_demo_size(template, scipion, project):
+def test_the_template_runs_at_demo_size(template, scipion, project, monkeypatch):
+    monkeypatch.chdir(project.path)  # again the current folder after this test
     folder = scipion / "mics"
     folder.mkdir()
     os.symlink(REAL, folder / "real.mrc")
