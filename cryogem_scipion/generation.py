@@ -148,7 +148,9 @@ def microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.dev
         raise SettingsError(f"the box of {box_size} pixels is larger than the micrograph ({y} x {x} pixels at "
                             f"{pixel_size:g} Å); enlarge micrograph_size or pixel_size, or give a smaller box_size")
     projectors = tuple(prepare(replace(volume, density=volume.density.to(device))) for volume in volumes)
-    states = measured_states(settings.ctfs, settings) if settings.ctfs else ()
+    base = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
+                  settings.phase_shift_degrees, settings.b_factor_angstrom2)
+    states = measured_states(settings.ctfs, base) if settings.ctfs else ()
     orientations = measured_orientations(settings.orientations) if settings.orientations else None
     return Microscope(settings, projectors, pixel_size, diameter, box_size, scale, states, orientations)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a simulation takes from STAR files of real data: microscope states, orientations."""
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.dataset import read_table
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.physics.optics import Optics
@@ -22,8 +22,8 @@ FARTHEST = 1e6
 """Å of defocus beyond which a value is taken for a mistake."""
 
 
-def measured_states(path: Path, settings: SimulateSettings) -> tuple[Optics, ...]:
-    """Return the microscope states in a table ``micrographs``; what it lacks comes from the settings.
+def measured_states(path: Path, base: Optics) -> tuple[Optics, ...]:
+    """Return the microscope states in a table ``micrographs``; what it lacks is that of ``base``.
 
     Raises
     ------
@@ -31,14 +31,14 @@ def measured_states(path: Path, settings: SimulateSettings) -> tuple[Optics, ...
         No such table, or a value in it that is missing or no number.
     """
     _, rows = read_table(path, "micrographs", DEFOCUS)
-    shift = rows.get("rlnPhaseShift", settings.phase_shift_degrees)
+    shift = rows.get("rlnPhaseShift", base.phase_shift_degrees)
     values = _numbers(path, rows.assign(rlnPhaseShift=shift)[[*DEFOCUS, "rlnPhaseShift"]])
     far = values.index[values[["rlnDefocusU", "rlnDefocusV"]].abs().gt(FARTHEST).any(axis=1)]
     if len(far):
         raise DataError(f"{path} has a defocus of {values.loc[far[0], 'rlnDefocusU']:g} Å in row {far[0] + 1}, beyond "
                         f"{FARTHEST:g}; give Å, or leave that row out")
-    return tuple(Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, u, v, angle, phase,
-                        settings.b_factor_angstrom2) for u, v, angle, phase in values.itertuples(index=False))
+    return tuple(replace(base, defocus_u_angstrom=u, defocus_v_angstrom=v, defocus_angle_degrees=angle,
+                         phase_shift_degrees=phase) for u, v, angle, phase in values.itertuples(index=False))
 
 
 def measured_orientations(path: Path) -> Float[Tensor, "n 3 3"]:

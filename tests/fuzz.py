@@ -36,7 +36,7 @@ def seeds(folder):
     import gemmi
     import numpy as np
 
-    from cryogem_scipion.config import STAGES, SimulateSettings, parse, read_json
+    from cryogem_scipion.config import STAGES, parse, read_json
     from cryogem_scipion.dataset import read_blocks, read_manifest
     from cryogem_scipion.measured import measured_orientations, measured_states
     from cryogem_scipion.mrc import read_header, read_mrc, write_mrc
@@ -44,6 +44,7 @@ def seeds(folder):
     from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
     from cryogem_scipion.scoring.coordinates import read_coordinates
     from cryogem_scipion.stages.simulated import simulated_set
+    from cryogem_scipion.transfer import Optics
     from cryogem_scipion.translator.checkpoint import load_model
     from cryogem_scipion.translator.imported import import_published
     from cryogem_scipion.translator.tensors import load_tensors
@@ -64,7 +65,7 @@ def seeds(folder):
     (folder / "x.txt").write_text("image_name\tx_coord\ty_coord\tscore\na\t1\t2\t0.5\nb\t3\t4\t-1\n")
     (folder / "x.json").write_text(json.dumps({"volume": ["a.mrc"], "out": "o", "preferred_views": ["0:90:2"],
                                                "micrograph_size": [100, 100], "seed": 3, "defocus_min": 9e3}))
-    options = SimulateSettings(volume=(folder / "x.mrc",), out=folder / "o")
+    base = Optics(300.0, 2.7, 0.1, 0.0, 0.0, 0.0)
 
     def settings(path):
         values = read_json(path)
@@ -103,7 +104,7 @@ def seeds(folder):
         ("map", folder / "small.mrc", volume), ("map.gz", folder / "x.gz", volume),
         ("map.bz2", folder / "x.bz2", volume),
         ("pdb", folder / "x.pdb", read_atoms), ("cif", folder / "x.cif", read_atoms),
-        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: measured_states(path, options)),
+        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: measured_states(path, base)),
         ("orientations", particles, measured_orientations), ("simulation", micrographs, simulation),
         ("manifest", good / "sim/manifest.json", manifest), ("settings", folder / "x.json", settings),
         ("model", good / "run/model.safetensors", load_model),

@@ -21,7 +21,8 @@ from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
 from cryogem_scipion.translator.contaminants import Contaminant, weights
 from cryogem_scipion.translator.contrast import FittedContrast, fit_snr
 from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.measure import RealField, measure_noise
+from cryogem_scipion.translator.measure import CleanField, RealField, measure_noise
+from cryogem_scipion.translator.rings import FittedRings, fit_rings
 from cryogem_scipion.translator.spectrum import TILE
 
 __all__ = ["MOST", "Background", "measure_background", "physical_noise"]
@@ -128,6 +129,7 @@ class _Look:
         self.fields = [_field(real, out, deviation) for real in self.reals]
         self.simulated, self.deviation, self.seed = simulated, deviation, seed
         self.has_particles = any(bool((image != 1).any()) for image in self._clean(1))
+        self.rings: FittedRings | None = None
         self.large_enough = min(min(real.shape) for real in self.reals) >= TILE <= min(simulated.clean(0, 1).shape)
 
     def measure(self) -> "_Seen":
@@ -140,6 +142,7 @@ class _Look:
         if not self.large_enough:
             return _Seen()
         flats = [_flat(field) for field in self.fields]
+        self.rings = fit_rings([flat.clamp(-OUTLIER, OUTLIER) for flat in flats], self.simulated.exposures[0])
         best = self._fitted(flats) if self.has_particles else None
         noise = self._noise(self.ratio(best))
         if best is None or not best.reliable:
@@ -165,14 +168,15 @@ class _Look:
         return contrast.brought_to(snr, self.deviation).scale / contrast.scale
 
     def _noise(self, snr: float) -> PhysicalNoise:
-        return measure_noise(self.fields, self._clean(self.factor(snr)), self.deviation, seeded(self.seed, "noise"))
+        return measure_noise(self.fields, self._exposed(snr), self.deviation, seeded(self.seed, "noise"), self.rings)
 
     def _found(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
                snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """What exceeds images made with this noise and particles of this strength."""
         random = seeded(self.seed, "contaminants")
-        usual = ordinary([replace(noise, ice=()).deviations(image, random)
-                          for image in self._clean(self.factor(snr))], self.simulated.particle_pixels)
+        made = [replace(noise, ice=()).batch(field.image[None], [field.exposure], random)[0]
+                for field in self._exposed(snr)]
+        usual = ordinary(made, self.simulated.particle_pixels)
         return tuple(find_contaminants(flat, usual) for flat in
                      tracked(flats, len(flats), "searching for contaminants on real micrograph"))
 
@@ -184,6 +188,11 @@ class _Look:
         return fit_snr([flat.clamp(-OUTLIER, OUTLIER) for flat in flats], signals,
                        self.simulated.contrast.signal_deviation, self.simulated.particle_pixels,
                        seeded(self.seed, "contrast"), hidden)
+
+    def _exposed(self, snr: float) -> list[CleanField]:
+        """Simulated images with particles of a strength."""
+        images = self._clean(self.factor(snr))
+        return [CleanField(*pair) for pair in zip(images, self.simulated.exposures, strict=False)]
 
     def _clean(self, factor: float) -> list[Float[Tensor, "y x"]]:
         return [self.simulated.clean(number, factor) for number in range(min(ENOUGH, len(self.simulated.micrographs)))]

@@ -27,6 +27,7 @@ from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
 from cryogem_scipion.translator.checkpoint import Translator, in_bf16, load_model
+from cryogem_scipion.translator.exposure import Exposure
 
 __all__ = ["run"]
 
@@ -91,6 +92,7 @@ def run(settings: GenerateSettings) -> Manifest:
         specimen = _visible(scope.specimen(seed, index), scene)
         if not folder.has(index):
             clean = scope.expose(specimen)
+            scene = replace(scene, exposure=Exposure(specimen.optics, scope.pixel_size))
             image = noise.render(1 - clean.signal, random, scene)
             keep.write(index, clean, noise.physical, seeded(settings.seed, "noise", index))
             folder.write(index, image, clean)
@@ -222,4 +224,6 @@ class _Kept:
                     write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
         if "physical" in self.keep:
             with replacing(self.out / "physical" / name) as path:
-                write_mrc(path, physical(optical, generator).cpu().numpy(), pixel_size)
+                scene = physical.scene(self.scope.settings.micrograph_size, generator,
+                                       Exposure(clean.specimen.optics, pixel_size))
+                write_mrc(path, physical(optical, generator, scene).cpu().numpy(), pixel_size)

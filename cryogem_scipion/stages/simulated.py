@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.dataset import MANIFEST, MICROGRAPHS, Contrast, Manifest, inside, read_manifest, read_table
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.measured import measured_states
 from cryogem_scipion.mrc import read_header
 from cryogem_scipion.real import check_real
 from cryogem_scipion.stages.output import fingerprint
 from cryogem_scipion.stages.reals import mapped
+from cryogem_scipion.transfer import Optics
+from cryogem_scipion.translator.exposure import Exposure
 from cryogem_scipion.translator.spectrum import TILE
 
 __all__ = ["SimulatedSet", "check_sizes", "input_prints", "simulated_set"]
@@ -29,6 +33,7 @@ class SimulatedSet:
     contrast: Contrast
     micrographs: tuple[Path, ...]
     masks: tuple[Path, ...]
+    exposures: tuple[Exposure, ...]
 
     def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
         """1 - s of one micrograph, s multiplied by ``contrast``."""
@@ -59,9 +64,10 @@ def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     manifest = read_manifest(folder)
     if manifest.stage != "simulate" or manifest.contrast is None:
         raise DataError(f"{folder} was made by 'cryogem {manifest.stage}'; give a folder of 'cryogem simulate'")
-    _, rows = read_table(part or folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemMask"))
+    table = part or folder / MICROGRAPHS
+    optics, rows = read_table(table, "micrographs", ("rlnMicrographName", "cryogemMask"))
     if rows.empty:
-        raise DataError(f"{part or folder / MICROGRAPHS} has no rows; choose at least one simulated micrograph")
+        raise DataError(f"{table} has no rows; choose at least one simulated micrograph")
     files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
     missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
     if missing:
@@ -71,7 +77,19 @@ def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
         if shapes[0] != shapes[1]:
             sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in shapes)
             raise DataError(f"{micrograph} and its mask {mask} have {sizes} pixels; simulate again")
-    return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]))
+    exposures = tuple(Exposure(state, manifest.pixel_size) for state in measured_states(table, _optics(table, optics)))
+    return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]), exposures)
+
+
+def _optics(table: Path, optics: pd.DataFrame) -> Optics:
+    """What all micrographs share, defocus 0."""
+    names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+    try:
+        voltage, cs, contrast = (float(optics[name].iloc[0]) for name in names)
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise DataError(f"{table} has no table data_optics with numbers in {', '.join(names)}; simulate "
+                        "again") from None
+    return Optics(voltage, cs, contrast, 0.0, 0.0, 0.0)
 
 
 def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:

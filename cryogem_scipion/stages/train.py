@@ -152,7 +152,8 @@ def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -
 
 def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
     return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
-                           [StoredImage(path) for path in simulated.masks], background.contrast)
+                           [StoredImage(path) for path in simulated.masks], background.contrast,
+                           simulated.exposures)
 
 
 def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The physical image, and noise models that need no training: Gaussian, and measured from real micrographs."""
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryogem_scipion.translator.contaminants import Contaminant, Cover, covered, draw_frame, lay
+from cryogem_scipion.translator.exposure import Exposure
 from cryogem_scipion.translator.ice import IceMap, framed_ice
 from cryogem_scipion.translator.spectrum import ColouredNoise, white
 
@@ -43,10 +45,12 @@ class GreyScale:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image is seen through: ice, and contaminants over it."""
+    """What an image is seen through: ice, contaminants over it, and the optics."""
 
     ice: Float[Tensor, "y x"]
     cover: Cover | None = None
+    exposure: Exposure | None = None
+    """None is that of no micrograph in particular."""
 
     def hidden(self, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
         """Which particles lie under a contaminant."""
@@ -67,22 +71,22 @@ class PhysicalNoise:
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
     """Of the micrograph of each ice map, None where nobody looked; or nothing at all."""
 
-    def scene(self, shape: tuple[int, int], generator: torch.Generator) -> Scene:
+    def scene(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None) -> Scene:
         """Draw ice and contaminants; they come from one real micrograph, where it was searched for them."""
         if not self.ice:
-            return Scene(torch.ones(shape))
+            return Scene(torch.ones(shape), exposure=exposure)
         fields = [one.field for one in self.ice]
         frame = draw_frame(fields, shape, generator)
         ice = framed_ice(self.ice, frame, shape)
         searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
         if not searched:
-            return Scene(ice)
+            return Scene(ice, exposure=exposure)
         number = frame.number
         pieces = self.contaminants[number]
         if pieces is None:
             number = searched[int(torch.randint(len(searched), (), generator=generator))]
             pieces = tuple(piece for piece in self.contaminants[number] or () if not piece.fixed)
-        return Scene(ice, lay(pieces, fields[number], frame, shape, generator))
+        return Scene(ice, lay(pieces, fields[number], frame, shape, generator), exposure)
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:
@@ -97,7 +101,7 @@ class PhysicalNoise:
         scene = self.scene(shape, generator) if scene is None else scene
         ice = scene.ice.to(clean)
         transmission = ice * clean
-        noise = self.noise.draw(shape, generator).to(clean)
+        noise = self.noise.draw(shape, generator, scene.exposure).to(clean)
         if self.exponent:
             noise = noise * transmission.clamp(min=0.05) ** self.exponent
         image = transmission + self.background_deviation * noise
@@ -107,6 +111,13 @@ class PhysicalNoise:
                    scene: Scene | None = None) -> Float[Tensor, "y x"]:
         """The physical image around the background, in σ_n: what the networks see."""
         return (self(clean, generator, scene) - 1) / self.background_deviation
+
+    def batch(self, clean: Float[Tensor, "b y x"], exposures: Sequence[Exposure | None],
+              generator: torch.Generator) -> Float[Tensor, "b y x"]:
+        """``deviations`` of several images, each with its exposure."""
+        shape = (clean.shape[1], clean.shape[2])
+        return torch.stack([self.deviations(image, generator, self.scene(shape, generator, exposure))
+                            for image, exposure in zip(clean, exposures, strict=True)])
 
 
 @dataclass(frozen=True)

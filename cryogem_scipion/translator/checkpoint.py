@@ -78,6 +78,8 @@ def save_model(path: Path, model: Translator) -> None:
     tensors |= {f"ice.{i:05d}": ice.grid for i, ice in enumerate(physical.ice)}
     tensors |= {f"features.{name}": tensor for name, tensor in model.features.items()}
     tensors |= {"noise.power": physical.noise.power, "noise.curve": physical.noise.curve}
+    if physical.noise.share is not None:
+        tensors["noise.share"] = physical.noise.share
     pieces = [None if found is None else [[*piece.corner, piece.fixed] for piece in found]
               for found in physical.contaminants]
     for number, found in enumerate(physical.contaminants):
@@ -106,7 +108,7 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
         _load(network, part(tensors, "generator."), path)
         ice = tuple(IceMap(grid, (int(size[0]), int(size[1]))) for (_, grid), size in
                     zip(sorted(part(tensors, "ice.").items()), values["ice_fields"], strict=True))
-        noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve"])
+        noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve"], tensors.get("noise.share"))
         physical = PhysicalNoise(float(values["sigma_n"]), ice, noise, float(values["exponent"]),
                                  _contaminants(values.get("contaminants", ()), tensors))
         scale = GreyScale(float(values["median"]), float(values["spread"]))

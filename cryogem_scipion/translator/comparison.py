@@ -32,8 +32,8 @@ def compared(model: Translator, real: RealPieces, simulated: SimulatedPieces, se
     random = torch.Generator().manual_seed(_seed(seed))
     edge = min(EDGE, *(min(image.shape) for image in [*real.images, *simulated.clean])) // 2 * 2
     true = draw_real(real, edge, FIELDS, random)
-    clean, _ = draw_simulated(simulated, edge, FIELDS, random)
-    physical = torch.stack([model.physical.deviations(image, random) for image in clean])
+    pieces = draw_simulated(simulated, edge, FIELDS, random)
+    physical = model.physical.batch(pieces.clean, pieces.exposures, random)
     made = torch.stack([tiled(model.network, image, random) for image in physical])
     kinds = {"physical": physical, "generated": made, "real": true}
     tile = min(TILE, edge)

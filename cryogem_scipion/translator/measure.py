@@ -14,11 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.errors import DataError
-from cryogem_scipion.translator.analytic import PhysicalNoise
+from cryogem_scipion.translator.analytic import PhysicalNoise, Scene
+from cryogem_scipion.translator.exposure import Exposure
 from cryogem_scipion.translator.ice import IceMap
+from cryogem_scipion.translator.rings import MOST, FittedRings, flattened_rings, measured_share
 from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum
 
-__all__ = ["RealField", "measure_noise"]
+__all__ = ["CleanField", "RealField", "measure_noise"]
 
 HOT = 7.0
 """Pixels further than this many deviations from their median are cut to it."""
@@ -46,18 +48,28 @@ class RealField:
         return (self.image.to(torch.float32) - self.median) / self.spread
 
 
-def measure_noise(real: Sequence[RealField], clean: Sequence[Float[Tensor, "_ _"]], background_deviation: float,
-                  generator: torch.Generator, limit: int = 12) -> PhysicalNoise:
-    """Return noise with the spectrum, intensity distribution and ice of real micrographs.
+@dataclass(frozen=True)
+class CleanField:
+    """A simulated image 1 - s, and how it was exposed."""
+
+    image: Float[Tensor, "y x"]
+    exposure: Exposure | None = None
+
+
+def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], background_deviation: float,
+                  generator: torch.Generator, rings: FittedRings | None = None, limit: int = 12) -> PhysicalNoise:
+    """Return noise with the spectrum, Thon rings, intensity distribution and ice of real micrographs.
 
     Parameters
     ----------
     real
         Real micrographs; ``limit`` of them, evenly taken, are measured, all of their ice maps are kept.
     clean
-        Simulated images 1 - s with about the real set's particles and defocus, 128 pixels a side or more.
+        Simulated images with about the real set's particles and defocus, 128 pixels a side or more.
     background_deviation
         σ_n of the set.
+    rings
+        Of all the real micrographs, where they have any.
 
     Raises
     ------
@@ -67,29 +79,37 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[Float[Tensor, "_ _"
     if not real or not clean:
         raise DataError(f"{len(real)} real and {len(clean)} simulated micrographs; the noise needs one of each")
     ice = tuple(field.ice for field in real if field.ice is not None)
-    chosen = [real[i * len(real) // min(limit, len(real))] for i in range(min(limit, len(real)))]
+    numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
+    chosen = [real[number] for number in numbers]
     flat = [_flattened(field, background_deviation) for field in chosen]
-    power, quantiles = _statistics(flat)
+    share = None if rings is None else rings.share
+    power, quantiles = _statistics(flat, share, [None if rings is None else rings.exposures[i] for i in numbers])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
     power = _smoothed(power, min(2.0, 12 / tiles**0.5))
     exponent = _exponent(chosen, flat, background_deviation)
-    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power), exponent)
+    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, share=share), exponent)
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
     for seed in seeds:
         fresh = torch.Generator().manual_seed(seed)
-        made = [_made(image, physical, fresh) for image in clean[:MADE]]
-        found, met = _statistics(made)
+        made = [_made(field, physical, fresh) for field in clean[:MADE]]
+        exposures = [field.exposure for field in clean[:MADE]]
+        met = None if share is None else measured_share(made, [one for one in exposures if one is not None])
+        found, places = _statistics(made, met, exposures)
         noise = physical.noise
         # What particles and the distribution's curve change is smooth; chance is not.
         ratio = _smoothed((power / found.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
-        physical = replace(physical, noise=ColouredNoise(noise.power * ratio, _corrected(noise.curve, met, quantiles)))
+        if share is not None and met is not None and noise.share is not None:
+            # Particles pass the optics too: what they bring is not the noise's.
+            noise = replace(noise, share=(noise.share + share - met).clamp(0, MOST))
+        physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
+                                                   curve=_corrected(noise.curve, places, quantiles)))
     return physical
 
 
-def _made(clean: Float[Tensor, "y x"], physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
+def _made(clean: CleanField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
     """A made image, its ice taken out in the same way as that of a real one."""
-    plain = replace(physical, ice=())
-    return _clipped(plain.deviations(clean, generator))
+    scene = Scene(torch.ones(clean.image.shape), exposure=clean.exposure)
+    return _clipped(physical.deviations(clean.image, generator, scene))
 
 
 def _flattened(field: RealField, background_deviation: float) -> Float[Tensor, "y x"]:
@@ -107,9 +127,14 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
     return (values - centre).clamp(-HOT * deviation, HOT * deviation)
 
 
-def _statistics(images: Sequence[Float[Tensor, "_ _"]]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
-    """Spectrum (median over tiles, as a mean) and quantiles at the knots of a curve, of all images together."""
-    power = torch.cat([power_spectrum(image) for image in images])
+def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
+                exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
+    """Spectrum without rings (median over tiles, as a mean), and quantiles at the knots of a curve, of all images."""
+    powers = [power_spectrum(image) for image in images]
+    if share is not None:
+        powers = [tiles if exposure is None else flattened_rings(tiles, share, exposure)
+                  for tiles, exposure in zip(powers, exposures, strict=True)]
+    power = torch.cat(powers)
     # Periodograms of noise are exponentially distributed: their median is ln 2 of their mean.
     spectrum = power.median(0).values / math.log(2)
     step = max(1, sum(image.numel() for image in images) // PIXELS) | 1

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.translator.exposure import Exposure
 
-__all__ = ["Image", "RealPieces", "SimulatedPieces", "draw_real", "draw_simulated"]
+__all__ = ["DrawnPieces", "Image", "RealPieces", "SimulatedPieces", "draw_real", "draw_simulated"]
 
 BRIGHT, DARK = 10.0, -40.0
 """Deviations of the noise to which pixels are cut: hot pixels above; contaminants are darker than anything else."""
@@ -48,6 +49,18 @@ class SimulatedPieces:
     masks: Sequence[Image]
     contrast: float = 1.0
     """s is multiplied by this."""
+    exposures: Sequence[Exposure] = ()
+    """Of each image, where they are known."""
+
+
+@dataclass(frozen=True)
+class DrawnPieces:
+    """Pieces of clean images."""
+
+    clean: Float[Tensor, "b y x"]
+    masks: Float[Tensor, "b y x"]
+    exposures: tuple[Exposure | None, ...]
+    """Turned and mirrored with their pieces."""
 
 
 def draw_real(pieces: RealPieces, crop: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b y x"]:
@@ -61,15 +74,15 @@ def draw_real(pieces: RealPieces, crop: int, batch: int, generator: torch.Genera
     return torch.stack(result)
 
 
-def draw_simulated(pieces: SimulatedPieces, crop: int, batch: int,
-                   generator: torch.Generator) -> tuple[Float[Tensor, "b y x"], Float[Tensor, "b y x"]]:
-    """Pieces of clean images, and of their masks at the same places."""
-    clean, masks = [], []
+def draw_simulated(pieces: SimulatedPieces, crop: int, batch: int, generator: torch.Generator) -> DrawnPieces:
+    """Pieces of clean images, with their masks and exposures."""
+    clean, masks, exposures = [], [], []
     for _ in range(batch):
         number, cut = _draw(pieces.clean, crop, generator)
         clean.append(1 - pieces.contrast * (1 - _piece(pieces.clean[number], cut)))
         masks.append(_piece(pieces.masks[number], cut))
-    return torch.stack(clean), torch.stack(masks)
+        exposures.append(pieces.exposures[number].turned(cut.turns, cut.mirrored) if pieces.exposures else None)
+    return DrawnPieces(torch.stack(clean), torch.stack(masks), tuple(exposures))
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def judge(network: Generator, held_out: RealPieces, trained: RealPieces, simulat
                     smallest)
         return None
     count = min(max(PIXELS // edge**2, FEWEST), MOST)
-    clean, _ = draw_simulated(simulated, edge, count, random)
-    seen = torch.stack([physical.deviations(image, random) for image in clean])
+    pieces = draw_simulated(simulated, edge, count, random)
+    seen = physical.batch(pieces.clean, pieces.exposures, random)
     latent = latent_noise(network, count, (edge, edge), random)
     real = list(draw_real(held_out, edge, MORE * count, random))
     mean, features = mean_of([summary(image) for image in real]), _textures(real)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.translator.exposure import Exposure
 
 __all__ = ["TILE", "ColouredNoise", "power_spectrum", "resampled", "white"]
 
@@ -23,11 +24,19 @@ class ColouredNoise:
     """Variance density over the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
     curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
     """Values at evenly spaced Gaussian deviates from -4 to 4; straight beyond. The identity is Gaussian noise."""
+    share: Float[Tensor, " half"] | None = None
+    """Part of the power that has passed the optics, from frequency 0 to Nyquist: it gives the noise Thon rings."""
 
-    def draw(self, shape: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "y x"]:
-        """Noise of the given shape, on the CPU in float32; it does not wrap around at the borders."""
+    def draw(self, shape: tuple[int, int], generator: torch.Generator,
+             exposure: Exposure | None = None) -> Float[Tensor, "y x"]:
+        """Noise of the given shape, on the CPU in float32; it does not wrap around at the borders.
+
+        Without ``exposure`` it is that of many micrographs together: no rings.
+        """
         padded = tuple(_even(size + TILE // 2) for size in shape)
         amplitude = resampled(self.power.clamp(min=0).sqrt(), (padded[0], padded[1]))
+        if exposure is not None and self.share is not None:
+            amplitude = amplitude * exposure.modulation(self.share, (padded[0], padded[1])).sqrt()
         white_noise = torch.randn(padded, generator=generator)
         coloured = torch.fft.irfft2(torch.fft.rfft2(white_noise) * amplitude, s=padded)[:shape[0], :shape[1]]
         deviation = math.sqrt(self.variance)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryogem_scipion.config.train import TrainSettings
@@ -118,8 +117,9 @@ class TrainingState:
         drawn = []
         for random in randoms:
             true = draw_real(real, crop, 1, random)[:, None].to(self.device, self.dtype)
-            clean, mask = (tensor.to(self.device, self.dtype) for tensor in draw_simulated(simulated, crop, 1, random))
-            physical = self._physical(clean, random)
+            pieces = draw_simulated(simulated, crop, 1, random)
+            clean, mask = (tensor.to(self.device, self.dtype) for tensor in (pieces.clean, pieces.masks))
+            physical = self.goal.physical.batch(clean, pieces.exposures, random)[:, None]
             latent = latent_noise(self.generator, 1, (crop, crop), random) or []
             drawn.append((true, clean, mask, physical, *(noise.to(self.dtype) for noise in latent)))
         true, clean, masks, physical, *latent = (torch.cat(pieces) for pieces in zip(*drawn, strict=True))
@@ -131,8 +131,8 @@ class TrainingState:
         random = torch.Generator().manual_seed(seed_of(settings.seed, "preview"))
         crop = settings.crop
         true = draw_real(real, crop, 2, random)
-        clean, _ = draw_simulated(simulated, crop, 2, random)
-        physical = self._physical(clean.to(self.device), random)
+        pieces = draw_simulated(simulated, crop, 2, random)
+        physical = self.goal.physical.batch(pieces.clean.to(self.device), pieces.exposures, random)[:, None]
         with torch.no_grad():
             made, _ = self.averaged(physical, latent_noise(self.average, 2, (crop, crop), random))
         write_preview(path, physical[:, 0].cpu(), made[:, 0].float().cpu(), true)
@@ -208,9 +208,6 @@ class TrainingState:
             self.best_realism = float(values["best_realism"]) if self.best_step else math.inf
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it to begin again") from None
-
-    def _physical(self, clean: Float[Tensor, "b y x"], random: torch.Generator) -> Float[Tensor, "b 1 y x"]:
-        return torch.stack([self.goal.physical.deviations(image, random) for image in clean])[:, None]
 
     def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
