@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cryogem_scipion.physics.optics import Optics, ctf
-from cryogem_scipion.transfer import phase_terms
+from cryogem_scipion.transfer import Optics, phase_terms
 
 __all__ = ["Exposure"]
 
@@ -56,7 +55,7 @@ class Exposure:
             Average over so many finer steps in y and x, as the spectrum of a tile does.
         """
         wide = (fine * shape[0], fine * shape[1])
-        passed = ctf(wide, self.pixel_size, replace(self.optics, b_factor_angstrom2=0.0)).square()
+        passed = self._passed(wide)
         if fine > 1:
             passed = _averaged(passed, wide[1], fine)
         radius = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])) * 2
@@ -64,6 +63,15 @@ class Exposure:
         below = place.long()
         strength = torch.lerp(share[below], share[below + 1], place - below)
         return 1 + strength * (2 * passed - 1)
+
+    def _passed(self, shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
+        """|CTF|², without its envelope."""
+        y = torch.fft.fftfreq(shape[0], self.pixel_size, dtype=torch.float64)[:, None]
+        x = torch.fft.rfftfreq(shape[1], self.pixel_size, dtype=torch.float64)
+        a, b, c, d, e = phase_terms(self.optics)
+        square = x * x + y * y
+        turns = (a + d * square) * square + b * (x * x - y * y) + c * x * y + e
+        return torch.sin(2 * math.pi * (turns - turns.round())).square().float()
 
 
 def _averaged(half: Float[Tensor, "v uh"], width: int, fine: int) -> Float[Tensor, "y xh"]:

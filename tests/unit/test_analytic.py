@@ -8,7 +8,7 @@ import torch
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.translator.ice import IceMap, draw_ice
-from cryogem_scipion.translator.measure import RealField, measure_noise
+from cryogem_scipion.translator.measure import CleanField, RealField, measure_noise
 from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum, white
 
 
@@ -124,7 +124,7 @@ def test_measured_noise_is_that_of_the_real_micrographs(generator):
     clean[100:140, 100:140] = clean[300:350, 40:90] = 0.96
     reals = [real_field(truth, clean, generator) for _ in range(3)]
     reals[0].image[200:260, 200:260] *= 0.4  # a contaminant
-    measured = measure_noise(reals, [clean], 0.05, generator).noise
+    measured = measure_noise(reals, [CleanField(clean)], 0.05, generator).noise
     ratio = (measured.power / truth.noise.power)[2:-2, 2:-2].log()
     # 75 half-overlapping tiles: 16 % chance a bin before the smoothing.
     assert abs(float(ratio.mean())) < 0.06
@@ -136,13 +136,13 @@ def test_measured_exponent(generator):
     ice = IceMap(torch.tensor([[0.7, 1.0, 1.3], [0.8, 1.0, 1.2], [0.7, 1.0, 1.3]]), (384, 384))
     transmission = ice.window((0.0, 0.0), (384, 384))
     image = 400 * PhysicalNoise(0.05, exponent=0.5)(transmission, generator)
-    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [torch.ones(256, 256)], 0.05, generator)
+    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [CleanField(torch.ones(256, 256))], 0.05, generator)
     assert physical.exponent == pytest.approx(0.5, abs=0.15)
     assert physical.ice == (ice,)
 
 
 def test_noise_cannot_be_measured_of_nothing_or_of_small_pieces(generator):
     with pytest.raises(DataError, match="0 real"):
-        measure_noise([], [torch.ones(200, 200)], 0.05, generator)
+        measure_noise([], [CleanField(torch.ones(200, 200))], 0.05, generator)
     with pytest.raises(DataError, match="needs 128"):
-        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [torch.ones(200, 200)], 0.05, generator)
+        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [CleanField(torch.ones(200, 200))], 0.05, generator)

@@ -237,8 +237,12 @@ ROWS = [
     ("reuse of a table of strangers", f"{GENERATE} --simulation {{bad}}/sim --noise gaussian --reuse "
      "--simulation-micrographs {bad}/x.star", lambda p: (
          p.copy("sim"), (p.bad / "sim/micrographs/mic_000000.mrc").rename(p.bad / "sim/micrographs/mine.mrc"),
-         p.bytes("x.star", star("micrographs", "micrographs/mine.mrc masks/mic_000000.mrc",
-                                columns="rlnMicrographName cryogemMask"))), "mine.mrc"),
+         p.bytes("x.star", (p.bad / "sim/micrographs.star").read_bytes().replace(b"mic_000000", b"mine", 1))),
+     "mine.mrc is no name"),
+    ("table of simulated micrographs without optics", f"{GENERATE} --simulation {{good}}/sim --noise gaussian "
+     "--simulation-micrographs {bad}/x.star", lambda p: p.bytes("x.star", star(
+         "micrographs", "micrographs/mic_000000.mrc masks/mic_000000.mrc", columns="rlnMicrographName cryogemMask")),
+     "no table data_optics"),
     ("published checkpoint cut short", IMPORT, lambda p: p.published(length=900), "damaged or holds more than tensors"),
     ("published checkpoint that is a program", IMPORT, lambda p: p.bytes("x.pth", EVIL), "holds more than tensors"),
     ("published checkpoint of text", IMPORT, lambda p: p.bytes("x.pth", b"hello\n" * 99), "damaged or holds more"),

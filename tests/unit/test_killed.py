@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 from safetensors import safe_open
@@ -108,10 +109,12 @@ def uninterrupted(zygote, good, tmp_path_factory):
     def run(stage):
         if stage not in found:
             out = folder / stage
+            begun = time.monotonic()
             answer = zygote(stage, settings(stage, good, out))
             assert answer["status"] == 0
-            found[stage] = {"events": answer["events"], "contents": contents(out), "sizes": {
-                str(path.relative_to(out)): path.stat().st_size for path in out.rglob("*") if path.is_file()}}
+            sizes = {str(path.relative_to(out)): path.stat().st_size for path in out.rglob("*") if path.is_file()}
+            found[stage] = {"seconds": time.monotonic() - begun, "events": answer["events"], "contents": contents(out),
+                            "sizes": sizes}
         return found[stage]
     return run
 
@@ -132,10 +135,12 @@ def test_runs_killed_anywhere_go_on(stage, zygote, good, uninterrupted, tmp_path
     for number, event in enumerate(events):
         killed += killed_and_continued(zygote, stage, good, tmp_path / f"event {number}", whole, event=event)
     assert killed == len(events)
-    for number in range(KILLS // 2):
-        killed += killed_and_continued(zygote, stage, good, tmp_path / f"time {number}", whole,
-                                       seconds=draw.uniform(0.02, 1.0))
-    assert killed >= 20
+    # Some are over before their time has come: how fast a run is depends on what else the machine does.
+    for number in range(2 * KILLS):
+        if killed < KILLS - 5:
+            killed += killed_and_continued(zygote, stage, good, tmp_path / f"time {number}", whole,
+                                           seconds=draw.uniform(0.02, 0.7) * whole["seconds"])
+    assert killed == KILLS - 5
     # Whoever is killed again and again still gets there: always a little further.
     out, last = tmp_path / "often", 0
     while zygote(stage, settings(stage, good, out), event=3 + whole["events"] // 3 + last)["status"]:

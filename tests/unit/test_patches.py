@@ -37,8 +37,9 @@ def test_masks_are_cut_where_their_images_are(generator, tmp_path):
     np.save(tmp_path / "clean.npy", stored)
     clean = np.load(tmp_path / "clean.npy", mmap_mode="r")
     mask = (stored > 0.5).astype(np.uint8)
-    images, masks = draw_simulated(SimulatedPieces([clean], [mask]), 32, 6, generator)
-    assert torch.equal(masks > 0.5, images > 0.5)
+    pieces = draw_simulated(SimulatedPieces([clean], [mask]), 32, 6, generator)
+    assert torch.equal(pieces.masks > 0.5, pieces.clean > 0.5)
+    assert pieces.exposures == (None,) * 6
 
 
 def test_a_crop_larger_than_a_micrograph_is_refused(generator):

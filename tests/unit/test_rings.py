@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Thon rings: made with the right CTF, found again, and told from noise that has none."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cryogem_scipion.transfer import Optics
+from cryogem_scipion.translator.analytic import PhysicalNoise
+from cryogem_scipion.translator.exposure import Exposure
+from cryogem_scipion.translator.measure import CleanField, RealField, measure_noise
+from cryogem_scipion.translator.rings import fit_rings, flattened_rings
+from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum
+
+PIXEL_SIZE = 4.0
+DEFOCI = (9_000.0, 14_500.0, 21_000.0, 27_300.0)
+SHARE = torch.linspace(0.2, 0.6, TILE // 2 + 1)
+
+
+def exposure(defocus, astigmatism=0.0, angle=0.0):
+    return Exposure(Optics(300.0, 2.7, 0.1, defocus + astigmatism / 2, defocus - astigmatism / 2, angle), PIXEL_SIZE)
+
+
+def falling(share=SHARE):
+    radius = torch.hypot(torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE))
+    noise = ColouredNoise(0.4 + 3 * torch.exp(-8 * radius))
+    return ColouredNoise(noise.power / noise.variance, share=share)
+
+
+def analytic_ctf(frequency, defocus, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1):
+    """sin of the phase shift at frequencies (1/Å), written out."""
+    volts = voltage_kv * 1e3
+    wavelength = 12.2643 / math.sqrt(volts + 0.978466e-6 * volts**2)
+    phase = math.pi * wavelength * frequency**2 * (defocus - 0.5 * cs_mm * 1e7 * wavelength**2 * frequency**2)
+    return np.sin(phase + math.asin(amplitude_contrast))
+
+
+def test_noise_has_the_rings_of_its_defocus(generator):
+    defocus, strength = 12_000.0, 0.5
+    noise = ColouredNoise(torch.ones(TILE, TILE // 2 + 1), share=torch.full((TILE // 2 + 1,), strength))
+    size = 512
+    draws = torch.stack([noise.draw((size, size), generator, exposure(defocus)) for _ in range(12)])
+    power = (torch.fft.rfft2(draws).abs().square() / size**2).mean(0).numpy()
+    radius = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
+    for ring in (60, 110, 150, 177, 201, 230):
+        inside = np.abs(radius - ring) < 1
+        passed = (analytic_ctf(radius[inside] / (size * PIXEL_SIZE), defocus) ** 2).mean()
+        expected = 1 - strength + 2 * strength * passed
+        # Each value is exponentially distributed; 12 images of some 700 values.
+        assert power[inside].mean() == pytest.approx(expected, rel=5 / math.sqrt(12 * inside.sum()))
+
+
+def test_without_an_exposure_there_are_no_rings(generator):
+    draws = [noise.draw((130, 90), torch.Generator().manual_seed(1)) for noise in (falling(), falling(None))]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_an_exposure_turns_with_its_image(turns, mirrored):
+    """A point seen through the optics and then turned is one seen through the turned optics."""
+    size, one = 48, exposure(15_000.0, 4000.0, 25.0)
+    share = torch.full((TILE // 2 + 1,), 0.5)
+
+    def point(state):
+        spread = torch.fft.irfft2(state.modulation(share, (size + 1, size + 1)).to(torch.complex64), s=(size + 1,) * 2)
+        return torch.fft.fftshift(spread)  # odd: its centre is a pixel
+
+    turned = torch.rot90(point(one), turns)
+    turned = turned.flip(1) if mirrored else turned
+    assert torch.allclose(point(one.turned(turns, mirrored)), turned, atol=1e-5)
+    if turns % 2 or mirrored:
+        assert not torch.allclose(point(one), turned, atol=1e-3)
+
+
+def test_defocus_and_strength_are_found(generator):
+    images = [falling().draw((512, 600), generator, exposure(defocus, 300.0, 40.0)) for defocus in DEFOCI]
+    found = fit_rings(images, exposure(1.0))
+    assert [one.optics.defocus_u_angstrom for one in found.exposures] == pytest.approx(DEFOCI, abs=200)
+    # Astigmatism smears the outermost rings a little.
+    assert float((found.share - SHARE)[12:56].abs().max()) < 0.12
+    # Taken out again, nothing is left that differs between the micrographs.
+    flat = [flattened_rings(power_spectrum(image), found.share, one).mean(0)
+            for image, one in zip(images, found.exposures, strict=True)]
+    bands = torch.stack([torch.stack([power[5:-5, low:low + 6].mean() for low in range(8, 60, 6)]) for power in flat])
+    assert float((bands / bands.mean(0) - 1).abs().max()) < 0.15
+
+
+def test_one_micrograph_is_enough(generator):
+    found = fit_rings([falling().draw((512, 512), generator, exposure(17_000.0))], exposure(1.0))
+    assert found.exposures[0].optics.defocus_u_angstrom == pytest.approx(17_000, abs=200)
+
+
+def test_noise_without_rings_has_none(generator):
+    images = [falling(None).draw((512, 512), generator) for _ in range(5)]
+    assert fit_rings(images, exposure(1.0)) is None
+
+
+def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
+    """The particles' own rings are taken for the noise's at first; making and measuring takes them out again."""
+    truth = PhysicalNoise(0.05, noise=falling())
+    radius = torch.hypot(torch.fft.fftfreq(512)[:, None], torch.fft.rfftfreq(512))
+    clean = []
+    for defocus in DEFOCI:
+        white = torch.fft.rfft2(torch.randn(512, 512, generator=generator))
+        passed = (exposure(defocus).modulation(torch.ones(TILE // 2 + 1), (512, 512)) / 2).sqrt()
+        particles = torch.fft.irfft2(white * passed * torch.exp(-20 * radius), s=(512, 512))
+        clean.append(CleanField(1 - 0.05 * particles / particles.std(), exposure(defocus)))
+    scenes = [truth.scene((512, 512), generator, field.exposure) for field in clean]
+    reals = [RealField(400 * truth(field.image, generator, scene), 400.0, 20.0)
+             for field, scene in zip(clean, scenes, strict=True)]
+    rings = fit_rings([field.deviations() for field in reals], exposure(1.0))
+    measured = measure_noise(reals, clean, 0.05, generator, rings).noise
+    middle = slice(10, 40)
+    before, after = ((share - SHARE)[middle].mean() for share in (rings.share, measured.share))
+    assert before > 0.1  # the particles' part
+    assert abs(after) < before / 2
+    ratio = (measured.power / truth.noise.power)[4:-4, 4:-4].log()
+    assert abs(float(ratio.mean())) < 0.1
