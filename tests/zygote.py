@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs stages in processes of their own that can be killed at a chosen moment, without the seconds that imports take.
 
-    python -m tests.zygote        reads a JSON object a line, answers with one
+    python -m tests.zygote FOLDER        makes spoiled.make_good there; reads a JSON object a line, answers with one
 
 Each line is a stage, its settings, and when to send the process SIGKILL: just before the ``event``-th thing it does to
 a file in its output folder (opening for writing, renaming, removing, making a folder), or after so many ``seconds``.
@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -25,8 +24,7 @@ def main():
 
     from tests.spoiled import make_good
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        make_good(Path(folder))
+    make_good(Path(sys.argv[1]))
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

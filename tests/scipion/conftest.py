@@ -2,6 +2,7 @@
 """A Scipion project in a temporary folder, with a map and micrographs made by code."""
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,13 @@ MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
 POINTS = np.array([(40.3, 60.8), (150.0, 330.4), (272.6, 25.5), (260.2, 341.7)])
 POINT_WIDTH = 4.0
 LINES = []  # what the simulation says while it runs
+MINIATURE = """
+import sys
+from pathlib import Path
+from cryogem_scipion import demo
+scale = demo.Scale(pixel_size=10.26, size=(200, 200), micrographs=1, particles=12.0, steps=2, crop=64, width=4)
+sys.exit(demo.tell(Path(sys.argv[1]), scale))
+"""
 
 
 def write_map(path, box=33, pixel_size=6.0):
@@ -94,9 +102,31 @@ def scipion(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def demo(scipion, tmp_path_factory):
+    """Folder of the demo in miniature, and what it said."""
+    folder = tmp_path_factory.mktemp("miniature")
+    run = subprocess.run([sys.executable, "-c", MINIATURE, str(folder / "demo")], cwd=folder, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert run.returncode == 0, run.stdout[-3000:]
+    return folder / "demo", run.stdout
+
+
+@pytest.fixture(scope="session")
 def project(scipion):
     """An open project; Scipion makes its folder the current one."""
     return open_project(scipion, "tests")
+
+
+def finished(project, label, define):
+    """A protocol as if it had run, with the outputs that ``define`` makes for it: no process of its own."""
+    protocol = project.newProtocol(project.getDomain().getProtocols()["ProtImportVolumes"])
+    protocol.setObjLabel(label)
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    define(protocol)
+    protocol.setFinished()
+    project._storeProtocol(protocol)
+    return protocol
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from cryogem_scipion.dataset import PARTICLES, read_table
 from cryogem_scipion.workflow import WorkflowError, run
-from tests.scipion.conftest import PIXEL_SIZE
+from tests.scipion.conftest import PIXEL_SIZE, finished
 
 pytestmark = pytest.mark.slow
 
@@ -27,18 +27,6 @@ def simulation(scipion, project):
     return run(project, "ProtCryogemSimulate", "evaluated", inputVolume=(volume, "outputVolume"), pixelSize=PIXEL_SIZE,
                micrographs=3, micrographSize="200 240", particlesMean=9.0, particlesSigma=0.0, particleDistance=150.0,
                extract=True, seed=5, numberOfThreads=2)
-
-
-def finished(project, label, define):
-    """A protocol that has run, with the outputs that ``define`` makes for it."""
-    protocol = project.newProtocol(project.getDomain().getProtocols()["ProtImportVolumes"])
-    protocol.setObjLabel(label)
-    project.saveProtocol(protocol)
-    protocol.makePathsAndClean()
-    define(protocol)
-    protocol.setFinished()
-    project._storeProtocol(protocol)
-    return protocol
 
 
 def picks(simulation):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sets of maps and atomic models as inputs of the simulation."""
+import json
 import re
 
 import pytest
@@ -9,10 +10,11 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfVolumes, Volume
 
 from cryogem_scipion.config import SimulateSettings, parse
-from cryogem_scipion.dataset import PARTICLES, read_table
+from cryogem_scipion.dataset import PARTICLES, read_manifest, read_table
 from cryogem_scipion.protocols import ProtCryogemSimulate
 from cryogem_scipion.protocols.inputs import map_files
-from cryogem_scipion.workflow import WorkflowError, run
+from cryogem_scipion.workflow import WorkflowError, filled, run
+from tests.scipion.conftest import finished
 
 ATOM = "ATOM  {0:5d}  CA  ALA A{0:4d}    {1:8.3f}{2:8.3f}{3:8.3f}  1.00 20.00           C\n"
 
@@ -29,29 +31,37 @@ def test_every_item_of_a_set_is_named(tmp_path):
         items.close()
 
 
-def test_maps_of_a_set_and_an_atomic_model_are_simulated(scipion, project):
-    maps = scipion / "maps"
-    maps.mkdir()
-    for name in ("a.mrc", "b.mrc"):
-        (maps / name).write_bytes((scipion / "map.mrc").read_bytes())
-    several = run(project, "ProtImportVolumes", "maps", filesPath=maps, filesPattern="*.mrc", samplingRate=6.0)
-    form = {"micrographs": 2, "micrographSize": "200 200", "particlesMean": 12.0, "numberOfThreads": 2}
-    made = run(project, "ProtCryogemSimulate", "two maps", inputVolume=(several, "outputVolumes"),
-               volumeProportions="1 3", **form)
-    _, rows = read_table(made.outFolder() / PARTICLES, "particles")
-    assert rows["cryogemSource"].nunique() == 2
-    assert {name.split("_", 1)[1] for name in rows["cryogemSource"]} == {
-        path.rsplit("/", 1)[1] for path in map_files(several.outputVolumes)}
+def simulated(project, out, **form):
+    """Folder of a simulation as the box makes it: checked as before "Execute", its run.json run in this process."""
+    from cryogem_scipion.stages import simulate
+    box = filled(project, "ProtCryogemSimulate", micrographs=2, micrographSize="200 200", particlesMean=12.0, **form)
+    assert box.validate() == []
+    simulate.run(parse(SimulateSettings, {**json.loads(json.dumps(box.settingsValues(), default=str)), "out": out}))
+    return out
 
-    model = scipion / "helix.pdb"
+
+def test_maps_of_a_set_and_an_atomic_model_are_simulated(scipion, project, tmp_path):
+    def volumes(protocol):
+        several = protocol._createSetOfVolumes()
+        several.setSamplingRate(6.0)
+        for name in ("a.mrc", "b.mrc"):
+            (tmp_path / name).write_bytes((scipion / "map.mrc").read_bytes())
+            several.append(Volume(location=str(tmp_path / name)))
+        protocol._defineOutputs(outputVolumes=several)
+
+    box = finished(project, "maps", volumes)
+    out = simulated(project, tmp_path / "maps", inputVolume=(box, "outputVolumes"), volumeProportions="1 3")
+    _, rows = read_table(out / PARTICLES, "particles")
+    assert {name.split("_", 1)[1] for name in rows["cryogemSource"]} == {"a.mrc", "b.mrc"}
+
+    model = tmp_path / "helix.pdb"
     model.write_text("".join(ATOM.format(number, 20 * (number % 3), 9.0 * (number // 3), 1.5 * number)
                              for number in range(1, 40)) + "END\n")
-    structure = run(project, "ProtImportPdb", "model", inputPdbData=1, pdbFile=str(model))
+    box = finished(project, "model", lambda protocol: protocol._defineOutputs(outputPdb=AtomStruct(str(model))))
     with pytest.raises(WorkflowError, match="an atomic model has none; set it"):
-        run(project, "ProtCryogemSimulate", inputVolume=(structure, "outputPdb"), **form)
-    made = run(project, "ProtCryogemSimulate", "model's", inputVolume=(structure, "outputPdb"), pixelSize=5.0, **form)
-    assert made.outputMicrographs.getSize() == 2
-    assert made.outputMicrographs.getSamplingRate() == 5.0
+        run(project, "ProtCryogemSimulate", inputVolume=(box, "outputPdb"))
+    manifest = read_manifest(simulated(project, tmp_path / "model", inputVolume=(box, "outputPdb"), pixelSize=5.0))
+    assert (manifest.micrographs, manifest.pixel_size) == (2, 5.0)
 
 
 def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypatch):

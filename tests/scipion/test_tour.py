@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from tests.registration import CHECKOUT
-from tests.scipion.test_demo import MINIATURE
 
 pytestmark = [pytest.mark.slow, pytest.mark.optional]
 
@@ -21,18 +20,18 @@ MISREAD = ("Ã", "Â", "\ufffd", "\\xc")
 
 
 @pytest.fixture(scope="module")
-def tour(scipion, tmp_path_factory):
+def tour(request, tmp_path_factory):
     """Folder of the pictures, and the texts that the widgets of each window hold."""
     missing = [name for name in ("Xvfb", "import") if not shutil.which(name)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed (Debian: xvfb, imagemagick)")
-    folder = tmp_path_factory.mktemp("tour")
-    for command in (["-c", MINIATURE, str(folder / "demo")],
-                    [str(CHECKOUT / "docs/tour.py"), "--demo", str(folder / "demo"), "--out", str(folder / "out")]):
-        done = subprocess.run([sys.executable, *command], cwd=folder, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, env={**os.environ, "LC_ALL": "C.UTF-8"})
-        assert done.returncode == 0, done.stdout[-4000:]
-    return folder / "out", json.loads((folder / "out/labels.json").read_text("utf-8"))
+    demo, _ = request.getfixturevalue("demo")
+    out = tmp_path_factory.mktemp("tour")
+    done = subprocess.run([sys.executable, str(CHECKOUT / "docs/tour.py"), "--demo", str(demo), "--out", str(out)],
+                          cwd=out, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env={**os.environ, "LC_ALL": "C.UTF-8"})
+    assert done.returncode == 0, done.stdout[-4000:]
+    return out, json.loads((out / "labels.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,15 @@ import torch
 SNR = 0.4
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_fields():
+    """A training's states are judged by few fields, which takes less time; tests of the judge choose their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("MOST", 2), ("MORE", 1), ("DRAWS", 2)):
+            patch.setattr(f"cryogem_scipion.translator.realism.{name}", value)
+        yield
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A simulation at 6 Å, and 'real' micrographs at 3 Å made from other specimens: counts, a gradient, noise."""

@@ -10,8 +10,6 @@ import time
 import pytest
 from safetensors import safe_open
 
-from tests.spoiled import make_good
-
 MICROGRAPHS, STEPS, INTERVAL = 4, 6, 2
 KILLS = 30
 """Of each stage in the long test: half before a chosen change of a file, half at any time."""
@@ -20,9 +18,16 @@ TIMED = {"steps_per_second"}
 
 
 @pytest.fixture(scope="module")
-def zygote():
-    process = subprocess.Popen([sys.executable, "-m", "tests.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def good(tmp_path_factory):
+    """Made by the zygote, which has to load everything anyway."""
+    return tmp_path_factory.mktemp("good")
+
+
+@pytest.fixture(scope="module")
+def zygote(good):
+    process = subprocess.Popen([sys.executable, "-m", "tests.zygote", str(good)], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert process.stdout.readline() == "ready\n"
 
     def run(stage, settings, **when):
@@ -33,13 +38,6 @@ def zygote():
     yield run
     process.stdin.close()
     process.wait()
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("good")
-    make_good(folder)
-    return folder
 
 
 def settings(stage, good, out):

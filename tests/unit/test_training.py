@@ -73,10 +73,8 @@ def same(folders, name, kind):
 
 
 @pytest.fixture
-def judged(monkeypatch):
-    """Data, and a held-out micrograph, large enough to be judged; by few fields, which takes less time."""
-    for name, value in (("MOST", 2), ("MORE", 1), ("DRAWS", 2)):
-        monkeypatch.setattr(f"cryogem_scipion.translator.realism.{name}", value)
+def judged():
+    """Data, and a held-out micrograph, large enough to be judged."""
     rng = np.random.default_rng(6)
     images = [rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(3)]
     clean = np.ones((112, 96), np.float32)
