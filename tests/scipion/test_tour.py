@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
@@ -44,13 +43,13 @@ def short(name):
 
 
 def test_every_window_has_a_picture_that_shows_something(tour):
-    from matplotlib.image import imread
+    from PIL import Image
     folder, labels = tour
     assert {path.stem for path in folder.glob("*.png")} == set(labels)
     for name in labels:
-        picture = imread(folder / f"{name}.png")
-        assert min(picture.shape[:2]) > 200, name
-        assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20, name
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 200, name
+            assert len(picture.getcolors()) > 20, name
         assert (folder / f"{name}.png").stat().st_size < 600_000, name
 
 

@@ -20,11 +20,11 @@ INVERSIONS = {"mirrored": lambda image: 2 * np.median(image) - image, "negative"
               "normalised": lambda image: (image.mean() - image) / image.std()}
 
 
-def micrographs(world, folder, how=None):
+def micrographs(world, folder, how=None, count=6):
     """Of other specimens than the simulation's, and clearer, for the fields are small; inverted or not."""
     folder.mkdir()
     random = np.random.default_rng(8)
-    for number, path in enumerate(2 * sorted((world / "hidden/micrographs").iterdir())):
+    for number, path in enumerate((2 * sorted((world / "hidden/micrographs").iterdir()))[:count]):
         clean, _ = read_mrc(path, 2)
         image = (400 * (1 - 1.6 * (1 - clean) + 0.05 * random.normal(size=clean.shape))).astype(np.float32)
         write_mrc(folder / f"mic_{number:06d}.mrc", INVERSIONS[how](image) if how else image, 6.0)
@@ -42,7 +42,8 @@ def test_inverted_micrographs_are_refused_before_anything_is_written(world, tmp_
 
 
 def test_they_are_turned_round_or_taken_as_they_are_on_demand(world, tmp_path):
-    real, proper = micrographs(world, tmp_path / "real", "mirrored"), micrographs(world, tmp_path / "proper")
+    real, proper = (micrographs(world, tmp_path / name, how, 2)
+                    for name, how in (("real", "mirrored"), ("proper", None)))
     found = {}
     for choice, patterns in (("auto", proper), ("bright", real), ("dark", real)):
         manifest = train.run(TrainSettings(
