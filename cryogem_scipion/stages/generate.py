@@ -88,13 +88,14 @@ def run(settings: GenerateSettings) -> Manifest:
 
     def make(index: int) -> tuple[int, Specimen]:
         random = seeded(settings.seed, "noise", index)
-        scene = noise.physical.scene(scope.settings.micrograph_size, random)
+        chosen = _scene_number(settings.seed, index, len(noise.physical.ice))
+        scene = noise.physical.scene(scope.settings.micrograph_size, random, chosen=chosen)
         specimen = _visible(scope.specimen(seed, index), scene)
         if not folder.has(index):
             clean = scope.expose(specimen)
             scene = replace(scene, exposure=Exposure(specimen.optics, scope.pixel_size))
+            keep.write(index, clean, noise.physical, scene, random)
             image = noise.render(1 - clean.signal, random, scene)
-            keep.write(index, clean, noise.physical, seeded(settings.seed, "noise", index))
             folder.write(index, image, clean)
         return index, specimen
 
@@ -179,6 +180,17 @@ def _visible(specimen: Specimen, scene: Scene) -> Specimen:
     return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
 
 
+def _scene_number(seed: int, index: int, count: int) -> int | None:
+    """Which real micrograph's ice and contaminants a made one gets: each in its turn, in an order drawn anew.
+
+    So a set has as many carbon edges as the real one has, and not by luck more or fewer.
+    """
+    if not count:
+        return None
+    turn, place = divmod(index, count)
+    return int(torch.randperm(count, generator=seeded(seed, "scenes", turn))[place])
+
+
 def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
     """Numbers of the specimens to make; when reusing, those of the simulated micrographs."""
     if not settings.reuse:
@@ -211,8 +223,9 @@ class _Kept:
         for name in keep:
             (out / name).mkdir(exist_ok=True)
 
-    def write(self, index: int, clean: CleanMicrograph, physical: PhysicalNoise, generator: torch.Generator) -> None:
-        """Write what is kept of micrograph ``index``; ``generator`` in the state that the noise model starts from."""
+    def write(self, index: int, clean: CleanMicrograph, physical: PhysicalNoise, scene: Scene,
+              generator: torch.Generator) -> None:
+        """Write what is kept of micrograph ``index``; ``generator``, left as it is, is that of its noise."""
         pixel_size, name = self.scope.pixel_size, f"mic_{index:06d}.mrc"
         optical = 1 - clean.signal
         if "optical" in self.keep:
@@ -224,6 +237,6 @@ class _Kept:
                     write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
         if "physical" in self.keep:
             with replacing(self.out / "physical" / name) as path:
-                scene = physical.scene(self.scope.settings.micrograph_size, generator,
-                                       Exposure(clean.specimen.optics, pixel_size))
-                write_mrc(path, physical(optical, generator, scene).cpu().numpy(), pixel_size)
+                same = torch.Generator()
+                same.set_state(generator.get_state())
+                write_mrc(path, physical(optical, same, scene).cpu().numpy(), pixel_size)

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -33,10 +34,12 @@ from cryogem_scipion.stages.output import begin, check_space, libraries
 from cryogem_scipion.stages.polarity import check_polarity
 from cryogem_scipion.stages.reals import MeasuredReal, StoredImage, measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.translator.analytic import PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.comparison import compared
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.processes import joined
+from cryogem_scipion.translator.realism import HeldOut
 from cryogem_scipion.translator.state import disk_bytes
 from cryogem_scipion.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
 
@@ -77,7 +80,7 @@ def run(settings: TrainSettings) -> Manifest:
     held_out = _held_out(len(reals))
     seen = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
-    background = measure_background(seen, out, simulated, settings.snr, settings.seed, coloured)
+    background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
     warnings += background.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
@@ -86,7 +89,8 @@ def run(settings: TrainSettings) -> Manifest:
                 {"version": __version__, "crop": settings.crop})
     trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
     judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    records = train(trained, clean, goal, settings, out, device, judges, processes)
+    held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
+    records = train(trained, clean, goal, settings, out, device, held, processes)
     if not processes.leads:
         deque(records, maxlen=0)
         processes.wait()
@@ -133,6 +137,14 @@ def _held_out(count: int) -> set[int]:
     """
     held = max(count // 6, 1) if count >= 3 else 0
     return {(2 * number + 1) * count // (2 * held) for number in range(held)}
+
+
+def _of_some(physical: PhysicalNoise, reals: list[MeasuredReal], chosen: set[int]) -> PhysicalNoise:
+    """Noise with ice and contaminants of some of the real micrographs."""
+    with_ice = [number for number, real in enumerate(reals) if real.ice is not None]
+    places = [place for place, number in enumerate(with_ice) if number in chosen]
+    return replace(physical, ice=tuple(physical.ice[place] for place in places),
+                   contaminants=tuple(physical.contaminants[place] for place in places if physical.contaminants))
 
 
 def _best(path: Path) -> dict[str, float]:

@@ -71,12 +71,19 @@ class PhysicalNoise:
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
     """Of the micrograph of each ice map, None where nobody looked; or nothing at all."""
 
-    def scene(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None) -> Scene:
-        """Draw ice and contaminants; they come from one real micrograph, where it was searched for them."""
+    def scene(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
+              chosen: int | None = None) -> Scene:
+        """Draw ice and contaminants; they come from one real micrograph, where it was searched for them.
+
+        Parameters
+        ----------
+        chosen
+            Number of that micrograph's ice map; any, when it is not given.
+        """
         if not self.ice:
             return Scene(torch.ones(shape), exposure=exposure)
         fields = [one.field for one in self.ice]
-        frame = draw_frame(fields, shape, generator)
+        frame = draw_frame(fields, shape, generator, chosen)
         ice = framed_ice(self.ice, frame, shape)
         searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
         if not searched:

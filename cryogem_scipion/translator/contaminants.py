@@ -5,7 +5,7 @@ made images.
 A piece holds what was seen there, with the noise that it came with. Particles under it are hidden.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,8 @@ from torch import Tensor
 
 __all__ = ["Contaminant", "Cover", "Frame", "covered", "draw_frame", "lay", "weights"]
 
+TRIES = 10
+"""Places that are tried for a piece until one is free of fixed ones; then it is left out."""
 STRETCH = 1.25
 """A piece that belongs to its place is stretched with its micrograph by at most this much."""
 
@@ -69,12 +71,14 @@ class Cover:
         return torch.lerp(image, seen, self.weight.to(image))
 
 
-def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator) -> Frame:
-    """One of the real micrographs, turned and mirrored, and a random part of it for an image of ``shape``.
+def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator,
+               chosen: int | None = None) -> Frame:
+    """One of the real micrographs, or the chosen one, turned and mirrored, and a random part of it.
 
-    One that is smaller than the image is stretched to its size.
+    One that is smaller than the image of ``shape`` is stretched to its size.
     """
-    number, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
+    drawn, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
+    number = drawn if chosen is None else chosen
     field = fields[number] if turns % 2 == 0 else fields[number][::-1]
     field = (max(field[0], shape[0]), max(field[1], shape[1]))
     start = torch.rand(2, generator=generator).tolist()
@@ -84,7 +88,7 @@ def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], genera
 
 def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, shape: tuple[int, int],
         generator: torch.Generator) -> Cover | None:
-    """Lay a real micrograph's contaminants over an image: the fixed ones in their places, the others anywhere.
+    """Lay a real micrograph's contaminants over an image: the fixed ones in their places, the others anywhere else.
 
     Parameters
     ----------
@@ -98,18 +102,26 @@ def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, sha
     None where none of them reaches into the image.
     """
     values, weight = torch.zeros(shape), torch.zeros(shape)
+    turned = field if frame.turns % 2 == 0 else field[::-1]
     for piece in pieces:
-        lying = piece.turned(frame, field)
-        size = (lying.values.shape[0], lying.values.shape[1])
-        if piece.fixed:
-            placed = _stretched(lying, field if frame.turns % 2 == 0 else field[::-1], frame)
-        else:
-            places = torch.rand(2, generator=generator).tolist()
-            corner = [int(place * max(0, whole - edge + 1)) for place, whole, edge in
-                      zip(places, frame.field, size, strict=True)]
-            placed = Contaminant(lying.values, lying.weight, (corner[0], corner[1]), False)
+        placed = _stretched(piece.turned(frame, field), turned, frame) if piece.fixed else None
         if placed is not None:
             _put(placed, frame, values, weight)
+    occupied = weight > 0
+    for piece in pieces:
+        if piece.fixed:
+            continue
+        lying = piece.turned(frame, field)
+        for _ in range(TRIES):
+            places = torch.rand(2, generator=generator).tolist()
+            corner = [int(place * max(0, whole - edge + 1)) for place, whole, edge in
+                      zip(places, frame.field, lying.values.shape, strict=True)]
+            placed = replace(lying, corner=(corner[0], corner[1]))
+            there = _windows(placed, frame, shape)
+            # It brings the background that it lay on, which is not that of carbon.
+            if there is None or not bool(occupied[there[1]].any()):
+                _put(placed, frame, values, weight)
+                break
     return Cover(values, weight) if bool(weight.any()) else None
 
 
@@ -148,14 +160,23 @@ def _stretched(piece: Contaminant, field: tuple[int, int], frame: Frame) -> Cont
 
 def _put(piece: Contaminant, frame: Frame, values: Float[Tensor, "y x"], weight: Float[Tensor, "y x"]) -> None:
     """Write a piece into the layout; where two meet, the one with the greater weight is seen."""
-    shape = values.shape
+    windows = _windows(piece, frame, (values.shape[0], values.shape[1]))
+    if windows is None:
+        return
+    inside, there = windows
+    above = piece.weight[inside] > weight[there]
+    values[there] = torch.where(above, piece.values[inside], values[there])
+    weight[there] = torch.where(above, piece.weight[inside], weight[there])
+
+
+def _windows(piece: Contaminant, frame: Frame, shape: tuple[int, int]) -> tuple[tuple[slice, ...],
+                                                                                tuple[slice, ...]] | None:
+    """Which part of a piece is seen in the image, and where; None where none is."""
     first = [corner - int(start) for corner, start in zip(piece.corner, frame.origin, strict=True)]
     low = [max(0, -start) for start in first]
     high = [min(edge, whole - start) for edge, whole, start in zip(piece.values.shape, shape, first, strict=True)]
     if any(end <= start for start, end in zip(low, high, strict=True)):
-        return
+        return None
     inside = tuple(slice(start, end) for start, end in zip(low, high, strict=True))
-    there = tuple(slice(start + offset, end + offset) for start, end, offset in zip(low, high, first, strict=True))
-    above = piece.weight[inside] > weight[there]
-    values[there] = torch.where(above, piece.values[inside], values[there])
-    weight[there] = torch.where(above, piece.weight[inside], weight[there])
+    return inside, tuple(slice(start + offset, end + offset) for start, end, offset in
+                         zip(low, high, first, strict=True))

@@ -14,20 +14,28 @@ from cryogem_scipion.translator.analytic import PhysicalNoise
 from cryogem_scipion.translator.networks import Generator, latent_noise
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 
-__all__ = ["DISTANCES", "Judge", "judge"]
+__all__ = ["DISTANCES", "HeldOut", "Judge", "judge"]
 
 log = logging.getLogger("cryogem")
 
 DISTANCES = ("spectrum", "histogram", "local", "frechet")
 """What the figure is made of; see ``metrics.summary``. Fréchet is of the textures of squares."""
 EDGE = 512
-"""Of the fields that are translated, about; one million pixels in all."""
-PIXELS = 2**20
+"""Of the fields that are translated, about; two million pixels in all."""
+PIXELS = 2**21
 FEWEST, MOST = 2, 16
 DRAWS = 8
 """Sets of real fields that tell how far real micrographs are from each other."""
 MORE = 4
 """Fields of the held-out micrographs for each translated one."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Real micrographs that are not trained on, and noise with their own ice and contaminants."""
+
+    pieces: RealPieces
+    physical: PhysicalNoise
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,8 @@ class Judge:
         return {"realism": sum(ratios) / len(ratios), **found}
 
 
-def judge(network: Generator, held_out: RealPieces, trained: RealPieces, simulated: SimulatedPieces,
-          physical: PhysicalNoise, random: torch.Generator) -> Judge | None:
+def judge(network: Generator, held_out: HeldOut, trained: RealPieces, simulated: SimulatedPieces,
+          random: torch.Generator) -> Judge | None:
     """Prepare the judgement of a training; None where images are too small to be judged.
 
     Parameters
@@ -67,12 +75,10 @@ def judge(network: Generator, held_out: RealPieces, trained: RealPieces, simulat
         Any state of the generator that will be judged; its weights do not matter.
     held_out, trained
         Real micrographs to compare with, and those that are trained on.
-    physical
-        Noise of the images that it translates.
     random
         The same state makes the same judge.
     """
-    smallest = min(min(image.shape) for image in [*held_out.images, *trained.images, *simulated.clean])
+    smallest = min(min(image.shape) for image in [*held_out.pieces.images, *trained.images, *simulated.clean])
     edge = min(smallest, max(EDGE, network.multiple)) // network.multiple * network.multiple
     if edge < SMALLEST:
         log.warning("warning: micrographs of %d pixels are too small to judge realism; the last state is kept",
@@ -80,9 +86,9 @@ def judge(network: Generator, held_out: RealPieces, trained: RealPieces, simulat
         return None
     count = min(max(PIXELS // edge**2, FEWEST), MOST)
     pieces = draw_simulated(simulated, edge, count, random)
-    seen = physical.batch(pieces.clean, pieces.exposures, random)
+    seen = held_out.physical.batch(pieces.clean, pieces.exposures, random)
     latent = latent_noise(network, count, (edge, edge), random)
-    real = list(draw_real(held_out, edge, MORE * count, random))
+    real = list(draw_real(held_out.pieces, edge, MORE * count, random))
     mean, features = mean_of([summary(image) for image in real]), _textures(real)
     floors = [_distances(list(draw_real(trained, edge, count, random)), mean, features) for _ in range(DRAWS)]
     return Judge(seen, latent, mean, features, {

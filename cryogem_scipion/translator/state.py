@@ -153,7 +153,7 @@ class TrainingState:
         """The best model so far; as it is now, with averaged weights, where nothing was judged."""
         goal, details = self.goal, {**self.goal.details, "steps": self.step}
         network = self.average
-        if self.best_step:
+        if self.best_realism < math.inf:
             network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
         return Translator(copy.deepcopy(network).eval().float(), self.config, goal.physical, goal.scale,
                           goal.pixel_size, goal.snr, goal.contrast, details)
@@ -167,7 +167,7 @@ class TrainingState:
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
             "step": self.step, "steps": self.settings.steps, "digest": self._digest(), "best_step": self.best_step,
-            "best_realism": self.best_realism if self.best_step else None})
+            "best_realism": self.best_realism if self.best_realism < math.inf else None})
 
     def restore(self, folder: Path) -> None:
         """Take up the checkpoint in a folder, if there is one.
@@ -205,7 +205,8 @@ class TrainingState:
                     states.setdefault(int(index), {})[entry] = tensor
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
             self.step, self.best_step = int(values["step"]), int(values["best_step"])
-            self.best_realism = float(values["best_realism"]) if self.best_step else math.inf
+            best = values["best_realism"]
+            self.best_realism = math.inf if best is None else float(best)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it to begin again") from None
 

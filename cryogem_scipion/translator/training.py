@@ -16,7 +16,7 @@ from cryogem_scipion.translator.events import FOLDER, EventFile
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.translator.preview import PREVIEWS
 from cryogem_scipion.translator.processes import ALONE, Processes
-from cryogem_scipion.translator.realism import DISTANCES, Judge, judge
+from cryogem_scipion.translator.realism import DISTANCES, HeldOut, Judge, judge
 from cryogem_scipion.translator.state import CHECKPOINT, HALF_WAY, Goal, TrainingState, seed_of
 
 __all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "REALISM", "Goal", "TrainingRecord", "train"]
@@ -43,7 +43,7 @@ class TrainingRecord:
 
 
 def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: TrainSettings, folder: Path,
-          device: torch.device, held_out: RealPieces | None = None, processes: Processes = ALONE
+          device: torch.device, held_out: HeldOut | None = None, processes: Processes = ALONE
           ) -> Iterator[TrainingRecord]:
     """Train, or continue the training in ``folder``; yields a record after each step.
 
@@ -77,6 +77,8 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
     with (_Table(folder / LOSSES, columns, state.step) as losses,
           _Table(folder / REALISM, ["step", "realism", *DISTANCES], state.step) as realism,
           EventFile(folder / FOLDER, state.step) as events):
+        if judging and not state.step:
+            _judged(state, judging, realism, events)
         begun, before = time.monotonic(), state.step
         while state.step < settings.steps:
             found = state.advance(real, simulated)
@@ -86,12 +88,7 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
             events.add(state.step, {**found, "steps_per_second": speed})
             last = state.step == settings.steps
             if judging and (last or state.step % settings.judge_every == 0):
-                judged = judging(state.averaged)
-                state.judged(judged["realism"])
-                realism.add({"step": state.step, **judged})
-                events.add(state.step, {f"realism/{name}": value for name, value in judged.items()})
-                log.info("step %d: realism %.2f, best %.2f at step %d", state.step, judged["realism"],
-                         state.best_realism, state.best_step)
+                _judged(state, judging, realism, events)
             if last or state.step % settings.preview_every == 0:
                 state.preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")
             if state.step == settings.steps // 2:
@@ -102,12 +99,22 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
     save_model(folder / MODEL, state.model())
 
 
-def _judge(state: TrainingState, real: RealPieces, held_out: RealPieces | None,
+def _judge(state: TrainingState, real: RealPieces, held_out: HeldOut | None,
            simulated: SimulatedPieces) -> Judge | None:
     if held_out is None:
         return None
     random = torch.Generator().manual_seed(seed_of(state.settings.seed, "realism"))
-    return judge(state.average, held_out, real, simulated, state.goal.physical, random)
+    return judge(state.average, held_out, real, simulated, random)
+
+
+def _judged(state: TrainingState, judging: Judge, realism: "_Table", events: EventFile) -> None:
+    """Judge a state; before the first step, the noise that the training starts from."""
+    judged = judging(state.averaged)
+    state.judged(judged["realism"])
+    realism.add({"step": state.step, **judged})
+    events.add(state.step, {f"realism/{name}": value for name, value in judged.items()})
+    log.info("step %d: realism %.2f, best %.2f at step %d", state.step, judged["realism"], state.best_realism,
+             state.best_step)
 
 
 class _Table:

@@ -11,7 +11,7 @@ from cryogem_scipion.translator.analytic import PhysicalNoise
 from cryogem_scipion.translator.events import FOLDER, EventFile
 from cryogem_scipion.translator.networks import generator as named_generator
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.realism import judge
+from cryogem_scipion.translator.realism import HeldOut, judge
 from cryogem_scipion.translator.residual import ResidualGenerator
 from cryogem_scipion.translator.spectrum import ColouredNoise
 
@@ -49,7 +49,7 @@ def test_the_judge_prefers_what_is_nearer_and_calls_equal_one(generator, monkeyp
     real_held, real_seen = real(2), real(4)
 
     def build():
-        return judge(Blur(0.0), real_held, real_seen, SimulatedPieces([clean], [clean]), PhysicalNoise(0.05),
+        return judge(Blur(0.0), HeldOut(real_held, PhysicalNoise(0.05)), real_seen, SimulatedPieces([clean], [clean]),
                      torch.Generator().manual_seed(1))
     judging = build()
     found = {weight: judging(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
@@ -65,7 +65,7 @@ def test_nothing_is_judged_where_images_are_too_small(generator, caplog):
     tiny = RealPieces([np.ones((50, 90), np.float32)], [1.0], [1.0])
     simulated = SimulatedPieces([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
     network = named_generator({"name": "residual", "width": 4})
-    assert judge(network, tiny, tiny, simulated, PhysicalNoise(0.05), generator) is None
+    assert judge(network, HeldOut(tiny, PhysicalNoise(0.05)), tiny, simulated, generator) is None
     assert "too small to judge" in caplog.text
 
 

@@ -13,6 +13,7 @@ from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.networks import generator as network
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.translator.realism import HeldOut
 from cryogem_scipion.translator.tensors import load_tensors
 from cryogem_scipion.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, REALISM, Goal, train
 
@@ -76,11 +77,13 @@ def same(folders, name, kind):
 def judged():
     """Data, and a held-out micrograph, large enough to be judged."""
     rng = np.random.default_rng(6)
-    images = [rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(3)]
+    noises = [rng.normal(0, 1, (97, 129)) for _ in range(3)]
+    images = [(500 + 14 * (noise[1:] + noise[:-1])[:, 1:]).astype(np.float32) for noise in noises]
     clean = np.ones((112, 96), np.float32)
     clean[20:36, 30:50] = 0.98
     real = RealPieces(images[:2], [500.0] * 2, [25.0] * 2)
-    return (real, SimulatedPieces([clean], [(clean < 1).astype(np.uint8)])), RealPieces(images[2:], [500.0], [25.0])
+    return (real, SimulatedPieces([clean], [(clean < 1).astype(np.uint8)])), HeldOut(
+        RealPieces(images[2:], [500.0], [25.0]), PhysicalNoise(0.05))
 
 
 def test_the_best_state_becomes_the_model_and_survives_a_stop(judged, tmp_path):
@@ -95,7 +98,7 @@ def test_the_best_state_becomes_the_model_and_survives_a_stop(judged, tmp_path):
     assert same((whole, parts), CHECKPOINT, "checkpoint")
     assert (whole / REALISM).read_bytes() == (parts / REALISM).read_bytes()
     rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader((whole / REALISM).open())]
-    assert [row["step"] for row in rows] == [3, 6, 9, 10]
+    assert [row["step"] for row in rows] == [0, 3, 6, 9, 10]
     best = min(rows, key=lambda row: row["realism"])
     model = load_model(whole / MODEL)
     assert model.details["best_step"] == best["step"]
