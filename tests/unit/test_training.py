@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from cryogem_scipion.config import TrainSettings, parse
 from cryogem_scipion.errors import CheckpointError, DataError, SettingsError
@@ -77,8 +78,8 @@ def same(folders, name, kind):
 def judged():
     """Data, and a held-out micrograph, large enough to be judged."""
     rng = np.random.default_rng(6)
-    noises = [rng.normal(0, 1, (97, 129)) for _ in range(3)]
-    images = [(500 + 14 * (noise[1:] + noise[:-1])[:, 1:]).astype(np.float32) for noise in noises]
+    noises = [gaussian_filter(rng.normal(0, 1, (96, 128)), 2) for _ in range(3)]
+    images = [(500 + 25 * noise / noise.std()).astype(np.float32) for noise in noises]
     clean = np.ones((112, 96), np.float32)
     clean[20:36, 30:50] = 0.98
     real = RealPieces(images[:2], [500.0] * 2, [25.0] * 2)
@@ -108,6 +109,23 @@ def test_the_best_state_becomes_the_model_and_survives_a_stop(judged, tmp_path):
     trained(tmp_path / "short", data, int(best["step"]), **{**changes, "checkpoint_every": int(best["step"])})
     tensors, _ = load_tensors(tmp_path / "short" / CHECKPOINT, "checkpoint")
     assert all(torch.equal(value, tensors[f"average.{name}"]) for name, value in model.network.state_dict().items())
+
+
+def test_a_training_that_only_makes_it_worse_gives_the_start(judged, tmp_path):
+    """The real micrographs are what the noise already is."""
+    (_, simulated), _ = judged
+    rng = np.random.default_rng(8)
+    real, held = (RealPieces([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)], [500.0] * 2,
+                             [25.0] * 2) for _ in range(2))
+    trained(tmp_path, (real, simulated), steps=4, judge_every=2, learning_rate=0.05, averaging=0.0,
+            held_out=HeldOut(held, PhysicalNoise(0.05)))
+    rows = [float(row["realism"]) for row in csv.DictReader((tmp_path / REALISM).open())]
+    assert rows[0] == min(rows)
+    model = load_model(tmp_path / MODEL)
+    assert model.details["best_step"] == 0
+    image = torch.randn(96, 96, generator=torch.Generator().manual_seed(1))
+    change = model.scale.deviations(model.translate(image, torch.Generator().manual_seed(2))) - image
+    assert float(change.std()) < 0.1  # it changes next to nothing before it has learned anything
 
 
 def test_a_longer_training_is_as_if_begun_as_such(judged, tmp_path):
