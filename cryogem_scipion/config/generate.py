@@ -22,8 +22,8 @@ class GenerateSettings(RunSettings):
     model: Path | None = option(
         None, "Noise model", "A model.safetensors of 'cryogem train' or 'cryogem import-model'.", form=False)
     noise: Literal["model", "gaussian", "spectrum"] = option(
-        "model", "Noise", "model: the trained translator; spectrum: coloured noise measured from real micrographs, "
-        "no training; gaussian: white noise.", section="Noise")
+        "model", "Noise", "model: the trained translator; spectrum: colour, Thon rings and ice of the real "
+        "micrographs, no training; gaussian: white noise.", section="Noise")
     real: tuple[str, ...] = option(
         (), "Real micrographs", "For spectrum noise, and for the ice of imported models: files or quoted "
         "patterns.", form=False)

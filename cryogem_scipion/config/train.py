@@ -66,8 +66,8 @@ class TrainSettings(RunSettings):
         32, "Discriminator width", "Channels of its first layer: 16 to 128, which the published network has. More "
         "judges more strictly and takes longer.", section="Networks", advanced=True, ge=1, le=512)
     noise: Literal["spectrum", "gaussian"] = option(
-        "spectrum", "Noise to start from", "spectrum: coloured as in the real micrographs; gaussian: white, as "
-        "published.", section="Training", advanced=True)
+        "spectrum", "Noise to start from", "spectrum: with the colour and Thon rings of the real micrographs; "
+        "gaussian: white, as published.", section="Training", advanced=True)
     contaminants: bool = option(
         True, "Contaminants", "Ice crystals, aggregates and carbon edges that are found on the real micrographs lie on "
         "the generated ones too; particles under them are left out. Needs spectrum noise.", section="Training",

@@ -37,6 +37,8 @@ OUTLIER = 6
 """Deviations at which pixels are cut before the particles' strength is measured."""
 BETTER = 0.8
 """What the misfit has to fall to, in parts of the last one, for another turn to count."""
+FAR = 2000.0
+"""Å of defocus by which real micrographs may lie outside the simulation's range before it is mentioned."""
 TURNS = 4
 """How often strength and contaminants are measured again, at most."""
 
@@ -86,6 +88,10 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
     figures = {"background_deviation": deviation}
     seen = look.measure() if coloured or snr is None else _Seen()
     figures |= {"contaminants_found": float(sum(map(len, seen.contaminants)))}
+    if look.rings is not None:
+        found = [exposure.optics.defocus_u_angstrom for exposure in look.rings.exposures]
+        figures |= {"real_defocus_min": min(found), "real_defocus_max": max(found)}
+        warnings += _far_defocus(found, simulated)
     if seen.fitted is not None:
         figures |= {"measured_snr": seen.fitted.snr, "snr_misfit": seen.fitted.misfit}
     if snr is None:
@@ -118,6 +124,18 @@ def _doubts(look: "_Look", fitted: FittedContrast | None, snr: float) -> list[st
         return [f"the signal-to-noise ratio could not be measured (misfit {fitted.misfit:.2f}); {snr:g} of the "
                 "simulation is used. Check particles_mean and the map, or set snr"]
     return []
+
+
+def _far_defocus(found: Sequence[float], simulated: SimulatedSet) -> list[str]:
+    """What speaks against the simulation's defocus: that most real micrographs lie outside its range."""
+    states = [exposure.optics for exposure in simulated.exposures]
+    made = [(state.defocus_u_angstrom + state.defocus_v_angstrom) / 2 for state in states]
+    inside = [min(made) - FAR <= defocus <= max(made) + FAR for defocus in found]
+    if 2 * sum(inside) >= len(found):
+        return []
+    low, high, first, last = (value / 1e4 for value in (min(found), max(found), min(made), max(made)))
+    return [f"Thon rings say that the real micrographs have {low:.2f} to {high:.2f} µm of defocus and the simulation "
+            f"has {first:.2f} to {last:.2f}; simulate at theirs, or check the voltage"]
 
 
 class _Look:

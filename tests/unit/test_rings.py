@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from cryogem_scipion.stages import background
+from cryogem_scipion.stages.simulated import SimulatedSet
 from cryogem_scipion.transfer import Optics
 from cryogem_scipion.translator.analytic import PhysicalNoise
 from cryogem_scipion.translator.exposure import Exposure
@@ -118,3 +120,18 @@ def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator
     assert abs(after) < before / 2
     ratio = (measured.power / truth.noise.power)[4:-4, 4:-4].log()
     assert abs(float(ratio.mean())) < 0.1
+
+
+def simulation(*defoci):
+    return SimulatedSet(None, None, None, (), (), tuple(exposure(defocus, 500.0) for defocus in defoci))
+
+
+@pytest.mark.parametrize(("found", "made"), [((9e3, 14e3, 30e3), (8e3, 20e3)), ((10e3, 11e3), (12e3, 20e3))])
+def test_a_defocus_in_or_near_the_range_is_no_matter(found, made):
+    assert background._far_defocus(found, simulation(*made)) == []
+
+
+def test_another_defocus_than_the_simulations_is_mentioned():
+    [said] = background._far_defocus((9e3, 14e3, 21e3), simulation(20e3, 30e3))
+    assert "0.90 to 2.10 µm" in said
+    assert "2.00 to 3.00" in said
