@@ -12,8 +12,8 @@ from pwem.objects import EMSet
 from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table, write_table
 from cryogem_scipion.errors import DataError
 
-__all__ = ["map_files", "real_files", "relion_angles", "simulation_folder", "stage_folder", "write_ctfs",
-           "write_orientations", "write_particle_subset", "write_subset"]
+__all__ = ["coordinate_micrographs", "map_files", "real_files", "relion_angles", "simulation_folder", "stage_folder",
+           "write_ctfs", "write_orientations", "write_particle_subset", "write_subset"]
 
 
 def map_files(volumes: Any) -> list[str]:
@@ -102,6 +102,29 @@ def write_particle_subset(particles: Any, folder: Path, path: Path) -> bool:
         return False
     write_table(path, "particles", optics, rows[rows["rlnImageName"].isin(names)])
     return True
+
+
+def coordinate_micrographs(coordinates: Any) -> dict[int, Any]:
+    """Return the micrographs of a SetOfCoordinates, by id.
+
+    Raises
+    ------
+    DataError
+        Some lie on other micrographs. Scipion's 'join sets' makes such sets: it keeps the micrographs of the first
+        set only, among which the coordinates of the others get wrong ones, or none.
+    """
+    found = {micrograph.getObjId(): micrograph.clone() for micrograph in coordinates.getMicrographs().iterItems()}
+    labels = coordinates.getUniqueValues(["_micId", "_micName"])
+    places = list(zip(labels["_micId"], labels["_micName"], strict=True))
+    foreign = [number for number, _ in places if number not in found]
+    named = [(number, name) for number, name in places if name and number in found]
+    other = [number for number, name in named if name != found[number].getMicName()]
+    if len(other) < len(named):  # else names of another kind, which tell nothing
+        foreign += other
+    if foreign:
+        raise DataError(f"coordinates lie on micrographs (first: id {foreign[0]}) that are not in their own set, as "
+                        "after 'join sets'; choose sets of coordinates one by one, or pick again")
+    return found
 
 
 def write_ctfs(ctfs: Any, path: Path) -> None:

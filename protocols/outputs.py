@@ -39,7 +39,7 @@ def micrographs_output(protocol: Any, folder: Path, manifest: Manifest) -> Any:
         micrograph = Micrograph()
         micrograph.setObjId(number)
         micrograph.setFileName(str(folder / row["rlnMicrographName"]))
-        micrograph.setMicName(os.path.basename(row["rlnMicrographName"]))
+        micrograph.setMicName(_own_name(protocol, row["rlnMicrographName"]))
         micrograph.setAcquisition(acquisitions[row.get("rlnOpticsGroup", next(iter(acquisitions)))])
         micrograph._cryogemManifest = String(str(folder / MANIFEST))
         micrograph._cryogemMask = String(str(folder / row["cryogemMask"]))
@@ -168,6 +168,12 @@ def pose(row: dict[str, Any], pixel_size: float) -> Any:
     matrix = euler_matrix(-rot, -tilt, -psi, "szyz")
     matrix[:3, 3] = -row["rlnOriginXAngst"] / pixel_size, -row["rlnOriginYAngst"] / pixel_size, 0.0
     return np.asarray(inverse_matrix(matrix))
+
+
+def _own_name(protocol: Any, path: str) -> str:
+    """The file's name after the protocol's number: where sets are joined, Scipion tells micrographs by their names."""
+    number, name = protocol.getObjId(), os.path.basename(path)
+    return f"{number:06d}_{name}" if number else name
 
 
 def _acquisitions(optics: Any) -> dict[Any, Acquisition]:

@@ -20,6 +20,7 @@ from cryogem_scipion.protocols.evaluation import (
     write_picks,
     write_truth,
 )
+from cryogem_scipion.protocols.inputs import coordinate_micrographs
 
 __all__ = ["ProtCryogemEvaluatePicks"]
 
@@ -78,6 +79,8 @@ class ProtCryogemEvaluatePicks(ProtCryogemEvaluation):
 
     # --------------------------- Information
     def crossChecks(self) -> list[str]:
+        for coordinates in (self.inputCoordinates.get(), self.inputTruth.get()):
+            coordinate_micrographs(coordinates)
         score_attribute(self.inputCoordinates.get(), self.scoreAttribute.get("").strip())
         return []
 

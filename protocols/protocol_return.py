@@ -9,6 +9,7 @@ from pwem.protocols import EMProtocol
 from pyworkflow.protocol.params import PointerParam
 
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.protocols.inputs import coordinate_micrographs
 
 __all__ = ["Place", "ProtCryogemReturnCoordinates", "ReturnOutputs", "original_places"]
 
@@ -120,17 +121,13 @@ def original_places(picked: Any, originals: Any) -> dict[int, Place]:
     Raises
     ------
     DataError
-        A micrograph is not among the originals, or covers another field.
+        A micrograph is not among the originals, or covers another field; or the coordinates are those of joined sets.
     """
     by_name: dict[str, list[Micrograph]] = {}
     for original in originals.iterItems():
         by_name.setdefault(original.getMicName(), []).append(original.clone())
-    found = {micrograph.getObjId(): micrograph.clone() for micrograph in picked.getMicrographs().iterItems()}
+    found = coordinate_micrographs(picked)
     wanted = picked.getUniqueValues("_micId")
-    unknown = [number for number in wanted if number not in found]
-    if unknown:
-        raise DataError(f"coordinates lie on micrographs (first: id {unknown[0]}) that are not in their own set; pick "
-                        "again, or join micrographs before picking")
     missing = [found[number].getMicName() for number in wanted if _original(found[number], by_name) is None]
     if missing:
         raise DataError(f"{len(missing)} of {len(wanted)} picked micrographs (first: {missing[0]}) are not among the "

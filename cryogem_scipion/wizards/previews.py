@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cryogem_scipion.dataset import read_manifest
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.plugin import Plugin
+from cryogem_scipion.protocols.inputs import coordinate_micrographs
 
 __all__ = ["Counts", "Fields", "Particle", "counts", "fields", "particle"]
 
@@ -119,6 +120,7 @@ def counts(coordinates: Any, shape: tuple[int, int], pixel_size: float) -> Count
     dimensions = micrographs.getDim() if micrographs is not None else None
     if not dimensions:
         raise DataError("the micrographs of these coordinates cannot be read; choose other coordinates")
+    coordinate_micrographs(coordinates)
     ratio = math.prod(shape) * pixel_size**2 / (math.prod(dimensions[:2]) * micrographs.getSamplingRate() ** 2)
     mean, variance = float(found.mean()), float(found.var(ddof=1)) if found.size > 1 else float(found.mean())
     scaled = ratio * min(variance, mean) + ratio**2 * max(0.0, variance - mean)

@@ -97,9 +97,30 @@ def test_joined_sets_work_or_are_refused(here, boxes):
     assert union.getSize() == boxes["full"].outputParticles.getSize() + made.outputParticles.getSize()
     assert union.hasAlignmentProj()
     assert len({item.getLocation() for item in union.iterItems()}) == union.getSize()
+    with pytest.raises(WorkflowError, match=r"come from 2 data sets .* choose one data set, or a subset of one"):
+        run(here, "ProtCryogemExport", inputSet=(union.getObjParent(), "outputSet"), to="relion")
     both = joined(here, (boxes["full"], "outputMicrographs"), (boxes["empty"], "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"come from 2 simulations .* choose one simulation, or a subset of one"):
         run(here, "ProtCryogemGenerate", inputSimulation=(both, "outputSet"), noise="gaussian")
+    # Scipion's pickers and extraction go by names.
+    assert len({item.getMicName() for item in both.outputSet.iterItems()}) == both.outputSet.getSize() == 3
     generated = joined(here, (made, "outputMicrographs"), (made, "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"holds generated micrographs, not simulated ones"):
         run(here, "ProtCryogemGenerate", inputSimulation=(generated, "outputSet"), noise="gaussian")
+
+
+def test_joined_coordinates_are_refused(here, boxes):
+    """Scipion's join leaves those of the second set on micrographs of the first."""
+    other = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["full"], "outputMicrographs"), noise="gaussian",
+                seed=2, extract=False, numberOfThreads=1)
+    union = joined(here, (boxes["full"], "outputCoordinates"), (other, "outputCoordinates"))
+    assert union.outputSet.getMicrographs().getSize() == 2
+    refused = r"coordinates lie on micrographs \(first: id 1\) that are not in their own set, as after 'join sets'"
+    for picks, truth in (((union, "outputSet"), (other, "outputCoordinates")),
+                         ((other, "outputCoordinates"), (union, "outputSet"))):
+        with pytest.raises(WorkflowError, match=refused):
+            run(here, "ProtCryogemEvaluatePicks", inputCoordinates=picks, inputTruth=truth)
+    # Picks of one set and the truth of another are not taken for each other either, though their files have one name.
+    with pytest.raises(WorkflowError, match=r"none of the 2 micrographs of the true coordinates .* was picked"):
+        run(here, "ProtCryogemEvaluatePicks", inputCoordinates=(other, "outputCoordinates"),
+            inputTruth=(boxes["full"], "outputCoordinates"))

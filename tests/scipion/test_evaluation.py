@@ -40,7 +40,7 @@ def picks(simulation):
         places = [(item.getMicId(), item.getX() + 2, item.getY(), 2.0)
                   for item in simulation.outputCoordinates.iterItems()][1:]
         places += [(micrograph.getObjId(), int(x), int(y), 9.0) for micrograph in micrographs for x, y in
-                   cut.loc[cut["rlnMicrographName"].str.endswith(micrograph.getMicName()),
+                   cut.loc[cut["rlnMicrographName"].str.endswith(Path(micrograph.getFileName()).name),
                            ["rlnCoordinateX", "rlnCoordinateY"]].to_numpy()]
         places.append((micrographs[0].getObjId(), *free_place(rows, micrographs[0]), 1.0))
         for number, x, y, score in places:
@@ -55,7 +55,7 @@ def picks(simulation):
 
 def free_place(rows, micrograph):
     """A place far from every particle of a micrograph."""
-    here = rows.loc[rows["rlnMicrographName"].str.endswith(micrograph.getMicName()), ["rlnCoordinateX",
+    here = rows.loc[rows["rlnMicrographName"].str.endswith(Path(micrograph.getFileName()).name), ["rlnCoordinateX",
                                                                                       "rlnCoordinateY"]].to_numpy()
     grid = np.stack(np.meshgrid(np.arange(5, 235), np.arange(5, 195)), -1).reshape(-1, 2)
     nearest = np.linalg.norm(grid[:, None] - here, axis=2).min(1)

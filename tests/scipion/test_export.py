@@ -103,6 +103,20 @@ def test_a_subset_of_particles_becomes_an_export(project, simulation, tmp_path):
     view.close()
 
 
+@pytest.mark.slow
+def test_copies_with_paths_of_a_relion_project(project, simulation, tmp_path):
+    relion = tmp_path / "mon projet"
+    relion.mkdir()
+    box = run(project, "ProtCryogemExport", inputSet=(simulation, "outputMicrographs"), to="relion", files="copy",
+              relativeTo=relion, exportFolder=relion / "Import/é")
+    _, rows = read_table(relion / "Import/é/particles.star", "particles")
+    assert len(rows) == simulation.outputParticles.getSize()
+    stacks = {relion / name.partition("@")[2] for name in rows["rlnImageName"]}
+    images = stacks | {relion / name for name in rows["rlnMicrographName"]}
+    assert all(path.is_file() and not path.is_symlink() for path in images)
+    assert "relion_reconstruct --i Import/é/particles.star --o map.mrc --ctf" in "\n".join(box.summary())
+
+
 def test_wrong_inputs_are_refused_before_anything_runs(project, inputs, simulation):
     with pytest.raises(WorkflowError, match=r"real_0\.mrc is not a generated or simulated micrograph"):
         run(project, "ProtCryogemExport", inputSet=inputs["real"])

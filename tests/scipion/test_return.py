@@ -22,13 +22,15 @@ def dark_points(path):
     """Centres (y, x) of the dark points of an image, in their order in ``POINTS``: matched filter and parabola."""
     image = np.array(mrcfile.read(path))
     smooth = ndimage.gaussian_filter(np.median(image) - image, POINT_WIDTH * REAL_PIXEL_SIZE / PIXEL_SIZE)
-    centres = []
-    for y, x in np.rint(POINTS * REAL_PIXEL_SIZE / PIXEL_SIZE).astype(int):
-        peak = np.unravel_index(smooth[y - 4:y + 5, x - 4:x + 5].argmax(), (9, 9)) + np.array([y - 4, x - 4])
-        lines = smooth[peak[0] - 1:peak[0] + 2, peak[1]], smooth[peak[0], peak[1] - 1:peak[1] + 2]
-        centres.append([place + (after - before) / (4 * middle - 2 * (before + after))
-                        for place, (before, middle, after) in zip(peak, lines, strict=True)])
-    return centres
+    return [centre(smooth, y, x) for y, x in np.rint(POINTS * REAL_PIXEL_SIZE / PIXEL_SIZE).astype(int)]
+
+
+def centre(smooth, y, x):
+    """The highest place (y, x) within four pixels of one, by a parabola through its neighbours."""
+    peak = np.unravel_index(smooth[y - 4:y + 5, x - 4:x + 5].argmax(), (9, 9)) + np.array([y - 4, x - 4])
+    lines = smooth[peak[0] - 1:peak[0] + 2, peak[1]], smooth[peak[0], peak[1] - 1:peak[1] + 2]
+    return [place + (after - before) / (4 * middle - 2 * (before + after))
+            for place, (before, middle, after) in zip(peak, lines, strict=True)]
 
 
 def picks(project, training, positions):
@@ -137,7 +139,7 @@ def test_micrographs_of_one_name_are_told_by_their_ids(tmp_path):
 
 @pytest.mark.parametrize(("on", "names", "shape", "pixel_size", "message"), [
     (1, {1: "b.mrc"}, (100, 120), 2.5, r"1 of 1 picked micrographs \(first: a\.mrc\) are not among the original ones"),
-    (5, {1: "a.mrc"}, (100, 120), 2.5, r"micrographs \(first: id 5\) that are not in their own set; pick again"),
+    (5, {1: "a.mrc"}, (100, 120), 2.5, r"\(first: id 5\) that are not in their own set, as after 'join sets'; choose"),
     (1, {1: "a.mrc"}, (100, 120), 1.25, r"a\.mrc covers 2 of its original's width and 2 of its height; choose the"),
     (1, {1: "a.mrc"}, (400, 120), 2.5, r"covers 1 of its original's width and 0\.25 of its height"),
     (1, {2: "a.mrc", 3: "a.mrc"}, (100, 120), 2.5, "are not among the original ones"),

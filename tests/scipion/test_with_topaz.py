@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Topaz's protocols learn from a generated set, and pick held-out and 'real' micrographs."""
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,7 +72,7 @@ def judged(coordinates, folder, turned=False):
     """Picks and particles of a labelled folder as ``judge`` compares them, all in Å; ``turned`` upside down."""
     micrographs = coordinates.getMicrographs()
     pixel_size, height = micrographs.getSamplingRate(), micrographs.getDim()[1]
-    names = {item.getObjId(): item.getMicName() for item in micrographs.iterItems()}
+    names = {item.getObjId(): os.path.basename(item.getFileName()) for item in micrographs.iterItems()}
     picks = pd.DataFrame([{"micrograph": names[item.getMicId()], "score": item._topazScore.get(),
                            "x": item.getX() * pixel_size,
                            "y": (height - 1 - item.getY() if turned else item.getY()) * pixel_size}
@@ -90,10 +92,15 @@ def average_precision(coordinates, folder, turned=False):
 
 def test_a_picker_learns_from_a_generated_set(project, boxes, picker):
     """Measured 0.96; upside down, as some programs count y, 0.01."""
-    found = picked(project, picker, boxes, "held out").outputCoordinates
-    folder = boxes["held out"].outFolder()
-    assert average_precision(found, folder) > 0.8
+    picks = picked(project, picker, boxes, "held out")
+    found, folder = picks.outputCoordinates, boxes["held out"].outFolder()
+    precision = average_precision(found, folder)
+    assert precision > 0.8
     assert average_precision(found, folder, turned=True) < 0.1
+    # The box that compares them takes Topaz's scores by itself, and says the same.
+    judgement = run(project, "ProtCryogemEvaluatePicks", inputCoordinates=(picks, "outputCoordinates"),
+                    inputTruth=(boxes["held out"], "outputCoordinates"), radius=RADIUS)
+    assert judgement.manifest().figures["auprc"] == pytest.approx(precision, abs=1e-6)
 
 
 def test_its_picks_of_real_micrographs_come_back_to_the_originals(project, boxes, picker, world):

@@ -71,7 +71,7 @@ def test_coordinates_are_the_whole_particles_in_the_mask(labelled):
     for micrograph in [item.clone() for item in protocol.outputMicrographs.iterItems()]:
         image, mask = mrcfile.read(micrograph.getFileName()), mrcfile.read(micrograph._cryogemMask.get())
         here = [item.getPosition() for item in coordinates.iterCoordinates(micrograph)]
-        expected = whole[whole["rlnMicrographName"].map(os.path.basename) == micrograph.getMicName()]
+        expected = whole[whole["rlnMicrographName"].map(os.path.basename) == os.path.basename(micrograph.getFileName())]
         assert here == list(zip(expected["rlnCoordinateX"], expected["rlnCoordinateY"], strict=True))
         edge = coordinates.getBoxSize()
         for x, y in here:
@@ -91,7 +91,7 @@ def test_ctfs_are_those_of_the_star_file(labelled):
     assert protocol.outputCTF.getSize() == len(rows)
     assert protocol.outputCTF.getMicrographs().getSize() == len(rows)
     for ctf, row in zip(protocol.outputCTF.iterItems(), rows.to_dict("records"), strict=True):
-        assert protocol.outputMicrographs[ctf.getObjId()].getMicName() == os.path.basename(row["rlnMicrographName"])
+        assert protocol.outputMicrographs[ctf.getObjId()].getFileName() == str(folder / row["rlnMicrographName"])
         # Scipion's convention has U >= V; the same CTF otherwise.
         for angle in np.radians([0, 30, 77]):
             assert defocus(*ctf.getDefocus(), angle) == pytest.approx(
@@ -116,7 +116,10 @@ def test_particles_have_pose_ctf_coordinate_and_micrograph(labelled):
         assert row["rlnImageName"] == f"{index:06d}@{Path(stack).relative_to(folder)}"
         assert particle.getCoordinate().getPosition() == (row["rlnCoordinateX"], row["rlnCoordinateY"])
         micrograph = protocol.outputMicrographs[particle.getMicId()]
-        assert micrograph.getMicName() == os.path.basename(row["rlnMicrographName"])
+        assert micrograph.getFileName() == str(folder / row["rlnMicrographName"])
+        # The protocol's number before the file's name tells the micrographs of joined sets apart.
+        assert micrograph.getMicName() == f"{protocol.getObjId():06d}_{os.path.basename(row['rlnMicrographName'])}"
+        assert particle.getCoordinate().getMicName() == micrograph.getMicName()
         assert particle.getCTF().getPhaseShift() == pytest.approx(20.0)
         assert particle.getCTF().getDefocusU() >= particle.getCTF().getDefocusV() > 5000
         assert particle._rlnRandomSubset.get() == row["rlnRandomSubset"]
