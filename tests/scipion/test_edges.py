@@ -93,12 +93,13 @@ def test_joined_sets_work_or_are_refused(here, boxes):
     """Particles of two sets are one; simulated micrographs of two runs cannot be, each has settings of its own."""
     made = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["full"], "outputMicrographs"), noise="gaussian",
                seed=1, numberOfThreads=1)
-    union = joined(here, (boxes["full"], "outputParticles"), (made, "outputParticles")).outputSet
+    join = joined(here, (boxes["full"], "outputParticles"), (made, "outputParticles"))
+    union = join.outputSet
     assert union.getSize() == boxes["full"].outputParticles.getSize() + made.outputParticles.getSize()
     assert union.hasAlignmentProj()
     assert len({item.getLocation() for item in union.iterItems()}) == union.getSize()
     with pytest.raises(WorkflowError, match=r"come from 2 data sets .* choose one data set, or a subset of one"):
-        run(here, "ProtCryogemExport", inputSet=(union.getObjParent(), "outputSet"), to="relion")
+        run(here, "ProtCryogemExport", inputSet=(join, "outputSet"), to="relion")
     both = joined(here, (boxes["full"], "outputMicrographs"), (boxes["empty"], "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"come from 2 simulations .* choose one simulation, or a subset of one"):
         run(here, "ProtCryogemGenerate", inputSimulation=(both, "outputSet"), noise="gaussian")
