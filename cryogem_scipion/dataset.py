@@ -163,10 +163,16 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     # The library forgets the lines of a file when it has read it, but not when it has failed to.
     linecache.clearcache()
     try:
-        blocks = starfile.read(path, always_dict=True, parse_as_string=NAMES)
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OSError, pd.errors.ParserError) as error:
+        found = starfile.read(path, always_dict=True, parse_as_string=NAMES)
+        blocks = {str(name): _frame(block) for name, block in found.items()}
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError,
+            pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
-    return {str(name): _frame(block) for name, block in blocks.items()}
+    for name, block in blocks.items():
+        twice = block.columns[block.columns.duplicated()]
+        if len(twice):
+            raise DataError(f"{path} has the column {twice[0]} twice in data_{name}; remove one")
+    return blocks
 
 
 def _frame(block: Any) -> pd.DataFrame:

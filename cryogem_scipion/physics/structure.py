@@ -76,7 +76,7 @@ def read_atoms(path: str | Path) -> Atoms:
         raise DataError(f"{path} is not a file; give an atomic model in PDB or mmCIF format")
     try:
         structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, IndexError, OSError) as error:  # an IndexError of an empty mmCIF
         reason = " ".join(str(error).split())  # gemmi's has several lines
         raise DataError(f"{path} cannot be read as an atomic model ({reason}); give a PDB or mmCIF file") from error
     structure.remove_waters()

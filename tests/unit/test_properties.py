@@ -56,6 +56,18 @@ def test_a_corrected_table_is_read_anew(tmp_path):
     assert read_blocks(path)["particles"]["rlnA"].tolist() == [5.0]
 
 
+@pytest.mark.parametrize(("table", "said"), [
+    ("loop_\n_rlnA #1\n_rlnA #2\n1 2\n3 4\n", "has the column rlnA twice"),
+    (f"loop_\n_rlnA #1\n{'9' * 400}\n1\n", "cannot be read as STAR .int too large"),
+    (f"_rlnA {'9' * 400}\n_rlnB 1\n", "cannot be read as STAR .int too large"),
+])
+def test_what_the_fuzzer_found_in_tables(tmp_path, table, said):
+    path = tmp_path / "a.star"
+    path.write_text(f"data_particles\n\n{table}")
+    with pytest.raises(DataError, match=said):
+        read_blocks(path)
+
+
 @quick
 @given(st.binary(max_size=400) | st.text(max_size=400).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_a_table_or_refused(tmp_path, content):

@@ -158,6 +158,12 @@ def test_refused_files(files, make, message):
         read_atoms(files / "bad.pdb")
 
 
+def test_an_empty_mmcif_is_refused(tmp_path):
+    (tmp_path / "bad.cif").touch()
+    with pytest.raises(DataError, match=r"bad.cif cannot be read as an atomic model \(.+\)"):
+        read_atoms(tmp_path / "bad.cif")
+
+
 def test_refused_coordinates(files):
     text = (files / "model.cif").read_text()
     x = f"{model()[0]['A'][0][0].pos.x:g}"
