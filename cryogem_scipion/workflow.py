@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from cryogem_scipion.errors import CryogemError
 __all__ = ["WorkflowError", "filled", "open_project", "rerun", "run"]
 
 HOME = ".scipion"
+ASK_SECONDS = 1.0, 30.0
+"""How long to wait before a job of a queue is asked for again: at first, and at most."""
 
 
 class WorkflowError(CryogemError):
@@ -54,7 +57,8 @@ def open_project(folder: str | Path, name: str) -> Any:
     return project
 
 
-def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = print, **parameters: Any) -> Any:
+def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = print,
+        queue: tuple[str, dict[str, str]] | None = None, **parameters: Any) -> Any:
     """Run a protocol and return it when it has finished.
 
     Parameters
@@ -67,6 +71,9 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
         Name of the box.
     show
         Called with each line that the run has to say for people: progress, time left.
+    queue
+        Name of a queue in Scipion's hosts.conf, and values of its fields that are not to have their defaults: the
+        protocol runs as a job of that queue, which is waited for.
     parameters
         The form's parameters. An input is ``(protocol, "outputName")``; a choice may be given by name.
         Threads of our protocols: all that this process may use, unless given.
@@ -76,10 +83,11 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
     WorkflowError
         The protocol failed; the message has its error and the last lines of its log.
     """
-    return rerun(project, filled(project, kind, label, **parameters), show)
+    return rerun(project, filled(project, kind, label, queue, **parameters), show)
 
 
-def filled(project: Any, kind: str, label: str = "", **parameters: Any) -> Any:
+def filled(project: Any, kind: str, label: str = "", queue: tuple[str, dict[str, str]] | None = None,
+           **parameters: Any) -> Any:
     """Return a new protocol with its form filled in, not run yet; see ``run``."""
     protocols = project.getDomain().getProtocols()
     if kind not in protocols:
@@ -90,6 +98,8 @@ def filled(project: Any, kind: str, label: str = "", **parameters: Any) -> Any:
         parameters = {"numberOfThreads": len(os.sched_getaffinity(0)), **parameters}
     for name, value in parameters.items():
         _set(protocol, name, value)
+    if queue:
+        _queue(project, protocol, *queue)
     return protocol
 
 
@@ -106,6 +116,7 @@ def rerun(project: Any, protocol: Any, show: Callable[[str], None] = print) -> A
     tail.start()
     try:
         project.launchProtocol(protocol, wait=True)
+        _await(project, protocol)
     finally:
         done.set()
         tail.join()
@@ -162,6 +173,32 @@ def _set(protocol: Any, name: str, value: Any) -> None:
         attribute.set(list(param.choices).index(value))
     else:
         attribute.set(str(value) if isinstance(value, Path) else value)
+
+
+def _queue(project: Any, protocol: Any, name: str, values: dict[str, str]) -> None:
+    """Make the protocol a job of a queue; what is not given of the queue's fields has its default."""
+    queues = project.getHostConfig(protocol.getHostName()).getQueueSystem().getQueues() or {}
+    if name not in queues:
+        raise WorkflowError(f"hosts.conf has no queue {name!r}; give one of: {', '.join(queues) or 'none is defined'}")
+    fields = {field[0]: field[1] for field in queues[name]}
+    unknown = [field for field in values if field not in fields]
+    if unknown:
+        raise WorkflowError(f"queue {name!r} has no field {unknown[0]!r}; give one of: {', '.join(fields)}")
+    protocol._useQueue.set(True)
+    protocol.setQueueParams([name, {**fields, **values}])
+
+
+def _await(project: Any, protocol: Any) -> None:
+    """Wait for a job of a queue; other protocols have ended when they come back from being launched."""
+    if not protocol.useQueueForProtocol():
+        return
+    pause, longest = ASK_SECONDS
+    while protocol.isActive():
+        time.sleep(pause)
+        pause = min(1.2 * pause, longest)
+        project._updateProtocol(protocol)
+    # A job that ended between two questions, of the protocol and of the queue, counts as lost until it is asked again.
+    project._updateProtocol(protocol)
 
 
 def _follow(project: Path, protocol: Any, done: threading.Event, show: Callable[[str], None]) -> None:
