@@ -23,11 +23,13 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Runs code in a fresh virtual environment with the built wheel; other packages are those of this Python."""
+    """Runs code in a fresh virtual environment with the wheel, built from the source distribution as on a user's
+    machine; other packages are those of this Python."""
     source, built, venv = (tmp_path_factory.mktemp(name) for name in ("source", "wheel", "venv"))
     skipped = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo")
     shutil.copytree(CHECKOUT, source, symlinks=True, dirs_exist_ok=True, ignore=skipped)
-    _check([sys.executable, "-m", "pip", "wheel", ".", "--quiet", "--no-deps", "--no-build-isolation",
+    _check([sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(built)], cwd=source)
+    _check([sys.executable, "-m", "pip", "wheel", str(next(built.glob("*.tar.gz"))), "--quiet", "--no-deps", "--no-build-isolation",
             "--disable-pip-version-check", "-w", str(built)], cwd=source)
     _check([sys.executable, "-m", "venv", "--without-pip", str(venv)])
     python = venv / "bin" / "python"
