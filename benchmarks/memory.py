@@ -23,8 +23,8 @@ PIXEL_SIZE, REAL_PIXEL_SIZE, EDGE = 5.0, 1.0, 4096
 SMALL = ["--crop", "64", "--generator-width", "8", "--discriminator-width", "8", "--steps", "100"]
 
 
-def peak(stage, *arguments):
-    """Peak memory (MB) and seconds of one stage of the program."""
+def spent(stage, *arguments):
+    """Peak memory (MB), seconds of wall time and of processor time of one stage of the program."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "cryogem_scipion", stage, *map(str, arguments)],
                                stderr=subprocess.DEVNULL)
@@ -32,12 +32,12 @@ def peak(stage, *arguments):
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{stage} ended with {process.returncode}")
-    return usage.ru_maxrss / 1024, time.perf_counter() - start
+    return usage.ru_maxrss / 1024, time.perf_counter() - start, usage.ru_utime + usage.ru_stime
 
 
 def compared(what, few, many, run):
     """Print the peaks of a stage on few and on many."""
-    (small, _), (large, seconds) = run(few), run(many)
+    (small, *_), (large, seconds, _) = run(few), run(many)
     print(f"{what:44s}{few:6d}:{small:6.0f} MB{many:8d}:{large:6.0f} MB  {100 * (large / small - 1):+5.1f} %  "
           f"{seconds:5.0f} s", flush=True)
 
@@ -69,17 +69,17 @@ def main():
             return ["--real", links / "*.mrc"]
 
         scene = ["--volume", folder / "map.mrc", "--micrograph-size", 512, 512, "--particles-mean", 20]
-        peak("simulate", *scene, "--micrographs", 10, "--out", folder / "sim", "--threads", arguments.threads)
+        spent("simulate", *scene, "--micrographs", 10, "--out", folder / "sim", "--threads", arguments.threads)
         given = ["--simulation", folder / "sim"]
         compared("simulate, 512 x 512", arguments.few, arguments.many,
-                 lambda count: peak("simulate", *scene, "--micrographs", count, *out()))
+                 lambda count: spent("simulate", *scene, "--micrographs", count, *out()))
         compared("generate with white noise, 512 x 512", arguments.few, arguments.many,
-                 lambda count: peak("generate", *given, "--noise", "gaussian", "--micrographs", count, *out()))
+                 lambda count: spent("generate", *given, "--noise", "gaussian", "--micrographs", count, *out()))
         compared(f"train on real ones of {EDGE} x {EDGE}", arguments.few, arguments.real,
-                 lambda count: peak("train", *given, *reals(count), *SMALL, *out()))
+                 lambda count: spent("train", *given, *reals(count), *SMALL, *out()))
         model = next(folder.glob("out*/model.safetensors"))
         compared("generate with the model, 512 x 512", arguments.few, arguments.many,
-                 lambda count: peak("generate", *given, "--model", model, "--micrographs", count, *out()))
+                 lambda count: spent("generate", *given, "--model", model, "--micrographs", count, *out()))
 
 
 if __name__ == "__main__":
