@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo tour test test-all lint bench clean
+.PHONY: demo tour test test-all test-oldest lint bench clean
 
 demo: $(BIN)/.installed
 	$(BIN)/python -m cryogem_scipion.demo --out $(DEMO)
@@ -20,6 +20,13 @@ test: $(BIN)/.tested
 
 test-all: $(BIN)/.tested
 	CRYOGEM_TEST_ALL=1 $(BIN)/python -m pytest -rs
+
+# With the oldest version of each requirement; torch of that time brings gigabytes of GPU libraries.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c .ci/oldest.txt --editable '.[test]'
+	.venv-oldest/bin/pip check
+	.venv-oldest/bin/python -m pytest
 
 # Figures that README and benchmarks/RESULTS.md quote; needs an idle machine, and most of an hour.
 bench: $(BIN)/.installed

@@ -29,8 +29,9 @@ def wheel(tmp_path_factory):
     skipped = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo")
     shutil.copytree(CHECKOUT, source, symlinks=True, dirs_exist_ok=True, ignore=skipped)
     _check([sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(built)], cwd=source)
-    _check([sys.executable, "-m", "pip", "wheel", str(next(built.glob("*.tar.gz"))), "--quiet", "--no-deps", "--no-build-isolation",
-            "--disable-pip-version-check", "-w", str(built)], cwd=source)
+    archive = next(built.glob("*.tar.gz"))
+    _check([sys.executable, "-m", "pip", "wheel", str(archive), "--quiet", "--no-deps", "--no-build-isolation",
+            "--disable-pip-version-check", "-w", str(built)], cwd=built)
     _check([sys.executable, "-m", "venv", "--without-pip", str(venv)])
     python = venv / "bin" / "python"
     site = next((venv / "lib").glob("python3.*")) / "site-packages"
