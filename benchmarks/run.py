@@ -2,6 +2,7 @@
 """Runs the benchmarks one after another and writes what they print into RESULTS.md, each into its own section.
 
     python benchmarks/run.py [NAME ...]        all, or the named ones; 'make bench' runs all
+    python benchmarks/run.py NAME -- ...       one that needs data or programs from outside, with what it is to be given
 
 A section stands between ``<!-- benchmark NAME -->`` and ``<!-- end NAME -->``; everything else in the file stays.
 """
@@ -22,8 +23,12 @@ BENCHMARKS = {
     "simulation": ["simulation.py"],
     "ice": ["ice.py", "--out", os.devnull],
     "memory": ["memory.py"],
+    "training": ["training.py"],
+    "scale": ["scale.py"],
 }
-"""Name and command of each; those that need data or programs from outside stand in RESULTS.md with their commands."""
+"""Name and command of each that needs nothing from outside."""
+OUTSIDE = {"world": "world.py", "kept_signal": "kept_signal.py", "poses": "poses.py"}
+"""Name and file of the others, which have to be told where their data and programs are."""
 
 
 def measured(command):
@@ -61,13 +66,19 @@ def put(text, name, content):
 
 def main():
     """Run what is asked for; the file is written after each, so that nothing is lost."""
-    chosen = sys.argv[1:] or list(BENCHMARKS)
-    unknown = [name for name in chosen if name not in BENCHMARKS]
+    given = sys.argv[1:]
+    commands = dict(BENCHMARKS)
+    if "--" in given:
+        given, rest = given[:given.index("--")], given[given.index("--") + 1:]
+        commands |= {name: [file, *rest] for name, file in OUTSIDE.items()}
+    chosen = given or list(BENCHMARKS)
+    unknown = [name for name in chosen if name not in commands]
     if unknown:
-        raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}")
+        more = f"; with -- and its arguments: {', '.join(OUTSIDE)}"
+        raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}{more}")
     for name in chosen:
         print(f"--- {name}", flush=True)
-        content = section(name, BENCHMARKS[name], *measured(BENCHMARKS[name]))
+        content = section(name, commands[name], *measured(commands[name]))
         RESULTS.write_text(put(RESULTS.read_text("utf-8"), name, content), "utf-8")
 
 

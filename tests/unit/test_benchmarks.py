@@ -16,9 +16,11 @@ def runner(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("run_benchmarks", FOLDER / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert all((FOLDER / command[0]).is_file() for command in module.BENCHMARKS.values())
+    files = [command[0] for command in module.BENCHMARKS.values()]
+    assert all((FOLDER / file).is_file() for file in [*files, *module.OUTSIDE.values()])
     monkeypatch.setattr(module, "RESULTS", tmp_path / "RESULTS.md")
     monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "OUTSIDE", {"far": "one.py"})
     monkeypatch.setattr(module, "BENCHMARKS", {"one": ["one.py", "--fast"], "two": ["two.py"]})
     (tmp_path / "RESULTS.md").write_text(
         "# Measured\n\nBy hand.\n\n<!-- benchmark two -->\nold\n<!-- end two -->\n\nMore.\n")
@@ -36,6 +38,18 @@ def test_every_benchmark_writes_its_own_section(runner, monkeypatch):
     for words in ("By hand.", "More.", "1.5x --fast", "2.5x", "back\\1slash", "peak memory"):
         assert text.count(words) == (2 if words == "peak memory" else 1), words
     assert text.index("2.5x") < text.index("More.") < text.index("1.5x")
+
+
+def test_one_that_needs_data_is_given_its_arguments(runner, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", "far", "--", "--map", "x.mrc"])
+    runner.main()
+    text = runner.RESULTS.read_text()
+    assert "### far\n\n`python benchmarks/one.py --map x.mrc`" in text
+    assert "1.5x --map" in text
+    assert "old" in text  # of the others nothing changes
+    monkeypatch.setattr(sys, "argv", ["run.py", "far"])
+    with pytest.raises(SystemExit, match="no benchmark 'far'; choose from one, two; with -- and its arguments: far"):
+        runner.main()
 
 
 def test_a_benchmark_that_fails_keeps_the_figures_of_the_last(runner, monkeypatch):
