@@ -38,35 +38,28 @@ def losses(figure: Figure, table: Path) -> None:
     """
     names = [name for name in LOSSES if name in _losses(table)]
     judged = table.with_name("realism.csv")
-    rows = names + (["realism"] if len(_judged(judged)) else [])
     figure.set_layout_engine("constrained")
-    axes = dict(zip(rows, figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0], strict=True))
-    lines = {}
-    for name, axis in axes.items():
-        raw, = axis.plot([], [], linewidth=0.5, alpha=0.4)
-        mean, = axis.plot([], [], color=raw.get_color(), marker="." if name == "realism" else "")
-        lines[name] = raw, mean
-        axis.set_ylabel(LOSSES.get(name, "distance from\nheld-out real"))
-        axis.grid(alpha=0.3)
-    if "realism" in axes:
-        lines["best"] = axes["realism"].plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")
-    axes[rows[-1]].set_xlabel("step")
     seen = {"size": -1}
+    axes: dict[str, Any] = {}
+    lines: dict[str, Any] = {}
 
     def refresh() -> bool:
         size = os.path.getsize(table) if table.is_file() else seen["size"]
         if size == seen["size"]:
             return False
         seen["size"] = size
-        found = _losses(table)
+        found, states = _losses(table), _judged(judged)
+        rows = names + (["realism"] if len(states) else [])
+        if list(axes) != rows:  # at first, and when a state has been judged for the first time
+            axes.clear()
+            axes.update(_rows(figure, rows, lines))
         thin = slice(None, None, -(-len(found) // POINTS))
         for name in names:
             raw, mean = lines[name]
             smooth = found[name].rolling(max(1, len(found) // 30), min_periods=1, center=True).mean()
             raw.set_data(found["step"][thin], found[name][thin])
             mean.set_data(found["step"][thin], smooth[thin])
-        states = _judged(judged)
-        if "realism" in axes and len(states):
+        if "realism" in axes:
             best = states.loc[states["realism"].idxmin()]
             lines["realism"][1].set_data(states["step"], states["realism"])
             lines["best"][0].set_data([best["step"]], [best["realism"]])
@@ -78,6 +71,22 @@ def losses(figure: Figure, table: Path) -> None:
 
     refresh()
     follow(figure, refresh)
+
+
+def _rows(figure: Figure, rows: list[str], lines: dict[str, Any]) -> dict[str, Any]:
+    """Lay out one axis below another, and put their empty lines, raw and mean, into ``lines``."""
+    figure.clear()
+    axes = dict(zip(rows, figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0], strict=True))
+    for name, axis in axes.items():
+        raw, = axis.plot([], [], linewidth=0.5, alpha=0.4)
+        mean, = axis.plot([], [], color=raw.get_color(), marker="." if name == "realism" else "")
+        lines[name] = raw, mean
+        axis.set_ylabel(LOSSES.get(name, "distance from\nheld-out real"))
+        axis.grid(alpha=0.3)
+    if "realism" in axes:
+        lines["best"] = axes["realism"].plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")
+    axes[rows[-1]].set_xlabel("step")
+    return axes
 
 
 def previews(figure: Figure, folder: Path) -> None:

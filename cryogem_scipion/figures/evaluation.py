@@ -43,9 +43,12 @@ def draw_evaluation(figure: Figure, folder: Path) -> None:
 
 
 def _examples(figure: Figure, grid: Any, arrays: dict[str, Any]) -> None:
-    """Middles of micrographs, all at the same grey scale."""
-    for column, (name, number) in enumerate((("real", 0), ("generated", 0), ("real", -1), ("generated", -1))):
-        axis = figure.add_subplot(grid[0, column])
+    """Middles of micrographs, all at the same grey scale; none of them twice."""
+    shown = [(name, number) for number in (0, -1) for name in COLOURS
+             if number == 0 or len(arrays[f"{name}_examples"]) > 1]
+    row = grid[0, :].subgridspec(1, len(shown))
+    for column, (name, number) in enumerate(shown):
+        axis = figure.add_subplot(row[column])
         axis.imshow(arrays[f"{name}_examples"][number], cmap="gray", vmin=-GREY_LIMIT, vmax=GREY_LIMIT)
         axis.set_axis_off()
         axis.set_title(name, color=COLOURS[name])
@@ -114,7 +117,9 @@ def _table(axis: Any, report: dict[str, Any]) -> None:
         elif column == 0:
             cell.set_text_props(ha="left")
     lines = ["halves: half of the generated against half of the real micrographs; to be held against real | real, two "
-             f"halves of the real ones.\nFréchet distance: {_features(report)}."]
+             "halves of the real ones" + ("." if report["sets"]["real"]["micrographs"] > 1 else
+                                          "; of a single real micrograph there are none."),
+             f"Fréchet distance: {_features(report)}."]
     if report["signal"]:
         signal = report["signal"]
         lines.append(f"Generated and optical image around {signal['particles']} particles correlate by "
@@ -128,7 +133,7 @@ def _features(report: dict[str, Any]) -> str:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" if abs(value) >= 1e-4 else "0"
+    return "–" if value is None else f"{value:.3g}" if abs(value) >= 1e-4 else "0"
 
 
 def _lattice(axis: Any, excess: dict[str, float]) -> None:

@@ -160,6 +160,25 @@ def test_the_state_nearest_to_the_held_out_micrographs_is_marked(tmp_path, figur
     assert figure.axes[-1].get_ylabel() == "distance from\nheld-out real"
 
 
+def test_the_first_judged_state_opens_its_row_in_the_open_window(tmp_path, figure):
+    from cryogem_scipion.viewers import training
+    columns = "adversarial,contrastive,discriminator,contrast_drift,steps_per_second"
+    table = tmp_path / "losses.csv"
+    table.write_text(f"step,steps,{columns}\n" + "1,300,1,1,1,0,2\n")
+    (tmp_path / "realism.csv").write_text("step,realism,spectrum\n")
+    training.losses(figure, table)
+    rows = len(figure.axes)
+    with table.open("a") as file:
+        file.write("2,300,1,1,1,0,2\n")
+    (tmp_path / "realism.csv").write_text("step,realism,spectrum\n2,9,1\n")
+    [(refresh, *_)] = figure.cryogem_timer.callbacks
+    refresh()
+    assert len(figure.axes) == rows + 1
+    assert figure.axes[-1].get_ylabel() == "distance from\nheld-out real"
+    assert list(figure.axes[-1].lines[-1].get_xdata()) == [2]
+    assert np.max(figure.axes[0].lines[1].get_xdata()) == 2
+
+
 def test_new_previews_appear_in_the_open_window(tmp_path, figure):
     from cryogem_scipion.viewers import training
     (tmp_path / "previews").mkdir()
