@@ -17,20 +17,22 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tkinter import ttk
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.text import Text
+from tour_runs import complete
+from tour_widgets import button_of, descendants, is_text, items, texts, wand_of
 
 from cryogem_scipion.demo import PROJECT
-from cryogem_scipion.workflow import open_project, run
+from cryogem_scipion.workflow import filled, open_project
 
 SCREEN, WINDOW = "1700x1150x24", "1500x860"
 WANDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Box size (px)")}
 """Fields of a form whose wizard is shown."""
-SETTLE, PATIENCE = 700, 60_000
+SETTLE, PATIENCE = 700, 300_000
 """Milliseconds that a window gets to be laid out and drawn, and that we wait for it to come."""
+STEPS = 5000
+"""Of a training that is followed, stopped and continued, and never comes to its end."""
 
 
 class Tour:
@@ -69,6 +71,7 @@ class Tour:
         for name, _ in ours:
             if name in runs:
                 yield from self.viewer(name, runs[name])
+        yield from self.training(runs["ProtCryogemTrain"])
 
     def project_window(self, selected: Any) -> Iterator[int]:
         """The tree with our section open, the runs, and the summary of one of them."""
@@ -77,7 +80,7 @@ class Tour:
         tree = self.view.protTree
         panes = next(child for child in self.view.winfo_children() if isinstance(child, tk.PanedWindow))
         panes.sash_place(0, 430, 1)  # as one drags it to read the names
-        for item in _items(tree):
+        for item in items(tree):
             tree.item(item, open=tree.item(item, "text") in ("Protocols SPA", "Imports", "CryoGEM"))
         self.view._selectItemProtocol(selected)
         self.view._updateSelection()
@@ -91,7 +94,7 @@ class Tour:
         self.capture(f"form_{short}", form)
         wands = WANDS.get(name, ()) if self.project.getDomain().findWizards(protocol, "tkinter") else ()
         for number, wand in enumerate(wands, 1):
-            wizard = yield from self.opened(lambda wand=wand: _wand(form, wand).invoke())
+            wizard = yield from self.opened(lambda wand=wand: wand_of(form, wand).invoke())
             self.capture(f"wizard_{short}_{number}", wizard)
             self.later(wizard.cancel)
             yield SETTLE
@@ -116,12 +119,69 @@ class Tour:
         form.destroy()
         yield SETTLE
 
+    def training(self, like: Any) -> Iterator[int]:
+        """A training that is begun, followed, stopped and continued as with the mouse; then it is taken away."""
+        inputs = {name: (pointer.getObjValue(), pointer.getExtended()) for name, pointer in like.iterInputPointers()}
+        box = filled(self.project, "ProtCryogemTrain", "a longer training", **inputs, steps=STEPS, checkpointEvery=5,
+                     **{name: like.getAttributeValue(name) for name in ("crop", "generatorWidth",
+                                                                        "discriminatorWidth")})
+        table = Path(self.project.path) / "losses.csv"  # until the box has a folder
+
+        def steps() -> int:
+            return len(table.read_text().splitlines()) - 1 if table.is_file() else 0
+
+        yield from self.execute(box, "warning")
+        table = Path(self.project.path) / box.outFolder() / "losses.csv"
+        yield from self.until(lambda: steps() > 1 and "left" in box.summary()[0], "a first step")
+        yield from self.run_shown(box, "running")
+        viewer = self.project.getDomain().findViewers(box, "tkinter")[0](project=self.project, protocol=box)
+        self.later(lambda: viewer.setProtocol(box) or viewer._visualizeParam("displayLosses"))
+        yield from self.until(plt.get_fignums, "losses")
+        figure = plt.figure(plt.get_fignums()[0])
+        title = figure.get_suptitle()
+        yield from self.until(lambda: figure.get_suptitle() != title, "another step")
+        yield from self.figures("running_losses")
+        done = steps()
+        question = yield from self.opened(lambda: self.view._stopProtocol(self.project.getProtocol(box.getObjId())))
+        self.later(button_of(question, "Yes").invoke)
+        yield from self.until(lambda: self.project.getProtocol(box.getObjId()).isAborted(), "the stop")
+        box = self.project.getProtocol(box.getObjId())
+        yield from self.run_shown(box, "stopped")
+        stopped = steps()
+        yield from self.execute(box, "continue", "")  # then its warnings
+        yield from self.until(lambda: steps() > max(done, stopped), "a step after the stop")
+        yield from self.run_shown(box, "continued")
+        box = self.project.getProtocol(box.getObjId())
+        self.project.stopProtocol(box)
+        self.project.deleteProtocol(box)
+
+    def execute(self, box: Any, *questions: str) -> Iterator[int]:
+        """Press Execute in the form of a box, and Yes to what it asks; a question with a name is captured."""
+        form = yield from self.opened(lambda: self.view._openProtocolForm(box))
+        press = button_of(form, "Execute").invoke
+        for name in questions:
+            dialog = yield from self.opened(press)
+            if name:
+                self.capture(name, dialog)
+            press = button_of(dialog, "Yes").invoke
+        self.later(press)
+        yield SETTLE
+
+    def run_shown(self, box: Any, name: str) -> Iterator[int]:
+        """The project window with a box chosen, as it is after a look at how the runs are."""
+        self.view.refreshRuns(checkPids=True)
+        yield SETTLE
+        self.view._selectItemProtocol(self.project.getProtocol(box.getObjId(), fromRuns=True))
+        self.view._updateSelection()
+        yield SETTLE
+        self.capture(name, self.window.root)
+
     def figures(self, name: str) -> Iterator[int]:
         """The figure that is about to open."""
         yield from self.until(plt.get_fignums, name)
         for number in plt.get_fignums():
             figure = plt.figure(number)
-            self.capture(name, figure.canvas.manager.window, [text.get_text() for text in figure.findobj(_is_text)])
+            self.capture(name, figure.canvas.manager.window, [text.get_text() for text in figure.findobj(is_text)])
             plt.close(number)
 
     def opened(self, command: Callable[[], Any]) -> Generator[int, None, Any]:
@@ -144,7 +204,7 @@ class Tour:
 
     def windows(self) -> list[Any]:
         """Scipion's windows that can be seen."""
-        return [child for child in _descendants(self.window.root.nametowidget("."))
+        return [child for child in descendants(self.window.root.nametowidget("."))
                 if isinstance(child, tk.Toplevel) and child.winfo_viewable()]
 
     def later(self, command: Callable[[], Any]) -> None:
@@ -160,28 +220,12 @@ class Tour:
         window.update()
         frame = window.tk.call("wm", "frame", window)
         subprocess.run(["import", "-window", frame, "-colors", "256", f"PNG8:{self.out / name}.png"], check=True)
-        self.labels[name] = [text for text in map(str, [*_texts(window), *(more or [])]) if text.strip()]
+        self.labels[name] = [text for text in map(str, [*texts(window), *(more or [])]) if text.strip()]
         window.lower()
 
     def _end(self, status: int) -> None:
         (self.out / "labels.json").write_text(json.dumps(self.labels, indent=1, ensure_ascii=False), "utf-8")
         os._exit(status)  # the windows' loops are nested; none of them has anything left to do
-
-
-def complete(demo: Path) -> None:
-    """Run in the demo's project what the demo leaves out; labels compared with themselves are a perfect result."""
-    project = open_project(demo, PROJECT)
-    runs = {found.getClassName(): found for found in project.getRuns()}
-    dataset = runs["ProtCryogemGenerate"]
-    coordinates, particles = (dataset, "outputCoordinates"), (dataset, "outputParticles")
-    for kind, inputs in {
-            "ProtCryogemEvaluate": {"inputGenerated": (dataset, "outputMicrographs"),
-                                    "inputMicrographs": (runs["ProtCryogemTrain"], "outputMicrographs")},
-            "ProtCryogemEvaluatePicks": {"inputCoordinates": coordinates, "inputTruth": coordinates},
-            "ProtCryogemEvaluatePoses": {"inputParticles": particles, "inputTruth": particles},
-            "ProtCryogemExport": {"inputSet": (dataset, "outputMicrographs")}}.items():
-        if kind not in runs:
-            run(project, kind, **inputs)
 
 
 def inside(demo: Path, out: Path) -> None:
@@ -238,59 +282,6 @@ def main() -> int:
         # -O: as Scipion starts its window.
         return subprocess.run([sys.executable, "-O", str(here), "--inside", "--demo", str(demo), "--out", str(out)],
                               env=environment).returncode
-
-
-def _wand(form: Any, label: str) -> Any:
-    """The button that opens the wizard of a form's field; its tab is brought to the front."""
-    tabs = next(child for child in _descendants(form) if isinstance(child, ttk.Notebook))
-    for tab in tabs.tabs():
-        for field in _descendants(form.nametowidget(tab)):
-            if not isinstance(field, tk.Label) or field.cget("text") != label:
-                continue
-            row = form.nametowidget(field.winfo_parent()).grid_slaves(row=field.grid_info().get("row"))
-            wands = [child for place in row for child in _descendants(place)
-                     if isinstance(child, tk.Button) and child.cget("text") == "Wizard"]
-            if wands:
-                tabs.select(tab)
-                form.update()
-                return wands[0]
-    raise LookupError(f"the form has no wand beside {label!r}")
-
-
-def _descendants(widget: Any) -> Iterator[Any]:
-    for child in widget.winfo_children():
-        yield child
-        yield from _descendants(child)
-
-
-def _items(tree: Any, parent: str = "") -> Iterator[str]:
-    for item in tree.get_children(parent):
-        yield item
-        yield from _items(tree, item)
-
-
-def _is_text(artist: Any) -> bool:
-    return isinstance(artist, Text) and artist.get_visible()
-
-
-def _texts(window: Any) -> Iterator[str]:
-    """The texts that the visible widgets of a window hold."""
-    yield window.title()
-    for widget in _descendants(window):
-        if not widget.winfo_viewable():
-            continue
-        if isinstance(widget, ttk.Treeview):
-            yield from (widget.item(item, "text") for item in _items(widget))
-        elif isinstance(widget, ttk.Notebook):
-            yield from (widget.tab(tab, "text") for tab in widget.tabs())
-        elif isinstance(widget, tk.Text):
-            yield widget.get("1.0", "end")
-        elif isinstance(widget, tk.Entry):
-            yield widget.get()
-        elif isinstance(widget, tk.Canvas):
-            yield from (widget.itemcget(item, "text") for item in widget.find_all() if widget.type(item) == "text")
-        elif "text" in set(widget.keys()):
-            yield str(widget.cget("text"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """Scipion's own windows on a display that nobody sees: the pictures of the README's tour, taken of a small demo."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_every_window_has_a_picture_that_shows_something(tour):
     assert {path.stem for path in folder.glob("*.png")} == set(labels)
     for name in labels:
         with Image.open(folder / f"{name}.png") as picture:
-            assert min(picture.size) > 200, name
+            assert min(picture.size) > 150, name
             assert len(picture.getcolors()) > 20, name
         assert (folder / f"{name}.png").stat().st_size < 600_000, name
 
@@ -106,3 +107,17 @@ def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project)
     assert any(text.startswith("mic_000000.mrc: ") for text in tour[1]["generate_micrographs"])
     assert "|CTF|² of the label" in tour[1]["simulate_spectra"]
     assert "step 2 of 2" in tour[1]["train_losses"]
+
+
+def test_a_training_is_followed_stopped_and_continued_in_the_window(tour):
+    def step(name, words):
+        [found] = [match for text in tour[1][name] if (match := re.search(words, text))]
+        return int(found[1])
+
+    assert any("real micrograph" in text for text in tour[1]["warning"])
+    first = step("running", r"Running: training step (\d+) of 5000, .* left\.")
+    followed = step("running_losses", r"^step (\d+) of 5000, .* steps a second")
+    stopped = step("stopped", r"Stopped at training step (\d+) of 5000; Continue goes on from there\.")
+    assert 0 < first <= stopped
+    assert 1 < followed < 5000
+    assert step("continued", r"Running: training step (\d+) of 5000") >= stopped - 5  # from the last checkpoint
