@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"', (here / "cryogem_scipion/__init__.py").read_text("utf-8"), re.M)
 
-# Ranges are those the test suite ran with, from the oldest to the newest.
+# The test suite runs with the newest; .ci/oldest.txt names the oldest of each range.
 engine = ["torch>=2.4,<2.14", "numba>=0.60,<0.69", "gemmi>=0.7,<0.8", "safetensors>=0.4.5,<0.9",
           "cryosparc-tools>=4.5,<6"]
 scipion = ["scipion-pyworkflow>=3.11.2,<4", "scipion-em>=3.11,<4"]
