@@ -116,8 +116,8 @@ class ProtCryogemTrain(ProtCryogemStage):
     def doubts(self) -> list[str]:
         real = self.inputMicrographs.get()
         doubts = [] if real.getSize() >= FEW else [
-            f"Only {real.getSize()} real micrographs: the translator sees little of the noise's variety; "
-            "10 or more are better."]
+            f"Real micrographs: only {real.getSize()}. The translator sees little of the noise's variety; 10 or more "
+            "are better."]
         doubts += pixel_sizes_differ("Real micrographs", real.getFirstItem().getFileName(), 2, real.getSamplingRate())
         return doubts + acquisitions_differ(real, self.inputSimulation.get())
 
