@@ -68,7 +68,7 @@ def test_what_may_be_a_mistake_is_said(box, kind, parameters, message):
 
 
 def test_few_real_micrographs_are_said(box, inputs):
-    assert f"Only {REAL_COUNT} real micrographs" in box("Train").warnings()[0]
+    assert f"Real micrographs: only {REAL_COUNT}." in box("Train").warnings()[0]
     assert box("Generate", inputMicrographs=inputs["real"]).warnings() == []
 
 
