@@ -138,13 +138,19 @@ def inputs(scipion, project):
     return {"volume": (volume, "outputVolume"), "real": (real, "outputMicrographs")}
 
 
+def simulate(project, inputs, label, **changes):
+    """Run the first box."""
+    values = {"pixelSize": PIXEL_SIZE, "micrographs": MICROGRAPH_COUNT, "micrographSize": f"{SHAPE[0]} {SHAPE[1]}",
+              "particlesMean": 6.0, "particlesSigma": 1.0, "extract": True, "seed": 3, "phaseShiftDegrees": 20.0,
+              "numberOfThreads": 2, **changes}
+    return run(project, "ProtCryogemSimulate", label, inputVolume=inputs["volume"], inputMicrographs=inputs["real"],
+               **values)
+
+
 @pytest.fixture(scope="session")
 def simulation(project, inputs):
     """The first box, run once for all tests."""
-    return run(project, "ProtCryogemSimulate", "simulation", show=LINES.append, inputVolume=inputs["volume"],
-               inputMicrographs=inputs["real"], pixelSize=PIXEL_SIZE, micrographs=MICROGRAPH_COUNT,
-               micrographSize=f"{SHAPE[0]} {SHAPE[1]}", particlesMean=6.0, particlesSigma=1.0, extract=True, seed=3,
-               phaseShiftDegrees=20.0, numberOfThreads=2)
+    return simulate(project, inputs, "simulation", show=LINES.append)
 
 
 @pytest.fixture(scope="session")
