@@ -21,7 +21,7 @@ from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
 from cryogem_scipion.translator.contaminants import Contaminant, weights
 from cryogem_scipion.translator.contrast import FittedContrast, fit_snr
 from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.measure import CleanField, RealField, measure_noise
+from cryogem_scipion.translator.measure import CleanField, RealField, made, measure_noise
 from cryogem_scipion.translator.rings import FittedRings, fit_rings
 from cryogem_scipion.translator.spectrum import TILE
 
@@ -192,9 +192,7 @@ class _Look:
                snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """What exceeds images made with this noise and particles of this strength."""
         random = seeded(self.seed, "contaminants")
-        made = [replace(noise, ice=()).batch(field.image[None], [field.exposure], random)[0]
-                for field in self._exposed(snr)]
-        usual = ordinary(made, self.simulated.particle_pixels)
+        usual = ordinary([made(field, noise, random) for field in self._exposed(snr)], self.simulated.particle_pixels)
         return tuple(find_contaminants(flat, usual) for flat in
                      tracked(flats, len(flats), "searching for contaminants on real micrograph"))
 

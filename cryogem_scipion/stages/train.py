@@ -131,9 +131,10 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
 
 
 def _held_out(count: int) -> set[int]:
-    """Numbers of the real micrographs that nothing is learned from: one in six, one at least of three.
+    """Numbers of the real micrographs that the networks never see: one in six, one at least of three.
 
-    The training's states are judged by them.
+    The training's states are judged by them, under their own ice and contaminants; the noise that all states start
+    from is measured on them as well.
     """
     held = max(count // 6, 1) if count >= 3 else 0
     return {(2 * number + 1) * count // (2 * held) for number in range(held)}

@@ -20,7 +20,7 @@ from cryogem_scipion.translator.ice import IceMap
 from cryogem_scipion.translator.rings import MOST, FittedRings, flattened_rings, measured_share
 from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum
 
-__all__ = ["CleanField", "RealField", "measure_noise"]
+__all__ = ["CleanField", "RealField", "made", "measure_noise"]
 
 HOT = 7.0
 """Pixels further than this many deviations from their median are cut to it."""
@@ -91,10 +91,10 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
     for seed in seeds:
         fresh = torch.Generator().manual_seed(seed)
-        made = [_made(field, physical, fresh) for field in clean[:MADE]]
+        images = [_clipped(made(field, physical, fresh)) for field in clean[:MADE]]
         exposures = [field.exposure for field in clean[:MADE]]
-        met = None if share is None else measured_share(made, [one for one in exposures if one is not None])
-        found, places = _statistics(made, met, exposures)
+        met = None if share is None else measured_share(images, [one for one in exposures if one is not None])
+        found, places = _statistics(images, met, exposures)
         noise = physical.noise
         # What particles and the distribution's curve change is smooth; chance is not.
         ratio = _smoothed((power / found.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
@@ -106,10 +106,10 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
     return physical
 
 
-def _made(clean: CleanField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
-    """A made image, its ice taken out in the same way as that of a real one."""
+def made(clean: CleanField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
+    """A made image without ice, in deviations of the noise around the background."""
     scene = Scene(torch.ones(clean.image.shape), exposure=clean.exposure)
-    return _clipped(physical.deviations(clean.image, generator, scene))
+    return physical.deviations(clean.image, generator, scene)
 
 
 def _flattened(field: RealField, background_deviation: float) -> Float[Tensor, "y x"]:
