@@ -6,13 +6,14 @@ and aberrations in mm become Å here and nowhere else.
 """
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryogem_scipion.errors import SettingsError
 
-__all__ = ["Optics", "electron_wavelength", "phase_terms", "transfer_zeros"]
+__all__ = ["Optics", "electron_wavelength", "phase_terms", "phase_turns", "transfer_zeros"]
 
 PLANCK = 6.62607015e-34  # J s
 ELECTRON_MASS = 9.1093837015e-31  # kg
@@ -71,6 +72,13 @@ def phase_terms(optics: Optics) -> tuple[float, float, float, float, float]:
         -0.25 * optics.cs_mm * 1e7 * wavelength**3,
         (math.asin(optics.amplitude_contrast) + math.radians(optics.phase_shift_degrees)) / (2 * math.pi),
     )
+
+
+def phase_turns(optics: Optics, y: Any, x: Any) -> Any:
+    """Phase in turns at frequencies (1/Å), float64 arrays or tensors that broadcast against each other."""
+    a, b, c, d, e = phase_terms(optics)
+    square = x * x + y * y
+    return (a + d * square) * square + b * (x * x - y * y) + c * x * y + e
 
 
 def transfer_zeros(optics: Optics, directions: NDArray[np.float64], highest: float) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.transfer import Optics, electron_wavelength, phase_terms
+from cryogem_scipion.transfer import Optics, electron_wavelength, phase_terms, phase_turns
 
 __all__ = [
     "Optics",
@@ -96,20 +96,17 @@ def ctf(
     doi:10.1016/j.jsb.2015.08.008
     """
     frequency_y, frequency_x = _frequencies(shape, pixel_size)
-    terms = phase_terms(optics)
     decay = 0.25 * optics.b_factor_angstrom2
     place = torch.device("cpu" if device is None else device)
     if place.type == "cpu":
         out = np.empty((frequency_y.size, frequency_x.size), np.float32)
-        _ctf_kernel(frequency_y, frequency_x, *terms, decay, out)
+        _ctf_kernel(frequency_y, frequency_x, *phase_terms(optics), decay, out)
         return torch.from_numpy(out)
     y = torch.from_numpy(frequency_y).to(place)[:, None]
     x = torch.from_numpy(frequency_x).to(place)
-    a, b, c, d, e = terms
-    u2 = x * x + y * y
-    turns = (a + d * u2) * u2 + b * (x * x - y * y) + c * x * y + e
+    turns = phase_turns(optics, y, x)
     values = torch.sin(2 * math.pi * (turns - turns.round()))
-    return (values * torch.exp(-decay * u2)).to(torch.float32)
+    return (values * torch.exp(-decay * (x * x + y * y))).to(torch.float32)
 
 
 def apply_ctf(

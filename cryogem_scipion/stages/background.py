@@ -129,11 +129,11 @@ def _doubts(look: "_Look", fitted: FittedContrast | None, snr: float) -> list[st
 def _far_defocus(found: Sequence[float], simulated: SimulatedSet) -> list[str]:
     """What speaks against the simulation's defocus: that most real micrographs lie outside its range."""
     states = [exposure.optics for exposure in simulated.exposures]
-    made = [(state.defocus_u_angstrom + state.defocus_v_angstrom) / 2 for state in states]
-    inside = [min(made) - FAR <= defocus <= max(made) + FAR for defocus in found]
+    wanted = [(state.defocus_u_angstrom + state.defocus_v_angstrom) / 2 for state in states]
+    inside = [min(wanted) - FAR <= defocus <= max(wanted) + FAR for defocus in found]
     if 2 * sum(inside) >= len(found):
         return []
-    low, high, first, last = (value / 1e4 for value in (min(found), max(found), min(made), max(made)))
+    low, high, first, last = (value / 1e4 for value in (min(found), max(found), min(wanted), max(wanted)))
     return [f"Thon rings say that the real micrographs have {low:.2f} to {high:.2f} µm of defocus and the simulation "
             f"has {first:.2f} to {last:.2f}; simulate at theirs, or check the voltage"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cryogem_scipion.transfer import Optics, phase_terms
+from cryogem_scipion.transfer import Optics, phase_terms, phase_turns
 
 __all__ = ["Exposure"]
 
@@ -68,9 +68,7 @@ class Exposure:
         """|CTF|², without its envelope."""
         y = torch.fft.fftfreq(shape[0], self.pixel_size, dtype=torch.float64)[:, None]
         x = torch.fft.rfftfreq(shape[1], self.pixel_size, dtype=torch.float64)
-        a, b, c, d, e = phase_terms(self.optics)
-        square = x * x + y * y
-        turns = (a + d * square) * square + b * (x * x - y * y) + c * x * y + e
+        turns = phase_turns(self.optics, y, x)
         return torch.sin(2 * math.pi * (turns - turns.round())).square().float()
 
 
