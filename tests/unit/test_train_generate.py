@@ -2,6 +2,7 @@
 """The train and generate stages as a user runs them, at a size that takes seconds."""
 import csv
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -221,15 +222,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, status.split("RssAnon:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_micrographs(tmp_path):
-    """They lie on disk at the working pixel size, and are mapped: what is added is far less than one more in memory."""
+    """They lie on disk at the working pixel size, and are mapped: what is added is less than one more would be."""
     random = np.random.default_rng(3)
     for index in range(24):
         write_mrc(tmp_path / f"{index:02d}.mrc", random.normal(100, 10, (1800, 1800)).astype(np.float32), 2.0)
+    freed = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # freed is given back
     found = {}
     for count in (6, 24):
         done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path, str(count)], capture_output=True, text=True,
-                              cwd=Path(train.__file__).parents[2])
+                              cwd=Path(train.__file__).parents[2], env={**os.environ, **freed})
         assert done.returncode == 0, done.stderr[-2000:]
         found[count] = [int(value) for value in done.stdout.split()]
-    # Kilobytes: 18 more would be 228 000 as they are and 57 000 at the working size.
-    assert found[24][1] - found[6][1] < 25_000
+    # Kilobytes: 18 more would be 228 000 as they are and 57 000 at the working size; 3 200 are one of the latter.
+    assert found[24][1] - found[6][1] < 3_200
