@@ -74,13 +74,14 @@ def timed(work, device):
 
 
 def paired(name, ours, theirs, repeats, device):
-    """Print how much faster ours is than theirs, as the median over pairs that take turns."""
+    """Print how much faster ours is than theirs, as the median over pairs that take turns; seconds of ours."""
     ours(), theirs()
     pairs = [(timed(ours, device), timed(theirs, device)) for _ in range(repeats)]
     wall, processor = ([b[kind] / a[kind] for a, b in pairs] for kind in (0, 1))
     seconds = statistics.median(a[0] for a, _ in pairs)
     print(f"{name}: {statistics.median(wall):.2f} times as fast ({min(wall):.2f} to {max(wall):.2f}), "
-          f"{statistics.median(processor):.2f} in processor time; {seconds:.2f} s", flush=True)
+          f"{statistics.median(processor):.2f} in processor time; {seconds:.3g} s", flush=True)
+    return seconds
 
 
 def steps(arguments, device):
@@ -95,7 +96,15 @@ def steps(arguments, device):
     if worst > 1e-4:
         raise SystemExit("the two steps are not the same mathematics")
     for name, one in (("training step, float32", ours), ("training step, bf16", half)):
-        paired(name, lambda one=one: one.advance(*data), lambda: plain.advance(*data), arguments.repeats, device)
+        seconds = paired(name, lambda one=one: one.advance(*data), lambda: plain.advance(*data), arguments.repeats,
+                         device)
+        memory = ""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            one.advance(*data)
+            memory = f", at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of its memory"
+        print(f"    {1 / seconds:.3g} steps a second, {seconds * 10_000 / 3600:.2g} h for 10,000 steps{memory}",
+              flush=True)
 
 
 def generation(arguments, device):
