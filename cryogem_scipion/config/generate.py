@@ -41,6 +41,9 @@ class GenerateSettings(RunSettings):
         None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Higher makes "
         "particles easier to see. Empty takes that of the model, else of the simulation.", section="Noise", gt=0,
         le=100)
+    ice: bool = option(
+        True, "Ice", "Spectrum and gaussian noise get ice as uneven as that of the real micrographs. No: the same "
+        "everywhere. A trained model has its own.", section="Noise", advanced=True)
     contaminants: bool = option(
         True, "Contaminants", "Spectrum noise gets the ice crystals, aggregates and carbon edges that are found on the "
         "real micrographs; particles under them are left out. A trained model has its own.", section="Noise",

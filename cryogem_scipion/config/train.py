@@ -68,6 +68,9 @@ class TrainSettings(RunSettings):
     noise: Literal["spectrum", "gaussian"] = option(
         "spectrum", "Noise to start from", "spectrum: with the colour and Thon rings of the real micrographs; "
         "gaussian: white, as published.", section="Training", advanced=True)
+    ice: bool = option(
+        True, "Ice", "Simulated micrographs get ice as uneven as that of the real ones. No: the networks have to find "
+        "it by themselves.", section="Training", advanced=True)
     contaminants: bool = option(
         True, "Contaminants", "Ice crystals, aggregates and carbon edges that are found on the real micrographs lie on "
         "the generated ones too; particles under them are left out. Needs spectrum noise.", section="Training",

@@ -214,7 +214,8 @@ class _Look:
         return [self.simulated.clean(number, factor) for number in range(min(ENOUGH, len(self.simulated.micrographs)))]
 
 
-def physical_noise(coloured: bool, background: Background, contaminants: bool = True) -> PhysicalNoise:
+def physical_noise(coloured: bool, background: Background, contaminants: bool = True,
+                   ice: bool = True) -> PhysicalNoise:
     """Noise of the real set's strength under its ice maps: white, or with what was measured of the set.
 
     Parameters
@@ -223,18 +224,21 @@ def physical_noise(coloured: bool, background: Background, contaminants: bool = 
         Whether it has the measured spectrum and distribution.
     contaminants
         Whether coloured noise also gets the contaminants that were found.
+    ice
+        Whether the ice is as uneven as it was found, or the same everywhere.
 
     Raises
     ------
     DataError
         Coloured noise was asked for and the micrographs are too small to measure it.
     """
+    maps = background.ice if ice else tuple(IceMap(torch.ones_like(one.grid), one.field) for one in background.ice)
     if not coloured:
-        return PhysicalNoise(background.deviation, background.ice)
+        return PhysicalNoise(background.deviation, maps)
     if background.noise is None:
         raise DataError(f"a noise spectrum needs micrographs of {TILE} pixels a side, real and simulated; take larger "
                         "ones, or gaussian noise")
-    return replace(background.noise, ice=background.ice, contaminants=background.contaminants if contaminants else ())
+    return replace(background.noise, ice=maps, contaminants=background.contaminants if contaminants else ())
 
 
 def _field(real: MeasuredReal, out: Path, deviation: float) -> RealField:

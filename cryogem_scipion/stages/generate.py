@@ -171,7 +171,7 @@ def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
                              settings.real_pixel_size, settings.real_contrast == "bright")
         coloured = settings.noise == "spectrum"
         background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
-        return physical_noise(coloured, background, settings.contaminants), background
+        return physical_noise(coloured, background, settings.contaminants, settings.ice), background
 
 
 def _visible(specimen: Specimen, scene: Scene) -> Specimen:

@@ -84,7 +84,7 @@ def run(settings: TrainSettings) -> Manifest:
     warnings += background.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
-    physical = physical_noise(coloured, background, settings.contaminants)
+    physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
     goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
                 {"version": __version__, "crop": settings.crop})
     trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)

@@ -167,6 +167,18 @@ def test_spectrum_noise_needs_no_training(world, tmp_path):
     assert manifest.figures["background_deviation"] == pytest.approx(0.05, rel=0.06)
 
 
+def test_ice_can_be_left_even(world, tmp_path):
+    """The real micrographs have a gradient of a tenth, which nothing else here makes."""
+    uneven = {}
+    for ice in (True, False):
+        generate.run(generate_settings(world, tmp_path / str(ice), noise="gaussian", real=[str(world / "real/*.mrc")],
+                                       micrographs=1, snr=0.01, ice=ice))
+        image, _ = read_mrc(tmp_path / str(ice) / "micrographs/mic_000000.mrc", 2)
+        uneven[ice] = max(image.mean(axis=axis).std() / image.std() for axis in (0, 1))
+    assert uneven[True] > 0.3
+    assert uneven[False] < 0.1  # of white noise: 1 / √192
+
+
 def test_real_micrographs_with_equal_names_stay_apart(world, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
