@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Data sets for a real set with known truth: white noise, measured spectrum without and with
-contaminants, trained translator; then their scores.
+"""Data sets for a real set with known truth: white noise, measured spectrum without and with contaminants, trained
+translator, and the translator without one of its parts; then their scores.
 
     python benchmarks/world.py --map map.mrc --map-pixel-size 5 --real 'world/unlabelled/*.mrc' --pixel-size 5 \\
         --out runs/world --minutes 40 [--scorer picking.py --labelled world/labelled --topaz ENV --diameter 250] \\
@@ -8,17 +8,35 @@ contaminants, trained translator; then their scores.
 
 Only the micrographs named by --real are learned from. The scorers are programs of their own: one that trains Topaz on
 a set and prints its AUPRC on labelled micrographs, one that compares a set with the real one. Training ends after
---minutes: its speed is measured first, then the number of steps is chosen.
+--minutes: its speed is measured first, then the number of steps is chosen. --kinds says what is made and scored. The
+scorer's picks are kept in OUT/picks, one folder for each set, for benchmarks/bootstrap.py.
 """
 import argparse
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 KINDS = ("gaussian", "gaussian01", "stationary", "spectrum", "trained")
+"""What is made when nothing is said."""
+TRAININGS = {
+    "trained": [],
+    "unguided": ["--contrastive-form", "unguided"],
+    "published_loss": ["--contrastive-form", "published"],
+    "published_networks": ["--generator", "published", "--discriminator", "patch"],
+    "from_white_noise": ["--noise", "gaussian"],
+    "no_ice": ["--no-ice"],
+}
+"""Flags of each training; all but the first leave something out."""
+KEEPING = """#!/bin/sh
+# Runs {python}, and keeps the picks that are about to be judged.
+{python} "$@" || exit
+[ "$3" = precision_recall_curve ] || exit 0
+cp picks.txt {picks}/picks_$(ls {picks} | wc -l).txt
+"""
 
 
 def cryogem(*arguments):
@@ -44,17 +62,21 @@ def make_sets(args):
             "stationary": ["--noise", "spectrum", "--no-contaminants", *real],
             "spectrum": ["--noise", "spectrum", *real]}
     for kind, flags in ways.items():
-        if not (out / kind / "manifest.json").exists():
+        if kind in args.kinds and not (out / kind / "manifest.json").exists():
             cryogem("generate", *flags, *common, "--out", out / kind)
-    model = out / "run" / "model.safetensors"
-    if args.minutes and not model.exists():
-        steps = args.steps or chosen_steps(args, sim, real)
-        start = time.monotonic()
-        cryogem("train", *real, "--simulation", sim, "--steps", steps, "--out", out / "run", "--seed", args.seed,
-                *args.train)
-        print(f"training: {steps} steps in {(time.monotonic() - start) / 60:.1f} min", flush=True)
-    if model.exists() and not (out / "trained" / "manifest.json").exists():
-        cryogem("generate", "--model", model, *common, "--out", out / "trained")
+    for kind, flags in TRAININGS.items():
+        if kind not in args.kinds:
+            continue
+        run = out / ("run" if kind == "trained" else f"run_{kind}")
+        model = run / "model.safetensors"
+        if args.minutes and not model.exists():
+            steps = args.steps or chosen_steps(args, sim, real)
+            start = time.monotonic()
+            cryogem("train", *real, "--simulation", sim, "--steps", steps, "--out", run, "--seed", args.seed, *flags,
+                    *args.train)
+            print(f"training: {steps} steps in {(time.monotonic() - start) / 60:.1f} min", flush=True)
+        if model.exists() and not (out / kind / "manifest.json").exists():
+            cryogem("generate", "--model", model, *common, "--out", out / kind)
 
 
 def chosen_steps(args, sim, real):
@@ -70,7 +92,8 @@ def scores(args, kind):
     """Yield the lines that the scorers print for one data set."""
     folder = args.out / kind
     if args.scorer:
-        lines = said([sys.executable, args.scorer, "--topaz", args.topaz, "--train", f"{folder}/micrographs/*.mrc",
+        topaz = keeping(args, args.out / "picks" / (kind + "_general" * args.general))
+        lines = said([sys.executable, args.scorer, "--topaz", topaz, "--train", f"{folder}/micrographs/*.mrc",
                       "--coordinates", f"{folder}/particles.star", "--test", args.labelled, "--diameter",
                       args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds,
                       *(["--general"] if args.general else [])])
@@ -82,6 +105,18 @@ def scores(args, kind):
         lines = said([f"{args.topaz}/bin/python", args.realism, "--pixel", args.pixel_size,
                       f"{folder}/micrographs/*.mrc", args.real[0]])
         yield f"{kind:11} realism " + ", ".join(lines.split("\n")[1:]).strip(", ")
+
+
+def keeping(args, picks):
+    """A stand-in for Topaz's environment that keeps the picks of every seed, which the scorer overwrites."""
+    shutil.rmtree(picks, ignore_errors=True)
+    picks.mkdir(parents=True)
+    script = args.out / "keeping/bin/python"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    python = Path(args.topaz).resolve() / "bin/python"
+    script.write_text(KEEPING.format(python=shlex.quote(str(python)), picks=shlex.quote(str(picks.resolve()))))
+    script.chmod(0o755)
+    return script.parents[1].resolve()
 
 
 def said(command):
@@ -106,7 +141,7 @@ def main():
     parser.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="more flags for 'cryogem train'; last")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=dict.fromkeys((*KINDS, *TRAININGS)))
     parser.add_argument("--scorer")
     parser.add_argument("--realism")
     parser.add_argument("--labelled")

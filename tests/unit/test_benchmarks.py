@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The runner of the benchmarks: sections of RESULTS.md, each its own."""
+"""The runner of the benchmarks: sections of RESULTS.md, each its own; what compares pickers."""
+import argparse
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-@pytest.fixture
-def runner(tmp_path, monkeypatch):
+def benchmark(name):
     if not FOLDER.is_dir():
         pytest.skip("benchmarks are not part of the installed package")
-    spec = importlib.util.spec_from_file_location("run_benchmarks", FOLDER / "run.py")
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def runner(tmp_path, monkeypatch):
+    module = benchmark("run")
     files = [command[0] for command in module.BENCHMARKS.values()]
     assert all((FOLDER / file).is_file() for file in [*files, *module.OUTSIDE.values()])
     monkeypatch.setattr(module, "RESULTS", tmp_path / "RESULTS.md")
@@ -61,3 +70,44 @@ def test_a_benchmark_that_fails_keeps_the_figures_of_the_last(runner, monkeypatc
     monkeypatch.setattr(sys, "argv", ["run.py", "three"])
     with pytest.raises(SystemExit, match="no benchmark 'three'; choose from one, two"):
         runner.main()
+
+
+def test_the_picks_of_every_seed_are_kept(tmp_path):
+    python = tmp_path / "an env/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$3" >> picks.txt\n')
+    python.chmod(0o755)
+    picks = tmp_path / "picks of it"
+    stand_in = benchmark("world").keeping(argparse.Namespace(topaz=python.parents[1], out=tmp_path), picks)
+    for command in ("extract", "precision_recall_curve", "extract", "precision_recall_curve"):
+        subprocess.run([stand_in / "bin/python", "-c", "", command], cwd=tmp_path, check=True)
+    assert sorted(path.name for path in picks.iterdir()) == ["picks_0.txt", "picks_1.txt"]
+    assert len((picks / "picks_1.txt").read_text().split()) == 4
+
+
+def test_a_better_picker_is_told_from_chance(tmp_path, monkeypatch, capsys):
+    random = np.random.default_rng(1)
+    rows = {"same": [], "better": [], "worse": []}
+    for name in "abcdef":
+        places = random.integers(50, 950, (40, 2))
+        (tmp_path / f"{name}.json").write_text(json.dumps(
+            {"particles": [{"x": int(x), "y": int(y), "inside": True} for x, y in places]}))
+        for kind, noise in (("same", 1.5), ("better", 0.5), ("worse", 1.5)):
+            true = [(x // 2, y // 2, 1 + random.normal(0, noise)) for x, y in places]
+            false = [(x, y, random.normal(0, noise)) for x, y in random.integers(1000, 2000, (40, 2))]
+            rows[kind] += [(name, *row) for row in true + false]
+    for kind, table in rows.items():
+        (tmp_path / kind).mkdir()
+        for seed in range(2):
+            (tmp_path / kind / f"picks_{seed}.txt").write_text("\n".join(
+                ["image_name\tx_coord\ty_coord\tscore", *("\t".join(map(str, row)) for row in table)]))
+    monkeypatch.setattr(sys, "argv", [
+        "bootstrap.py", *(f"{kind}={tmp_path / kind}" for kind in rows), "--labelled", str(tmp_path),
+        "--diameter", "250", "--pixel-size", "5", "--draws", "200"])
+    benchmark("bootstrap").main()
+    same, better, worse = capsys.readouterr().out.splitlines()
+    assert same.endswith("2 seeds)")
+    low, high = (float(word) for word in better.split("95 % ")[1].split(" to "))
+    assert 0.05 < low < high
+    low, high = (float(word) for word in worse.split("95 % ")[1].split(" to "))
+    assert low < 0 < high
