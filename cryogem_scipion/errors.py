@@ -5,7 +5,7 @@ A message says the cause, the value found and the remedy. The command line print
 with status 2; every other exception is a defect and keeps its traceback.
 """
 
-__all__ = ["CheckpointError", "CryogemError", "DataError", "PlacementError", "SettingsError"]
+__all__ = ["CheckpointError", "CryogemError", "DataError", "SettingsError"]
 
 
 class CryogemError(Exception):
@@ -18,10 +18,6 @@ class SettingsError(CryogemError, ValueError):
 
 class DataError(CryogemError, ValueError):
     """An input file or array is unusable."""
-
-
-class PlacementError(CryogemError):
-    """The particles do not fit."""
 
 
 class CheckpointError(CryogemError):

@@ -53,8 +53,8 @@ class TrainSettings(RunSettings):
         2e-4, "Learning rate", "Of Adam; constant for the first half, then falling to zero. Higher learns faster and "
         "less steadily; 5e-5 to 5e-4.", section="Training", advanced=True, gt=0, le=1)
     generator: Literal["residual", "published"] = option(
-        "residual", "Generator", "residual: adds what is missing to the simulated image, leaves no lattice. published: "
-        "the U-Net of the paper.", section="Networks", advanced=True)
+        "residual", "Generator", "residual: adds what is missing to the simulated image. published: the "
+        "U-Net of the paper.", section="Networks", advanced=True)
     discriminator: Literal["multiscale", "patch"] = option(
         "multiscale", "Discriminator", "multiscale: judges pieces at two scales. patch: that of the paper.",
         section="Networks", advanced=True)

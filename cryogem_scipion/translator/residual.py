@@ -29,8 +29,9 @@ class ResidualGenerator(nn.Module):
     """U-Net whose output is image · (1 + a) + r, both a and r near zero at first.
 
     There is no norm over the field and its view is finite, so that overlapping tiles agree exactly.
-    It goes up by bilinear interpolation and convolution, which leaves no lattice. Fresh noise
-    enters at its two coarse scales: structures that the image gives no reason for come from there.
+    It goes up by bilinear interpolation and convolution, since transposed convolution leaves a
+    lattice. Fresh noise enters at its two coarse scales: structures that the image gives no reason
+    for come from there.
     """
 
     latent_channels = LATENT
