@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Our own generator: it adds to the physical image what real micrographs have and the physics has not."""
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,7 +25,7 @@ class _Block(nn.Module):
 
 
 class ResidualGenerator(nn.Module):
-    """U-Net whose output is image · (1 + a) + r, both a and r near zero at first.
+    """U-Net whose output is image · (1 + a) + r, both a and r zero at first: it starts as the physical image.
 
     There is no norm over the field and its view is finite, so that overlapping tiles agree exactly.
     It goes up by bilinear interpolation and convolution, since transposed convolution leaves a
@@ -57,8 +56,7 @@ class ResidualGenerator(nn.Module):
                 nn.init.kaiming_normal_(module.weight, 0.2)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        with torch.no_grad():
-            self.leave.weight *= 0.02
+        nn.init.zeros_(self.leave.weight)
 
     def encode(self, image: Float[Tensor, "b 1 y x"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Features of the five scales on the way down, without running the rest."""

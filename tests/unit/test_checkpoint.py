@@ -15,15 +15,14 @@ from cryogem_scipion.translator.imported import import_published
 from cryogem_scipion.translator.networks import PatchProjections
 from cryogem_scipion.translator.networks import generator as named_generator
 from cryogem_scipion.translator.spectrum import ColouredNoise
+from tests.unit.conftest import awake
 
 
 @pytest.fixture
 def model(generator):
     config = {"name": "residual", "width": 4}
     torch.manual_seed(2)
-    network = named_generator(config).eval()
-    with torch.no_grad():
-        network.leave.weight *= 30  # a change that can be seen
+    network = awake(named_generator(config).eval(), 0.1)
     ice = tuple(IceMap(1 + 0.05 * torch.rand(4, 5, generator=generator), (200, 240)) for _ in range(3))
     noise = ColouredNoise(0.5 + torch.rand(128, 65, generator=generator))
     return Translator(network, config, PhysicalNoise(0.06, ice, noise, 0.5), GreyScale(450.0, 27.0), 5.0, 0.1, 0.003,

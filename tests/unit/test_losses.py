@@ -16,6 +16,7 @@ from cryogem_scipion.translator.losses import (
 )
 from cryogem_scipion.translator.networks import PatchProjections
 from cryogem_scipion.translator.networks import generator as named_generator
+from tests.unit.conftest import awake
 
 
 def unit_vectors(count, generator):
@@ -144,7 +145,7 @@ def test_whole_loss_is_that_of_loops_over_layers_and_images(form, generator):
 def test_gradients_of_a_step_are_those_of_three_whole_passes(name, values, generator):
     """Features of the input come with its translation, those of the result from the encoder alone."""
     torch.manual_seed(6)
-    network = named_generator({"name": name, **values}).double()
+    network = awake(named_generator({"name": name, **values}), 0.003).double()
     for parameter in network.parameters():
         parameter.data *= 5  # so that every layer says something
     projections = PatchProjections(network.feature_channels, 16).double()
