@@ -23,6 +23,23 @@ def few_fields():
         yield
 
 
+def killed_after_three_steps(work):
+    """Run a training that is killed when its third step is done."""
+    from cryogem_scipion.stages import train
+    records = train.train
+
+    def some(*arguments):
+        for record in records(*arguments):
+            if record.step == 3:
+                raise KeyboardInterrupt
+            yield record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train", some)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A simulation at 6 Å, and 'real' micrographs at 3 Å made from other specimens: counts, a gradient, noise."""

@@ -12,6 +12,7 @@ from cryogem_scipion.dataset import read_manifest
 from cryogem_scipion.errors import CryogemError
 from cryogem_scipion.mrc import read_mrc
 from cryogem_scipion.stages import generate, train
+from tests.unit.conftest import killed_after_three_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -51,19 +52,8 @@ def test_a_model_generates_the_same_micrographs_on_either(world, tmp_path, gener
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_stopped_training_continues(world, tmp_path, precision, monkeypatch):
-    records = train.train
-
-    def killed(*arguments):
-        for record in records(*arguments):
-            if record.step == 3:
-                raise KeyboardInterrupt
-            yield record
-
-    monkeypatch.setattr(train, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
-        trained(world, tmp_path / "run", precision=precision)
-    monkeypatch.undo()
+def test_a_stopped_training_continues(world, tmp_path, precision):
+    killed_after_three_steps(lambda: trained(world, tmp_path / "run", precision=precision))
     rows = trained(world, tmp_path / "run", precision=precision)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert read_manifest(tmp_path / "run").model == "model.safetensors"

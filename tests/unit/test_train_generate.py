@@ -16,7 +16,7 @@ from cryogem_scipion.dataset import inside, read_manifest, read_table, unquoted_
 from cryogem_scipion.errors import CheckpointError, CryogemError, DataError, SettingsError
 from cryogem_scipion.mrc import read_mrc, write_mrc
 from cryogem_scipion.stages import generate, train
-from tests.unit.conftest import SNR
+from tests.unit.conftest import SNR, killed_after_three_steps
 
 
 def train_settings(world, out, **changes):
@@ -65,19 +65,8 @@ def test_the_background_is_measured(trained):
     assert manifest.contrast.background_deviation == pytest.approx(0.05, rel=0.06)
 
 
-def test_an_interrupted_training_continues_bit_for_bit(world, trained, tmp_path, monkeypatch):
-    records = train.train
-
-    def killed(*arguments):
-        for record in records(*arguments):
-            if record.step == 3:
-                raise KeyboardInterrupt
-            yield record
-
-    monkeypatch.setattr(train, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train.run(train_settings(world, tmp_path / "run"))
-    monkeypatch.undo()
+def test_an_interrupted_training_continues_bit_for_bit(world, trained, tmp_path):
+    killed_after_three_steps(lambda: train.run(train_settings(world, tmp_path / "run")))
     train.run(train_settings(world, tmp_path / "run"))
     assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
