@@ -3,9 +3,10 @@
 contaminants."""
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ from cryogem_scipion.translator.spectrum import TILE
 __all__ = ["MOST", "Background", "measure_background", "physical_noise"]
 
 log = logging.getLogger("cryogem")
+
+Item = TypeVar("Item")
 
 MOST = 24
 """Real micrographs that are looked at for noise and contrast; evenly chosen, they are plenty."""
@@ -144,7 +147,7 @@ class _Look:
     def __init__(self, reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, deviation: float, seed: int):
         count = min(MOST, len(reals))
         self.reals = [reals[i * len(reals) // count] for i in range(count)]
-        self.fields = [_field(real, out, deviation) for real in self.reals]
+        self.fields = _Made(count, lambda number: _field(self.reals[number], out, deviation))
         self.simulated, self.deviation, self.seed = simulated, deviation, seed
         self.has_particles = any(bool((image != 1).any()) for image in self._clean(1))
         self.rings: FittedRings | None = None
@@ -160,7 +163,7 @@ class _Look:
         if not self.large_enough:
             return _Seen()
         flats = [_flat(field) for field in self.fields]
-        self.rings = fit_rings([flat.clamp(-OUTLIER, OUTLIER) for flat in flats], self.simulated.exposures[0])
+        self.rings = fit_rings(_cut(flats), self.simulated.exposures[0])
         best = self._fitted(flats) if self.has_particles else None
         noise = self._noise(self.ratio(best))
         if best is None or not best.reliable:
@@ -201,8 +204,7 @@ class _Look:
         hidden = None if found is None else [
             weights(pieces, (flat.shape[0], flat.shape[1])) for flat, pieces in zip(flats, found, strict=True)]
         signals = [1 - image for image in self._clean(1)]
-        return fit_snr([flat.clamp(-OUTLIER, OUTLIER) for flat in flats], signals,
-                       self.simulated.contrast.signal_deviation, self.simulated.particle_pixels,
+        return fit_snr(_cut(flats), signals, self.simulated.contrast.signal_deviation, self.simulated.particle_pixels,
                        seeded(self.seed, "contrast"), hidden)
 
     def _exposed(self, snr: float) -> list[CleanField]:
@@ -212,6 +214,26 @@ class _Look:
 
     def _clean(self, factor: float) -> list[Float[Tensor, "y x"]]:
         return [self.simulated.clean(number, factor) for number in range(min(ENOUGH, len(self.simulated.micrographs)))]
+
+
+class _Made(Sequence[Item], Generic[Item]):
+    """Items that are made whenever they are asked for, so that one at a time is in memory."""
+
+    def __init__(self, count: int, make: Callable[[int], Item]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Item:  # type: ignore[override]  # no slices
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        return self._make(number)
+
+
+def _cut(flats: Sequence[Float[Tensor, "_ _"]]) -> Sequence[Float[Tensor, "_ _"]]:
+    """Without hot pixels and contaminants at their full strength."""
+    return _Made(len(flats), lambda number: flats[number].clamp(-OUTLIER, OUTLIER))
 
 
 def physical_noise(coloured: bool, background: Background, contaminants: bool = True,

@@ -98,10 +98,10 @@ def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float
                   particle_pixels: float) -> ParticleBand:
     """Return where in the spectrum particles stand out of the noise; parameters are those of ``fit_snr``."""
     signal = torch.stack([power_spectrum(image).mean(0) for image in signals]).mean(0)
-    tiles = [power_spectrum(flat) for flat in flats]
-    total = torch.stack([powers.mean(0) for powers in tiles]).mean(0)
+    total = torch.stack([power_spectrum(flat).mean(0) for flat in flats]).mean(0)
     band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
-    noises = tuple(_quiet(powers, band) for powers in tiles)
+    # Computed again: kept, the tiles of all micrographs take several times the memory of the micrographs.
+    noises = tuple(_quiet(power_spectrum(flat), band) for flat in flats)
     mean = torch.stack(noises).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
     return ParticleBand(taper / taper.max(), noises)
