@@ -12,7 +12,7 @@ version = re.search(r'^__version__ = "(.+)"', (here / "cryogem_scipion/__init__.
 engine = ["torch>=2.4,<2.14", "numba>=0.60,<0.69", "gemmi>=0.7,<0.8", "safetensors>=0.4.5,<0.9",
           "cryosparc-tools>=4.5,<6"]
 scipion = ["scipion-pyworkflow>=3.11.2,<4", "scipion-em>=3.11,<4"]
-shared = ["numpy>=1.26,<3", "scipy>=1.10", "mrcfile>=1.4.3,<2", "starfile>=0.5.8,<0.6", "pydantic>=2.7,<3",
+shared = ["numpy>=1.26,<3", "scipy>=1.10", "mrcfile>=1.4.3,<2", "starfile>=0.5.10,<0.6", "pydantic>=2.7,<3",
           "tqdm>=4.60,<5", "matplotlib>=3.8", "jaxtyping>=0.2.30"]
 
 setup(

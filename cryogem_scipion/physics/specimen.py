@@ -253,6 +253,7 @@ def _mask_kernel(mask, images, first, threshold, soft):  # type: ignore[no-untyp
                 if soft:
                     ratio = min(max(value, np.float32(0)) / (np.float32(2) * level), np.float32(1))
                     smooth = ratio * ratio * (np.float32(3) - np.float32(2) * ratio)
-                    mask[row, column] = max(mask[row, column], smooth)
+                    if np.float32(mask[row, column]) < smooth:  # numba 0.60 takes no maximum of a bool and a number
+                        mask[row, column] = smooth
                 elif value > level:
                     mask[row, column] = True
