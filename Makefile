@@ -40,7 +40,12 @@ lint: $(BIN)/.linted
 # on machines without a GPU. With a GPU: make TORCH="torch" …
 TORCH ?= torch==2.13.0
 
+# Scipion needs tkinter, which Debian packs apart from Python.
+TKINTER = $(PYTHON) -c 'import tkinter' 2>/dev/null
+
 $(BIN)/.installed: setup.py pyproject.toml
+	@$(TKINTER) || [ "$$(id -u)" != 0 ] || { apt-get update -qq && apt-get install -y -qq python3-tk; }
+	@$(TKINTER) || { echo "$(PYTHON) has no tkinter: apt-get install python3-tk, then make again" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .

@@ -9,6 +9,7 @@ Needs no Scipion installation, only its Python packages; inside one (``scipion3 
 its configuration is used, with its queues and environments. Scipion reads paths relative to the
 project, so ``open_project`` and ``run`` make the project's folder the current one.
 """
+import importlib.util
 import os
 import re
 import sys
@@ -40,7 +41,15 @@ def open_project(folder: str | Path, name: str) -> Any:
         The workspace; projects go to ``folder/projects``, Scipion's own files to ``folder/.scipion``.
     name
         Name of the project. ``scipion3 project`` shows it when SCIPION_USER_DATA is ``folder``.
+
+    Raises
+    ------
+    WorkflowError
+        This Python has no tkinter.
     """
+    # Scipion's own protocols import it, and without it Scipion merely leaves them out.
+    if importlib.util.find_spec("tkinter") is None:
+        raise WorkflowError(f"{sys.executable} has no tkinter, which Scipion needs; on Debian: apt-get install python3-tk")
     workspace = Path(folder).absolute()
     _prepare(workspace)
     import pwem

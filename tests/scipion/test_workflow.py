@@ -2,6 +2,7 @@
 """Simulate, train, generate as a headless Scipion workflow; outputs as the project's database gives them back."""
 import json
 import os
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -27,6 +28,13 @@ from tests.scipion.conftest import (
     simulate,
 )
 from tests.scipion.conventions import defocus, relion_pose, rotation
+
+
+def test_a_python_without_tkinter_is_named_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    with pytest.raises(WorkflowError, match="has no tkinter, which Scipion needs; on Debian: apt-get install python3-tk"):
+        open_project(tmp_path / "work", "tests")
+    assert not (tmp_path / "work").exists()
 
 
 def read_back(scipion, protocol):
