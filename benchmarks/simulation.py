@@ -5,17 +5,13 @@ The job: 10 micrographs of 1024 x 1024 pixels with 98 particles each of a 90^3 m
 reference turns the map with torch's ``grid_sample`` and sums along z, one projection at a time, finds each
 particle's place among all pixels that are still free, and applies the CTF by complex transforms; it writes the
 same files. Both run alternately in this one process, micrograph by micrograph, so that a busy machine slows both;
-ratios are printed, seconds beside them. Start-up (imports, compiled loops) stands apart. With ``--memory`` the
-program itself runs on 10 and on 1000 micrographs, in processes of their own, and their peaks are compared.
+ratios are printed, seconds beside them. Start-up (imports, compiled loops) stands apart.
 
-    python benchmarks/simulation.py [--rounds 2] [--threads 2] [--device cpu] [--memory]
+    python benchmarks/simulation.py [--rounds 2] [--threads 2] [--device cpu]
 """
 import argparse
 import math
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -206,39 +202,19 @@ def compare(volume, folder, arguments):
           f"threads;\n{'':18s}the reference's is {MICROGRAPHS} times one micrograph's, of {arguments.rounds} measured")
 
 
-def peak(volume, out, count, arguments):
-    """Peak memory (MB) and seconds of the program on ``count`` micrographs with a few particles."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cryogem_scipion", "simulate", "--volume", volume, "--out", out, "--micrographs",
-         str(count), "--micrograph-size", *map(str, SIZE), "--particles-mean", "20", "--particle-distance",
-         str(DISTANCE), "--threads", str(arguments.threads), "--device", arguments.device], stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    shutil.rmtree(out)
-    return usage.ru_maxrss / 1024, time.perf_counter() - start
-
-
 def main():
     """Read the arguments and print the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         volume = folder / "map.mrc"
         write_mrc(volume, phantom(BOX, PIXEL_SIZE, DIAMETER).density.numpy(), PIXEL_SIZE)
-        if not arguments.memory:
-            compare(volume, folder, arguments)
-            return
-        (few, _), (many, seconds) = (peak(volume, folder / "out", count, arguments) for count in (10, 1000))
-        print(f"peak memory: 10 micrographs {few:.0f} MB, 1000 micrographs {many:.0f} MB "
-              f"({100 * (many / few - 1):+.1f} %), in {seconds:.0f} s")
+        compare(volume, folder, arguments)
 
 
 if __name__ == "__main__":

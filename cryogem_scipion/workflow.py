@@ -49,7 +49,8 @@ def open_project(folder: str | Path, name: str) -> Any:
     """
     # Scipion's own protocols import it, and without it Scipion merely leaves them out.
     if importlib.util.find_spec("tkinter") is None:
-        raise WorkflowError(f"{sys.executable} has no tkinter, which Scipion needs; on Debian: apt-get install python3-tk")
+        raise WorkflowError(f"{sys.executable} has no tkinter, which Scipion needs; "
+                            "on Debian: apt-get install python3-tk")
     workspace = Path(folder).absolute()
     _prepare(workspace)
     import pwem

@@ -32,7 +32,7 @@ from tests.scipion.conventions import defocus, relion_pose, rotation
 
 def test_a_python_without_tkinter_is_named_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tkinter", None)
-    with pytest.raises(WorkflowError, match="has no tkinter, which Scipion needs; on Debian: apt-get install python3-tk"):
+    with pytest.raises(WorkflowError, match="has no tkinter, which Scipion needs; on Debian: apt-get"):
         open_project(tmp_path / "work", "tests")
     assert not (tmp_path / "work").exists()
 
