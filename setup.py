@@ -31,7 +31,8 @@ setup(
     extras_require={
         "engine": engine,
         "scipion": scipion,
-        "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14"],
+        # setuptools: the package is built as a test, and older ones need another package for it.
+        "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14", "setuptools>=70.1"],
         # Scipion's plugins of the programs that the optional tests hand our sets to.
         "optional": ["scipion-em-topaz>=3.1.2,<4", "scipion-em-relion>=5.0.2,<6"],
         "lint": ["ruff==0.17.*", "mypy>=1.11"],
