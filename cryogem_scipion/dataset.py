@@ -184,7 +184,8 @@ def inside(folder: Path, name: str) -> Path:
     """Return ``folder / name``; ``DataError`` when that leaves the folder."""
     try:
         path = (folder / str(name)).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a loop of links
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a loop of links, longer than names may be
         raise DataError(f"{name!r} is no name of a file in {folder} ({error}); correct the table") from None
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{name!r} lies outside {folder}; the folder's tables may only name files inside it")

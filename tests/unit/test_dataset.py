@@ -81,6 +81,11 @@ def test_a_missing_table_is_refused(tmp_path):
         read_table(tmp_path / "a.star", "particles")
 
 
+def test_a_name_longer_than_names_may_be_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is no name of a file in .*File name too long"):
+        inside(tmp_path, "9" * 5000)
+
+
 def test_names_cannot_leave_the_folder(tmp_path):
     assert inside(tmp_path, "micrographs/a.mrc") == tmp_path.resolve() / "micrographs/a.mrc"
     for name in ("../a.mrc", "/etc/passwd", "micrographs/../../a"):
