@@ -82,7 +82,7 @@ def test_a_missing_table_is_refused(tmp_path):
 
 
 def test_a_name_longer_than_names_may_be_is_refused(tmp_path):
-    with pytest.raises(DataError, match="is no name of a file in .*File name too long"):
+    with pytest.raises(DataError, match=r"is no name of a file in .*File name too long"):
         inside(tmp_path, "9" * 5000)
 
 
