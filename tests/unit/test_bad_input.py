@@ -99,8 +99,6 @@ ROWS = [
     ("a million threads", SIMULATE + " --volume x --threads 1000000", None, "threads: .*found '1000000'"),
     ("proportions for other maps", SIMULATE + " --volume x --volume-proportions 1 2", None, "do not fit 1 maps"),
     ("view with a typo", SIMULATE + " --volume x --preferred-views 0-90", None, "'0-90' cannot be read; give rot:tilt"),
-    ("more memory than there is", MAP + " --micrograph-size 60000 60000 "
-     "--particles-mean 100000", None, "takes about \\d+ GB of memory.*lower micrograph_size, particles_mean"),
     ("a box that is no box", MAP + " --box-size 4", None, "box_size: .*8.*'4'"),
     ("atomic model of text", f"{SIMULATE} --volume {{bad}}/x.pdb --pixel-size 4",
      lambda p: p.bytes("x.pdb", b"hello\n"), "x.pdb"),
@@ -273,19 +271,35 @@ def content(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize(("line", "spoil", "message"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
-def test_bad_input(good, tmp_path, monkeypatch, capsys, line, spoil, message):
+@pytest.fixture
+def refused(good, tmp_path, monkeypatch, capsys):
+    """Asserts that the program refuses a command line in one line, with a remedy, and leaves everything as it was."""
     monkeypatch.chdir(tmp_path)
+
+    def refuse(line, message):
+        before = content(good), content(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["cryogem", *shlex.split(line.format(good=good, bad=tmp_path))])
+        assert main() == 2
+        error = capsys.readouterr().err
+        refusal = error.splitlines()[-1]
+        assert refusal.startswith("cryogem: ")
+        assert re.search(message, refusal)
+        assert ";" in refusal, "no remedy"
+        assert error == refusal + "\n"
+        assert refusal.isprintable()
+        assert (content(good), content(tmp_path)) == before
+    return refuse
+
+
+@pytest.mark.parametrize(("line", "spoil", "message"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_bad_input(good, tmp_path, refused, line, spoil, message):
     if spoil:
         spoil(Place(good, tmp_path))
-    before = content(good), content(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["cryogem", *shlex.split(line.format(good=good, bad=tmp_path))])
-    assert main() == 2
-    error = capsys.readouterr().err
-    refusal = error.splitlines()[-1]
-    assert refusal.startswith("cryogem: ")
-    assert re.search(message, refusal)
-    assert ";" in refusal, "no remedy"
-    assert error == refusal + "\n"
-    assert refusal.isprintable()
-    assert (content(good), content(tmp_path)) == before
+    refused(line, message)
+
+
+def test_more_memory_than_there_is(refused, monkeypatch):
+    """Told that there is little: a field too large for any machine would not fit on its disk either."""
+    monkeypatch.setattr("cryogem_scipion.stages.parallel._free_memory", lambda: 10**9)
+    refused(MAP + " --micrograph-size 6000 6000 --particles-mean 100",
+            r"takes about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean")
