@@ -41,8 +41,8 @@ class TrainSettings(RunSettings):
         le=100)
 
     steps: int = option(
-        2000, "Training steps", "More is better until the previews stop changing, and takes longer; 2000 to 20000.",
-        section="Training", ge=1, le=10_000_000)
+        2000, "Training steps", "More takes longer and, with three or more real micrographs, does no harm: the state "
+        "nearest to those held out is kept (realism.csv). 1000 to 20000.", section="Training", ge=1, le=10_000_000)
     crop: int = option(
         256, "Crop (px)", "Edge of the square pieces that the networks see; larger learns larger structures and takes "
         "longer. 128 to 512.", section="Training", ge=32, le=4096)

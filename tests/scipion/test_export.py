@@ -71,6 +71,7 @@ def test_joined_and_foreign_sets_are_refused(simulation, inputs, tmp_path):
         stage_folder(inputs["real"][0].outputMicrographs, DATA_SET[0].replace("particle", "micrograph"), *DATA_SET[1:])
 
 
+@pytest.mark.slow
 def test_the_box_writes_an_export_and_says_what_is_next(project, simulation, tmp_path):
     folder = tmp_path / "für topaz"
     # A box size and shifts of an earlier choice, which the form no longer shows, do no harm.

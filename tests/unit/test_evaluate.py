@@ -35,6 +35,7 @@ def settings(out, generated, real, **changes):
     return parse(EvaluateSettings, {"generated": [str(generated)], "real": [str(real)], "out": out, **changes})
 
 
+@pytest.mark.slow
 def test_alike_is_at_the_floor_and_other_noise_is_far_from_it(generator, tmp_path):
     real = write_set(tmp_path / "real", 6, generator)
     alike = write_set(tmp_path / "alike", 6, generator, scale=(-3.0, 0.1))

@@ -41,6 +41,7 @@ def test_inverted_micrographs_are_refused_before_anything_is_written(world, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_they_are_turned_round_or_taken_as_they_are_on_demand(world, tmp_path):
     real, proper = (micrographs(world, tmp_path / name, how, 2)
                     for name, how in (("real", "mirrored"), ("proper", None)))

@@ -65,6 +65,7 @@ def test_the_background_is_measured(trained):
     assert manifest.contrast.background_deviation == pytest.approx(0.05, rel=0.06)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_continues_bit_for_bit(world, trained, tmp_path):
     killed_after_three_steps(lambda: train.run(train_settings(world, tmp_path / "run")))
     train.run(train_settings(world, tmp_path / "run"))

@@ -140,6 +140,7 @@ def test_a_training_that_only_makes_it_worse_gives_the_start(judged, tmp_path):
     assert torch.equal(*made)  # the noise that it started from
 
 
+@pytest.mark.slow
 def test_a_longer_training_is_as_if_begun_as_such(judged, tmp_path):
     data, held_out = judged
     changes = {"judge_every": 2, "checkpoint_every": 2, "held_out": held_out}
@@ -231,6 +232,7 @@ def test_bf16_trains_too(data, tmp_path):
     assert all(np.isfinite(list(vars(r).values())).all() for r in records)
 
 
+@pytest.mark.slow
 def test_training_brings_the_generated_images_nearer(data, tmp_path):
     """Real images have twice the noise of the physical ones: the translator finds out, and the contrast stays."""
     real, simulated = data
