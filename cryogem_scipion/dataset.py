@@ -16,6 +16,7 @@ import linecache
 import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -184,7 +185,8 @@ def inside(folder: Path, name: str) -> Path:
     """Return ``folder / name``; ``DataError`` when that leaves the folder."""
     try:
         path = (folder / str(name)).resolve()
-        path.exists()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a loop of links, longer than names may be
         raise DataError(f"{name!r} is no name of a file in {folder} ({error}); correct the table") from None
     if not path.is_relative_to(folder.resolve()):
