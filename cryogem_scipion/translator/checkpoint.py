@@ -34,7 +34,7 @@ class Translator:
     """Å."""
     snr: float
     contrast: float
-    """What projections are multiplied by (density x Å to contrast) at this SNR."""
+    """What the s of the simulation that it was trained with was multiplied by, to have this SNR."""
     details: dict[str, Any]
     """For the record: steps, losses, settings, source files."""
     standardised: bool = False
