@@ -9,8 +9,8 @@ here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"', (here / "cryogem_scipion/__init__.py").read_text("utf-8"), re.M)
 
 # The test suite runs with the newest; .ci/oldest.txt names the oldest of each range.
-engine = ["torch>=2.4,<2.14", "numba>=0.60,<0.69", "gemmi>=0.7,<0.8", "safetensors>=0.4.5,<0.9",
-          "cryosparc-tools>=4.5,<6"]
+engine = ["torch>=2.4,<2.14", "ducc0>=0.37.1,<0.43", "threadpoolctl>=3.5,<4", "numba>=0.60,<0.69",
+          "gemmi>=0.7,<0.8", "safetensors>=0.4.5,<0.9", "cryosparc-tools>=4.5,<6"]
 scipion = ["scipion-pyworkflow>=3.11.2,<4", "scipion-em>=3.11,<4"]
 shared = ["numpy>=1.26,<3", "scipy>=1.10", "mrcfile>=1.4.3,<2", "starfile>=0.5.10,<0.6", "pydantic>=2.7,<3",
           "tqdm>=4.60,<5", "matplotlib>=3.8", "jaxtyping>=0.2.30"]

@@ -32,7 +32,7 @@ __all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTIC
            "Source", "inside", "plain_name", "quoted_path", "read_blocks", "read_manifest", "read_table", "replacing",
            "table_text", "unquoted_path", "write_manifest", "write_table"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 MICROGRAPHS = "micrographs.star"
 PARTICLES = "particles.star"
@@ -78,7 +78,9 @@ class Manifest(BaseModel):
     stage: Literal["simulate", "train", "generate", "import-model", "phantom", "evaluate", "picks", "poses", "export",
                    "preview"]
     version: str = Field(description="of this program")
-    libraries: dict[str, str]
+    libraries: dict[str, str] = Field(description="versions of what the numbers depend on")
+    processor: dict[str, str] = Field(
+        default_factory=dict, description="what it was computed on; the last bit of the images depends on it")
     settings: dict[str, Any] = Field(description="of the stage, as given")
     simulation: dict[str, Any] | None = Field(
         default=None, description="settings of the simulation behind a generated set")

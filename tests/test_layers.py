@@ -8,7 +8,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 SCIPION = {"pwem", "pyworkflow"}
 SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "protocols", "viewers", "wizards", "tests"}
-HEAVY = {"torch", "numba", "gemmi", "safetensors"}
+HEAVY = {"torch", "numba", "gemmi", "safetensors", "ducc0", "threadpoolctl"}
+COMPUTING = {"fourier", "threads"}
+"""What every part of the engine may use to compute with."""
 LIGHT = {"config", "errors", "files", "dataset", "mrc", "figures", "progress", "transfer", "__version__"} | SCIPION_SIDE
 
 
@@ -72,6 +74,22 @@ def test_physics_and_translator_do_not_know_each_other():
         part = name.split(".")[0]
         if part in {"physics", "translator"}:
             judges = {"metrics"} if part == "translator" else set()
-            assert own_parts(path) <= {part, "errors", "files", "config", "mrc", "transfer"} | judges, name
+            assert own_parts(path) <= {part, "errors", "files", "config", "mrc", "transfer", *COMPUTING} | judges, name
         if part == "metrics":
-            assert own_parts(path) <= {part, "errors"}, name
+            assert own_parts(path) <= {part, "errors", *COMPUTING}, name
+        if part in COMPUTING:
+            assert own_parts(path) <= COMPUTING, name
+
+
+@pytest.mark.parametrize(("name", "path"), ENGINE, ids=[name for name, _ in ENGINE])
+def test_one_module_owns_the_fourier_transforms(name, path):
+    """Only it sees to it that nothing beside an image, and no thread, changes a bit of its transform."""
+    if name == "fourier":
+        return
+    assert not {module for module in imports(path) if set(module.split(".")) & {"fft", "fftpack", "ducc0", "pyfftw"}}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr == "fft":
+            assert ast.unparse(node) == "np.fft"  # for the frequencies, see below
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node.value) == "np.fft"
+                    and node.attr not in {"fftfreq", "rfftfreq", "fftshift"})
+        assert not (isinstance(node, ast.Attribute) and node.attr in {"stft", "fftconvolve", "oaconvolve"})

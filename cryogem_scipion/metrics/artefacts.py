@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.metrics.summary import standardised
 
@@ -102,7 +103,7 @@ def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
     for top, left in corners:
         tile = values[top:top + edge, left:left + edge]
         tile = (tile - tile.mean()) * window[:, None] * window
-        power += torch.fft.rfft2(tile).abs().square() / edge**2
+        power += fourier.rfft2(tile).abs().square() / edge**2
     power = (power / len(corners)).cpu()
     # The window spreads a wave over the next bins; two further on none of it is left, and it is no other lattice point.
     whole = torch.cat([power, power[:, 1:-1].flip(1).roll(-1, 0).flip(0)], 1)

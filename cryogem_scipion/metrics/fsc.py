@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError
 
 __all__ = ["fsc_resolution", "shell_correlation"]
@@ -21,9 +22,9 @@ def shell_correlation(one: Float[Tensor, "_ _ _"], other: Float[Tensor, "_ _ _"]
     if one.shape != other.shape or len(set(one.shape)) != 1:
         raise DataError(f"maps of {tuple(one.shape)} and {tuple(other.shape)} voxels; compare cubes of one size")
     edge = one.shape[0]
-    axis, half = torch.fft.fftfreq(edge) * edge, torch.arange(edge // 2 + 1)
+    axis, half = fourier.fftfreq(edge) * edge, torch.arange(edge // 2 + 1)
     shell = (axis[:, None, None].square() + axis[:, None].square() + half.square()).sqrt().round().long().flatten()
-    a, b = (torch.fft.rfftn(volume.double()).flatten() for volume in (one, other))
+    a, b = (fourier.rfft3(volume.detach().cpu().double()).flatten() for volume in (one, other))
     # Frequencies off the plane x = 0 (and the Nyquist one) stand for their conjugates as well.
     twice = torch.full((edge // 2 + 1,), 2.0, dtype=torch.float64)
     twice[0] = 1

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError
 
 __all__ = ["BLOCK", "FREQUENCIES", "GREY", "LAGS", "LOCAL", "SMALLEST", "Summary", "blocks", "distances", "mean_of",
@@ -89,7 +90,7 @@ def summary(image: Float[Tensor, "y x"]) -> Summary:
         raise DataError(f"image of {' x '.join(map(str, image.shape))} pixels (y x); {SMALLEST} a side are needed")
     values = standardised(image)
     tapered = values * _taper(values.shape[0], values)[:, None] * _taper(values.shape[1], values)
-    power = torch.fft.rfft2(tapered).abs().square().to(torch.float64)
+    power = fourier.rfft2(tapered).abs().square().to(torch.float64)
     shape = (image.shape[0], image.shape[1])
     wide = values.to(torch.float64)
     cube = (wide**3).mean()
@@ -144,7 +145,7 @@ def _taper(size: int, like: Tensor) -> Float[Tensor, " size"]:
 
 def _rings(power: Float[Tensor, "y half"], shape: tuple[int, int]) -> Float[Tensor, " rings"]:
     """Log10 of the mean over rings around frequency 0; a ring that no frequency falls on takes its neighbours' mean."""
-    y, x = torch.fft.fftfreq(shape[0]), torch.fft.rfftfreq(shape[1])
+    y, x = fourier.fftfreq(shape[0]), fourier.rfftfreq(shape[1])
     ring = (torch.hypot(y[:, None], x[None]) * RINGS).round().long().flatten().to(power.device)
     total = torch.bincount(ring, power.flatten()).cpu()[:RINGS // 2] / (shape[0] * shape[1])
     count = torch.bincount(ring).cpu()[:RINGS // 2]
@@ -154,9 +155,9 @@ def _rings(power: Float[Tensor, "y half"], shape: tuple[int, int]) -> Float[Tens
 
 
 def _autocorrelation(power: Float[Tensor, "y half"], shape: tuple[int, int]) -> Float[Tensor, "dy dx"]:
-    y, x = torch.fft.fftfreq(shape[0]), torch.fft.rfftfreq(shape[1])
+    y, x = fourier.fftfreq(shape[0]), fourier.rfftfreq(shape[1])
     slow = torch.exp(-(y[:, None].square() + x.square()) / (2 * SLOW**2)).to(power)
-    covariance = torch.fft.irfft2(power * (1 - slow), s=shape).cpu()
+    covariance = fourier.irfft2((power * (1 - slow)).to(torch.complex128), shape).cpu()
     rows = torch.arange(-LAGS, LAGS + 1) % shape[0]
     near: Tensor = covariance[rows][:, :LAGS + 1]
     return near / near[LAGS, 0]

@@ -2,10 +2,10 @@
 """Grids in real and Fourier space: resampling by cropping frequencies, and sizes that fit a pixel size."""
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError, SettingsError
 
 __all__ = ["TOLERANCE", "WorkingShape", "fourier_crop", "working_shape"]
@@ -46,10 +46,9 @@ def fourier_crop(image: Float[Tensor, "*batch y x"], shape: tuple[int, int]) -> 
     rows, columns = image.shape[-2:]
     if (rows, columns) == tuple(shape):
         return image.clone()
-    spectrum = _resize_rows(torch.fft.rfft2(image), shape[0])
+    spectrum = _resize_rows(fourier.rfft2(image), shape[0])
     spectrum = _resize_half_axis(spectrum, columns, shape[1])
-    resampled: Tensor = torch.fft.irfft2(spectrum, s=shape) * (shape[0] * shape[1] / (rows * columns))
-    return resampled
+    return fourier.irfft2(spectrum, shape) * (shape[0] * shape[1] / (rows * columns))
 
 
 def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size: float) -> WorkingShape:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numba
 import numpy as np
-import scipy.fft
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.transfer import Optics, electron_wavelength, phase_terms, phase_turns
 
@@ -132,9 +132,8 @@ def apply_ctf(
 
 def filtered(image: Float[Tensor, "*batch y x"], transfer: Float[Tensor, "*batch y xh"]) -> Float[Tensor, "*batch y x"]:
     """Multiply the spectrum of a real image by real ``transfer`` values on the ``rfft2`` half plane."""
-    spectrum = torch.fft.rfft2(image).mul_(transfer.to(image.dtype))
-    result: Tensor = torch.fft.irfft2(spectrum, s=image.shape[-2:])
-    return result
+    spectrum = fourier.rfft2(image).mul_(transfer.to(image.dtype))
+    return fourier.irfft2(spectrum, (image.shape[-2], image.shape[-1]))
 
 
 def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
@@ -155,7 +154,7 @@ def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
 
 def fast_shape(shape: tuple[int, int], margin: int) -> tuple[int, int]:
     """Smallest size with fast transforms that holds ``shape`` and ``margin`` pixels on every side."""
-    y, x = (int(scipy.fft.next_fast_len(size + 2 * margin, real=True)) for size in shape)
+    y, x = (fourier.fast_length(size + 2 * margin) for size in shape)
     return y, x
 
 

@@ -7,19 +7,20 @@ z, the new y and the new z. It acts on vectors (x, y, z) in Å or pixels, while 
 density appears at (A c)ₓ, (A c)ᵧ, and the image's spectrum at (kx, ky) is the density's at Aᵀ (kx, ky, 0).
 A shift (y, x), in pixels of the image, moves the particle to origin + shift.
 """
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
-from scipy import fft
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.physics.slices import SliceGrid, compiled_slices, guard, slices
 from cryogem_scipion.physics.volume import Volume, support
+from cryogem_scipion.threads import each
 
 __all__ = ["Projector", "euler_angles", "prepare", "project", "rotation_matrices"]
 
@@ -96,7 +97,7 @@ def prepare(volume: Volume, padding: float = 1.5, order: Literal[1, 3] = 3) -> P
     around = torch.zeros((padded, padded, padded), device=device)
     around[:box, :box, :box] = density
     around = around.roll((-(box // 2),) * 3, (0, 1, 2))
-    spectrum = _centred(torch.fft.rfftn(around), padded, guard(order))
+    spectrum = _centred(fourier.rfft3(around), padded, guard(order))
     return Projector(spectrum, padded, volume.pixel_size, reach * volume.pixel_size, order)
 
 
@@ -144,17 +145,15 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
         some = slice(start, start + count)
         pose = (turns[some], parts[some])
         if compiled:  # numpy from here: torch would start threads of its own in each of ours
-            spectra = compiled_slices(projector.spectrum, *pose, grid).numpy()
-            _paste(fft.irfft2(spectra, s=(width, width), overwrite_x=True), corners[some], images.numpy()[some])
+            spectra = compiled_slices(projector.spectrum, *pose, grid)
+            _paste(fourier.each_irfft2(spectra, width), width, corners[some], images.numpy()[some])
         else:
-            drawn = torch.fft.irfft2(slices(projector.spectrum, *pose, grid), s=(width, width))
-            _paste(drawn, corners[some], images[some])
+            drawn = fourier.irfft2(slices(projector.spectrum, *pose, grid), (width, width))
+            _paste(drawn, width, corners[some], images[some])
 
     starts = range(0, len(turns), count)
-    threads = min(torch.get_num_threads(), len(starts)) if compiled else 1
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, starts))
+    if compiled:
+        each(work, starts)
     else:
         for start in starts:
             work(start)
@@ -166,9 +165,9 @@ def _has_kernel(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _paste(drawn: Any, origins: list[list[int]], images: Any) -> None:
+def _paste(drawn: Iterable[Any], width: int, origins: list[list[int]], images: Any) -> None:
     """Copy what of each drawn image falls into the box (both arrays of numpy or torch), its origin at (y, x)."""
-    width, box = drawn.shape[-1], images.shape[-1]
+    box = images.shape[-1]
     for image, made, (y, x) in zip(images, drawn, origins, strict=True):
         top, left = y - width // 2, x - width // 2
         rows, columns = slice(max(0, top), min(box, top + width)), slice(max(0, left), min(box, left + width))
@@ -178,7 +177,7 @@ def _paste(drawn: Any, origins: list[list[int]], images: Any) -> None:
 
 def _even_fast_length(length: float) -> int:
     """The next even size that transforms fast; rounding errors of a whole length are forgiven."""
-    return 2 * int(fft.next_fast_len(int(np.ceil(length / 2 - 1e-6)), real=False))
+    return 2 * fourier.fast_length(int(np.ceil(length / 2 - 1e-6)), real=False)
 
 
 def _centred(half: Complex[Tensor, "z y x"], padded: int, guard: int) -> Complex[Tensor, "z2 y2 x2"]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.physics.slice_kernel import fill_slices
 
 __all__ = ["SliceGrid", "compiled_slices", "guard", "slices"]
@@ -41,20 +43,23 @@ def guard(order: int) -> int:
 
 
 def compiled_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"],
-                    shifts: Float[Tensor, "n 2"], grid: SliceGrid) -> Complex[Tensor, "n width half"]:
-    """Half-plane spectra of projections, by the kernel; each depends on its own pose only. All on the CPU."""
-    out = np.empty((len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
+                    shifts: Float[Tensor, "n 2"], grid: SliceGrid) -> Complex[NDArray[np.complex64], "n width half"]:
+    """Half-plane spectra of projections, by the kernel; each depends on its own pose only. All on the CPU.
+
+    They lie in memory of this thread, until the next call.
+    """
+    out = fourier.scratch("slices", (len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
     floats = torch.view_as_real(spectrum).numpy().reshape(-1)
     fill_slices(floats, spectrum.shape[1], spectrum.shape[2], rotations.numpy(), shifts.numpy(), grid.width,
                 np.float32(grid.scale), grid.radius, grid.gain, grid.order == 3, out.view(np.float32))
-    return torch.from_numpy(out)
+    return out
 
 
 def slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
            grid: SliceGrid) -> Complex[Tensor, "n width half"]:
     """The same as gathers, on any device; slower than the kernel on a CPU."""
     device, width = spectrum.device, grid.width
-    ky = torch.fft.fftfreq(width, 1 / width, device=device)
+    ky = fourier.fftfreq(width, 1 / width, device=device)
     kx = torch.arange(width // 2 + 1, device=device, dtype=torch.float32)
     rows, columns = torch.nonzero(ky[:, None] ** 2 + kx**2 < grid.radius**2, as_tuple=True)
     turns = rotations[:, None] * grid.scale

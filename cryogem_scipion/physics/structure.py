@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import fft
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError, SettingsError
 from cryogem_scipion.physics.atom_kernel import add_gaussians
 from cryogem_scipion.physics.volume import Volume
@@ -124,19 +124,18 @@ def atomic_density(atoms: Atoms, pixel_size: float, resolution_angstrom: float) 
     if radius > LARGEST * pixel_size:
         raise DataError(f"the atoms reach {radius:.3g} Å from their centre, {radius / pixel_size:.3g} voxels; check "
                         "their coordinates, or raise pixel_size")
-    box = 2 * int(fft.next_fast_len(math.ceil(radius / pixel_size), real=False))
+    box = 2 * fourier.fast_length(math.ceil(radius / pixel_size), real=False)
     finer = math.ceil(OVERSAMPLING * pixel_size / limit)
     voxel = pixel_size / finer
-    spectrum = fft.rfftn(_blurred(atoms, finer * box, voxel), overwrite_x=True)
+    spectrum = fourier.rfft3(torch.from_numpy(_blurred(atoms, finer * box, voxel))).numpy()
     spectrum = _low_corner(spectrum, box) / finer**3
-    squares = [(fft.fftfreq(box, pixel_size) ** 2)[:, None, None], (fft.fftfreq(box, pixel_size) ** 2)[:, None],
-               fft.rfftfreq(box, pixel_size) ** 2]
-    frequency = np.sqrt(squares[0] + squares[1] + squares[2])
+    whole, half = np.fft.fftfreq(box, pixel_size) ** 2, np.fft.rfftfreq(box, pixel_size) ** 2
+    frequency = np.sqrt(whole[:, None, None] + whole[:, None] + half)
     edge = np.clip((1 - frequency * limit) / SOFT_EDGE, 0, 1)
     inside = np.minimum(frequency, 1 / limit)  # the blur's inverse grows beyond bounds outside
     transfer = np.exp(BLUR * (voxel * inside) ** 2 / 4) * np.sin(edge * np.pi / 2) ** 2
-    density = fft.irfftn(spectrum * transfer.astype(np.float32), s=(box, box, box))
-    return Volume(torch.from_numpy(VOLTS * fft.fftshift(density).astype(np.float32)), pixel_size)
+    density = fourier.irfft3(torch.from_numpy(spectrum * transfer.astype(np.float32)), (box, box, box)).numpy()
+    return Volume(torch.from_numpy(VOLTS * np.fft.fftshift(density)), pixel_size)
 
 
 def _blurred(atoms: Atoms, size: int, voxel: float) -> NDArray[np.float32]:

@@ -15,8 +15,10 @@ from torch import Tensor
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.generation import seeded
 from cryogem_scipion.progress import tracked
+from cryogem_scipion.stages.parallel import in_order
 from cryogem_scipion.stages.reals import MeasuredReal, mapped
 from cryogem_scipion.stages.simulated import SimulatedSet
+from cryogem_scipion.threads import available_threads, each
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
 from cryogem_scipion.translator.contaminants import Contaminant, weights
@@ -162,7 +164,7 @@ class _Look:
         """
         if not self.large_enough:
             return _Seen()
-        flats = [_flat(field) for field in self.fields]
+        flats = each(_flat, self.fields)
         self.rings = fit_rings(_cut(flats), self.simulated.exposures[0])
         best = self._fitted(flats) if self.has_particles else None
         noise = self._noise(self.ratio(best))
@@ -196,8 +198,8 @@ class _Look:
         """What exceeds images made with this noise and particles of this strength."""
         random = seeded(self.seed, "contaminants")
         usual = ordinary([made(field, noise, random) for field in self._exposed(snr)], self.simulated.particle_pixels)
-        return tuple(find_contaminants(flat, usual) for flat in
-                     tracked(flats, len(flats), "searching for contaminants on real micrograph"))
+        found = in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
+        return tuple(tracked(found, len(flats), "searching for contaminants on real micrograph"))
 
     def _fitted(self, flats: Sequence[Float[Tensor, "_ _"]],
                 found: Sequence[Sequence[Contaminant]] | None = None) -> FittedContrast:

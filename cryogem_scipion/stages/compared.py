@@ -126,7 +126,7 @@ def measure(micrographs: MicrographSet, binning: int, threads: int) -> Measured:
 
 
 def network_pieces(micrographs: MicrographSet, network: nn.Module, device: torch.device, binning: int,
-                   deviation: float, edge: int) -> Pieces:
+                   deviation: float, edge: int, threads: int) -> Pieces:
     """Features that a network sees in pieces of every micrograph, in a set whose pixels deviate by 1 on the whole.
 
     Parameters
@@ -137,6 +137,8 @@ def network_pieces(micrographs: MicrographSet, network: nn.Module, device: torch
         ``Measured.coarse_deviation``.
     edge
         Of the pieces, px.
+    threads
+        Micrographs that are worked on at a time.
     """
     most = max(1, PIECES // len(micrographs.files))
 
@@ -145,7 +147,7 @@ def network_pieces(micrographs: MicrographSet, network: nn.Module, device: torch
         with torch.no_grad():
             return torch.cat([network(part.to(device)).float().cpu() for part in torch.split(pieces, 16)])
 
-    return _collected(micrographs, work, 1)  # a network uses all threads for one batch
+    return _collected(micrographs, work, threads if device.type == "cpu" else 1)
 
 
 def texture_pieces(micrographs: MicrographSet, threads: int) -> Pieces:

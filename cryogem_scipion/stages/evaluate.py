@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure as Picture
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import EvaluateSettings
 from cryogem_scipion.dataset import Manifest, write_manifest
 from cryogem_scipion.devices import chosen_device
@@ -25,7 +24,7 @@ from cryogem_scipion.mrc import read_header
 from cryogem_scipion.real import check_real, evenly, real_files
 from cryogem_scipion.stages.compared import Measured, MicrographSet, measure, network_pieces, opened, texture_pieces
 from cryogem_scipion.stages.kept import KeptSignal, kept_signal
-from cryogem_scipion.stages.output import begin, libraries
+from cryogem_scipion.stages.output import begin, made_with
 from cryogem_scipion.stages.parallel import workers
 
 __all__ = ["run"]
@@ -70,7 +69,7 @@ def run(settings: EvaluateSettings) -> Manifest:
         edge, binning = SQUARE, 1
         clouds = [texture_pieces(one, threads) for one in sets]
     elif edge >= SMALLEST_PIECE:
-        clouds = [network_pieces(one, network, device, binning, known.coarse_deviation, edge)
+        clouds = [network_pieces(one, network, device, binning, known.coarse_deviation, edge, threads)
                   for one, known in zip(sets, measured, strict=True)]
     if clouds and min(len(cloud.features) for cloud in clouds) >= FEWEST:
         log.info("comparing %d with %d pieces of image", *(len(cloud.features) for cloud in clouds))
@@ -94,7 +93,7 @@ def run(settings: EvaluateSettings) -> Manifest:
     picture = Picture(figsize=SIZE)
     draw_evaluation(picture, out)
     save_figure(picture, out / f"{NAME}.png")
-    manifest = Manifest(stage="evaluate", version=__version__, libraries=libraries(),
+    manifest = Manifest(stage="evaluate", **made_with(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=pixel_size,
                         micrographs=len(sets[0].files), warnings=tuple(warnings),
                         figures=_flat(figures, len(sets[1].files), signal))

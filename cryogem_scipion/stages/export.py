@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import ExportSettings
 from cryogem_scipion.dataset import README, Manifest, replacing, write_manifest
 from cryogem_scipion.handover import cryodrgn, cryosparc, relion, topaz
 from cryogem_scipion.handover.selection import Selection, select
-from cryogem_scipion.stages.output import begin, check_space, fingerprint, libraries
+from cryogem_scipion.stages.output import begin, check_space, fingerprint, made_with
+from cryogem_scipion.threads import one_thread
 
 __all__ = ["run"]
 
@@ -33,6 +33,7 @@ TARGETS = {
     "cryodrgn": Target(cryodrgn.check, cryodrgn.needed, cryodrgn.write)}
 
 
+@one_thread()
 def run(settings: ExportSettings) -> Manifest:
     """Write the export, its README.txt and manifest.
 
@@ -51,7 +52,7 @@ def run(settings: ExportSettings) -> Manifest:
         path.write_text("\n".join(lines) + "\n", "utf-8")
     source = selection.manifest
     manifest = Manifest(
-        stage="export", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="export", **made_with(), settings=settings.model_dump(mode="json"),
         simulation=source.simulation, seed=settings.seed, pixel_size=selection.pixel_size * settings.binning,
         micrographs=len(selection.micrographs), particles=len(selection.particles),
         whole_particles=len(selection.particles), box_size=selection.box_size,

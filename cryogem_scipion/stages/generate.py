@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
 from cryogem_scipion.devices import chosen_device
@@ -20,11 +19,12 @@ from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import evenly, real_files
 from cryogem_scipion.stages.background import MOST, Background, measure_background, physical_noise
 from cryogem_scipion.stages.labelled import LabelledFolder
-from cryogem_scipion.stages.output import begin, check_space, libraries
-from cryogem_scipion.stages.parallel import check_memory, in_order, one_thread, workers
+from cryogem_scipion.stages.output import begin, check_space, made_with
+from cryogem_scipion.stages.parallel import check_memory, in_order, workers
 from cryogem_scipion.stages.polarity import check_polarity
 from cryogem_scipion.stages.reals import measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.threads import one_thread
 from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
 from cryogem_scipion.translator.checkpoint import Translator, in_bf16, load_model
 from cryogem_scipion.translator.exposure import Exposure
@@ -45,6 +45,7 @@ class Noise:
     warnings: tuple[str, ...] = ()
 
 
+@one_thread()
 def run(settings: GenerateSettings) -> Manifest:
     """Write the generated micrographs, masks, stacks, tables and manifest.
 
@@ -66,7 +67,7 @@ def run(settings: GenerateSettings) -> Manifest:
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _indices(settings, simulated)
     check_space(settings.out, len(indices) * _bytes(scope, settings))
-    check_memory(device, _memory(scope), settings.weighs_most)
+    check_memory(device, _memory(scope, model), settings.weighs_most)
     unused = model is not None and not model.standardised
     warnings = check_polarity(settings, simulated, [] if unused else files)
     out = begin(settings, inputs=input_prints(simulated, files, settings.model if model else None))
@@ -99,14 +100,13 @@ def run(settings: GenerateSettings) -> Manifest:
             folder.write(index, image, clean)
         return index, specimen
 
-    # Networks use all threads for one image.
-    threads = 1 if model is not None else workers(device, len(indices), _memory(scope))
-    made = in_order(make, indices, threads)
+    threads = workers(device, len(indices), _memory(scope, model))
+    made = in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
     for index, specimen in tracked(made, len(indices), "generating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(
-        stage="generate", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="generate", **made_with(), settings=settings.model_dump(mode="json"),
         simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
@@ -166,12 +166,11 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
 def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
               snr: float | None) -> tuple[PhysicalNoise, Background]:
     """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
-    with one_thread():
-        reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
-                             settings.real_pixel_size, settings.real_contrast == "bright")
-        coloured = settings.noise == "spectrum"
-        background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
-        return physical_noise(coloured, background, settings.contaminants, settings.ice), background
+    reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
+                         settings.real_pixel_size, settings.real_contrast == "bright")
+    coloured = settings.noise == "spectrum"
+    background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
+    return physical_noise(coloured, background, settings.contaminants, settings.ice), background
 
 
 def _visible(specimen: Specimen, scene: Scene) -> Specimen:
@@ -202,10 +201,10 @@ def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
     return [int(match[1]) for match in found if match][:settings.micrographs]
 
 
-def _memory(scope: Microscope) -> int:
-    """Bytes, roughly, that it takes to make one micrograph with noise that needs no networks."""
+def _memory(scope: Microscope, model: Translator | None) -> int:
+    """Bytes, roughly, that it takes to make one micrograph."""
     y, x = scope.settings.micrograph_size
-    return scope.memory + 60 * y * x
+    return scope.memory + 60 * y * x + (0 if model is None else model.memory)
 
 
 def _bytes(scope: Microscope, settings: GenerateSettings) -> int:

@@ -12,7 +12,7 @@ from cryogem_scipion import __version__
 from cryogem_scipion.config import ImportModelSettings
 from cryogem_scipion.dataset import Manifest, write_manifest
 from cryogem_scipion.devices import chosen_device
-from cryogem_scipion.stages.output import begin, check_space, fingerprint, libraries
+from cryogem_scipion.stages.output import begin, check_space, fingerprint, made_with
 from cryogem_scipion.translator.checkpoint import MODEL, Translator, save_model
 from cryogem_scipion.translator.imported import import_published
 from cryogem_scipion.translator.preview import PREVIEWS, write_preview
@@ -44,7 +44,7 @@ def run(settings: ImportModelSettings) -> Manifest:
     save_model(out / MODEL, model)
     (out / PREVIEWS).mkdir(exist_ok=True)
     _picture(model, out / PREVIEWS / "imported.png", device)
-    manifest = Manifest(stage="import-model", version=__version__, libraries=libraries(),
+    manifest = Manifest(stage="import-model", **made_with(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=model.pixel_size,
                         micrographs=0, model=MODEL, figures={
                             "levels": model.config["levels"], "width": model.config["width"],

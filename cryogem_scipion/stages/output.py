@@ -2,21 +2,26 @@
 """How every stage begins, continues and ends its folder."""
 import hashlib
 import json
+import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cryogem_scipion import __version__
 from cryogem_scipion.config import RunSettings
 from cryogem_scipion.dataset import MANIFEST, Source, plain_name
 from cryogem_scipion.errors import DataError, SettingsError
 from cryogem_scipion.files import PARTIAL, claim, replacing
 
-__all__ = ["SETTINGS", "begin", "check_space", "copy_sources", "fingerprint", "libraries"]
+__all__ = ["SETTINGS", "begin", "check_space", "copy_sources", "fingerprint", "made_with"]
 
 SETTINGS, INPUTS = "settings.json", "inputs.json"
+INSTRUCTIONS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve")
+"""Beginnings of the names of instruction sets that numerical libraries choose by."""
 # Where and how a stage runs may change when it continues; what it makes may not.
 FREE = {"device", "threads", "out", "cryodrgn_activation"}
 
@@ -135,12 +140,35 @@ def copy_sources(out: Path, files: Iterable[Path], origins: Mapping[Path, str] |
     return tuple(sources)
 
 
-def libraries() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+def made_with() -> dict[str, Any]:
+    """What every manifest says of the program and the machine: its fields version, libraries and processor."""
+    return {"version": __version__, "libraries": _libraries(), "processor": _processor()}
+
+
+def _libraries() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("numpy", "scipy", "torch", "numba"):
+    for name in ("numpy", "scipy", "torch", "numba", "ducc0"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def _processor() -> dict[str, str]:
+    """Name and instruction sets of the processor, and those that torch and numba use of it."""
+    found = {"machine": platform.machine(), "name": platform.processor(), "cores": str(os.cpu_count())}
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    found["name"] = told.get("model name", found["name"])
+    flags = told.get("flags", told.get("Features", "")).split()
+    found["instructions"] = " ".join(flag for flag in flags if flag.startswith(INSTRUCTIONS))
+    if "torch" in sys.modules:
+        found["torch"] = str(sys.modules["torch"].backends.cpu.get_cpu_capability())
+    if "numba" in sys.modules:
+        asked = sys.modules["numba"].config.CPU_NAME
+        found["numba"] = str(asked or sys.modules["llvmlite.binding"].get_host_cpu_name())
     return found

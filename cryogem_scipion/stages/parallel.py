@@ -4,15 +4,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.threads import available_threads, blas_on_one_thread, one_thread, share_of_threads
 
-__all__ = ["check_memory", "in_order", "one_thread", "workers"]
+__all__ = ["check_memory", "in_order", "workers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ def workers(device: torch.device, count: int, needed: int) -> int:
     needed
         Memory (bytes) that one takes; half of what is free may be used.
     """
-    wanted = torch.get_num_threads() if device.type == "cpu" else 2
+    wanted = available_threads() if device.type == "cpu" else 2
     return max(1, min(wanted, count, _free_memory() // 2 // max(1, needed)))
 
 
@@ -58,37 +58,30 @@ def _free_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch sum on one thread in the block: the last bit of a sum depends on how many share it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Yield ``work(item)`` for each item in order, working on a few at a time.
 
-    Never more than twice as many results as threads wait to be taken, so memory does not grow with the number
-    of items. An error in one ends the whole.
+    Each is worked on by one thread, so that their number changes no bit. Never more than twice as many results as
+    threads wait to be taken, so memory does not grow with the number of items. An error in one ends the whole.
     """
     if threads <= 1:
-        yield from map(work, items)
+        for item in items:
+            with one_thread():
+                result = work(item)
+            yield result
         return
     before = torch.get_num_threads()
-    share = max(1, before // threads)
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(share,))
+    share = max(1, available_threads() // threads)
     waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= 2 * threads:
+    with blas_on_one_thread():
+        pool = ThreadPoolExecutor(threads, initializer=share_of_threads, initargs=(share,))
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # what a thread sets becomes the default of those to come
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)  # what a thread sets becomes the default of those to come

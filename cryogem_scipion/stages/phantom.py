@@ -2,25 +2,26 @@
 """``cryogem phantom``: the map of a complex that never was."""
 import logging
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import PhantomSettings
 from cryogem_scipion.dataset import Manifest, replacing, write_manifest
 from cryogem_scipion.mrc import write_mrc
 from cryogem_scipion.physics.phantom import phantom
-from cryogem_scipion.stages.output import begin, libraries
+from cryogem_scipion.stages.output import begin, made_with
+from cryogem_scipion.threads import one_thread
 
 __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
 
+@one_thread()
 def run(settings: PhantomSettings) -> Manifest:
     """Write ``phantom.mrc``; the same settings give the same map."""
     volume = phantom(settings.box, settings.pixel_size, settings.diameter_angstrom)
     out = begin(settings)
     with replacing(out / "phantom.mrc") as path:
         write_mrc(path, volume.density.numpy(), volume.pixel_size)
-    manifest = Manifest(stage="phantom", version=__version__, libraries=libraries(),
+    manifest = Manifest(stage="phantom", **made_with(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=volume.pixel_size,
                         micrographs=0, particle_diameter_angstrom=settings.diameter_angstrom)
     write_manifest(out, manifest)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import PicksSettings
 from cryogem_scipion.config.picks import default_radius
 from cryogem_scipion.dataset import MANIFEST, MICROGRAPHS, Manifest, read_manifest, read_table, write_manifest
@@ -21,7 +20,7 @@ from cryogem_scipion.patterns import files_of
 from cryogem_scipion.scoring.coordinates import read_coordinates
 from cryogem_scipion.scoring.names import same_files
 from cryogem_scipion.scoring.picks import DROPPED, judge, precision_recall_curve, summary
-from cryogem_scipion.stages.output import begin, libraries
+from cryogem_scipion.stages.output import begin, made_with
 
 __all__ = ["run"]
 
@@ -71,7 +70,7 @@ def run(settings: PicksSettings) -> Manifest:
     draw_picks(figure, out)
     save_figure(figure, out / f"{NAME}.png")
     manifest = Manifest(
-        stage="picks", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="picks", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=pixel_size, micrographs=len(compared.micrographs), particles=len(truth),
         whole_particles=over_all["particles"], warnings=compared.warnings,
         figures={key: value for key, value in {**over_all, "radius_angstrom": radius}.items()

@@ -11,8 +11,8 @@ from cryogem_scipion.errors import DataError
 from cryogem_scipion.generation import seeded
 from cryogem_scipion.physics.ice import upsample_ice
 from cryogem_scipion.real import evenly, read_real
-from cryogem_scipion.stages.parallel import one_thread
 from cryogem_scipion.stages.simulated import SimulatedSet
+from cryogem_scipion.threads import one_thread
 from cryogem_scipion.translator.polarity import measure_polarity
 from cryogem_scipion.translator.spectrum import TILE
 

@@ -4,7 +4,6 @@ import logging
 
 from matplotlib.figure import Figure
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import PosesSettings
 from cryogem_scipion.dataset import Manifest, write_manifest
 from cryogem_scipion.errors import DataError
@@ -13,7 +12,7 @@ from cryogem_scipion.figures.record import save_figure, write_report
 from cryogem_scipion.physics.symmetry import operators
 from cryogem_scipion.scoring.particles import read_poses
 from cryogem_scipion.scoring.poses import compare
-from cryogem_scipion.stages.output import begin, libraries
+from cryogem_scipion.stages.output import begin, made_with
 
 __all__ = ["run"]
 
@@ -52,7 +51,7 @@ def run(settings: PosesSettings) -> Manifest:
     if report["map"]["mirrored"]:
         warnings.append("the refined map has the other hand; its poses were judged as those of the mirrored map")
     manifest = Manifest(
-        stage="poses", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="poses", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=truth.pixel_size, micrographs=0, particles=report["particles"],
         warnings=tuple(warnings), figures=medians)
     write_manifest(out, manifest)

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import PreviewSettings, SimulateSettings, parse
 from cryogem_scipion.dataset import Manifest, replacing, write_manifest
 from cryogem_scipion.errors import DataError
@@ -20,7 +19,7 @@ from cryogem_scipion.physics.grids import TOLERANCE, fourier_crop, working_shape
 from cryogem_scipion.physics.poses import uniform_rotations
 from cryogem_scipion.physics.projection import project
 from cryogem_scipion.physics.specimen import support_peaks
-from cryogem_scipion.stages.output import begin, libraries
+from cryogem_scipion.stages.output import begin, made_with
 
 __all__ = ["run"]
 
@@ -46,7 +45,7 @@ def run(settings: PreviewSettings) -> Manifest:
         np.savez_compressed(path, **arrays)
     _write_picture(out / "preview.png", arrays)
     manifest = Manifest(
-        stage="preview", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="preview", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=scope.pixel_size if scope else float(arrays["pixel_sizes"][0]), micrographs=0,
         box_size=scope.box_size if scope else None,
         particle_diameter_angstrom=scope.diameter_angstrom if scope else None)

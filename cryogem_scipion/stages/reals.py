@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The real micrographs of a training run: cropped once, kept on disk at the working pixel size, and measured."""
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from cryogem_scipion.dataset import plain_name, replacing
 from cryogem_scipion.mrc import read_header, write_mrc
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import read_real
+from cryogem_scipion.stages.parallel import in_order, workers
+
+BYTES = 32
+"""Memory for each pixel of a real micrograph while it is brought to the working pixel size, roughly."""
 
 __all__ = ["MeasuredReal", "StoredImage", "mapped", "measure_real"]
 
@@ -62,7 +67,7 @@ class StoredImage:
 
 def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
                  pixel_size: float | None, inverted: bool = False) -> list[MeasuredReal]:
-    """Bring every real micrograph to the working pixel size, one in memory at a time.
+    """Bring every real micrograph to the working pixel size, a few in memory at a time.
 
     What an interrupted run has done is not done again.
 
@@ -77,9 +82,15 @@ def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_si
     """
     (out / images).mkdir(parents=True, exist_ok=True)
     (out / "source/real").mkdir(parents=True, exist_ok=True)
-    return [_measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size, inverted)
-            for path, stem in tracked(zip(files, _stems(files), strict=True), len(files), "reading real micrograph",
-                                      folder=out)]
+
+    def measure(file: tuple[Path, str]) -> MeasuredReal:
+        path, stem = file
+        return _measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size, inverted)
+
+    pixels = max(math.prod(read_header(path, 2)[0]) for path in files)
+    threads = workers(torch.device("cpu"), len(files), BYTES * pixels)
+    measured = in_order(measure, zip(files, _stems(files), strict=True), threads)
+    return list(tracked(measured, len(files), "reading real micrograph", folder=out))
 
 
 def mapped(path: Path) -> NDArray[np.float32]:

@@ -4,7 +4,6 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from cryogem_scipion import __version__
 from cryogem_scipion.config import SimulateSettings
 from cryogem_scipion.conformations import specimens
 from cryogem_scipion.dataset import Contrast, Manifest, Source, write_manifest
@@ -12,14 +11,16 @@ from cryogem_scipion.devices import chosen_device
 from cryogem_scipion.generation import Microscope, Specimen, measure_contrast, microscope
 from cryogem_scipion.progress import tracked
 from cryogem_scipion.stages.labelled import LabelledFolder
-from cryogem_scipion.stages.output import begin, check_space, copy_sources, fingerprint, libraries
+from cryogem_scipion.stages.output import begin, check_space, copy_sources, fingerprint, made_with
 from cryogem_scipion.stages.parallel import check_memory, in_order, workers
+from cryogem_scipion.threads import one_thread
 
 __all__ = ["portable_settings", "run"]
 
 log = logging.getLogger("cryogem")
 
 
+@one_thread()
 def run(settings: SimulateSettings) -> Manifest:
     """Write the micrographs 1 - s, masks, tables and manifest of a simulation.
 
@@ -83,7 +84,7 @@ def _bytes(scope: Microscope) -> int:
 def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast, sources: tuple[Source, ...],
               folder: LabelledFolder) -> Manifest:
     return Manifest(
-        stage="simulate", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
         simulation=portable_settings(scope.settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
         box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,

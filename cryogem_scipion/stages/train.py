@@ -30,10 +30,11 @@ from cryogem_scipion.progress import tracked
 from cryogem_scipion.real import real_files
 from cryogem_scipion.stages.background import Background, measure_background, physical_noise
 from cryogem_scipion.stages.launching import launch, launched
-from cryogem_scipion.stages.output import begin, check_space, libraries
+from cryogem_scipion.stages.output import begin, check_space, made_with
 from cryogem_scipion.stages.polarity import check_polarity
 from cryogem_scipion.stages.reals import MeasuredReal, StoredImage, measure_real
 from cryogem_scipion.stages.simulated import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.threads import one_thread
 from cryogem_scipion.translator.analytic import PhysicalNoise
 from cryogem_scipion.translator.checkpoint import load_model
 from cryogem_scipion.translator.comparison import compared
@@ -73,14 +74,16 @@ def run(settings: TrainSettings) -> Manifest:
               inputs=input_prints(simulated, files))
     else:
         processes.wait()  # until the first one has measured the real micrographs: then they are only looked up
-    reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
-                         settings.real_contrast == "bright")
+    with one_thread():
+        reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
+                             settings.real_contrast == "bright")
     if processes.leads:
         processes.wait()
     held_out = _held_out(len(reals))
     seen = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
-    background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
+    with one_thread():
+        background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
     warnings += background.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
@@ -101,7 +104,7 @@ def run(settings: TrainSettings) -> Manifest:
         np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or trained, clean, settings.seed))
     figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
-        stage="train", version=__version__, libraries=libraries(), settings=settings.model_dump(mode="json"),
+        stage="train", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
         contrast=simulated.contrast.brought_to(background.snr, background.deviation),

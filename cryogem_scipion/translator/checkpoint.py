@@ -15,7 +15,7 @@ from cryogem_scipion.translator.ice import IceMap
 from cryogem_scipion.translator.networks import Generator, generator
 from cryogem_scipion.translator.spectrum import ColouredNoise
 from cryogem_scipion.translator.tensors import load_tensors, mismatches, part, save_tensors
-from cryogem_scipion.translator.tiling import tiled
+from cryogem_scipion.translator.tiling import field_edge, tiled
 
 __all__ = ["MODEL", "Translator", "in_bf16", "load_model", "save_model"]
 
@@ -48,6 +48,11 @@ class Translator:
     def sigma_n(self) -> float:
         """The background's standard deviation over its mean."""
         return self.physical.background_deviation
+
+    @property
+    def memory(self) -> int:
+        """Bytes, roughly, that the network takes for one micrograph."""
+        return 20 * int(self.config["width"]) * field_edge(self.network) ** 2
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
+from cryogem_scipion.threads import each
 from cryogem_scipion.translator.spectrum import ColouredNoise, power_spectrum, resampled
 
 __all__ = ["FittedContrast", "ParticleBand", "filtered", "fit_snr", "particle_band"]
@@ -75,19 +77,25 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     """
     band = particle_band(flats, signals, particle_pixels)
     noises, taper = band.noises, band.taper
-    powers = [_local_power(flat, taper, particle_pixels) for flat in flats]
+    powers = each(lambda flat: _local_power(flat, taper, particle_pixels), flats)
     real = _quantiles(powers if hidden is None else [
         power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
     # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
     drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
              for i, image in enumerate(signals)]
-    seen = [(filtered(noise, taper), filtered(image, taper)) for noise, image in zip(drawn, signals, strict=True)]
-    terms = [tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s)) for n, s in seen]
-    misfits = []
-    for ratio in RATIOS:
+
+    def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        n, s = (filtered(image, taper) for image in pair)
+        return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
+
+    terms = each(products, list(zip(drawn, signals, strict=True)))
+
+    def misfit(ratio: float) -> float:
         contrast = math.sqrt(ratio) / signal_deviation
         made = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
-        misfits.append(float((made / real).log().abs().mean()))
+        return float((made / real).log().abs().mean())
+
+    misfits = each(misfit, RATIOS)
     best = min(range(len(RATIOS)), key=misfits.__getitem__)
     inside = 0 < best < len(RATIOS) - 1
     snr = _vertex(misfits, best) if inside else RATIOS[best]
@@ -97,11 +105,11 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
                   particle_pixels: float) -> ParticleBand:
     """Return where in the spectrum particles stand out of the noise; parameters are those of ``fit_snr``."""
-    signal = torch.stack([power_spectrum(image).mean(0) for image in signals]).mean(0)
-    total = torch.stack([power_spectrum(flat).mean(0) for flat in flats]).mean(0)
+    signal, total = (torch.stack(each(lambda image: power_spectrum(image).mean(0), images)).mean(0)
+                     for images in (signals, flats))
     band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
     # Computed again: kept, the tiles of all micrographs take several times the memory of the micrographs.
-    noises = tuple(_quiet(power_spectrum(flat), band) for flat in flats)
+    noises = tuple(each(lambda flat: _quiet(power_spectrum(flat), band), flats))
     mean = torch.stack(noises).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
     return ParticleBand(taper / taper.max(), noises)
@@ -110,8 +118,7 @@ def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float
 def filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
     """The image with its frequencies weighted by a half plane."""
     shape = (image.shape[0], image.shape[1])
-    seen: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * resampled(taper, shape), s=shape)
-    return seen
+    return fourier.irfft2(fourier.rfft2(image) * resampled(taper, shape), shape)
 
 
 def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
@@ -127,15 +134,15 @@ def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], si
 
 def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
     """Blurred by a Gaussian whose deviation is a quarter of the particle; every fourth pixel, which is plenty then."""
-    square = torch.fft.fftfreq(image.shape[0])[:, None].square() + torch.fft.rfftfreq(image.shape[1]).square()
+    square = fourier.fftfreq(image.shape[0])[:, None].square() + fourier.rfftfreq(image.shape[1]).square()
     blur = torch.exp(-2 * (math.pi * size / 4) ** 2 * square)
-    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * blur, s=(image.shape[0], image.shape[1]))
+    blurred = fourier.irfft2(fourier.rfft2(image) * blur, (image.shape[0], image.shape[1]))
     return blurred[::4, ::4].contiguous()
 
 
 def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:
     """Zero below one period a particle, where ice and contaminants are stronger than particles."""
-    radius = torch.hypot(torch.fft.fftfreq(plane.shape[0])[:, None], torch.fft.rfftfreq(plane.shape[0]))
+    radius = torch.hypot(fourier.fftfreq(plane.shape[0])[:, None], fourier.rfftfreq(plane.shape[0]))
     return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
 
 

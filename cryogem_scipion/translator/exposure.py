@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from cryogem_scipion import fourier
 from cryogem_scipion.transfer import Optics, phase_terms, phase_turns
 
 __all__ = ["Exposure"]
@@ -58,7 +59,7 @@ class Exposure:
         passed = self._passed(wide)
         if fine > 1:
             passed = _averaged(passed, wide[1], fine)
-        radius = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])) * 2
+        radius = torch.hypot(fourier.fftfreq(shape[0])[:, None], fourier.rfftfreq(shape[1])) * 2
         place = (radius * (len(share) - 1)).clamp(max=len(share) - 1 - 1e-4)
         below = place.long()
         strength = torch.lerp(share[below], share[below + 1], place - below)
@@ -66,8 +67,8 @@ class Exposure:
 
     def _passed(self, shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
         """|CTF|², without its envelope."""
-        y = torch.fft.fftfreq(shape[0], self.pixel_size, dtype=torch.float64)[:, None]
-        x = torch.fft.rfftfreq(shape[1], self.pixel_size, dtype=torch.float64)
+        y = fourier.fftfreq(shape[0], self.pixel_size, dtype=torch.float64)[:, None]
+        x = fourier.rfftfreq(shape[1], self.pixel_size, dtype=torch.float64)
         turns = phase_turns(self.optics, y, x)
         return torch.sin(2 * math.pi * (turns - turns.round())).square().float()
 

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError
+from cryogem_scipion.threads import each
 from cryogem_scipion.translator.analytic import PhysicalNoise, Scene
 from cryogem_scipion.translator.exposure import Exposure
 from cryogem_scipion.translator.ice import IceMap
@@ -81,7 +83,7 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
     ice = tuple(field.ice for field in real if field.ice is not None)
     numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
     chosen = [real[number] for number in numbers]
-    flat = [_flattened(field, background_deviation) for field in chosen]
+    flat = each(lambda field: _flattened(field, background_deviation), chosen)
     share = None if rings is None else rings.share
     power, quantiles = _statistics(flat, share, [None if rings is None else rings.exposures[i] for i in numbers])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
@@ -130,7 +132,7 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
 def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
     """Spectrum without rings (median over tiles, as a mean), and quantiles at the knots of a curve, of all images."""
-    powers = [power_spectrum(image) for image in images]
+    powers = each(power_spectrum, images)
     if share is not None:
         powers = [tiles if exposure is None else flattened_rings(tiles, share, exposure)
                   for tiles, exposure in zip(powers, exposures, strict=True)]
@@ -151,11 +153,12 @@ def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n 
     kernel = kernel / kernel.sum()
     n = power.shape[0]
     # The other half of the plane is this one turned by 180 degrees.
-    full = power.clamp(min=1e-12).log()[:, torch.fft.fftfreq(n).mul(n).round().abs().long()]
+    full = power.clamp(min=1e-12).log()[:, fourier.fftfreq(n).mul(n).round().abs().long()]
     mirrored = full.flip(0).roll(1, 0)
-    full = torch.where(torch.fft.fftfreq(n)[None] < 0, mirrored, full)
-    planes = torch.fft.fft(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)).real
-    smooth: Tensor = torch.fft.ifft2(torch.fft.fft2(full) * planes[:, None] * planes[None]).real
+    full = torch.where(fourier.fftfreq(n)[None] < 0, mirrored, full)
+    along = fourier.rfft2(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)[None])[0].real
+    both = along[fourier.fftfreq(n).mul(n).round().abs().long()]
+    smooth = fourier.irfft2(fourier.rfft2(full) * both[:, None] * along, (n, n))
     return smooth[:, :power.shape[1]].exp()
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError
 from cryogem_scipion.translator.exposure import Exposure
 
@@ -33,12 +34,12 @@ class ColouredNoise:
 
         Without ``exposure`` it is that of many micrographs together: no rings.
         """
-        padded = tuple(_even(size + TILE // 2) for size in shape)
-        amplitude = resampled(self.power.clamp(min=0).sqrt(), (padded[0], padded[1]))
+        padded = (_even_fast_length(shape[0] + TILE // 2), _even_fast_length(shape[1] + TILE // 2))
+        amplitude = resampled(self.power.clamp(min=0).sqrt(), padded)
         if exposure is not None and self.share is not None:
-            amplitude = amplitude * exposure.modulation(self.share, (padded[0], padded[1])).sqrt()
+            amplitude = amplitude * exposure.modulation(self.share, padded).sqrt()
         white_noise = torch.randn(padded, generator=generator)
-        coloured = torch.fft.irfft2(torch.fft.rfft2(white_noise) * amplitude, s=padded)[:shape[0], :shape[1]]
+        coloured = fourier.irfft2(fourier.rfft2(white_noise) * amplitude, padded)[:shape[0], :shape[1]]
         deviation = math.sqrt(self.variance)
         return deviation * self._curved(coloured / deviation)
 
@@ -78,28 +79,19 @@ def power_spectrum(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Tenso
     window = torch.hann_window(tile, periodic=True, dtype=image.dtype)
     window = window[:, None] * window[None]
     tiles = image.unfold(0, tile, tile // 2).unfold(1, tile, tile // 2).reshape(-1, tile, tile)
-    periodograms: Tensor = torch.fft.rfft2(tiles * window).abs().square() / window.square().sum()
-    return periodograms
+    return fourier.rfft2(tiles * window).abs().square() / window.square().sum()
 
 
-def _even(size: int) -> int:
-    """The next size that is even and has only the factors 2, 3 and 5."""
-    size += size % 2
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 2
+def _even_fast_length(size: int) -> int:
+    """The next even size that transforms fast."""
+    return 2 * fourier.fast_length((size + 1) // 2)
 
 
 def resampled(plane: Float[Tensor, "n half"], shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
     """Values of an rfft2 half plane at the frequencies of another size, bilinear."""
     n = plane.shape[0]
     columns = torch.arange(shape[1] // 2 + 1) * (n / shape[1])
-    rows = (torch.fft.fftfreq(shape[0]) * n) % n
+    rows = (fourier.fftfreq(shape[0]) * n) % n
     left = columns.floor().clamp(max=plane.shape[1] - 2)
     near = plane[:, left.long()]
     wide = torch.lerp(near, plane[:, left.long() + 1], (columns - left).to(plane))

@@ -52,7 +52,7 @@ class TrainingState:
     def __init__(self, settings: TrainSettings, goal: Goal, device: torch.device,
                  processes: Processes = ALONE) -> None:
         self.settings, self.goal, self.device, self.step = settings, goal, device, 0
-        self.processes = processes
+        self.processes, self.threads = processes, torch.get_num_threads()
         self.config = _generator_config(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(settings.seed, "weights"))
@@ -167,7 +167,8 @@ class TrainingState:
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
-            "step": self.step, "steps": self.settings.steps, "digest": self._digest(), "best_step": self.best_step,
+            "step": self.step, "steps": self.settings.steps, "threads": self.threads, "digest": self._digest(),
+            "best_step": self.best_step,
             "best_realism": self.best_realism if self.best_realism < math.inf else None})
 
     def restore(self, folder: Path) -> None:
@@ -206,6 +207,7 @@ class TrainingState:
                     states.setdefault(int(index), {})[entry] = tensor
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
             self.step, self.best_step = int(values["step"]), int(values["best_step"])
+            self.threads = int(values.get("threads", self.threads))
             best = values["best_realism"]
             self.best_realism = math.inf if best is None else float(best)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cryogem_scipion.translator.networks import Generator, latent_noise
 
-__all__ = ["TILE", "tiled"]
+__all__ = ["TILE", "field_edge", "tiled"]
 
 TILE = 512
 """Edge (px) of the pieces that networks of finite view take, the margin apart."""
@@ -21,6 +21,11 @@ def tiled(network: Generator, image: Float[Tensor, "y x"], generator: torch.Gene
     into each other.
     """
     return _exact(network, image, generator) if network.exact_tiles else _faded(network, image)
+
+
+def field_edge(network: Generator) -> int:
+    """Edge (px) of the largest piece that a network is given at a time."""
+    return TILE + 2 * _up(network.margin, network.multiple) if network.exact_tiles else network.multiple
 
 
 def _exact(network: Generator, image: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:

@@ -11,6 +11,7 @@ import torch
 
 from cryogem_scipion.config.train import TrainSettings
 from cryogem_scipion.files import replacing
+from cryogem_scipion.threads import torch_threads
 from cryogem_scipion.translator.checkpoint import MODEL, save_model
 from cryogem_scipion.translator.events import FOLDER, EventFile
 from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
@@ -67,10 +68,21 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
     """
     state = TrainingState(settings, goal, device, processes)
     state.restore(folder)
-    if not processes.leads:
-        while state.step < settings.steps:
-            state.advance(real, simulated)
-        return
+    if state.threads != torch.get_num_threads():
+        log.info("continuing on %d threads, with which the training began: its last bits depend on their number",
+                 state.threads)
+    with torch_threads(state.threads):
+        if processes.leads:
+            yield from _steps(state, real, simulated, folder, held_out)
+        else:
+            while state.step < settings.steps:
+                state.advance(real, simulated)
+
+
+def _steps(state: TrainingState, real: RealPieces, simulated: SimulatedPieces, folder: Path,
+           held_out: HeldOut | None) -> Iterator[TrainingRecord]:
+    """The steps that are left, and the files they leave."""
+    settings = state.settings
     (folder / PREVIEWS).mkdir(exist_ok=True)
     columns = [field.name for field in fields(TrainingRecord)]
     judging = _judge(state, real, held_out, simulated)

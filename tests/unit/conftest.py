@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A world in miniature that several tests train on and generate for."""
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+
+from tests.other_processor import other_processor
 
 SNR = 0.4
 
@@ -12,6 +16,21 @@ def awake(network, deviation):
     if hasattr(network, "leave"):
         torch.nn.init.normal_(network.leave.weight, 0.0, deviation)
     return network
+
+
+@pytest.fixture(params=["this", "other"])
+def processor(request):
+    """This processor, then a stand-in whose last bits depend on threads, batches and places in memory."""
+    with other_processor() if request.param == "other" else nullcontext():
+        yield request.param
+
+
+@pytest.fixture
+def torch_threads():
+    """A function that sets the number of threads, which is what it was after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

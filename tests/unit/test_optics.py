@@ -123,16 +123,12 @@ def test_apply_ctf_leaves_its_argument_and_crops(generator):
 
 
 @pytest.mark.parametrize("shape", [(270, 288), (256, 320), (255, 175)])
-def test_result_does_not_depend_on_threads(shape, generator):
+def test_result_does_not_depend_on_threads(shape, generator, torch_threads, processor):
     image = torch.rand(shape, generator=generator)
-    threads = torch.get_num_threads()
     results = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(apply_ctf(image, 2.0, ASTIGMATIC))
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        torch_threads(count)
+        results.append(apply_ctf(image, 2.0, ASTIGMATIC))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

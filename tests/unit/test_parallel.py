@@ -10,6 +10,7 @@ import torch
 from cryogem_scipion.dataset import read_table, write_table
 from cryogem_scipion.stages.parallel import in_order, workers
 from cryogem_scipion.stages.tables import GrowingTable
+from cryogem_scipion.threads import available_threads
 
 OPTICS = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnVoltage": 300.0}])
 ROWS = pd.DataFrame({"rlnMicrographName": ["a.mrc", "b.mrc", "b.mrc"], "rlnCoordinateX": [1.0, 2.25, 1e4 / 3],
@@ -49,13 +50,15 @@ def test_an_error_ends_the_work():
     assert len(done) < 20
 
 
-def test_each_thread_has_its_share_of_torchs_and_all_are_back_after():
+def test_an_item_has_one_thread_of_torch_and_a_share_of_the_others_and_all_are_back_after():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        seen = list(in_order(lambda item: (torch.get_num_threads(), threading.get_ident()), range(8), 2))
-        assert {count for count, _ in seen} == {2}
-        assert threading.get_ident() not in {thread for _, thread in seen}
+        for threads, share in ((1, 4), (2, 2)):
+            seen = list(in_order(lambda item: (torch.get_num_threads(), available_threads(), threading.get_ident()),
+                                 range(8), threads))
+            assert {(torchs, own) for torchs, own, _ in seen} == {(1, share)}
+            assert (threading.get_ident() in {thread for *_, thread in seen}) == (threads == 1)
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)

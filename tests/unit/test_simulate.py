@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from cryogem_scipion.config import PhantomSettings, SimulateSettings
 from cryogem_scipion.dataset import inside, read_manifest, read_table
@@ -97,19 +96,16 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes(folder, volume_file, 
 
 
 @pytest.mark.parametrize("options", [{}, {"ice_thickness_angstrom": 500, "soft_mask": True}])
-def test_neither_threads_nor_batches_change_a_byte(volume_file, tmp_path, monkeypatch, options):
+def test_neither_threads_nor_batches_change_a_byte(volume_file, tmp_path, monkeypatch, torch_threads, processor,
+                                                   options):
     """Images large enough that torch, too, would share the work of one among its threads."""
-    threads = torch.get_num_threads()
     found = []
-    try:
-        for count, chunk in ((1, 1 << 19), (3, 1 << 19), (2, 1 << 14)):
-            torch.set_num_threads(count)
-            monkeypatch.setitem(projection.CHUNK_BYTES, True, chunk)
-            out = tmp_path / str(len(found))
-            simulate.run(settings(volume_file, out, micrograph_size=(400, 420), particles_mean=40, **options))
-            found.append(hashes(out))
-    finally:
-        torch.set_num_threads(threads)
+    for count, chunk in ((1, 1 << 19), (3, 1 << 19), (2, 1 << 14)):
+        torch_threads(count)
+        monkeypatch.setitem(projection.CHUNK_BYTES, True, chunk)
+        out = tmp_path / str(len(found))
+        simulate.run(settings(volume_file, out, micrograph_size=(400, 420), particles_mean=40, **options))
+        found.append(hashes(out))
     assert len(found[0]) >= 3 * 3 + 3
     assert found[0] == found[1] == found[2]
 

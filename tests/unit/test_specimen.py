@@ -153,7 +153,7 @@ def test_each_particle_has_its_own_defocus():
     assert (field[:, :160] - field[:, 160:]).abs().max() > 0.1 * field.abs().max()
 
 
-def test_result_does_not_depend_on_the_chunks(generator, monkeypatch):
+def test_result_does_not_depend_on_the_chunks(generator, monkeypatch, processor):
     images = torch.rand(37, 12, 12, generator=generator)
     centres = 60 * torch.rand(37, 2, generator=generator)
     states = [at_height(OPTICS, 100.0 * index) for index in range(37)]

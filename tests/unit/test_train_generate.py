@@ -2,6 +2,7 @@
 """The train and generate stages as a user runs them, at a size that takes seconds."""
 import csv
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from cryogem_scipion.dataset import inside, read_manifest, read_table, unquoted_
 from cryogem_scipion.errors import CheckpointError, CryogemError, DataError, SettingsError
 from cryogem_scipion.mrc import read_mrc, write_mrc
 from cryogem_scipion.stages import generate, train
+from cryogem_scipion.translator.tensors import load_tensors
 from tests.unit.conftest import SNR, killed_after_three_steps
 
 
@@ -63,6 +65,39 @@ def test_training_leaves_what_the_contract_says(world, trained):
 def test_the_background_is_measured(trained):
     manifest = read_manifest(trained)
     assert manifest.contrast.background_deviation == pytest.approx(0.05, rel=0.06)
+
+
+def test_what_is_measured_of_real_micrographs_is_the_same_for_any_number_of_threads(world, tmp_path, torch_threads,
+                                                                                    processor):
+    """All that a training begins with: figures, ice maps and noise, and the micrographs at the working pixel size."""
+    found = []
+    for count in (1, 3):
+        torch_threads(count)
+        out = tmp_path / str(count)
+        train.run(train_settings(world, out, steps=1, noise="spectrum", threads=count))
+        tensors, values = load_tensors(out / "model.safetensors", "model")
+        figures = read_manifest(out).figures
+        found.append((
+            {name: tensor.tolist() for name, tensor in tensors.items() if not name.startswith("generator.")},
+            {name: value for name, value in values.items() if name != "details"},
+            {path.name: path.read_bytes() for path in (out / "micrographs").iterdir()},
+            {name: json.loads(path.read_text()) for path in (out / "source/real").iterdir() for name in [path.name]},
+            {name: figures[name] for name in ("background_deviation", "measured_snr", "snr_misfit")}))
+    assert len(found[0][0]) >= 3
+    assert found[0] == found[1]
+
+
+def test_a_training_goes_on_with_the_threads_that_it_began_with(world, tmp_path, torch_threads, processor):
+    """Networks are too large for one thread: their last bits depend on the number, which the checkpoint holds."""
+    torch_threads(3)
+    train.run(train_settings(world, tmp_path / "whole"))
+    killed_after_three_steps(lambda: train.run(train_settings(world, tmp_path / "run")))
+    torch_threads(1)
+    train.run(train_settings(world, tmp_path / "run"))
+    assert torch.get_num_threads() == 1
+    whole, parts = (load_tensors(tmp_path / name / "model.safetensors", "model") for name in ("whole", "run"))
+    assert whole[1] == parts[1]
+    assert all(torch.equal(tensor, parts[0][name]) for name, tensor in whole[0].items())
 
 
 @pytest.mark.slow
@@ -121,22 +156,19 @@ def test_same_seed_same_bytes_for_any_number(world, tmp_path):
     assert two["mic_000000.mrc"] != two["mic_000001.mrc"]
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "spectrum"])
-def test_threads_change_no_byte(world, tmp_path, noise):
+@pytest.mark.parametrize("noise", ["gaussian", "spectrum", "model"])
+def test_threads_change_no_byte(world, trained, tmp_path, torch_threads, processor, noise):
     """Images large enough that torch, too, would share the work of one among its threads, as it does of a single one.
     """
     real = [str(world / "real/*.mrc")] if noise == "spectrum" else []
-    threads = torch.get_num_threads()
+    model = trained / "model.safetensors" if noise == "model" else None
     found = []
-    try:
-        for count, micrographs in ((1, 4), (3, 4), (3, 1)):
-            torch.set_num_threads(count)
-            out = tmp_path / f"{count} {micrographs}"
-            generate.run(generate_settings(world, out, noise=noise, real=real, micrographs=micrographs, extract=True,
-                                           keep=["physical"], micrograph_size=(400, 420)))
-            found.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.mrc*"))})
-    finally:
-        torch.set_num_threads(threads)
+    for count, micrographs in ((1, 4), (3, 4), (3, 1)):
+        torch_threads(count)
+        out = tmp_path / f"{count} {micrographs}"
+        generate.run(generate_settings(world, out, noise=noise, real=real, model=model, micrographs=micrographs,
+                                       extract=True, keep=["physical"], micrograph_size=(400, 420)))
+        found.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.mrc*"))})
     assert len(found[0]) >= 4 * 4
     assert found[0] == found[1]
     assert found[2].items() <= found[0].items()
