@@ -167,3 +167,9 @@ def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
         save_model(path, model)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_loaded_tensors_begin_where_those_of_a_training_do(model, tmp_path):
+    """The last bit of what is computed with them can depend on where in memory they begin."""
+    save_model(tmp_path / "model.safetensors", model)
+    assert {tensor.data_ptr() % 64 for tensor in load_model(tmp_path / "model.safetensors").network.parameters()} == {0}

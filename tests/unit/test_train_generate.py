@@ -95,7 +95,7 @@ def test_a_training_goes_on_with_the_threads_that_it_began_with(world, tmp_path,
     torch_threads(1)
     train.run(train_settings(world, tmp_path / "run"))
     assert torch.get_num_threads() == 1
-    whole, parts = (load_tensors(tmp_path / name / "model.safetensors", "model") for name in ("whole", "run"))
+    whole, parts = (load_tensors(tmp_path / name / "checkpoint.safetensors", "checkpoint") for name in ("whole", "run"))
     assert whole[1] == parts[1]
     assert all(torch.equal(tensor, parts[0][name]) for name, tensor in whole[0].items())
 

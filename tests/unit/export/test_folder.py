@@ -166,3 +166,15 @@ def test_a_missing_micrograph_is_noticed_before_anything_is_written(world, tmp_p
     with pytest.raises(DataError, match=r"mic_000001\.mrc is not a file"):
         export.run(ExportSettings(dataset=tmp_path / "gen", out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("to", "changes"), [("cryodrgn", {"random_shift": 3}), ("topaz", {"binning": 2})])
+def test_the_number_of_threads_changes_no_byte(exported, tmp_path, torch_threads, processor, to, changes):
+    found = []
+    for count in (1, 3):
+        torch_threads(count)
+        out = exported(to, out=tmp_path / str(count), **changes)
+        found.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*"))
+                      if path.suffix in {".mrc", ".mrcs", ".pkl"} and not path.is_symlink()})
+    assert found[0] == found[1]
+    assert found[0]
