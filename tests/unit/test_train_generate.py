@@ -89,11 +89,12 @@ def test_what_is_measured_of_real_micrographs_is_the_same_for_any_number_of_thre
 
 def test_a_training_goes_on_with_the_threads_that_it_began_with(world, tmp_path, torch_threads, processor):
     """Networks are too large for one thread: their last bits depend on the number, which the checkpoint holds."""
+    same = {"noise": "gaussian", "snr": SNR, "preview_every": 9, "judge_every": 9}
     torch_threads(3)
-    train.run(train_settings(world, tmp_path / "whole"))
-    killed_after_three_steps(lambda: train.run(train_settings(world, tmp_path / "run")))
+    train.run(train_settings(world, tmp_path / "whole", **same))
+    killed_after_three_steps(lambda: train.run(train_settings(world, tmp_path / "run", **same)))
     torch_threads(1)
-    train.run(train_settings(world, tmp_path / "run"))
+    train.run(train_settings(world, tmp_path / "run", **same))
     assert torch.get_num_threads() == 1
     whole, parts = (load_tensors(tmp_path / name / "checkpoint.safetensors", "checkpoint") for name in ("whole", "run"))
     assert whole[1] == parts[1]
