@@ -18,7 +18,7 @@ from jaxtyping import Complex, Float
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from cryogem_scipion.threads import each
+from cryogem_scipion.threads import parallel_map
 
 __all__ = ["each_irfft2", "fast_length", "fftfreq", "irfft2", "irfft3", "rfft2", "rfft3", "rfftfreq", "scratch"]
 
@@ -106,8 +106,8 @@ def rfft3(volume: Float[Tensor, "z y x"]) -> Complex[Tensor, "z y xh"]:
     z, y, x = volume.shape
     out = torch.empty((z, y, x // 2 + 1), dtype=_complex(volume.dtype))
     before, after = volume.numpy(), out.numpy()
-    each(lambda plane: _call(_forward, before[plane], after[plane]), range(z))
-    each(lambda row: _call(_columns_forward, after[:, row], after[:, row]), range(y))
+    parallel_map(lambda plane: _call(_forward, before[plane], after[plane]), range(z))
+    parallel_map(lambda row: _call(_columns_forward, after[:, row], after[:, row]), range(y))
     return out
 
 
@@ -119,8 +119,8 @@ def irfft3(spectrum: Complex[Tensor, "z y xh"], shape: tuple[int, int, int]) -> 
     between = np.empty(tuple(spectrum.shape), spectrum.numpy().dtype)
     out = torch.empty(shape, dtype=spectrum.real.dtype)
     before, after = spectrum.numpy(), out.numpy()
-    each(lambda row: _call(_columns_backward, before[:, row], between[:, row]), range(spectrum.shape[1]))
-    each(lambda plane: _call(_backward, between[plane], after[plane]), range(shape[0]))
+    parallel_map(lambda row: _call(_columns_backward, before[:, row], between[:, row]), range(spectrum.shape[1]))
+    parallel_map(lambda plane: _call(_backward, between[plane], after[plane]), range(shape[0]))
     return out
 
 

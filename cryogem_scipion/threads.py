@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["available_threads", "blas_on_one_thread", "each", "one_thread", "share_of_threads", "torch_threads"]
+__all__ = ["available_threads", "begin_worker", "blas_on_one_thread", "one_thread", "parallel_map", "torch_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,13 +61,13 @@ def blas_on_one_thread() -> Iterator[None]:
         yield
 
 
-def share_of_threads(count: int) -> None:
+def begin_worker(count: int) -> None:
     """Begin a thread that works beside others: one for each operation of torch, ``count`` for independent parts."""
     torch.set_num_threads(1)
     _own.count = count
 
 
-def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def parallel_map(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Return ``work(item)`` for every item, each computed on one of the available threads.
 
     What the items give must not depend on each other: they are worked on in any order.
@@ -79,7 +79,7 @@ def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     before = torch.get_num_threads()
     try:
         with (blas_on_one_thread(),
-              ThreadPoolExecutor(threads, initializer=share_of_threads, initargs=(1,)) as pool):
+              ThreadPoolExecutor(threads, initializer=begin_worker, initargs=(1,)) as pool):
             return list(pool.map(work, items))
     finally:
         torch.set_num_threads(before)  # what a thread sets becomes the default of those to come

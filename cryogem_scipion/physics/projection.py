@@ -20,7 +20,7 @@ from cryogem_scipion import fourier
 from cryogem_scipion.errors import SettingsError
 from cryogem_scipion.physics.slices import SliceGrid, compiled_slices, guard, slices
 from cryogem_scipion.physics.volume import Volume, support
-from cryogem_scipion.threads import each
+from cryogem_scipion.threads import parallel_map
 
 __all__ = ["Projector", "euler_angles", "prepare", "project", "rotation_matrices"]
 
@@ -153,7 +153,7 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
 
     starts = range(0, len(turns), count)
     if compiled:
-        each(work, starts)
+        parallel_map(work, starts)
     else:
         for start in starts:
             work(start)

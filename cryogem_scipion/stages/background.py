@@ -18,7 +18,7 @@ from cryogem_scipion.progress import tracked
 from cryogem_scipion.stages.parallel import in_order
 from cryogem_scipion.stages.reals import MeasuredReal, mapped
 from cryogem_scipion.stages.simulated import SimulatedSet
-from cryogem_scipion.threads import available_threads, each
+from cryogem_scipion.threads import available_threads, parallel_map
 from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
 from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
 from cryogem_scipion.translator.contaminants import Contaminant, weights
@@ -164,7 +164,7 @@ class _Look:
         """
         if not self.large_enough:
             return _Seen()
-        flats = each(_flat, self.fields)
+        flats = parallel_map(_flat, self.fields)
         self.rings = fit_rings(_cut(flats), self.simulated.exposures[0])
         best = self._fitted(flats) if self.has_particles else None
         noise = self._noise(self.ratio(best))

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from cryogem_scipion.errors import DataError
-from cryogem_scipion.threads import available_threads, blas_on_one_thread, one_thread, share_of_threads
+from cryogem_scipion.threads import available_threads, begin_worker, blas_on_one_thread, one_thread
 
 __all__ = ["check_memory", "in_order", "workers"]
 
@@ -74,7 +74,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterat
     share = max(1, available_threads() // threads)
     waiting: deque[Future[R]] = deque()
     with blas_on_one_thread():
-        pool = ThreadPoolExecutor(threads, initializer=share_of_threads, initargs=(share,))
+        pool = ThreadPoolExecutor(threads, initializer=begin_worker, initargs=(share,))
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

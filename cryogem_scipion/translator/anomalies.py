@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cryogem_scipion.threads import each
+from cryogem_scipion.threads import parallel_map
 from cryogem_scipion.translator.contaminants import Contaminant
 
 __all__ = ["Ordinary", "find_contaminants", "ordinary"]
@@ -41,7 +41,7 @@ class Ordinary:
 
 def ordinary(made: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> Ordinary:
     """Measure made images: noise and particles, without ice, in deviations of the noise."""
-    statistics = each(lambda image: _statistics(image.numpy(), particle_pixels), made)
+    statistics = parallel_map(lambda image: _statistics(image.numpy(), particle_pixels), made)
     kinds = list(zip(*statistics, strict=True))
     return Ordinary(particle_pixels, tuple(max(float(image.max()) for image in kind) for kind in kinds),
                     tuple(float(np.mean([np.quantile(image, 0.99) for image in kind])) for kind in kinds))

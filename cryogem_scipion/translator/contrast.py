@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion import fourier
-from cryogem_scipion.threads import each
+from cryogem_scipion.threads import parallel_map
 from cryogem_scipion.translator.spectrum import ColouredNoise, power_spectrum, resampled
 
 __all__ = ["FittedContrast", "ParticleBand", "filtered", "fit_snr", "particle_band"]
@@ -77,7 +77,7 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     """
     band = particle_band(flats, signals, particle_pixels)
     noises, taper = band.noises, band.taper
-    powers = each(lambda flat: _local_power(flat, taper, particle_pixels), flats)
+    powers = parallel_map(lambda flat: _local_power(flat, taper, particle_pixels), flats)
     real = _quantiles(powers if hidden is None else [
         power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
     # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
@@ -88,14 +88,14 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
         n, s = (filtered(image, taper) for image in pair)
         return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
 
-    terms = each(products, list(zip(drawn, signals, strict=True)))
+    terms = parallel_map(products, list(zip(drawn, signals, strict=True)))
 
     def misfit(ratio: float) -> float:
         contrast = math.sqrt(ratio) / signal_deviation
         made = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
         return float((made / real).log().abs().mean())
 
-    misfits = each(misfit, RATIOS)
+    misfits = parallel_map(misfit, RATIOS)
     best = min(range(len(RATIOS)), key=misfits.__getitem__)
     inside = 0 < best < len(RATIOS) - 1
     snr = _vertex(misfits, best) if inside else RATIOS[best]
@@ -105,11 +105,11 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
                   particle_pixels: float) -> ParticleBand:
     """Return where in the spectrum particles stand out of the noise; parameters are those of ``fit_snr``."""
-    signal, total = (torch.stack(each(lambda image: power_spectrum(image).mean(0), images)).mean(0)
+    signal, total = (torch.stack(parallel_map(lambda image: power_spectrum(image).mean(0), images)).mean(0)
                      for images in (signals, flats))
     band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
     # Computed again: kept, the tiles of all micrographs take several times the memory of the micrographs.
-    noises = tuple(each(lambda flat: _quiet(power_spectrum(flat), band), flats))
+    noises = tuple(parallel_map(lambda flat: _quiet(power_spectrum(flat), band), flats))
     mean = torch.stack(noises).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
     return ParticleBand(taper / taper.max(), noises)

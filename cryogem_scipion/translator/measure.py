@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cryogem_scipion import fourier
 from cryogem_scipion.errors import DataError
-from cryogem_scipion.threads import each
+from cryogem_scipion.threads import parallel_map
 from cryogem_scipion.translator.analytic import PhysicalNoise, Scene
 from cryogem_scipion.translator.exposure import Exposure
 from cryogem_scipion.translator.ice import IceMap
@@ -83,7 +83,7 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
     ice = tuple(field.ice for field in real if field.ice is not None)
     numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
     chosen = [real[number] for number in numbers]
-    flat = each(lambda field: _flattened(field, background_deviation), chosen)
+    flat = parallel_map(lambda field: _flattened(field, background_deviation), chosen)
     share = None if rings is None else rings.share
     power, quantiles = _statistics(flat, share, [None if rings is None else rings.exposures[i] for i in numbers])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
@@ -132,7 +132,7 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
 def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
     """Spectrum without rings (median over tiles, as a mean), and quantiles at the knots of a curve, of all images."""
-    powers = each(power_spectrum, images)
+    powers = parallel_map(power_spectrum, images)
     if share is not None:
         powers = [tiles if exposure is None else flattened_rings(tiles, share, exposure)
                   for tiles, exposure in zip(powers, exposures, strict=True)]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.threads import each
+from cryogem_scipion.threads import parallel_map
 from cryogem_scipion.translator.exposure import Exposure
 from cryogem_scipion.translator.spectrum import TILE, power_spectrum
 
@@ -123,7 +123,7 @@ def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
     radius = np.hypot(np.fft.fftfreq(tile, 1 / tile)[:, None], np.arange(tile // 2 + 1)).round().astype(int).ravel()
     frequency = np.arange(tile // 2) / (tile // 2)
     used = (frequency >= LOWEST) & (frequency <= HIGHEST)
-    powers = each(lambda image: power_spectrum(image, tile).median(0).values.double().numpy().ravel(), images)
+    powers = parallel_map(lambda image: power_spectrum(image, tile).median(0).values.double().numpy().ravel(), images)
     means = np.stack([np.bincount(radius, power) / np.bincount(radius) for power in powers], axis=1)
     means = np.maximum(means[:tile // 2][used], 1e-12)
     terms = _curves(frequency[used], BACKGROUND)

@@ -6,7 +6,7 @@ import torch
 from ducc0 import fft
 
 from cryogem_scipion import fourier
-from cryogem_scipion.threads import available_threads, each, one_thread
+from cryogem_scipion.threads import available_threads, one_thread, parallel_map
 from tests.other_processor import other_processor, transforms
 
 
@@ -52,7 +52,7 @@ def test_the_stand_in_is_there_in_every_thread_and_changes_linear_algebra(torch_
         alone = numbers.sum()
         assert alone != 66
         torch_threads(2)
-        assert each(lambda _: numbers.sum(), range(4)) == [alone] * 4
+        assert parallel_map(lambda _: numbers.sum(), range(4)) == [alone] * 4
         with one_thread():
             limited = np.linalg.inv(matrix)
         assert not np.array_equal(limited, np.linalg.inv(matrix)) or fewest_blas_threads() == 1
@@ -126,7 +126,7 @@ def test_threads_are_shared_and_given_back(torch_threads):
     torch_threads(3)
     with one_thread():
         assert (torch.get_num_threads(), available_threads()) == (1, 3)
-        assert each(lambda _: (torch.get_num_threads(), available_threads()), range(5)) == [(1, 1)] * 5
+        assert parallel_map(lambda _: (torch.get_num_threads(), available_threads()), range(5)) == [(1, 1)] * 5
         assert (torch.get_num_threads(), available_threads()) == (1, 3)
     assert (torch.get_num_threads(), available_threads()) == (3, 3)
 
@@ -134,5 +134,5 @@ def test_threads_are_shared_and_given_back(torch_threads):
 def test_an_error_in_one_of_many_ends_all(torch_threads):
     torch_threads(2)
     with pytest.raises(ZeroDivisionError):
-        each(lambda item: 1 / item, [1, 0, 2])
+        parallel_map(lambda item: 1 / item, [1, 0, 2])
     assert torch.get_num_threads() == 2
