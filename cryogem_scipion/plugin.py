@@ -23,7 +23,7 @@ DISTRIBUTION = "scipion-em-cryogem"
 ENVIRONMENT = f"cryogem-{__version__}"
 PYTHON = "3.11"
 # The heavy libraries that tell whether a Python can run the engine; looked for, never imported.
-ENGINE = ("torch", "numba", "gemmi", "safetensors")
+ENGINE = ("torch", "numba", "ducc0", "threadpoolctl", "gemmi", "safetensors")
 # What else another environment has to have.
 LIGHT = ("pydantic", "starfile", "mrcfile", "scipy", "tqdm", "jaxtyping")
 PATIENCE = 60

@@ -85,7 +85,7 @@ CONTENT = """
 
 WITHOUT_ENGINE = """
     import sys
-    for name in ("torch", "numba", "gemmi", "safetensors"):
+    for name in ("torch", "numba", "ducc0", "threadpoolctl", "gemmi", "safetensors"):
         sys.modules[name] = None  # an import of it fails
     import cryogem_scipion.plugin, cryogem_scipion.objects, cryogem_scipion.workflow
     import cryogem_scipion.protocols, cryogem_scipion.viewers, cryogem_scipion.wizards
