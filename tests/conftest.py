@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What all tests share: shapes checked while testing, a seeded generator, few threads."""
 import os
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program sets it
@@ -33,6 +35,13 @@ def generator():
     """A random generator with the same seed in every test."""
     import torch
     return torch.Generator().manual_seed(20241115)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Progress reads a clock that goes on by 0.01 s whenever it is asked, however busy the machine is."""
+    asked = count()
+    monkeypatch.setattr("cryogem_scipion.progress.time", SimpleNamespace(monotonic=lambda: 0.01 * next(asked)))
 
 
 def pytest_collection_modifyitems(config, items):
