@@ -278,7 +278,8 @@ def refused(good, tmp_path, monkeypatch, capsys):
 
     def refusal_of(line):
         before = content(good), content(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["cryogem", *shlex.split(line.format(good=good, bad=tmp_path))])
+        words = [word.format(good=good, bad=tmp_path) for word in shlex.split(line)]  # after: folders may have blanks
+        monkeypatch.setattr(sys, "argv", ["cryogem", *words])
         assert main() == 2
         error = capsys.readouterr().err
         refusal = error.splitlines()[-1]
