@@ -29,6 +29,16 @@ except ImportError:  # then shapes are documentation only
 else:
     install_import_hook(list(checked_modules()), "beartype.beartype")
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the modules that need it say so themselves
+    pass
+else:
+    # On a busy machine an example may take long; and the same change always meets the same examples: those that chance
+    # would find some day are looked for by tests/fuzz.py.
+    settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("steady")
+
 
 @pytest.fixture
 def generator():
