@@ -31,7 +31,7 @@ WANDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Box size (px)")}
 """Fields of a form whose wizard is shown."""
 SETTLE, PATIENCE = 700, 300_000
 """Milliseconds that a window gets to be laid out and drawn, and that we wait for it to come."""
-STEPS = 5000
+STEPS = 50_000
 """Of a training that is followed, stopped and continued, and never comes to its end."""
 
 

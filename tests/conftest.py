@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What all tests share: shapes checked while testing, a seeded generator, few threads."""
 import os
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program sets it
@@ -27,12 +29,29 @@ except ImportError:  # then shapes are documentation only
 else:
     install_import_hook(list(checked_modules()), "beartype.beartype")
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the modules that need it say so themselves
+    pass
+else:
+    # On a busy machine an example may take long; and the same change always meets the same examples: those that chance
+    # would find some day are looked for by tests/fuzz.py.
+    settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("steady")
+
 
 @pytest.fixture
 def generator():
     """A random generator with the same seed in every test."""
     import torch
     return torch.Generator().manual_seed(20241115)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Progress reads a clock that goes on by 0.01 s whenever it is asked, however busy the machine is."""
+    asked = count()
+    monkeypatch.setattr("cryogem_scipion.progress.time", SimpleNamespace(monotonic=lambda: 0.01 * next(asked)))
 
 
 def pytest_collection_modifyitems(config, items):

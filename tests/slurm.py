@@ -11,7 +11,8 @@ from pathlib import Path
 __all__ = ["cluster", "missing"]
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-PATIENCE = 20
+PATIENCE = 120
+"""Seconds: the daemons take two of an idle machine."""
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)

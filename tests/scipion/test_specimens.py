@@ -81,7 +81,7 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     # An environment is a folder of programs; this one has a single one.
     (tmp_path / "cryodrgn").write_text("#!/bin/sh\n")
     (tmp_path / "cryodrgn").chmod(0o755)
-    activation = f"PATH=$PATH:{tmp_path}"
+    activation = f"PATH=$PATH:'{tmp_path}'"
     monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, activation)
     assert protocol.validate() == []
     assert "only if you trust" in protocol.warnings()[0]

@@ -115,9 +115,9 @@ def test_a_training_is_followed_stopped_and_continued_in_the_window(tour):
         return int(found[1])
 
     assert any(text.startswith("Real micrographs: only 1.") for text in tour[1]["warning"])
-    first = step("running", r"Running: training step (\d+) of 5000, .* left\.")
-    followed = step("running_losses", r"^step (\d+) of 5000, .* steps a second")
-    stopped = step("stopped", r"Stopped at training step (\d+) of 5000; Continue goes on from there\.")
+    first = step("running", r"Running: training step (\d+) of 50000, .* left\.")
+    followed = step("running_losses", r"^step (\d+) of 50000, .* steps a second")
+    stopped = step("stopped", r"Stopped at training step (\d+) of 50000; Continue goes on from there\.")
     assert 0 < first <= stopped
-    assert 1 < followed < 5000
-    assert step("continued", r"Running: training step (\d+) of 5000") >= stopped - 5  # from the last checkpoint
+    assert 1 < followed < 50000
+    assert step("continued", r"Running: training step (\d+) of 50000") >= stopped - 5  # from the last checkpoint

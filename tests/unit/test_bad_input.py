@@ -142,8 +142,8 @@ ROWS = [
     ("unknown stage", "paint", None, "invalid choice: 'paint'"),
     ("a phantom larger than its box", "phantom --out {bad}/out --diameter-angstrom 5000", None, "5000"),
 
-    ("no GPU where one is asked for", SIMULATE + " --volume x --device cuda:7",
-     None, "cuda:7 is not there.*use device cpu"),
+    ("no GPU where one is asked for", SIMULATE + " --volume x --device cuda:99",
+     None, "cuda:99 is not there.*use device cpu"),
     ("a device of another world", SIMULATE + " --volume x --device tpu", None, "device: .*'tpu'"),
     ("out is a file", f"{SIMULATE.replace('/out', '/x')} --volume {{good}}/map/phantom.mrc",
      lambda p: p.bytes("x", b"mine"), "/x cannot be written|not a folder"),
@@ -278,7 +278,8 @@ def refused(good, tmp_path, monkeypatch, capsys):
 
     def refusal_of(line):
         before = content(good), content(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["cryogem", *shlex.split(line.format(good=good, bad=tmp_path))])
+        words = [word.format(good=good, bad=tmp_path) for word in shlex.split(line)]  # after: folders may have blanks
+        monkeypatch.setattr(sys, "argv", ["cryogem", *words])
         assert main() == 2
         error = capsys.readouterr().err
         refusal = error.splitlines()[-1]

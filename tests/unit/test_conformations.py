@@ -22,7 +22,6 @@ from cryogem_scipion.stages import generate, simulate
 CONFORMATIONS = 4
 # Decodes latent z into a bar of three balls, the last of which sits higher for larger z.
 STAND_IN = '''\
-    #!{python}
     import sys
     from pathlib import Path
     import numpy as np
@@ -48,11 +47,11 @@ def activation(tmp_path_factory):
     """Activates an environment with stand-ins for cryodrgn and for the YAML reader (JSON is YAML)."""
     folder = tmp_path_factory.mktemp("an environment")
     root = str(Path(conformations.__file__).resolve().parents[1])
-    program = folder / "cryodrgn"
-    program.write_text(textwrap.dedent(STAND_IN).format(python=sys.executable, root=root))
-    program.chmod(0o755)
-    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (folder / "python").chmod(0o755)
+    (folder / "stand_in.py").write_text(textwrap.dedent(STAND_IN).format(root=root), "utf-8")
+    # By the shell: Linux finds no interpreter whose path has a blank or is long.
+    for name, more in (("python", ""), ("cryodrgn", f"'{folder}/stand_in.py'")):
+        (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {more} "$@"\n', "utf-8")
+        (folder / name).chmod(0o755)
     (folder / "yaml.py").write_text("from json import loads as safe_load\n")
     return f"export PATH='{folder}':$PATH PYTHONPATH='{folder}'"
 

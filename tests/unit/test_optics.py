@@ -222,11 +222,11 @@ def test_relion_agrees(tmp_path):
     if program is None:
         pytest.skip("relion_ctf_toolbox is not installed")
     size, pixel_size, optics = 128, 2.5, Optics(300.0, 2.7, 0.1, 18000.0, 12000.0, 30.0, phase_shift_degrees=20.0)
-    command = (
-        f"{program} --simulate {tmp_path}/ctf.mrc --angpix {pixel_size} --box {size} --kV 300 --Q0 0.1 --Cs 2.7"
+    options = (
+        f"--angpix {pixel_size} --box {size} --kV 300 --Q0 0.1 --Cs 2.7"
         " --defU 18000 --defV 12000 --defAng 30 --phase_shift 20"
     )
-    subprocess.run(command.split(), check=True, capture_output=True)
+    subprocess.run([program, "--simulate", tmp_path / "ctf.mrc", *options.split()], check=True, capture_output=True)
     theirs = mrcfile.read(tmp_path / "ctf.mrc")[1:, size // 2 :]
     ours = torch.fft.fftshift(ctf((size, size), pixel_size, optics), dim=0)[1:, :-1].numpy()
     # the two wavelengths differ in the sixth digit, over at most 60 radians of phase

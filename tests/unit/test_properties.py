@@ -17,7 +17,7 @@ from cryogem_scipion.errors import CryogemError, DataError
 from cryogem_scipion.guard import one_line
 from tests import fuzz
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 OPTICS = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnVoltage": 300.0}])
 NAMES = st.text(st.sampled_from(string.ascii_letters + string.digits + "._-+/@ éÅ"), max_size=20).map(
     lambda name: f"micrographs/{name}.mrc")

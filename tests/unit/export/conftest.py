@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Two small data sets to export, and what their images and labels are."""
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -26,6 +29,16 @@ def world(tmp_path_factory):
         amplitude_contrast=0.08, phase_shift_degrees=30, astigmatism_angstrom=2000, ice_thickness_angstrom=300))
     generate.run(GenerateSettings(out=folder / "gen", simulation=folder / "sim", noise="gaussian", snr=5, reuse=True))
     return folder
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A folder whose path RELION's files can hold, wherever the system's temporary folder is."""
+    if not set(str(tmp_path)) & set(" \t\"'#"):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
