@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryogem_scipion.scoring.matching import match
-from cryogem_scipion.scoring.picks import precision_recall_curve
+from cryogem_scipion.engine.scoring.matching import match
+from cryogem_scipion.engine.scoring.picks import precision_recall_curve
 
 
 def particles(folder, scale):

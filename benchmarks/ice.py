@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from cryogem_scipion.mrc import read_mrc
-from cryogem_scipion.physics.ice import ice_map, upsample_ice
+from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.noise.ice_map import ice_map, upsample_ice
 
 SAMPLE = Path(__file__).resolve().parents[1] / "cryogem_scipion/data/krios_micrograph_3.4A.mrc"
 BLOCK = 64

@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryogem_scipion.dataset import inside, read_manifest, read_table, write_table
-from cryogem_scipion.generation import seeded
-from cryogem_scipion.metrics.fsc import fsc_resolution, shell_correlation
-from cryogem_scipion.metrics.signal import linear_fit, particle_correlations
-from cryogem_scipion.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, write_table
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
+from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
+from cryogem_scipion.engine.simulation.microscope import seeded
 
 SETS = ("optical", "generated", "gaussian")
 

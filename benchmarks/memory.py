@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.phantom import phantom
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.simulation.phantom import phantom
 
 PIXEL_SIZE, REAL_PIXEL_SIZE, EDGE = 5.0, 1.0, 4096
 SMALL = ["--crop", "64", "--generator-width", "8", "--discriminator-width", "8", "--steps", "100"]

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 
-from cryogem_scipion.physics.placement import place_centres
+from cryogem_scipion.engine.simulation.placement import place_centres
 
 
 def search_free_pixels(count: int, size: int, distance: float, rng: np.random.Generator) -> np.ndarray:

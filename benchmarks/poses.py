@@ -28,11 +28,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cryogem_scipion.dataset import EXTRACTED, read_manifest, read_table
-from cryogem_scipion.mrc import read_mrc
-from cryogem_scipion.physics.grids import fourier_crop
-from cryogem_scipion.scoring.alignment import angles_of, uniform_errors
-from cryogem_scipion.scoring.particles import relion_matrices
+from cryogem_scipion.engine.compute.resampling import fourier_crop
+from cryogem_scipion.engine.io.dataset import EXTRACTED, read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.scoring.alignment import angles_of, uniform_errors
+from cryogem_scipion.engine.scoring.particles import relion_matrices
 
 VIEWS, SPINS = 192, 24
 """Directions of view, 15° apart, and turns about each."""

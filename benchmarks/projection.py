@@ -15,8 +15,8 @@ from statistics import median
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from cryogem_scipion.physics.phantom import Gaussians, density, exact_projections
-from cryogem_scipion.physics.projection import prepare, project, rotation_matrices
+from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections
+from cryogem_scipion.engine.simulation.projection import prepare, project, rotation_matrices
 
 SETTINGS = [(1, 1.0), (1, 2.0), (1, 3.0), (1, 4.0), (3, 1.0), (3, 1.25), (3, 1.5), (3, 2.0), (3, 3.0)]
 DEFAULT = (3, 1.5)

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from cryogem_scipion.config import SimulateSettings
-from cryogem_scipion.generation import measure_contrast, microscope
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.optics import apply_ctf, delocalisation_margin, electron_wavelength, fast_shape
-from cryogem_scipion.physics.phantom import phantom
-from cryogem_scipion.physics.specimen import compose, field_mask
-from cryogem_scipion.physics.volume import read_volume
-from cryogem_scipion.stages import simulate
-from cryogem_scipion.stages.labelled import LabelledFolder
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.simulation.composition import compose, field_mask
+from cryogem_scipion.engine.simulation.ctf import apply_ctf, delocalisation_margin, electron_wavelength, fast_shape
+from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
+from cryogem_scipion.engine.simulation.microscope import measure_contrast, microscope
+from cryogem_scipion.engine.simulation.phantom import phantom
+from cryogem_scipion.engine.simulation.volume import read_volume
+from cryogem_scipion.engine.stages import simulate
 
 MICROGRAPHS, SIZE, PARTICLES, BOX, PIXEL_SIZE, DIAMETER, DISTANCE = 10, (1024, 1024), 98, 90, 5.36, 300.0, 240.0
 

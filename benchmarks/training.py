@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
-from cryogem_scipion.translator.checkpoint import in_bf16
-from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.state import Goal, TrainingState
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
+from cryogem_scipion.engine.settings import TrainSettings
+from cryogem_scipion.engine.translator.checkpoint import in_bf16
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.training_state import Goal, TrainingState
 
 
 class FullPasses(nn.Module):

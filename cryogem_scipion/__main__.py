@@ -5,10 +5,10 @@ import logging
 import os
 import sys
 
-from cryogem_scipion.cli import command
-from cryogem_scipion.config import RunSettings
-from cryogem_scipion.errors import CryogemError
-from cryogem_scipion.guard import guarded, one_line
+from cryogem_scipion.engine.cli import command
+from cryogem_scipion.engine.errors import CryogemError
+from cryogem_scipion.engine.runs.failures import guarded, one_line
+from cryogem_scipion.engine.settings import RunSettings
 
 __all__ = ["main", "run"]
 
@@ -37,7 +37,7 @@ def run(stage: str, settings: RunSettings) -> None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(settings.threads)
     with guarded(settings):
-        importlib.import_module("cryogem_scipion.stages." + stage.replace("-", "_")).run(settings)
+        importlib.import_module("cryogem_scipion.engine.stages." + stage.replace("-", "_")).run(settings)
 
 
 if __name__ == "__main__":

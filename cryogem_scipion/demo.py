@@ -24,9 +24,9 @@ from matplotlib import patheffects
 from matplotlib.patches import Rectangle
 from scipy.ndimage import gaussian_filter
 
-from cryogem_scipion.dataset import MICROGRAPHS, PARTICLES, read_table
-from cryogem_scipion.errors import CryogemError
-from cryogem_scipion.mrc import read_mrc
+from cryogem_scipion.engine.errors import CryogemError
+from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, read_table
+from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.workflow import open_project, run
 
 __all__ = ["PROJECT", "Scale", "draw_figure", "main", "run_demo"]

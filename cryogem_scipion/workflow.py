@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryogem_scipion.errors import CryogemError
+from cryogem_scipion.engine.errors import CryogemError
 
 __all__ = ["WorkflowError", "filled", "open_project", "rerun", "run"]
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pyworkflow.protocol.constants import LEVEL_ADVANCED, LEVEL_NORMAL
 from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, IntParam, PathParam, StringParam
 
-from cryogem_scipion.config import RunSettings, messages
+from cryogem_scipion.engine.settings import RunSettings, messages
 
 __all__ = ["complaints", "define_fields", "fill_form", "form_values", "parameter_name"]
 

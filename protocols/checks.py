@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.mrc import read_header
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.mrc import read_header
 
 __all__ = ["acquisitions_differ", "crowding", "missing", "pixel_sizes_differ", "too_coarse",
            "unreadable"]

@@ -12,8 +12,8 @@ import pandas as pd
 from pwem.convert.transformations import inverse_matrix
 from pwem.objects import Coordinate
 
-from cryogem_scipion.dataset import MICROGRAPHS, read_manifest, read_table, write_table
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import MICROGRAPHS, read_manifest, read_table, write_table
 from cryogem_scipion.protocols.inputs import relion_angles
 from cryogem_scipion.protocols.stage import ProtCryogemStage
 

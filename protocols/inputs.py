@@ -9,8 +9,8 @@ import pandas as pd
 from pwem.convert.transformations import euler_from_matrix, inverse_matrix
 from pwem.objects import EMSet
 
-from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table, write_table
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table, write_table
 
 __all__ = ["coordinate_micrographs", "map_files", "real_files", "relion_angles", "simulation_folder", "stage_folder",
            "write_ctfs", "write_orientations", "write_particle_subset", "write_subset"]

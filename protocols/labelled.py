@@ -6,7 +6,7 @@ from typing import Any
 
 from pwem.objects import SetOfCoordinates, SetOfCTF, SetOfMicrographs, SetOfParticles
 
-from cryogem_scipion.dataset import EXTRACTED, Manifest, read_manifest
+from cryogem_scipion.engine.io.dataset import EXTRACTED, Manifest, read_manifest
 from cryogem_scipion.protocols.outputs import coordinates_output, ctf_output, micrographs_output, particles_output
 
 __all__ = ["LabelledOutputs", "define_labelled_outputs", "labelled_sentences"]

@@ -16,8 +16,16 @@ from pwem.convert.transformations import euler_matrix, inverse_matrix
 from pwem.objects import Acquisition, Coordinate, CTFModel, Micrograph, Particle, Transform
 from pyworkflow.object import Float, Integer, Pointer, String
 
-from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.dataset import EXTRACTED, MANIFEST, MICROGRAPHS, PARTICLES, Manifest, read_table, unquoted_path
+from cryogem_scipion.engine.io.dataset import (
+    EXTRACTED,
+    MANIFEST,
+    MICROGRAPHS,
+    PARTICLES,
+    Manifest,
+    read_table,
+    unquoted_path,
+)
+from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.objects import CryogemModel
 
 __all__ = ["coordinates_output", "ctf_output", "micrographs_output", "model_output", "particles_output", "pose",

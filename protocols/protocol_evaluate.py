@@ -5,9 +5,9 @@ from typing import Any
 
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.config import EvaluateSettings
-from cryogem_scipion.dataset import Manifest
-from cryogem_scipion.figures.evaluation import NAMES
+from cryogem_scipion.engine.figures.evaluation import NAMES
+from cryogem_scipion.engine.io.dataset import Manifest
+from cryogem_scipion.engine.settings import EvaluateSettings
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.inputs import real_files
 from cryogem_scipion.protocols.stage import ProtCryogemStage

@@ -7,10 +7,10 @@ from typing import Any
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 from pyworkflow.protocol.params import PointerParam, StringParam
 
-from cryogem_scipion.config import PicksSettings
-from cryogem_scipion.config.picks import default_radius
-from cryogem_scipion.dataset import Manifest
-from cryogem_scipion.errors import SettingsError
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.io.dataset import Manifest
+from cryogem_scipion.engine.settings import PicksSettings
+from cryogem_scipion.engine.settings.picks import default_radius
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.evaluation import (
     ProtCryogemEvaluation,

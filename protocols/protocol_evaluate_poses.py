@@ -6,8 +6,8 @@ from typing import Any
 
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.config import PosesSettings
-from cryogem_scipion.dataset import Manifest
+from cryogem_scipion.engine.io.dataset import Manifest
+from cryogem_scipion.engine.settings import PosesSettings
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.evaluation import ProtCryogemEvaluation, write_particles
 

@@ -8,8 +8,8 @@ from pwem.objects import SetOfParticles
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 from pyworkflow.protocol.params import PathParam, PointerParam
 
-from cryogem_scipion.config import ExportSettings
-from cryogem_scipion.dataset import README, Manifest, read_manifest
+from cryogem_scipion.engine.io.dataset import README, Manifest, read_manifest
+from cryogem_scipion.engine.settings import ExportSettings
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.inputs import stage_folder, write_particle_subset, write_subset
 from cryogem_scipion.protocols.stage import ProtCryogemStage

@@ -6,8 +6,8 @@ from typing import Any
 
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.config import GenerateSettings
-from cryogem_scipion.dataset import Manifest, read_manifest
+from cryogem_scipion.engine.io.dataset import Manifest, read_manifest
+from cryogem_scipion.engine.settings import GenerateSettings
 from cryogem_scipion.protocols.binding import define_fields, form_values
 from cryogem_scipion.protocols.checks import (
     acquisitions_differ,

@@ -4,8 +4,8 @@ import os
 from enum import Enum
 from typing import Any
 
-from cryogem_scipion.config import ImportModelSettings
-from cryogem_scipion.dataset import Manifest, read_manifest
+from cryogem_scipion.engine.io.dataset import Manifest, read_manifest
+from cryogem_scipion.engine.settings import ImportModelSettings
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.outputs import model_output

@@ -8,7 +8,7 @@ from pwem.objects import Micrograph, SetOfCoordinates
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.protocols.inputs import coordinate_micrographs
 
 __all__ = ["Place", "ProtCryogemReturnCoordinates", "ReturnOutputs", "original_places"]

@@ -8,8 +8,8 @@ from pwem.objects import AtomStruct, EMSet, SetOfAtomStructs, Volume
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 from pyworkflow.protocol.params import EnumParam, FloatParam, FolderParam, PointerParam
 
-from cryogem_scipion.config import SimulateSettings
-from cryogem_scipion.dataset import Manifest
+from cryogem_scipion.engine.io.dataset import Manifest
+from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.checks import crowding, missing, pixel_sizes_differ

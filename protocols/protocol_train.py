@@ -8,8 +8,8 @@ from typing import Any
 from pwem.objects import SetOfMicrographs
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.dataset import Manifest, read_manifest
+from cryogem_scipion.engine.io.dataset import Manifest, read_manifest
+from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.checks import acquisitions_differ, pixel_sizes_differ, too_coarse, unreadable

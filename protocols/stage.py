@@ -13,11 +13,11 @@ from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol.constants import GPU_LIST, LEVEL_ADVANCED, STEPS_SERIAL, USE_GPU
 from pyworkflow.protocol.params import BooleanParam, StringParam
 
-from cryogem_scipion.config import RunSettings
-from cryogem_scipion.dataset import MANIFEST, Manifest, read_manifest
-from cryogem_scipion.errors import CryogemError
+from cryogem_scipion.engine.errors import CryogemError
+from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, read_manifest
+from cryogem_scipion.engine.runs.progress import duration, read_progress
+from cryogem_scipion.engine.settings import RunSettings
 from cryogem_scipion.plugin import Plugin
-from cryogem_scipion.progress import duration, read_progress
 from cryogem_scipion.protocols.binding import complaints, form_values
 
 __all__ = ["ProtCryogemStage"]

@@ -16,18 +16,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 
 def checked_modules():
     """The modules whose array shapes are checked while testing: all but those that numba compiles."""
-    for path in [*PACKAGE.glob("physics/*.py"), *PACKAGE.glob("translator/*.py"), *PACKAGE.glob("metrics/*.py"),
-                 PACKAGE / "generation.py", PACKAGE / "labels.py", PACKAGE / "specimens.py", PACKAGE / "measured.py"]:
+    for path in [path for room in ("compute", "simulation", "noise", "translator", "realism")
+                 for path in PACKAGE.glob(f"engine/{room}/*.py")]:
         if "import numba" not in path.read_text("utf-8"):
             yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
 try:
-    import beartype  # noqa: F401
+    import tests.typechecker  # noqa: F401
 except ImportError:  # then shapes are documentation only
     pass
 else:
-    install_import_hook(list(checked_modules()), "beartype.beartype")
+    install_import_hook(list(checked_modules()), "tests.typechecker.typechecked")
 
 try:
     from hypothesis import HealthCheck, settings
@@ -51,7 +51,8 @@ def generator():
 def clock(monkeypatch):
     """Progress reads a clock that goes on by 0.01 s whenever it is asked, however busy the machine is."""
     asked = count()
-    monkeypatch.setattr("cryogem_scipion.progress.time", SimpleNamespace(monotonic=lambda: 0.01 * next(asked)))
+    clock = SimpleNamespace(monotonic=lambda: 0.01 * next(asked))
+    monkeypatch.setattr("cryogem_scipion.engine.runs.progress.time", clock)
 
 
 def pytest_collection_modifyitems(config, items):

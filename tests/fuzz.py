@@ -36,18 +36,18 @@ def seeds(folder):
     import gemmi
     import numpy as np
 
-    from cryogem_scipion.config import STAGES, parse, read_json
-    from cryogem_scipion.dataset import read_blocks, read_manifest
-    from cryogem_scipion.measured import measured_orientations, measured_states
-    from cryogem_scipion.mrc import read_header, read_mrc, write_mrc
-    from cryogem_scipion.physics.structure import read_atoms
-    from cryogem_scipion.physics.volume import diameter_angstrom, read_volume
-    from cryogem_scipion.scoring.coordinates import read_coordinates
-    from cryogem_scipion.stages.simulated import simulated_set
-    from cryogem_scipion.transfer import Optics
-    from cryogem_scipion.translator.checkpoint import load_model
-    from cryogem_scipion.translator.imported import import_published
-    from cryogem_scipion.translator.tensors import load_tensors
+    from cryogem_scipion.engine.io.dataset import read_blocks, read_manifest
+    from cryogem_scipion.engine.io.mrc import read_header, read_mrc, write_mrc
+    from cryogem_scipion.engine.noise.simulated_set import simulated_set
+    from cryogem_scipion.engine.scoring.coordinates import read_coordinates
+    from cryogem_scipion.engine.settings import STAGES, parse, read_json
+    from cryogem_scipion.engine.simulation.atomic_model import read_atoms
+    from cryogem_scipion.engine.simulation.measured_star import measured_orientations, measured_states
+    from cryogem_scipion.engine.simulation.optics import Optics
+    from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
+    from cryogem_scipion.engine.translator.checkpoint import load_model
+    from cryogem_scipion.engine.translator.published_checkpoint import import_published
+    from cryogem_scipion.engine.translator.tensor_files import load_tensors
     from tests.spoiled import Place, make_good
 
     good = folder / "good"
@@ -165,7 +165,7 @@ def damaged(content, others, draw):
 
 def work(folder, keep, seed, minutes, queue):
     """Damage and read until the time is over; reports each finding before it goes on."""
-    from cryogem_scipion.errors import CryogemError
+    from cryogem_scipion.engine.errors import CryogemError
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     warnings.simplefilter("ignore")
     readers = [(name, path.read_bytes(), path.suffix, read) for name, path, read in seeds(folder)]

@@ -9,8 +9,8 @@ number of threads is that of OMP_NUM_THREADS, as for the program.
 import sys
 from pathlib import Path
 
-from cryogem_scipion.config import ExportSettings, GenerateSettings, SimulateSettings, TrainSettings, parse
-from cryogem_scipion.stages import export, generate, simulate, train
+from cryogem_scipion.engine.settings import ExportSettings, GenerateSettings, SimulateSettings, TrainSettings, parse
+from cryogem_scipion.engine.stages import export, generate, simulate, train
 
 SETTINGS = {
     "no vector instructions": {

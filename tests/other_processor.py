@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cryogem_scipion import fourier
+from cryogem_scipion.engine.compute import fourier
 
 LAST_BITS = 2.0**-21
 """Relative change of a result, at most 16 times this: visible in float32 after most of what follows."""

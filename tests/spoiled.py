@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cryogem_scipion.config import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
-from cryogem_scipion.mrc import read_mrc, write_mrc
-from cryogem_scipion.stages import generate, phantom, simulate, train
-from cryogem_scipion.translator.networks import generator
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
+from cryogem_scipion.engine.stages import generate, phantom, simulate, train
+from cryogem_scipion.engine.translator.networks import generator
 
 PIXEL_SIZE = 6.0
 

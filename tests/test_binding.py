@@ -17,7 +17,7 @@ from pwem.protocols import EMProtocol
 from pydantic import TypeAdapter
 from pyworkflow.protocol.params import ElementGroup
 
-from cryogem_scipion.config import STAGES, GenerateSettings, SimulateSettings, parse
+from cryogem_scipion.engine.settings import STAGES, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols import (
     ProtCryogemEvaluate,

@@ -10,7 +10,7 @@ pytest.importorskip("pwem", reason="the forms need Scipion's packages")
 from pyworkflow.protocol.params import ElementGroup, PointerParam
 
 from cryogem_scipion import protocols
-from cryogem_scipion.config import STAGES
+from cryogem_scipion.engine.settings import STAGES
 from cryogem_scipion.protocols.stage import ProtCryogemStage
 
 PROTOCOLS = [kind for kind in map(protocols.__dict__.get, protocols.__all__) if issubclass(kind, ProtCryogemStage)]

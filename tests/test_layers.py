@@ -9,9 +9,26 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 SCIPION = {"pwem", "pyworkflow"}
 SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "protocols", "viewers", "wizards", "tests"}
 HEAVY = {"torch", "numba", "gemmi", "safetensors", "ducc0", "threadpoolctl"}
-COMPUTING = {"fourier", "threads"}
-"""What every part of the engine may use to compute with."""
-LIGHT = {"config", "errors", "files", "dataset", "mrc", "figures", "progress", "transfer", "__version__"} | SCIPION_SIDE
+BASE = {"errors", "settings", "io"}
+ROOMS = {
+    "errors": set(),
+    "settings": {"errors"},
+    "io": {"errors"},
+    "compute": {"errors"},
+    "runs": BASE,
+    "figures": {"errors", "io"},
+    "scoring": {"errors", "io", "compute"},
+    "simulation": {*BASE, "compute"},
+    "noise": {*BASE, "compute", "runs", "simulation"},
+    "realism": {"errors", "io", "compute", "runs", "noise"},
+    "translator": {*BASE, "compute", "noise", "realism"},
+    "export": {*BASE, "compute", "runs", "simulation"},
+    "cli": {"errors", "settings"}}
+"""The engine's rooms, and which others each may use; the stages use all of them."""
+LIGHT = {"errors", "settings", "io", "figures", "runs.progress", "simulation.optics"}
+"""Parts of the engine that Scipion's side uses as well: they need no heavy library."""
+TOP = {"plugin", "objects", "bibtex", "workflow", "demo", "launcher"}
+"""Modules beside the rooms: Scipion's side, and what starts the engine from its folder."""
 
 
 def modules():
@@ -34,18 +51,43 @@ def imports(path):
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
+def own(path):
+    """Names inside the package of all of its modules, and of what is in them, that a file imports."""
+    return {name.removeprefix("cryogem_scipion.") for name in imports(path) if name.startswith("cryogem_scipion.")}
+
+
 def own_parts(path):
-    return {name.split(".")[1] for name in imports(path) if name.startswith("cryogem_scipion.")}
+    """Modules and folders at the package's top that a file imports."""
+    return {name.split(".")[0] for name in own(path)}
+
+
+def rooms(path):
+    """The engine's rooms that a file imports."""
+    return {name.split(".")[1] for name in own(path) if name.startswith("engine.")}
 
 
 ALL = list(modules())
+NAMES = {name.removesuffix(".__init__") for name, _ in ALL}
 ENGINE = [(name, path) for name, path in ALL if name.split(".")[0] not in SCIPION_SIDE]
+INSIDE = [(name.removeprefix("engine."), path) for name, path in ALL if name.startswith("engine.")]
 SIDE = [(name, path) for name, path in ALL if name.split(".")[0] in SCIPION_SIDE - {"tests"}]
 
 
 def test_the_tree_is_found():
-    names = {name for name, _ in ALL}
-    assert {"generation", "physics.projection", "translator.losses", "protocols.protocol_train"} <= names
+    assert {"engine.simulation.projection", "engine.translator.losses", "protocols.protocol_train"} <= NAMES
+
+
+def test_every_room_is_known_and_no_module_lies_beside_them():
+    assert {name.split(".")[0] for name, _ in INSIDE} == {*ROOMS, "stages", "__init__"}
+    assert {name for name in NAMES if "." not in name and (PACKAGE / f"{name}.py").is_file()} - {
+        "__init__", "__main__"} == TOP
+    assert not {name for name in NAMES if name.split(".")[-1] in {"utils", "helpers", "common", "misc"}}
+
+
+def test_stages_hold_one_module_for_each_command_and_nothing_else():
+    from cryogem_scipion.engine.settings import STAGES
+    found = {name.removeprefix("stages.") for name, _ in INSIDE if name.startswith("stages.")}
+    assert found == {"__init__", *(stage.replace("-", "_") for stage in STAGES)}
 
 
 @pytest.mark.parametrize(("name", "path"), ENGINE, ids=[name for name, _ in ENGINE])
@@ -56,35 +98,51 @@ def test_engine_never_imports_scipion(name, path):
 
 
 @pytest.mark.parametrize(("name", "path"), SIDE, ids=[name for name, _ in SIDE])
-def test_scipion_side_never_imports_the_engine(name, path):
+def test_scipion_side_never_imports_the_engine_but_for_its_light_parts(name, path):
     assert not {module.split(".")[0] for module in imports(path)} & HEAVY
-    assert own_parts(path) <= LIGHT
+    assert own_parts(path) <= {*SCIPION_SIDE, "engine", "__version__"}
+    used = {name for name in own(path) if name.startswith("engine.") and name in NAMES}
+    assert all(any(f"{name}.".startswith(f"engine.{light}.") for light in LIGHT) for name in used
+               if name not in {f"engine.{light.split('.')[0]}" for light in LIGHT}), used
 
 
-@pytest.mark.parametrize("light", sorted(LIGHT - SCIPION_SIDE - {"__version__"}))
+@pytest.mark.parametrize("light", sorted(LIGHT))
 def test_what_both_sides_use_is_light(light):
-    files = [path for name, path in ALL if name.split(".")[0] == light]
+    """And so is all that it imports in turn."""
+    files = [path for name, path in INSIDE if f"{name}.".startswith(f"{light}.")]
     assert files
-    for path in files:
+    folders = {f"engine.{light.rpartition('.')[0]}"} if "." in light else set()
+    for path in [*files, *(PACKAGE / name.replace(".", "/") / "__init__.py" for name in folders)]:
         assert not {module.split(".")[0] for module in imports(path)} & HEAVY
+        used = {name for name in own(path) if name.startswith("engine.") and name in NAMES}
+        assert all(any(f"{name}.".startswith(f"engine.{one}.") for one in LIGHT) for name in used), path
 
 
-def test_physics_and_translator_do_not_know_each_other():
-    for name, path in ALL:
-        part = name.split(".")[0]
-        if part in {"physics", "translator"}:
-            judges = {"metrics"} if part == "translator" else set()
-            assert own_parts(path) <= {part, "errors", "files", "config", "mrc", "transfer", *COMPUTING} | judges, name
-        if part == "metrics":
-            assert own_parts(path) <= {part, "errors", *COMPUTING}, name
-        if part in COMPUTING:
-            assert own_parts(path) <= COMPUTING, name
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_rooms_use_only_those_before_them(room):
+    for name, path in INSIDE:
+        if name.split(".")[0] == room:
+            assert rooms(path) <= {room, *ROOMS[room]}, name
+
+
+def test_no_two_rooms_use_each_other():
+    """Neither directly nor by way of others."""
+    def reached(room):
+        return ROOMS[room] | {far for near in ROOMS[room] for far in reached(near)}
+    assert all(room not in reached(room) for room in ROOMS)
+
+
+def test_the_simulation_and_the_networks_do_not_know_each_other():
+    for name, path in INSIDE:
+        room = name.split(".")[0]
+        if room in {"simulation", "translator"}:
+            assert not rooms(path) & ({"simulation", "translator"} - {room}), name
 
 
 @pytest.mark.parametrize(("name", "path"), ENGINE, ids=[name for name, _ in ENGINE])
 def test_one_module_owns_the_fourier_transforms(name, path):
     """Only it sees to it that nothing beside an image, and no thread, changes a bit of its transform."""
-    if name == "fourier":
+    if name == "engine.compute.fourier":
         return
     assert not {module for module in imports(path) if set(module.split(".")) & {"fft", "fftpack", "ducc0", "pyfftw"}}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

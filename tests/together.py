@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import torch
 
-from cryogem_scipion.config import TrainSettings
-from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
-from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.processes import joined
-from cryogem_scipion.translator.state import Goal, TrainingState
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
+from cryogem_scipion.engine.settings import TrainSettings
+from cryogem_scipion.engine.translator.distributed import joined
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.training_state import Goal, TrainingState
 
 STEPS = 20
 GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})

@@ -50,7 +50,7 @@ def main():
 def _run(order, told):
     """What the program does between reading its settings and its end."""
     from cryogem_scipion.__main__ import run
-    from cryogem_scipion.config import STAGES, parse
+    from cryogem_scipion.engine.settings import STAGES, parse
     out, last = os.path.abspath(order["settings"]["out"]), order.get("event")
     done = 0
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pyworkflow.protocol.params import LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.protocols import ProtCryogemReturnCoordinates
 from cryogem_scipion.viewers.images import WHOLE, rings, scale_bar, show
 from cryogem_scipion.viewers.pages import Pages

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from pyworkflow.protocol.params import LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
-from cryogem_scipion.figures import picks
-from cryogem_scipion.figures.poses import draw_poses
-from cryogem_scipion.figures.record import read_report
+from cryogem_scipion.engine.figures import picks
+from cryogem_scipion.engine.figures.poses import draw_poses
+from cryogem_scipion.engine.figures.record import read_report
 from cryogem_scipion.protocols import ProtCryogemEvaluatePicks, ProtCryogemEvaluatePoses
 from cryogem_scipion.viewers.images import show
 from cryogem_scipion.viewers.pages import Pages

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cryogem_scipion.dataset import PARTICLES, Manifest, read_manifest, read_table
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.mrc import read_stack
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import PARTICLES, Manifest, read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_stack
 from cryogem_scipion.viewers.images import WHOLE, grey_range, show
 
 __all__ = ["exported"]

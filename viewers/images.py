@@ -11,7 +11,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
 
 __all__ = ["CUT", "OUTLINE", "WHOLE", "circles", "grey_range", "mean_spectrum", "outline", "read_thinned", "rings",
            "scale_bar", "show"]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryogem_scipion.dataset import MICROGRAPHS, PARTICLES, read_table
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.transfer import Optics
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, read_table
+from cryogem_scipion.engine.simulation.optics import Optics
 
 __all__ = ["micrograph_rows", "optics_of", "particle_columns", "particles_of"]
 

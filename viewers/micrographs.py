@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.transfer import Optics, phase_terms, transfer_zeros
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import read_manifest
+from cryogem_scipion.engine.simulation.optics import Optics, phase_terms, transfer_zeros
 from cryogem_scipion.viewers.images import circles, grey_range, mean_spectrum, outline, scale_bar, show
 from cryogem_scipion.viewers.labels import micrograph_rows, optics_of, particles_of
 from cryogem_scipion.viewers.pages import Pages

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.viewers.labels import micrograph_rows, particle_columns
 
 __all__ = ["orientations", "statistics"]

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from cryogem_scipion.dataset import FIGURES
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import FIGURES
 from cryogem_scipion.viewers.images import grey_range, scale_bar, show
 from cryogem_scipion.viewers.pages import Pages, follow
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from pyworkflow.gui.plotter import Plotter
 from pyworkflow.viewer import View, Viewer
 
-from cryogem_scipion.errors import CryogemError
+from cryogem_scipion.engine.errors import CryogemError
 
 __all__ = ["opened"]
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pyworkflow.protocol.params import BooleanParam, EnumParam, IntParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
-from cryogem_scipion.figures.evaluation import SIZE, draw_evaluation
+from cryogem_scipion.engine.figures.evaluation import SIZE, draw_evaluation
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols import (
     ProtCryogemEvaluate,

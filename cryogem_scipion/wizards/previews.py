@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.inputs import coordinate_micrographs
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryogem_scipion.conformations import CRYODRGN_ENV_ACTIVATION
-from cryogem_scipion.dataset import read_manifest, read_table
-from cryogem_scipion.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.io.dataset import read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.simulation.conformations import CRYODRGN_ENV_ACTIVATION
 from tests.optional.environments import Program
 
 cryodrgn = Program("cryodrgn")

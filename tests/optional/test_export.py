@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryogem_scipion.mrc import read_mrc, read_stack
+from cryogem_scipion.engine.io.mrc import read_mrc, read_stack
 from tests.optional.environments import ROOT, Program
 from tests.optional.test_relion import (
     BOX,
@@ -142,7 +142,7 @@ WRITE_PARTICLES = """
 import os, sys
 from pathlib import Path
 from cryosparc2.convert import writeSetOfParticles
-from cryogem_scipion.dataset import read_manifest
+from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.protocols import ProtCryogemGenerate
 from cryogem_scipion.protocols.outputs import micrographs_output, particles_output
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import starfile
 
-from cryogem_scipion.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from tests.fsc import shell_correlation
 
 pytestmark = [pytest.mark.optional,

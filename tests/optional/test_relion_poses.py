@@ -10,8 +10,8 @@ import pytest
 import starfile
 
 from cryogem_scipion.__main__ import run
-from cryogem_scipion.config import PosesSettings
-from cryogem_scipion.mrc import write_mrc
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import PosesSettings
 
 pytestmark = [pytest.mark.optional,
               pytest.mark.skipif(not shutil.which("relion_refine"), reason="RELION is not installed")]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from cryogem_scipion.__main__ import run
-from cryogem_scipion.config import PicksSettings
-from cryogem_scipion.dataset import write_table
+from cryogem_scipion.engine.io.dataset import write_table
+from cryogem_scipion.engine.settings import PicksSettings
 from tests.optional.environments import Program
 
 topaz = Program("topaz")

@@ -13,8 +13,8 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pwem.objects import Micrograph, SetOfMicrographs
 from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING
 
+from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.plugin import Plugin
-from cryogem_scipion.progress import tracked
 from cryogem_scipion.protocols.checks import crowding
 from cryogem_scipion.workflow import filled
 from tests.scipion.conftest import REAL_COUNT

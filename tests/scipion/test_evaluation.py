@@ -14,7 +14,7 @@ from pwem.objects import Coordinate, Transform
 from pyworkflow.object import Float, Pointer
 from scipy.spatial.transform import Rotation
 
-from cryogem_scipion.dataset import PARTICLES, read_table
+from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
 from cryogem_scipion.workflow import WorkflowError, run
 from tests.scipion.conftest import PIXEL_SIZE, finished
 

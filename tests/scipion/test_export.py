@@ -11,9 +11,9 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from pwem.objects import SetOfMicrographs, SetOfParticles
 
-from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.mrc import read_stack
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_stack
 from cryogem_scipion.protocols.inputs import stage_folder, write_particle_subset, write_subset
 from cryogem_scipion.workflow import WorkflowError, run
 from tests.scipion.conftest import MICROGRAPH_COUNT

@@ -11,7 +11,7 @@ from pwem.protocols import ProtImportCoordinates
 from pyworkflow.object import Float, Pointer
 from scipy import ndimage
 
-from cryogem_scipion.errors import DataError
+from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.protocols.protocol_return import ProtCryogemReturnCoordinates, original_places
 from cryogem_scipion.viewers import CryogemReturnViewer
 from cryogem_scipion.workflow import WorkflowError, run

@@ -9,8 +9,8 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfVolumes, Volume
 
-from cryogem_scipion.config import SimulateSettings, parse
-from cryogem_scipion.dataset import PARTICLES, read_manifest, read_table
+from cryogem_scipion.engine.io.dataset import PARTICLES, read_manifest, read_table
+from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.protocols import ProtCryogemSimulate
 from cryogem_scipion.protocols.inputs import map_files
 from cryogem_scipion.workflow import WorkflowError, filled, run
@@ -33,7 +33,7 @@ def test_every_item_of_a_set_is_named(tmp_path):
 
 def simulated(project, out, **form):
     """Folder of a simulation as the box makes it: checked as before "Execute", its run.json run in this process."""
-    from cryogem_scipion.stages import simulate
+    from cryogem_scipion.engine.stages import simulate
     box = filled(project, "ProtCryogemSimulate", micrographs=2, micrographSize="200 200", particlesMean=12.0, **form)
     assert box.validate() == []
     simulate.run(parse(SimulateSettings, {**json.loads(json.dumps(box.settingsValues(), default=str)), "out": out}))

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
-from cryogem_scipion.progress import read_progress
+from cryogem_scipion.engine.runs.progress import read_progress
 from cryogem_scipion.workflow import filled, rerun
 
 pytestmark = pytest.mark.slow

@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
-from cryogem_scipion.config import SimulateSettings
-from cryogem_scipion.dataset import PARTICLES, read_table
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.stages.simulate import run as simulate
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.stages.simulate import run as simulate
 from tests.scipion.conftest import write_map
 
 
@@ -87,8 +87,8 @@ def test_rings_lie_on_the_dark_rings_of_a_clean_micrograph(tmp_path, figure):
     """An image of white noise through a known CTF; where the drawn ring runs, its spectrum has its minimum."""
     import torch
 
-    from cryogem_scipion.physics.optics import apply_ctf
-    from cryogem_scipion.transfer import Optics, transfer_zeros
+    from cryogem_scipion.engine.simulation.ctf import apply_ctf
+    from cryogem_scipion.engine.simulation.optics import Optics, transfer_zeros
     from cryogem_scipion.viewers.images import mean_spectrum
     optics = Optics(300.0, 2.7, 0.1, 14000.0, 9000.0, 35.0)
     noise = torch.randn(1024, 768, generator=torch.Generator().manual_seed(1))

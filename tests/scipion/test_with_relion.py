@@ -11,8 +11,8 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pyworkflow.object import Pointer
 from scipy import ndimage
 
-from cryogem_scipion.config import PhantomSettings
-from cryogem_scipion.dataset import EXTRACTED
+from cryogem_scipion.engine.io.dataset import EXTRACTED
+from cryogem_scipion.engine.settings import PhantomSettings
 from cryogem_scipion.workflow import rerun, run
 from tests.fsc import shell_correlation
 from tests.scipion.conftest import PIXEL_SIZE as WORKING_PIXEL_SIZE
@@ -30,7 +30,7 @@ GOOD = slice(1, 8)
 
 @pytest.fixture(scope="module")
 def density(scipion):
-    from cryogem_scipion.stages import phantom
+    from cryogem_scipion.engine.stages import phantom
     phantom.run(PhantomSettings(out=scipion / "phantom", box=BOX, pixel_size=PIXEL_SIZE, diameter_angstrom=150))
     return np.array(mrcfile.read(scipion / "phantom/phantom.mrc"))
 

@@ -14,7 +14,7 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from pyworkflow.protocol.constants import MODE_RESUME
 
-from cryogem_scipion.dataset import read_manifest
+from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.workflow import WorkflowError, filled, rerun, run
 from tests.slurm import cluster, missing
 

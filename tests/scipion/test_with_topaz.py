@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
-from cryogem_scipion.config import GenerateSettings, PhantomSettings, SimulateSettings
-from cryogem_scipion.dataset import PARTICLES, read_table
-from cryogem_scipion.scoring.picks import figures, judge
+from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
+from cryogem_scipion.engine.scoring.picks import figures, judge
+from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings
 from cryogem_scipion.workflow import run
 from tests.optional.environments import Program
 
@@ -27,7 +27,7 @@ FEW = {"particles_mean": 14, "particles_sigma": 2}  # far apart: a wrong positio
 @pytest.fixture(scope="module")
 def world(scipion):
     """A map, and 'real' micrographs of it at 5 Å: specimens of another seed under white noise, in a folder with é."""
-    from cryogem_scipion.stages import generate, phantom, simulate
+    from cryogem_scipion.engine.stages import generate, phantom, simulate
     folder = scipion / "monde réel"
     phantom.run(PhantomSettings(out=folder / "map", box=32, pixel_size=6.0, diameter_angstrom=DIAMETER))
     simulate.run(SimulateSettings(out=folder / "hidden", volume=(folder / "map/phantom.mrc",), micrographs=3, seed=77,

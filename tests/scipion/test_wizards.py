@@ -8,8 +8,9 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from matplotlib.figure import Figure
 from pwem.objects import Coordinate, Pointer, SetOfCoordinates
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.wizards import previews, wands, windows
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.wizards import previews, windows
+from cryogem_scipion.wizards import protocol_wizards as wands
 from cryogem_scipion.workflow import filled
 from tests.scipion.conftest import REAL_PIXEL_SIZE, REAL_SHAPE
 

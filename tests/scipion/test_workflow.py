@@ -14,7 +14,7 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from pwem.constants import ALIGN_PROJ
 
-from cryogem_scipion.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, read_manifest, read_table
+from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, read_manifest, read_table
 from cryogem_scipion.protocols.inputs import write_ctfs, write_orientations
 from cryogem_scipion.workflow import WorkflowError, open_project, rerun, run
 from tests.scipion.conftest import (

@@ -38,13 +38,13 @@ def few_fields():
     """A training's states are judged by few fields, which takes less time; tests of the judge choose their own."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("MOST", 2), ("MORE", 1), ("DRAWS", 2)):
-            patch.setattr(f"cryogem_scipion.translator.realism.{name}", value)
+            patch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
         yield
 
 
 def killed_after_three_steps(work):
     """Run a training that is killed when its third step is done."""
-    from cryogem_scipion.stages import train
+    from cryogem_scipion.engine.stages import train
     records = train.train
 
     def some(*arguments):
@@ -62,10 +62,10 @@ def killed_after_three_steps(work):
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A simulation at 6 Å, and 'real' micrographs at 3 Å made from other specimens: counts, a gradient, noise."""
-    from cryogem_scipion.config import PhantomSettings, SimulateSettings
-    from cryogem_scipion.mrc import read_mrc, write_mrc
-    from cryogem_scipion.physics.grids import fourier_crop
-    from cryogem_scipion.stages import phantom, simulate
+    from cryogem_scipion.engine.compute.resampling import fourier_crop
+    from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
+    from cryogem_scipion.engine.settings import PhantomSettings, SimulateSettings
+    from cryogem_scipion.engine.stages import phantom, simulate
     folder = tmp_path_factory.mktemp("world")
     phantom.run(PhantomSettings(out=folder / "map", box=40, pixel_size=4.0, diameter_angstrom=120))
     common = {"volume": (folder / "map/phantom.mrc",), "pixel_size": 6.0, "micrograph_size": (192, 224),

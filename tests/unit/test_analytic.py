@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
-from cryogem_scipion.translator.ice import IceMap, draw_ice
-from cryogem_scipion.translator.measure import CleanField, RealField, measure_noise
-from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum, white
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.ice import IceMap, draw_ice
+from cryogem_scipion.engine.noise.measured_noise import CleanField, RealField, measure_noise
+from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, power_spectrum, white
 
 
 def coloured_power():

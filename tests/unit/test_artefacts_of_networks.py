@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cryogem_scipion.metrics.artefacts import artefacts, excesses, lattice_excess_db
-from cryogem_scipion.metrics.comparison import stacked
-from cryogem_scipion.translator.networks import generator as named_generator
-from cryogem_scipion.translator.tiling import tiled
+from cryogem_scipion.engine.realism.artefacts import artefacts, excesses, lattice_excess_db
+from cryogem_scipion.engine.realism.comparison import stacked
+from cryogem_scipion.engine.translator.networks import generator as named_generator
+from cryogem_scipion.engine.translator.tiling import tiled
 from tests.unit.conftest import awake
 
 pytestmark = pytest.mark.slow

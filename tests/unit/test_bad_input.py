@@ -301,6 +301,6 @@ def test_bad_input(good, tmp_path, refused, line, spoil, message):
 
 def test_more_memory_than_there_is(refused, monkeypatch):
     """Told that there is little: a field too large for any machine would not fit on its disk either."""
-    monkeypatch.setattr("cryogem_scipion.stages.parallel._free_memory", lambda: 10**9)
+    monkeypatch.setattr("cryogem_scipion.engine.compute.parallel._free_memory", lambda: 10**9)
     said = refused(MAP + " --micrograph-size 6000 6000 --particles-mean 100")
     assert re.search(r"takes about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean", said)

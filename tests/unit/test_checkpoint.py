@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cryogem_scipion.errors import CheckpointError
-from cryogem_scipion.translator import tiling
-from cryogem_scipion.translator.analytic import GreyScale, NoiseModel, PhysicalNoise
-from cryogem_scipion.translator.checkpoint import Translator, load_model, save_model
-from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.imported import import_published
-from cryogem_scipion.translator.networks import PatchProjections
-from cryogem_scipion.translator.networks import generator as named_generator
-from cryogem_scipion.translator.spectrum import ColouredNoise
+from cryogem_scipion.engine.errors import CheckpointError
+from cryogem_scipion.engine.noise.ice import IceMap
+from cryogem_scipion.engine.noise.models import GreyScale, NoiseModel, PhysicalNoise
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise
+from cryogem_scipion.engine.translator import tiling
+from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
+from cryogem_scipion.engine.translator.networks import PatchProjections
+from cryogem_scipion.engine.translator.networks import generator as named_generator
+from cryogem_scipion.engine.translator.published_checkpoint import import_published
 from tests.unit.conftest import awake
 
 

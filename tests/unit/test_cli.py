@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from cryogem_scipion.__main__ import main
-from cryogem_scipion.cli import command, parser
-from cryogem_scipion.config import STAGES
-from cryogem_scipion.errors import SettingsError
+from cryogem_scipion.engine.cli import command, parser
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.settings import STAGES
 
 
 def test_the_documented_commands_are_understood():

@@ -2,11 +2,11 @@
 import numpy as np
 import torch
 
-from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
-from cryogem_scipion.translator.checkpoint import Translator
-from cryogem_scipion.translator.comparison import compared
-from cryogem_scipion.translator.networks import generator as network
-from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
+from cryogem_scipion.engine.translator.checkpoint import Translator
+from cryogem_scipion.engine.translator.comparison import compared
+from cryogem_scipion.engine.translator.networks import generator as network
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
 
 
 def test_spectra_and_fields_of_white_noise(generator):

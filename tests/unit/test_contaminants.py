@@ -4,12 +4,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cryogem_scipion.translator.analytic import GreyScale, PhysicalNoise
-from cryogem_scipion.translator.anomalies import find_contaminants, ordinary
-from cryogem_scipion.translator.checkpoint import Translator, load_model, save_model
-from cryogem_scipion.translator.contaminants import Contaminant, Frame, draw_frame, lay, weights
-from cryogem_scipion.translator.ice import IceMap
-from cryogem_scipion.translator.networks import generator as network
+from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, ordinary
+from cryogem_scipion.engine.noise.contaminants import Contaminant, Frame, draw_frame, lay, weights
+from cryogem_scipion.engine.noise.ice import IceMap
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
+from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
+from cryogem_scipion.engine.translator.networks import generator as network
 
 SHAPE, SIZE = (256, 320), 24
 FRAMES = [Frame(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))

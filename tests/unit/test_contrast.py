@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from cryogem_scipion.translator.contrast import fit_snr
-from cryogem_scipion.translator.spectrum import TILE, ColouredNoise
+from cryogem_scipion.engine.noise.signal_to_noise import fit_snr
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise
 
 SHAPE, SIZE, COUNT = (384, 448), 32, 25
 

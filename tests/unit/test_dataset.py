@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from cryogem_scipion.dataset import (
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import (
     Manifest,
     inside,
     read_manifest,
@@ -14,7 +15,6 @@ from cryogem_scipion.dataset import (
     write_manifest,
     write_table,
 )
-from cryogem_scipion.errors import DataError
 
 
 @pytest.fixture

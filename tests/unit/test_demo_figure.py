@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.image import imread
 
-from cryogem_scipion.config import GenerateSettings
 from cryogem_scipion.demo import draw_figure
-from cryogem_scipion.stages import generate
+from cryogem_scipion.engine.settings import GenerateSettings
+from cryogem_scipion.engine.stages import generate
 
 
 def assert_panels(path):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cryogem_scipion.config import GenerateSettings, SimulateSettings, TrainSettings, parse
-from cryogem_scipion.dataset import (
+from cryogem_scipion.engine.io.dataset import (
     EXTRACTED,
     MICROGRAPHS,
     PARTICLES,
@@ -16,8 +15,9 @@ from cryogem_scipion.dataset import (
     read_table,
     unquoted_path,
 )
-from cryogem_scipion.mrc import read_header
-from cryogem_scipion.stages import generate, simulate, train
+from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, TrainSettings, parse
+from cryogem_scipion.engine.stages import generate, simulate, train
 
 SMALL = {"steps": 2, "crop": 64, "generator_width": 4, "discriminator_width": 4}
 ODD = "mic é'#.mrc"

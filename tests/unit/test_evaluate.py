@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.config import EvaluateSettings, GenerateSettings, PhantomSettings, SimulateSettings, parse
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.errors import CheckpointError, DataError
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.grids import fourier_crop
-from cryogem_scipion.stages import compared, evaluate, generate, phantom, simulate
-from cryogem_scipion.stages.compared import measure, opened
+from cryogem_scipion.engine.compute.resampling import fourier_crop
+from cryogem_scipion.engine.errors import CheckpointError, DataError
+from cryogem_scipion.engine.io.dataset import read_manifest
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.realism import micrograph_sets as compared
+from cryogem_scipion.engine.realism.micrograph_sets import measure, opened
+from cryogem_scipion.engine.settings import EvaluateSettings, GenerateSettings, PhantomSettings, SimulateSettings, parse
+from cryogem_scipion.engine.stages import evaluate, generate, phantom, simulate
 
 
 def write_set(folder, count, generator, blur=0.0, shape=(320, 300), pixel_size=4.0, scale=(100.0, 5.0)):

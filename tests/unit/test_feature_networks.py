@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from cryogem_scipion.errors import CheckpointError
-from cryogem_scipion.features.inception import BLOCKS, STEM
-from cryogem_scipion.features.network import feature_network
-from cryogem_scipion.features.stored import STAND_INS
+from cryogem_scipion.engine.errors import CheckpointError
+from cryogem_scipion.engine.realism.features.inception import BLOCKS, STEM
+from cryogem_scipion.engine.realism.features.network import feature_network
+from cryogem_scipion.engine.realism.features.stored import STAND_INS
 
 
 def resnet8(generator, units=4, prefix="features.features."):
@@ -86,7 +86,7 @@ def test_a_file_that_is_a_program_is_not_run(write, tmp_path, generator):
 
 def test_a_program_behind_topazs_names_is_not_run_either(tmp_path):
     """The names stand for empty classes: whatever a file says of them stays data."""
-    from cryogem_scipion.features import stored
+    from cryogem_scipion.engine.realism.features import stored
     assert all(not [name for name in vars(kind) if not name.startswith("__")] for kind in STAND_INS)
     before = set(torch.serialization.get_safe_globals())
     (tmp_path / "x.sav").write_bytes(pickle.dumps(Malicious("true"), protocol=2))

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from cryogem_scipion.config import SimulateSettings
-from cryogem_scipion.errors import CryogemError, DataError
-from cryogem_scipion.generation import measure_contrast, microscope, seeded
-from cryogem_scipion.labels import extract_boxes, particle_rows
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.phantom import phantom
-from cryogem_scipion.physics.projection import project, rotation_matrices
+from cryogem_scipion.engine.errors import CryogemError, DataError
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.simulation.labels import extract_boxes, particle_rows
+from cryogem_scipion.engine.simulation.microscope import measure_contrast, microscope, seeded
+from cryogem_scipion.engine.simulation.phantom import phantom
+from cryogem_scipion.engine.simulation.projection import project, rotation_matrices
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cryogem_scipion import __main__ as command_line
-from cryogem_scipion.config import GenerateSettings, TrainSettings, parse
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.errors import CryogemError
-from cryogem_scipion.mrc import read_mrc
-from cryogem_scipion.stages import generate, train
+from cryogem_scipion.engine.errors import CryogemError
+from cryogem_scipion.engine.io.dataset import read_manifest
+from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings, parse
+from cryogem_scipion.engine.stages import generate, train
 from tests.unit.conftest import killed_after_three_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

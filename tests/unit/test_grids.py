@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.physics.grids import fourier_crop, working_shape
+from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
+from cryogem_scipion.engine.errors import DataError, SettingsError
 
 
 def wave(shape):

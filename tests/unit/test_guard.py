@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryogem_scipion.config import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.guard import guarded, one_line
-from cryogem_scipion.stages import generate, phantom, simulate
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.runs.failures import guarded, one_line
+from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
+from cryogem_scipion.engine.stages import generate, phantom, simulate
 from tests.spoiled import make_good
 
 
@@ -51,7 +51,7 @@ def test_a_disk_that_becomes_full_and_room_that_is_made(volume, tmp_path, small_
     """The other program that fills the disk starts after the free space was checked."""
     out = small_disk / "out"
     (small_disk / "other").write_bytes(bytes(300_000))
-    monkeypatch.setattr("cryogem_scipion.stages.simulate.check_space", lambda *_: None)
+    monkeypatch.setattr("cryogem_scipion.engine.stages.simulate.check_space", lambda *_: None)
     with pytest.raises(DataError, match="No space left on device; make room on the disk; then the same") as caught:
         run(volume, out)
     monkeypatch.undo()
@@ -140,7 +140,7 @@ def test_messages_are_one_printable_line():
 def test_two_processes_never_write_one_folder(volume, tmp_path):
     run(volume, tmp_path / "out", micrographs=1)
     before = images(tmp_path / "out")
-    holds = "import sys; from cryogem_scipion.files import claim; from pathlib import Path; " \
+    holds = "import sys; from cryogem_scipion.engine.io.files import claim; from pathlib import Path; " \
             "print(claim(Path(sys.argv[1])), flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", holds, tmp_path / "out/source"], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import cryogem_scipion
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.mrc import read_mrc
-from cryogem_scipion.physics.ice import background_deviation, ice_map, upsample_ice
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.noise.ice_map import background_deviation, ice_map, upsample_ice
 
 COUNTS, NOISE = 500.0, 0.05
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cryogem_scipion.translator.losses import (
+from cryogem_scipion.engine.translator.losses import (
     contrast_drift,
     contrastive,
     gradient_penalty,
@@ -14,8 +14,8 @@ from cryogem_scipion.translator.losses import (
     patch_contrast,
     sample_points,
 )
-from cryogem_scipion.translator.networks import PatchProjections
-from cryogem_scipion.translator.networks import generator as named_generator
+from cryogem_scipion.engine.translator.networks import PatchProjections
+from cryogem_scipion.engine.translator.networks import generator as named_generator
 from tests.unit.conftest import awake
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryogem_scipion.config import SimulateSettings, parse
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.generation import measure_contrast, microscope
-from cryogem_scipion.maps import is_structure, read_volumes
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.phantom import phantom
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import SimulateSettings, parse
+from cryogem_scipion.engine.simulation.maps import is_structure, read_volumes
+from cryogem_scipion.engine.simulation.microscope import measure_contrast, microscope
+from cryogem_scipion.engine.simulation.phantom import phantom
 
 ATOM = "ATOM  {number:5d}  CA  ALA A{number:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C\n"
 

@@ -9,12 +9,11 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.metrics.artefacts import PERIODS, artefacts, excesses, lattice_excess_db
-from cryogem_scipion.metrics.comparison import Pieces, compare, compare_frechet, stacked
-from cryogem_scipion.metrics.frechet import frechet
-from cryogem_scipion.metrics.fsc import fsc_resolution, shell_correlation
-from cryogem_scipion.metrics.summary import (
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.realism.artefacts import PERIODS, artefacts, excesses, lattice_excess_db
+from cryogem_scipion.engine.realism.comparison import Pieces, compare, compare_frechet, stacked
+from cryogem_scipion.engine.realism.frechet import frechet
+from cryogem_scipion.engine.realism.summary import (
     FREQUENCIES,
     GREY,
     LAGS,
@@ -25,6 +24,7 @@ from cryogem_scipion.metrics.summary import (
     standardised,
     summary,
 )
+from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
 
 
 def noise(generator, shape=(256, 256), width=0.0):

@@ -4,8 +4,8 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.mrc import read_header, read_mrc, write_mrc
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.mrc import read_header, read_mrc, write_mrc
 
 
 @pytest.fixture

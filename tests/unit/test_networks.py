@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.translator.networks import PatchProjections, discriminator, latent_noise
-from cryogem_scipion.translator.networks import generator as named_generator
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.translator.networks import PatchProjections, discriminator, latent_noise
+from cryogem_scipion.engine.translator.networks import generator as named_generator
 from tests import published
 from tests.unit.conftest import awake
 

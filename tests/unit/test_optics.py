@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.optics import (
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation.ctf import (
     Optics,
     apply_ctf,
     at_height,
@@ -21,7 +21,7 @@ from cryogem_scipion.physics.optics import (
     electron_wavelength,
     fast_shape,
 )
-from cryogem_scipion.transfer import transfer_zeros
+from cryogem_scipion.engine.simulation.optics import transfer_zeros
 
 ROUND = Optics(300.0, 2.7, 0.1, 15000.0, 15000.0, 0.0)
 ASTIGMATIC = Optics(200.0, 2.0, 0.07, 18000.0, 12000.0, 30.0, phase_shift_degrees=40.0, b_factor_angstrom2=60.0)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from ducc0 import fft
 
-from cryogem_scipion import fourier
-from cryogem_scipion.threads import available_threads, one_thread, parallel_map
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.compute.threads import available_threads, one_thread, parallel_map
 from tests.other_processor import other_processor, transforms
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cryogem_scipion.dataset import read_table, write_table
-from cryogem_scipion.stages.parallel import in_order, workers
-from cryogem_scipion.stages.tables import GrowingTable
-from cryogem_scipion.threads import available_threads
+from cryogem_scipion.engine.compute.parallel import in_order, workers
+from cryogem_scipion.engine.compute.threads import available_threads
+from cryogem_scipion.engine.io.dataset import read_table, write_table
+from cryogem_scipion.engine.io.star_writer import GrowingTable
 
 OPTICS = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnVoltage": 300.0}])
 ROWS = pd.DataFrame({"rlnMicrographName": ["a.mrc", "b.mrc", "b.mrc"], "rlnCoordinateX": [1.0, 2.25, 1e4 / 3],

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 
 
 def test_real_pieces_are_deviations_with_hot_pixels_cut(generator):

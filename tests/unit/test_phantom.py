@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.phantom import Gaussians, density, exact_projections, gaussians, phantom
-from cryogem_scipion.physics.volume import diameter_angstrom
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections, gaussians, phantom
+from cryogem_scipion.engine.simulation.volume import diameter_angstrom
 
 
 @pytest.mark.parametrize(("box", "pixel_size", "diameter"), [(96, 2.5, 180.0), (51, 5.0, 180.0), (48, 3.7, 120.0)])

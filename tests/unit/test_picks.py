@@ -11,22 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryogem_scipion.__main__ import run
-from cryogem_scipion.config import PicksSettings
-from cryogem_scipion.config.picks import default_radius
-from cryogem_scipion.dataset import read_manifest, write_table
-from cryogem_scipion.errors import CryogemError, DataError, SettingsError
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.scoring.coordinates import read_coordinates
-from cryogem_scipion.scoring.matching import match
-from cryogem_scipion.scoring.names import same_files
-from cryogem_scipion.scoring.picks import precision_recall_curve
+from cryogem_scipion.engine.errors import CryogemError, DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import read_manifest, write_table
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.scoring.coordinates import read_coordinates
+from cryogem_scipion.engine.scoring.matching import match
+from cryogem_scipion.engine.scoring.names import same_files
+from cryogem_scipion.engine.scoring.picks import precision_recall_curve
+from cryogem_scipion.engine.settings import PicksSettings
+from cryogem_scipion.engine.settings.picks import default_radius
 
 
 @pytest.fixture(autouse=True)
 def few_figures(request, monkeypatch):
     """A figure takes longer than all else; it is drawn where a test's name says so."""
     if "figure" not in request.node.name:
-        monkeypatch.setattr("cryogem_scipion.stages.picks.draw_picks", lambda figure, folder: None)
+        monkeypatch.setattr("cryogem_scipion.engine.stages.picks.draw_picks", lambda figure, folder: None)
 
 
 points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=5)

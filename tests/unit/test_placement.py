@@ -5,8 +5,8 @@ import torch
 from scipy import stats
 from scipy.spatial import cKDTree
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.placement import draw_count, place_centres
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation.placement import draw_count, place_centres
 
 
 def nearest(centres):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.config import GenerateSettings, TrainSettings
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.mrc import read_mrc, write_mrc
-from cryogem_scipion.stages import generate, train
-from cryogem_scipion.translator.polarity import measure_polarity
-from cryogem_scipion.translator.spectrum import ColouredNoise
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import read_manifest
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.noise.contrast_sign import measure_polarity
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise
+from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings
+from cryogem_scipion.engine.stages import generate, train
 
 INVERSIONS = {"mirrored": lambda image: 2 * np.median(image) - image, "negative": lambda image: -image,
               "from the top": lambda image: image.max() + image.min() - image,
@@ -108,7 +108,7 @@ def test_hot_pixels_and_dust_do_not_count_as_bright_particles(scene):
 
 
 def test_the_sample_micrograph_is_dark(world, tmp_path):
-    sample = Path(train.__file__).parents[1] / "data/krios_micrograph_3.4A.mrc"
+    sample = Path(train.__file__).parents[2] / "data/krios_micrograph_3.4A.mrc"
     manifest = generate.run(GenerateSettings(real=[str(sample)], simulation=world / "sim", out=tmp_path / "gen",
                                              noise="gaussian", micrographs=1))
     assert not any("bright" in warning for warning in manifest.warnings)

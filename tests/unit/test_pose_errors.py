@@ -9,14 +9,14 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryogem_scipion.__main__ import run
-from cryogem_scipion.config import PosesSettings
-from cryogem_scipion.dataset import read_manifest, write_table
-from cryogem_scipion.errors import CryogemError, DataError
-from cryogem_scipion.physics.projection import euler_angles, prepare, project, rotation_matrices
-from cryogem_scipion.physics.symmetry import operators
-from cryogem_scipion.physics.volume import Volume
-from cryogem_scipion.scoring.alignment import HALF_TURN, align, angles_of, map_shift, uniform_errors
-from cryogem_scipion.scoring.particles import relion_matrices
+from cryogem_scipion.engine.errors import CryogemError, DataError
+from cryogem_scipion.engine.io.dataset import read_manifest, write_table
+from cryogem_scipion.engine.scoring.alignment import HALF_TURN, align, angles_of, map_shift, uniform_errors
+from cryogem_scipion.engine.scoring.particles import relion_matrices
+from cryogem_scipion.engine.settings import PosesSettings
+from cryogem_scipion.engine.simulation.projection import euler_angles, prepare, project, rotation_matrices
+from cryogem_scipion.engine.simulation.symmetry import operators
+from cryogem_scipion.engine.simulation.volume import Volume
 
 PIXEL_SIZE = 4.0
 C1 = np.eye(3)[None]
@@ -147,7 +147,7 @@ def write(path, rows, pixel_size=PIXEL_SIZE):
 @pytest.fixture(autouse=True)
 def few_figures(request, monkeypatch):
     if "figure" not in request.node.name:
-        monkeypatch.setattr("cryogem_scipion.stages.poses.draw_poses", lambda figure, folder: None)
+        monkeypatch.setattr("cryogem_scipion.engine.stages.poses.draw_poses", lambda figure, folder: None)
 
 
 def report(folder, refined, truth, **values):

@@ -4,9 +4,14 @@ import pytest
 import torch
 from scipy import stats
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.poses import drawn_rotations, preferred_rotations, uniform_rotations, view_directions
-from cryogem_scipion.physics.projection import euler_angles, rotation_matrices
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation.poses import (
+    drawn_rotations,
+    preferred_rotations,
+    uniform_rotations,
+    view_directions,
+)
+from cryogem_scipion.engine.simulation.projection import euler_angles, rotation_matrices
 
 IMPOSSIBLE = 1e-4  # a correct sampler fails a test at this level once in ten thousand seeds; the seed is fixed
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cryogem_scipion.config import PhantomSettings, PreviewSettings, SimulateSettings, parse
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.generation import microscope
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.specimen import supports
-from cryogem_scipion.stages import phantom, preview
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import read_manifest
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import PhantomSettings, PreviewSettings, SimulateSettings, parse
+from cryogem_scipion.engine.simulation.composition import supports
+from cryogem_scipion.engine.simulation.microscope import microscope
+from cryogem_scipion.engine.stages import phantom, preview
 
 
 @pytest.fixture(scope="module")

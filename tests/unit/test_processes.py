@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryogem_scipion.dataset import read_manifest
-from cryogem_scipion.translator.checkpoint import load_model
+from cryogem_scipion.engine.io.dataset import read_manifest
+from cryogem_scipion.engine.translator.checkpoint import load_model
 from tests import together
 from tests.spoiled import make_good
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from cryogem_scipion.config import TrainSettings, parse
-from cryogem_scipion.stages import train
+from cryogem_scipion.engine.settings import TrainSettings, parse
+from cryogem_scipion.engine.stages import train
 from tests.made_elsewhere import SETTINGS
 
 IMAGES = {".mrc", ".mrcs"}

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from cryogem_scipion.progress import PROGRESS, Progress, duration, read_progress, tracked
+from cryogem_scipion.engine.runs.progress import PROGRESS, Progress, duration, read_progress, tracked
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"),

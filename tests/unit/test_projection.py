@@ -6,12 +6,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics import projection
-from cryogem_scipion.physics.phantom import Gaussians, density, exact_projections, phantom
-from cryogem_scipion.physics.projection import euler_angles, prepare, project, rotation_matrices
-from cryogem_scipion.physics.slices import SliceGrid, compiled_slices, slices
-from cryogem_scipion.physics.volume import Volume
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation import projection
+from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections, phantom
+from cryogem_scipion.engine.simulation.projection import euler_angles, prepare, project, rotation_matrices
+from cryogem_scipion.engine.simulation.slices import SliceGrid, compiled_slices, slices
+from cryogem_scipion.engine.simulation.volume import Volume
 
 
 def beads(box, generator, count=30, narrowest=2.0, reach=0.35):

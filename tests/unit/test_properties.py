@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cryogem_scipion.config import STAGES, SimulateSettings, parse
-from cryogem_scipion.dataset import inside, read_blocks, read_table, write_table
-from cryogem_scipion.errors import CryogemError, DataError
-from cryogem_scipion.guard import one_line
+from cryogem_scipion.engine.errors import CryogemError, DataError
+from cryogem_scipion.engine.io.dataset import inside, read_blocks, read_table, write_table
+from cryogem_scipion.engine.runs.failures import one_line
+from cryogem_scipion.engine.settings import STAGES, SimulateSettings, parse
 from tests import fuzz
 
 quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -143,8 +143,8 @@ def test_a_short_run_of_the_fuzzer_finds_nothing(tmp_path):
 @pytest.mark.parametrize("content", [
     b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x02K\x01K\x02\x86R.", b"\x80\x02ccollections"])
 def test_damaged_pickles_are_refused_in_words(tmp_path, content):
-    from cryogem_scipion.errors import CheckpointError
-    from cryogem_scipion.translator.imported import import_published
+    from cryogem_scipion.engine.errors import CheckpointError
+    from cryogem_scipion.engine.translator.published_checkpoint import import_published
     path = Path(tmp_path / "x.pth")
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"x\.pth"):

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.metrics.frechet import frechet
-from cryogem_scipion.metrics.textures import textures
-from cryogem_scipion.translator.analytic import PhysicalNoise
-from cryogem_scipion.translator.events import FOLDER, EventFile
-from cryogem_scipion.translator.networks import generator as named_generator
-from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.realism import HeldOut, judge
-from cryogem_scipion.translator.residual import ResidualGenerator
-from cryogem_scipion.translator.spectrum import ColouredNoise
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise
+from cryogem_scipion.engine.realism.frechet import frechet
+from cryogem_scipion.engine.realism.textures import textures
+from cryogem_scipion.engine.translator.networks import generator as named_generator
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
+from cryogem_scipion.engine.translator.tensorboard import FOLDER, EventFile
+from cryogem_scipion.engine.translator.validation import HeldOut, judge
 
 
 def coloured(fall, shape, generator):
@@ -41,7 +41,7 @@ class Blur(ResidualGenerator):
 def test_the_judge_prefers_what_is_nearer_and_calls_equal_one(generator, monkeypatch):
     """Real images are white noise through a known filter: the nearer the filter, the better, and that filter is 1."""
     for name, value in (("MOST", 6), ("MORE", 2), ("DRAWS", 3)):  # fewer fields take less time
-        monkeypatch.setattr(f"cryogem_scipion.translator.realism.{name}", value)
+        monkeypatch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
     def real(count):
         images = [Blur(0.3)(torch.randn(1, 1, 256, 272, generator=generator))[0][0, 0] for _ in range(count)]
         return RealPieces([(500 + 25 * image).numpy() for image in images], [500.0] * count, [25.0] * count)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.stages import background
-from cryogem_scipion.stages.simulated import SimulatedSet
-from cryogem_scipion.transfer import Optics
-from cryogem_scipion.translator.analytic import PhysicalNoise
-from cryogem_scipion.translator.exposure import Exposure
-from cryogem_scipion.translator.measure import CleanField, RealField, measure_noise
-from cryogem_scipion.translator.rings import fit_rings, flattened_rings
-from cryogem_scipion.translator.spectrum import TILE, ColouredNoise, power_spectrum
+from cryogem_scipion.engine.noise import background
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.measured_noise import CleanField, RealField, measure_noise
+from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, power_spectrum
+from cryogem_scipion.engine.noise.thon_rings import fit_rings, flattened_rings
+from cryogem_scipion.engine.simulation.optics import Optics
 
 PIXEL_SIZE = 4.0
 DEFOCI = (9_000.0, 14_500.0, 21_000.0, 27_300.0)
@@ -123,7 +122,7 @@ def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator
 
 
 def simulation(*defoci):
-    return SimulatedSet(None, None, None, (), (), tuple(exposure(defocus, 500.0) for defocus in defoci))
+    return tuple(exposure(defocus, 500.0) for defocus in defoci)
 
 
 @pytest.mark.parametrize(("found", "made"), [((9e3, 14e3, 30e3), (8e3, 20e3)), ((10e3, 11e3), (12e3, 20e3))])

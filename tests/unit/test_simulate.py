@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from cryogem_scipion.config import PhantomSettings, SimulateSettings
-from cryogem_scipion.dataset import inside, read_manifest, read_table
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.mrc import read_mrc
-from cryogem_scipion.physics import projection
-from cryogem_scipion.stages import phantom, simulate
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.settings import PhantomSettings, SimulateSettings
+from cryogem_scipion.engine.simulation import projection
+from cryogem_scipion.engine.stages import phantom, simulate
 
 
 @pytest.fixture(scope="module")

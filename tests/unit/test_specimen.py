@@ -4,10 +4,9 @@ import math
 import pytest
 import torch
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics import specimen
-from cryogem_scipion.physics.optics import Optics, apply_ctf, at_height, delocalisation_margin
-from cryogem_scipion.physics.specimen import (
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation import composition as specimen
+from cryogem_scipion.engine.simulation.composition import (
     compose,
     compose_defocused,
     corners,
@@ -17,6 +16,7 @@ from cryogem_scipion.physics.specimen import (
     supports,
     whole_boxes,
 )
+from cryogem_scipion.engine.simulation.ctf import Optics, apply_ctf, at_height, delocalisation_margin
 
 OPTICS = Optics(300.0, 2.7, 0.1, 15000.0, 14000.0, 25.0)
 
@@ -79,7 +79,7 @@ def test_whole_boxes_are_those_that_fit(box):
 
 
 def test_half_a_box_of_inset_keeps_boxes_whole(generator):
-    from cryogem_scipion.physics.placement import place_centres
+    from cryogem_scipion.engine.simulation.placement import place_centres
 
     for box in (10, 11):
         centres = place_centres(2000, (40, 50), 0.0, generator, inset=box / 2)

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from cryogem_scipion.config import SimulateSettings, parse
-from cryogem_scipion.dataset import write_table
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.generation import microscope
-from cryogem_scipion.labels import particle_rows
-from cryogem_scipion.mrc import write_mrc
-from cryogem_scipion.physics.optics import at_height
-from cryogem_scipion.physics.phantom import phantom
-from cryogem_scipion.physics.poses import view_directions
-from cryogem_scipion.physics.projection import euler_angles
-from cryogem_scipion.specimens import drawn_sources, seeded
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import write_table
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.settings import SimulateSettings, parse
+from cryogem_scipion.engine.simulation.ctf import at_height
+from cryogem_scipion.engine.simulation.labels import particle_rows
+from cryogem_scipion.engine.simulation.microscope import microscope
+from cryogem_scipion.engine.simulation.phantom import phantom
+from cryogem_scipion.engine.simulation.poses import view_directions
+from cryogem_scipion.engine.simulation.projection import euler_angles
+from cryogem_scipion.engine.simulation.specimen import drawn_sources, seeded
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.errors import DataError, SettingsError
-from cryogem_scipion.physics.structure import SOFT_EDGE, VOLTS, atomic_density, read_atoms, read_structure
-from cryogem_scipion.physics.volume import diameter_angstrom
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, VOLTS, atomic_density, read_atoms, read_structure
+from cryogem_scipion.engine.simulation.volume import diameter_angstrom
 
 ELEMENTS = ["C", "C", "N", "O", "S", "P", "Zn", "C", "O", "N"]
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.errors import SettingsError
-from cryogem_scipion.physics.poses import uniform_rotations
-from cryogem_scipion.physics.projection import euler_angles, prepare, project
-from cryogem_scipion.physics.symmetry import operators, to_asymmetric_unit
-from cryogem_scipion.physics.volume import Volume
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation.poses import uniform_rotations
+from cryogem_scipion.engine.simulation.projection import euler_angles, prepare, project
+from cryogem_scipion.engine.simulation.symmetry import operators, to_asymmetric_unit
+from cryogem_scipion.engine.simulation.volume import Volume
 
 ORDERS = {"C1": 1, "C5": 5, "D2": 4, "D7": 14, "T": 12, "O": 24, "I": 60, "I1": 60, "I2": 60, "I3": 60, "I4": 60}
 

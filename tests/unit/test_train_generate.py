@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.config import GenerateSettings, TrainSettings, parse
-from cryogem_scipion.dataset import inside, read_manifest, read_table, unquoted_path
-from cryogem_scipion.errors import CheckpointError, CryogemError, DataError, SettingsError
-from cryogem_scipion.mrc import read_mrc, write_mrc
-from cryogem_scipion.stages import generate, train
-from cryogem_scipion.translator.tensors import load_tensors
+from cryogem_scipion.engine.errors import CheckpointError, CryogemError, DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, unquoted_path
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
+from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings, parse
+from cryogem_scipion.engine.stages import generate, train
+from cryogem_scipion.engine.translator.tensor_files import load_tensors
 from tests.unit.conftest import SNR, killed_after_three_steps
 
 
@@ -239,9 +239,9 @@ def test_generating_refuses(world, trained, tmp_path):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from cryogem_scipion.real import real_files
-from cryogem_scipion.stages.reals import mapped, measure_real
-from cryogem_scipion.translator.patches import RealPieces, draw_real
+from cryogem_scipion.engine.noise.real_micrograph import real_files
+from cryogem_scipion.engine.noise.real_set import mapped, measure_real
+from cryogem_scipion.engine.translator.patches import RealPieces, draw_real
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 files = real_files([str(folder / "*.mrc")])[:count]
@@ -265,7 +265,7 @@ def test_memory_does_not_grow_with_the_number_of_micrographs(tmp_path):
     found = {}
     for count in (6, 24):
         done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path, str(count)], capture_output=True, text=True,
-                              cwd=Path(train.__file__).parents[2], env={**os.environ, **freed})
+                              cwd=Path(train.__file__).parents[3], env={**os.environ, **freed})
         assert done.returncode == 0, done.stderr[-2000:]
         found[count] = [int(value) for value in done.stdout.split()]
     # Kilobytes: 18 more would be 228 000 as they are and 57 000 at the working size; 3 200 are one of the latter.

@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from cryogem_scipion.config import TrainSettings, parse
-from cryogem_scipion.errors import CheckpointError, DataError, SettingsError
-from cryogem_scipion.translator.analytic import AnalyticModel, GreyScale, PhysicalNoise
-from cryogem_scipion.translator.checkpoint import load_model
-from cryogem_scipion.translator.networks import generator as network
-from cryogem_scipion.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.translator.realism import DISTANCES, HeldOut, Judge
-from cryogem_scipion.translator.tensors import load_tensors
-from cryogem_scipion.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, REALISM, Goal, train
+from cryogem_scipion.engine.errors import CheckpointError, DataError, SettingsError
+from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.engine.settings import TrainSettings, parse
+from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.networks import generator as network
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.tensor_files import load_tensors
+from cryogem_scipion.engine.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, REALISM, Goal, train
+from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOut, Judge
 
 CPU = torch.device("cpu")
 

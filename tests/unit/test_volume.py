@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.errors import DataError
-from cryogem_scipion.physics.phantom import Gaussians, density, phantom
-from cryogem_scipion.physics.volume import Volume, diameter_angstrom, read_volume, support
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.simulation.phantom import Gaussians, density, phantom
+from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, read_volume, support
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryogem_scipion.config import ExportSettings, GenerateSettings, PhantomSettings, SimulateSettings, parse
-from cryogem_scipion.dataset import read_table
-from cryogem_scipion.mrc import read_mrc, read_stack
-from cryogem_scipion.stages import export, generate, phantom, simulate
+from cryogem_scipion.engine.io.dataset import read_table
+from cryogem_scipion.engine.io.mrc import read_mrc, read_stack
+from cryogem_scipion.engine.settings import ExportSettings, GenerateSettings, PhantomSettings, SimulateSettings, parse
+from cryogem_scipion.engine.stages import export, generate, phantom, simulate
 from tests.scipion.conventions import rotation
 
 PIXEL_SIZE, BOX, SHAPE, COUNT = 6.0, 32, (190, 230), 3

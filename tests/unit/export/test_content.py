@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryogem_scipion.dataset import read_manifest, read_table
-from cryogem_scipion.mrc import read_header, read_mrc, read_stack
+from cryogem_scipion.engine.io.dataset import read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_header, read_mrc, read_stack
 from tests.unit.export.conftest import (
     ANGLES,
     BOX,

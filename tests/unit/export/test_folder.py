@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryogem_scipion.config import ExportSettings, SimulateSettings, parse
-from cryogem_scipion.dataset import read_manifest, read_table, write_table
-from cryogem_scipion.errors import CryogemError, DataError, SettingsError
-from cryogem_scipion.mrc import read_stack
-from cryogem_scipion.stages import export, simulate
+from cryogem_scipion.engine.errors import CryogemError, DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import read_manifest, read_table, write_table
+from cryogem_scipion.engine.io.mrc import read_stack
+from cryogem_scipion.engine.settings import ExportSettings, SimulateSettings, parse
+from cryogem_scipion.engine.stages import export, simulate
 from tests.unit.export.conftest import (
     BOX,
     COUNT,

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line, derived from the settings: a flag for each field, ``--config`` for all at once."""
+import argparse
+import types
+import typing
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from cryogem_scipion import __version__
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.settings import STAGES, RunSettings, parse, read_json
+
+__all__ = ["command", "parser"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other refusal is said."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise SettingsError(f"{message}; see '{self.prog} --help'")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole program, a subcommand for each stage."""
+    program = _Parser(prog="cryogem", description="Labelled synthetic cryo-EM micrographs that look like real ones.")
+    program.add_argument("--version", action="version", version=f"cryogem {__version__}")
+    stages = program.add_subparsers(dest="stage", required=True, metavar="STAGE", parser_class=_Parser)
+    for name, kind in STAGES.items():
+        text = (kind.__doc__ or "").strip()
+        stage = stages.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS,
+                                  allow_abbrev=False)
+        stage.add_argument("--config", metavar="FILE", help="JSON file of settings; flags go before it")
+        for field, info in kind.model_fields.items():
+            _add_flag(stage, field, info)
+    return program
+
+
+def command(arguments: list[str]) -> tuple[str, RunSettings]:
+    """Return the stage and its checked settings; ``SettingsError`` on anything that is wrong."""
+    values = vars(parser().parse_args(arguments))
+    stage: str = values.pop("stage")
+    config = values.pop("config", None)
+    if config is not None:
+        from pathlib import Path
+        values = {**read_json(Path(config)), **values}
+    return stage, parse(STAGES[stage], values)
+
+
+def _add_flag(stage: argparse.ArgumentParser, field: str, info: FieldInfo) -> None:
+    """One flag for one field; checking its value is left to the settings."""
+    kind = _without_none(info.annotation)
+    extra: dict[str, Any] = {}
+    if kind is bool:
+        extra["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is tuple:
+        many = typing.get_args(kind)
+        fixed = Ellipsis not in many
+        extra.update(nargs=len(many) if fixed else "+",
+                     metavar=("Y", "X") if fixed else _metavar(info))
+    else:
+        extra["metavar"] = _choices(kind) or _metavar(info)
+    text = f"{info.title}. {info.description}".replace("%", "%%")
+    if not info.is_required() and info.default not in (None, ()):
+        text += f" Default: {_shown(info.default)}"
+    stage.add_argument("--" + field.replace("_", "-"), dest=field, help=text, **extra)
+
+
+def _without_none(annotation: Any) -> Any:
+    """``T`` of ``T | None``."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _choices(kind: Any) -> str:
+    return "|".join(typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else ""
+
+
+def _metavar(info: FieldInfo) -> str:
+    inner = [_without_none(info.annotation), *typing.get_args(info.annotation)]
+    return "VALUE" if {int, float} & set(inner) else "TEXT"
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The figure of a comparison of generated with real micrographs."""
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cryogem_scipion.engine.figures.record import read_report
+
+__all__ = ["NAME", "NAMES", "SIZE", "draw_evaluation"]
+
+NAME = "evaluation"
+SIZE = (15.0, 11.5)
+REAL, GENERATED = "#1f1f1f", "#d1495b"
+COLOURS = {"real": REAL, "generated": GENERATED}
+# What each figure is called, and its unit.
+NAMES = {"spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
+         "autocorrelation": ("autocorrelation", ""),
+         "histogram": ("intensities", "σ"), "local": ("local deviations", "σ"), "skewness": ("skewness", ""),
+         "kurtosis": ("kurtosis", ""), "frechet": ("Fréchet distance", ""), "lattice": ("strongest lattice", "dB"),
+         "border": ("lines at the border", "σ")}
+COLUMNS = ("", "distance", "95 % interval", "halves", "real | real")
+GREY_LIMIT = 3.0
+ALLOWED_DB = 4.0
+
+
+def draw_evaluation(figure: Figure, folder: Path) -> None:
+    """Fill a figure with a report: example pieces, curves of both sets, distances with intervals and floors."""
+    report, arrays = read_report(folder, NAME)
+    figure.set_layout_engine("constrained")
+    grid = figure.add_gridspec(3, 4, height_ratios=(1.25, 1, 1.15))
+    _examples(figure, grid, arrays)
+    _spectra(figure.add_subplot(grid[1, 0]), report["pixel_size"], arrays)
+    _autocorrelation(figure.add_subplot(grid[1, 1]), arrays)
+    _distribution(figure.add_subplot(grid[1, 2]), arrays, "histogram", "grey", "intensity (σ)", log=True)
+    _distribution(figure.add_subplot(grid[1, 3]), arrays, "local", "local", "deviation in 32 × 32 px (σ)", log=False)
+    _table(figure.add_subplot(grid[2, :3]), report)
+    _lattice(figure.add_subplot(grid[2, 3]), report["lattice_db"])
+    sets = report["sets"]
+    figure.suptitle(f"{sets['generated']['micrographs']} generated against {sets['real']['micrographs']} real "
+                    f"micrographs at {report['pixel_size']:.3g} Å per pixel", fontsize=13)
+
+
+def _examples(figure: Figure, grid: Any, arrays: dict[str, Any]) -> None:
+    """Middles of micrographs, all at the same grey scale; none of them twice."""
+    shown = [(name, number) for number in (0, -1) for name in COLOURS
+             if number == 0 or len(arrays[f"{name}_examples"]) > 1]
+    row = grid[0, :].subgridspec(1, len(shown))
+    for column, (name, number) in enumerate(shown):
+        axis = figure.add_subplot(row[column])
+        axis.imshow(arrays[f"{name}_examples"][number], cmap="gray", vmin=-GREY_LIMIT, vmax=GREY_LIMIT)
+        axis.set_axis_off()
+        axis.set_title(name, color=COLOURS[name])
+
+
+def _spectra(axis: Any, pixel_size: float, arrays: dict[str, Any]) -> None:
+    frequency = arrays["frequencies"] / pixel_size
+    for name, colour in COLOURS.items():
+        low, high = arrays[f"{name}_spectra"]
+        axis.fill_between(frequency, 10**low, 10**high, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(frequency, 10 ** arrays[f"{name}_spectrum"], color=colour, label=name)
+    axis.set(yscale="log", xlabel="spatial frequency (1/Å)", ylabel="power", title="Power spectrum")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _autocorrelation(axis: Any, arrays: dict[str, Any]) -> None:
+    """Along both axes: drift and read-out rows show as their difference."""
+    lags = arrays["lags"]
+    middle = len(lags) // 2
+    for name, colour in COLOURS.items():
+        plane = arrays[f"{name}_autocorrelation"]
+        axis.plot(lags[middle + 1:], plane[middle, 1:], color=colour, label=f"{name}, along x")
+        axis.plot(lags[middle + 1:], plane[middle + 1:, 0], color=colour, linestyle="--", label="along y")
+    axis.set(xlabel="shift (px)", ylabel="correlation", title="Autocorrelation")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _distribution(axis: Any, arrays: dict[str, Any], name: str, limits: str, label: str, log: bool) -> None:
+    edges = arrays[limits]
+    together = arrays[f"real_{name}"] + arrays[f"generated_{name}"]
+    # Fine bins of few values are drawn some at a time.
+    used = np.flatnonzero(together)
+    first, last = used[0], used[-1] + 1
+    step = max(1, (last - first) // 60)
+    places = np.arange(first, last, step)
+    for kind, colour in COLOURS.items():
+        density = np.add.reduceat(arrays[f"{kind}_{name}"], places) / (edges[1] - edges[0]) / step
+        axis.stairs(density[:-1] if len(places) > 1 else density, edges[places] if len(places) > 1
+                    else edges[[first, last]], color=colour, label=kind)
+    axis.set(xlabel=label, ylabel="density", title={"histogram": "Intensities", "local": "Local deviations"}[name])
+    if log:
+        axis.set_yscale("log")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _table(axis: Any, report: dict[str, Any]) -> None:
+    axis.set_axis_off()
+    rows = []
+    for name, values in report["figures"].items():
+        title, unit = NAMES[name]
+        rows.append((f"{title} ({unit})" if unit else title, _short(values["value"]),
+                     f"{_short(values['low'])} – {_short(values['high'])}", _short(values["halves"]),
+                     _short(values["floor"])))
+    table = axis.table(rows, colLabels=COLUMNS, cellLoc="center", bbox=(0, 0.16, 1, 0.84),
+                       colWidths=(0.3, 0.16, 0.24, 0.15, 0.15))
+    table.auto_set_font_size(False)
+    table.set_fontsize(10)
+    for (row, column), cell in table.get_celld().items():
+        cell.set_edgecolor("#cccccc")
+        cell.set_linewidth(0.6)
+        if row == 0:
+            cell.set_text_props(weight="bold")
+        elif column == 0:
+            cell.set_text_props(ha="left")
+    lines = ["halves: half of the generated against half of the real micrographs; to be held against real | real, two "
+             "halves of the real ones" + ("." if report["sets"]["real"]["micrographs"] > 1 else
+                                          "; of a single real micrograph there are none."),
+             f"Fréchet distance: {_features(report)}."]
+    if report["signal"]:
+        signal = report["signal"]
+        lines.append(f"Generated and optical image around {signal['particles']} particles correlate by "
+                     f"{signal['correlation']:.3f} ({signal['low']:.3f} – {signal['high']:.3f}); by chance "
+                     f"{signal['chance']:.3f}.")
+    axis.text(0, 0.12, "\n".join(lines), transform=axis.transAxes, fontsize=9, va="top", in_layout=False)
+
+
+def _features(report: dict[str, Any]) -> str:
+    return f"{Path(report['features']).name}, at {report['feature_pixel_size']:.3g} Å per pixel"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if abs(value) >= 1e-4 else "0"
+
+
+def _lattice(axis: Any, excess: dict[str, float]) -> None:
+    axis.set(title="Lattices", xlabel="period (px)", ylabel="above the real set (dB)")
+    if not excess:
+        axis.text(0.5, 0.5, "micrographs below 256 px", ha="center", va="center", transform=axis.transAxes)
+        return
+    values = np.array(list(excess.values()))
+    axis.bar(np.arange(len(values)), values, color=[GENERATED if value > ALLOWED_DB else "#7f9c96" for value in values])
+    axis.set_xticks(np.arange(len(values)), list(excess))
+    axis.axhline(ALLOWED_DB, color="#555555", linestyle=":", linewidth=1.2)
+    axis.set_ylim(min(0.0, values.min() * 1.1), max(1.5 * ALLOWED_DB, values.max() * 1.15))
+    axis.grid(alpha=0.3, axis="y")

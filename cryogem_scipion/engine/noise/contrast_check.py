@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inverted real micrographs are found before anything is learned from them."""
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute.threads import one_thread
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.contrast_sign import measure_polarity
+from cryogem_scipion.engine.noise.ice_map import upsample_ice
+from cryogem_scipion.engine.noise.real_micrograph import evenly, read_real
+from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
+from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings
+from cryogem_scipion.engine.simulation.microscope import seeded
+
+__all__ = ["check_polarity"]
+
+LOOKED_AT, COMPARED = 6, 12
+"""Real micrographs that are read for it, evenly chosen, and simulated ones that they are compared with."""
+
+
+def check_polarity(settings: TrainSettings | GenerateSettings, simulated: SimulatedSet,
+                   files: Sequence[Path]) -> tuple[str, ...]:
+    """Return a warning when particles in the real micrographs seem to be bright; nothing is written.
+
+    Raises
+    ------
+    DataError
+        They are bright beyond doubt.
+    """
+    if settings.real_contrast != "auto" or not files:
+        return ()
+    with one_thread():
+        flats = [_flat(path, simulated.manifest.pixel_size, settings.real_pixel_size)
+                 for path in evenly(files, LOOKED_AT)]
+        signals = [1 - simulated.clean(number, 1) for number in range(min(COMPARED, len(simulated.micrographs)))]
+        if min(min(image.shape) for image in [*flats, *signals]) < TILE or not any(bool(s.any()) for s in signals):
+            return ()
+        found = measure_polarity(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
+                                 seeded(settings.seed, "polarity"))
+    figures = f"asymmetry {found.found:+.3f} ± {found.error:.3f} where the simulation has {found.expected:+.3f}"
+    if found.inverted:
+        raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "
+                        "real_contrast to bright to turn them round, or to dark if you know better")
+    if found.doubtful:
+        return (f"particles may be bright in the real micrographs ({figures}); look at them, and set real_contrast to "
+                "bright if they are, to dark if not",)
+    return ()
+
+
+def _flat(path: Path, working_pixel_size: float, pixel_size: float | None) -> Float[Tensor, "y x"]:
+    """Deviations of the noise, without ice, outliers cut."""
+    real = read_real(path, working_pixel_size, pixel_size)
+    image = real.image
+    if real.ice is not None:
+        image = image / upsample_ice(real.ice, (image.shape[0], image.shape[1]))
+    return ((image - image.median()) / real.deviation).clamp(-6, 6)

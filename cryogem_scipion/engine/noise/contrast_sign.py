@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether particles in real micrographs are dark, as they have to be, or bright, as after an inversion.
+
+Whatever scatters takes electrons away: particles, and dust and crystals as well, make dark places, while noise is
+alike on both sides. So the image, filtered to the particles' band, has a longer tail on the dark side. How much longer
+is known from simulated micrographs; an inverted set has the tail on the other side.
+"""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.noise.signal_to_noise import filtered, fit_snr, particle_band
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise
+
+__all__ = ["Polarity", "measure_polarity"]
+
+TAILS = (0.005, 0.02)
+"""Shares of the pixels on either side whose distances from the median are compared."""
+CERTAIN, DOUBTFUL = 3.0, 2.0
+"""Standard errors by which the tail has to be longer on the bright side, and as simulated on the dark side."""
+LEAST = 0.25
+"""Part of the expected asymmetry that a certain finding has at least."""
+MOST = 0.8
+"""Share of the micrographs that have to agree with a certain finding, each by itself."""
+ALONE = 0.1
+"""Spread between micrographs, as a part of what is expected, where there is only one."""
+NOISES = 6
+
+
+@dataclass(frozen=True)
+class Polarity:
+    """Asymmetry of the tails, from -1 (dark) to 1 (bright)."""
+
+    found: float
+    expected: float
+    error: float
+    """Standard error of ``found``."""
+    agreeing: float
+    """Share of the micrographs in which the bright tail is longer than by chance."""
+
+    @property
+    def inverted(self) -> bool:
+        """Particles are bright beyond doubt."""
+        return self._opposite(CERTAIN) and self.found > LEAST * abs(self.expected) and self.agreeing >= MOST
+
+    @property
+    def doubtful(self) -> bool:
+        """Particles seem to be bright."""
+        return self._opposite(DOUBTFUL)
+
+    def _opposite(self, errors: float) -> bool:
+        return self.found > errors * self.error and self.expected < -errors * self.error
+
+
+def measure_polarity(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
+                     signal_deviation: float, particle_pixels: float, generator: torch.Generator) -> Polarity:
+    """Compare the dark and the bright tail of real micrographs in the particles' band.
+
+    Parameters are those of ``fit_snr``.
+    """
+    fitted = fit_snr(flats, signals, signal_deviation, particle_pixels, generator)
+    band = particle_band(flats, signals, particle_pixels)
+    contrast = math.sqrt(fitted.snr) / signal_deviation
+    made, noise = [], []
+    for number in range(max(NOISES, len(signals))):
+        signal = signals[number % len(signals)]
+        drawn = ColouredNoise(band.noises[number % len(flats)]).draw((signal.shape[0], signal.shape[1]), generator)
+        noise.append(_asymmetry(filtered(drawn, band.taper)))
+        made.append(_asymmetry(filtered(drawn - contrast * signal, band.taper)))
+    found = torch.tensor([_asymmetry(filtered(flat, band.taper)) for flat in flats])
+    expected, chance = float(torch.tensor(made).mean()), float(torch.tensor(noise).std())
+    # Chance is the less the larger the field.
+    chance *= math.sqrt(signals[0].numel() / (sum(flat.numel() for flat in flats) / len(flats)))
+    between = float(found.std()) if len(flats) > 1 else ALONE * abs(expected)
+    error = math.hypot(chance, between) / math.sqrt(len(flats))
+    return Polarity(float(found.mean()), expected, error, agreeing=float((found > chance).float().mean()))
+
+
+def _asymmetry(image: Float[Tensor, "y x"]) -> float:
+    values = image.flatten()[::max(1, image.numel() // 1_000_000)]
+    levels = torch.tensor([0.5, *TAILS, *(1 - tail for tail in TAILS)], dtype=values.dtype)
+    middle, *tails = torch.quantile(values, levels).tolist()
+    sides = zip(tails[:len(TAILS)], tails[len(TAILS):], strict=True)
+    ratios: list[float] = [(high + low - 2 * middle) / max(high - low, 1e-12) for low, high in sides]
+    return sum(ratios) / len(ratios)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The optics that an image was taken with, as the noise sees them."""
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.simulation.optics import Optics, phase_terms, phase_turns
+
+__all__ = ["Exposure"]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """A microscope state and the pixel size of the image. Its envelope counts as part of the noise's spectrum."""
+
+    optics: Optics
+    pixel_size: float
+    """Å."""
+
+    def turned(self, turns: int, mirrored: bool) -> "Exposure":
+        """That of the image after ``torch.rot90`` (so many times) and a flip of x."""
+        angle = self.optics.defocus_angle_degrees - 90.0 * turns
+        return replace(self, optics=replace(self.optics, defocus_angle_degrees=(-angle if mirrored else angle) % 180.0))
+
+    def at(self, defocus_angstrom: float) -> "Exposure":
+        """The same at another defocus, without astigmatism."""
+        return replace(self, optics=replace(self.optics, defocus_u_angstrom=defocus_angstrom,
+                                            defocus_v_angstrom=defocus_angstrom))
+
+    def profile(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+        """|CTF|² at frequencies in units of Nyquist, astigmatism left out."""
+        square = (frequency / (2 * self.pixel_size)) ** 2
+        a, _, _, d, e = phase_terms(self.optics)
+        passed: NDArray[np.float64] = np.sin(2 * np.pi * ((a + d * square) * square + e)) ** 2
+        return passed
+
+    def modulation(self, share: Float[Tensor, " half"], shape: tuple[int, int], fine: int = 1) -> Float[Tensor, "y xh"]:
+        """What noise is multiplied with whose ``share`` has passed the optics: 1 - share + 2 share |CTF|².
+
+        Its mean over all defoci is 1.
+
+        Parameters
+        ----------
+        share
+            At even steps from frequency 0 to Nyquist; beyond, in the corners, as at Nyquist.
+        shape
+            Image size; the result is its half plane of ``rfft2``.
+        fine
+            Average over so many finer steps in y and x, as the spectrum of a tile does.
+        """
+        wide = (fine * shape[0], fine * shape[1])
+        passed = self._passed(wide)
+        if fine > 1:
+            passed = _averaged(passed, wide[1], fine)
+        radius = torch.hypot(fourier.fftfreq(shape[0])[:, None], fourier.rfftfreq(shape[1])) * 2
+        place = (radius * (len(share) - 1)).clamp(max=len(share) - 1 - 1e-4)
+        below = place.long()
+        strength = torch.lerp(share[below], share[below + 1], place - below)
+        return 1 + strength * (2 * passed - 1)
+
+    def _passed(self, shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
+        """|CTF|², without its envelope."""
+        y = fourier.fftfreq(shape[0], self.pixel_size, dtype=torch.float64)[:, None]
+        x = fourier.rfftfreq(shape[1], self.pixel_size, dtype=torch.float64)
+        turns = phase_turns(self.optics, y, x)
+        return torch.sin(2 * math.pi * (turns - turns.round())).square().float()
+
+
+def _averaged(half: Float[Tensor, "v uh"], width: int, fine: int) -> Float[Tensor, "y xh"]:
+    """Every ``fine``-th value of a half plane, averaged over a square of as many around it."""
+    columns = torch.arange(width)
+    columns = torch.minimum(columns, width - columns)
+    rows = torch.arange(half.shape[0])
+    whole = torch.where(torch.arange(width)[None] < half.shape[1], half[rows][:, columns], half[-rows][:, columns])
+    reach = fine // 2
+    padded = functional.pad(whole[None, None], (reach,) * 4, mode="circular")
+    kernel = torch.ones(2 * reach + 1)
+    kernel[0] = kernel[-1] = 0.5
+    kernel = kernel / kernel.sum()
+    result: Tensor = functional.conv2d(padded, torch.outer(kernel, kernel)[None, None], stride=fine)[0, 0]
+    return result[:, :math.floor(result.shape[1] / 2) + 1]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Noise measured from real micrographs by making it: what is made is measured in the same way, and corrected.
+
+The real micrographs hold particles, whose places nobody knows. So the same statistics are taken of
+real and of made micrographs, particles included, and the noise is changed until they agree. Medians
+over tiles keep contaminants, edges and hot pixels out.
+"""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.compute.threads import parallel_map
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.ice import IceMap
+from cryogem_scipion.engine.noise.models import PhysicalNoise, Scene
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, power_spectrum
+from cryogem_scipion.engine.noise.thon_rings import MOST, FittedRings, flattened_rings, measured_share
+
+__all__ = ["CleanField", "RealField", "made", "measure_noise"]
+
+HOT = 7.0
+"""Pixels further than this many deviations from their median are cut to it."""
+BLOCK = 32
+ROUNDS = 3
+MADE = 4
+"""Images that are made in each round."""
+PIXELS = 500_000
+"""About how many pixels the distribution is taken from."""
+
+
+@dataclass(frozen=True)
+class RealField:
+    """A real micrograph at the working pixel size, with its grey scale and ice map."""
+
+    image: Float[Tensor, "y x"]
+    """Grey values."""
+    median: float
+    spread: float
+    """Grey values of one deviation of the noise: median · σ_n where grey values are transmission."""
+    ice: IceMap | None = None
+
+    def deviations(self) -> Float[Tensor, "y x"]:
+        """The image around its background, in deviations of the noise, ice still in it."""
+        return (self.image.to(torch.float32) - self.median) / self.spread
+
+
+@dataclass(frozen=True)
+class CleanField:
+    """A simulated image 1 - s, and how it was exposed."""
+
+    image: Float[Tensor, "y x"]
+    exposure: Exposure | None = None
+
+
+def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], background_deviation: float,
+                  generator: torch.Generator, rings: FittedRings | None = None, limit: int = 12) -> PhysicalNoise:
+    """Return noise with the spectrum, Thon rings, intensity distribution and ice of real micrographs.
+
+    Parameters
+    ----------
+    real
+        Real micrographs; ``limit`` of them, evenly taken, are measured, all of their ice maps are kept.
+    clean
+        Simulated images with about the real set's particles and defocus, 128 pixels a side or more.
+    background_deviation
+        σ_n of the set.
+    rings
+        Of all the real micrographs, where they have any.
+
+    Raises
+    ------
+    DataError
+        A micrograph is too small to measure, or there is none.
+    """
+    if not real or not clean:
+        raise DataError(f"{len(real)} real and {len(clean)} simulated micrographs; the noise needs one of each")
+    ice = tuple(field.ice for field in real if field.ice is not None)
+    numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
+    chosen = [real[number] for number in numbers]
+    flat = parallel_map(lambda field: _flattened(field, background_deviation), chosen)
+    share = None if rings is None else rings.share
+    power, quantiles = _statistics(flat, share, [None if rings is None else rings.exposures[i] for i in numbers])
+    tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
+    power = _smoothed(power, min(2.0, 12 / tiles**0.5))
+    exponent = _exponent(chosen, flat, background_deviation)
+    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, share=share), exponent)
+    seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
+    for seed in seeds:
+        fresh = torch.Generator().manual_seed(seed)
+        images = [_clipped(made(field, physical, fresh)) for field in clean[:MADE]]
+        exposures = [field.exposure for field in clean[:MADE]]
+        met = None if share is None else measured_share(images, [one for one in exposures if one is not None])
+        found, places = _statistics(images, met, exposures)
+        noise = physical.noise
+        # What particles and the distribution's curve change is smooth; chance is not.
+        ratio = _smoothed((power / found.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+        if share is not None and met is not None and noise.share is not None:
+            # Particles pass the optics too: what they bring is not the noise's.
+            noise = replace(noise, share=(noise.share + share - met).clamp(0, MOST))
+        physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
+                                                   curve=_corrected(noise.curve, places, quantiles)))
+    return physical
+
+
+def made(clean: CleanField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
+    """A made image without ice, in deviations of the noise around the background."""
+    scene = Scene(torch.ones(clean.image.shape), exposure=clean.exposure)
+    return physical.deviations(clean.image, generator, scene)
+
+
+def _flattened(field: RealField, background_deviation: float) -> Float[Tensor, "y x"]:
+    """Deviations without ice, without the change of the noise with it, hot pixels cut."""
+    values = field.deviations()
+    if field.ice is not None:
+        ice = field.ice.window((0.0, 0.0), (values.shape[0], values.shape[1])).to(torch.float32).clamp(min=0.05)
+        values = ((1 + background_deviation * values) / ice - 1) / background_deviation
+    return _clipped(values)
+
+
+def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
+    centre = values.median()
+    deviation = 1.4826 * (values - centre).abs().median()
+    return (values - centre).clamp(-HOT * deviation, HOT * deviation)
+
+
+def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
+                exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
+    """Spectrum without rings (median over tiles, as a mean), and quantiles at the knots of a curve, of all images."""
+    powers = parallel_map(power_spectrum, images)
+    if share is not None:
+        powers = [tiles if exposure is None else flattened_rings(tiles, share, exposure)
+                  for tiles, exposure in zip(powers, exposures, strict=True)]
+    power = torch.cat(powers)
+    # Periodograms of noise are exponentially distributed: their median is ln 2 of their mean.
+    spectrum = power.median(0).values / math.log(2)
+    step = max(1, sum(image.numel() for image in images) // PIXELS) | 1
+    pixels = torch.cat([_ordinary(image)[::step] for image in images])
+    ordered = pixels.sort().values
+    places = torch.special.ndtr(torch.linspace(-4, 4, 65).double()) * (len(ordered) - 1)
+    return spectrum, ordered[places.round().long()]
+
+
+def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
+    """A half plane averaged (its logarithm) with a Gaussian of so many bins."""
+    reach = max(1, math.ceil(3 * width))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
+    kernel = kernel / kernel.sum()
+    n = power.shape[0]
+    # The other half of the plane is this one turned by 180 degrees.
+    full = power.clamp(min=1e-12).log()[:, fourier.fftfreq(n).mul(n).round().abs().long()]
+    mirrored = full.flip(0).roll(1, 0)
+    full = torch.where(fourier.fftfreq(n)[None] < 0, mirrored, full)
+    along = fourier.rfft2(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)[None])[0].real
+    both = along[fourier.fftfreq(n).mul(n).round().abs().long()]
+    smooth = fourier.irfft2(fourier.rfft2(full) * both[:, None] * along, (n, n))
+    return smooth[:, :power.shape[1]].exp()
+
+
+def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:
+    """Pixels of the blocks whose mean and deviation are like the others': no contaminants, no edges."""
+    blocks = _blocks(image)
+    keep = torch.ones(len(blocks), dtype=torch.bool)
+    for value in (blocks.mean(1), blocks.std(1).log()):
+        centre = value.median()
+        keep &= (value - centre).abs() < 4 * 1.4826 * (value - centre).abs().median() + 1e-6
+    return blocks[keep].flatten()
+
+
+def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
+    tiles = image.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK)
+    return tiles.reshape(-1, BLOCK * BLOCK)
+
+
+def _corrected(curve: Float[Tensor, " knots"], found: Float[Tensor, " knots"],
+               wanted: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
+    """The curve after a step towards the wanted quantiles; deviation and median of the noise stay."""
+    found, wanted = ((q - q[32]) / (q[40] - q[24]) for q in (found, wanted))
+    moved = curve + (wanted - found) * (curve[40] - curve[24])
+    # The outermost knots are met by chance alone: they follow the slope of those inside.
+    moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)
+    moved[-4:] = moved[-5] + (moved[-5] - moved[-9]).clamp(min=0.1) / 4 * torch.arange(1, 5)
+    moved = moved.cummax(0).values
+    deviates = torch.linspace(-4, 4, 65)
+    weight = torch.exp(-deviates**2 / 2)
+    weight = weight / weight.sum()
+    moved = moved - (weight * moved).sum()
+    return moved / (weight * moved**2).sum().sqrt()
+
+
+def _exponent(fields: Sequence[RealField], flat: Sequence[Float[Tensor, "_ _"]], background_deviation: float) -> float:
+    """γ: how the noise's deviation (over the mean grey value) grows with transmission, within and between micrographs.
+
+    The finest noise is compared (differences of neighbours), in blocks. One half, as of counted
+    electrons, where the ice is too even to tell.
+    """
+    levels, deviations = [], []
+    for field, image in zip(fields, flat, strict=True):
+        if field.ice is None:
+            continue
+        shape = (image.shape[0], image.shape[1])
+        ice = field.ice.window((0.0, 0.0), shape).to(torch.float32).clamp(min=0.05)
+        step = (image * ice)[:, 1:] - (image * ice)[:, :-1]
+        level, fine = _blocks(ice[:, 1:]).mean(1).log(), _blocks(step).std(1).clamp(min=1e-6).log()
+        levels.append(level - level.mean())
+        deviations.append(fine - fine.median())
+    if not levels:
+        return 0.0
+    x, y = torch.cat(levels).double(), torch.cat(deviations).double()
+    spread = 1.4826 * y.abs().median()
+    y = y.clamp(-3 * spread, 3 * spread)
+    prior = float(spread.clamp(min=1e-6)) ** 2 / 0.3**2
+    slope = (float((x * y).sum()) + 0.5 * prior) / (float((x * x).sum()) + prior)
+    return min(max(slope, -2.0), 2.0)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real micrographs: found, checked and brought to the working pixel size, one at a time."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.file_patterns import files_of
+from cryogem_scipion.engine.io.mrc import read_header, read_mrc
+from cryogem_scipion.engine.noise.ice_map import background_deviation, ice_map, upsample_ice
+
+__all__ = ["RealMicrograph", "check_real", "evenly", "has_transmission", "read_real", "real_files"]
+
+
+@dataclass(frozen=True)
+class RealMicrograph:
+    """A real micrograph at the working pixel size, with what was measured of it."""
+
+    path: Path
+    image: Float[Tensor, "y x"]
+    """Grey values as they were recorded."""
+    pixel_size: float
+    """Exact, Å."""
+    crop: tuple[int, int]
+    """(y, x) pixels of the original that the image covers, from its first pixel."""
+    ice: Float[Tensor, "gy gx"] | None
+    """Low-frequency transmission, mean 1; None where grey values are no transmission."""
+    median: float
+    background_deviation: float | None
+    """Of the background over its mean; None where grey values are no transmission."""
+    deviation: float
+    """Robust standard deviation of the grey values, ice removed."""
+
+
+def real_files(patterns: Sequence[str]) -> list[Path]:
+    """Return the files that names and patterns stand for, sorted, each once; ``DataError`` when one has none."""
+    return files_of(patterns, "real micrographs (MRC)")
+
+
+def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,
+               smallest: int = 1) -> list[tuple[int, int]]:
+    """Return the sizes (y, x) of micrographs at the working pixel size, from their headers alone.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be brought to it, or has fewer than ``smallest`` pixels a side then.
+    """
+    shapes = []
+    for path in files:
+        shape, found = read_header(path, 2)
+        known = _known(path, pixel_size or found)
+        try:
+            target = working_shape((shape[0], shape[1]), known, working_pixel_size)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        if min(target.shape) < smallest:
+            y, x = target.shape
+            raise DataError(f"{path} has {x} x {y} pixels at {working_pixel_size:g} Å and a noise spectrum needs "
+                            f"{smallest} a side; leave it out, or work at a smaller pixel size")
+        shapes.append(target.shape)
+    return shapes
+
+
+def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = None,
+              inverted: bool = False) -> RealMicrograph:
+    """Read one micrograph, Fourier-crop it and measure its ice and background.
+
+    Parameters
+    ----------
+    path
+        MRC file.
+    working_pixel_size
+        Å per pixel wanted; the one reached differs by less than 0.1 %.
+    pixel_size
+        Of the file, where its header is wrong or empty.
+    inverted
+        Particles are bright in it: it is turned round about its median.
+    """
+    data, found = read_mrc(path, 2)
+    original = torch.tensor(data)  # a copy: the file's array is read-only
+    target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or found), working_pixel_size)
+    image = fourier_crop(original[:target.crop[0], :target.crop[1]], target.shape)
+    median = float(np.median(image.numpy()))
+    if inverted:
+        image = 2 * median - image
+    if has_transmission(image):
+        ice = ice_map(image)
+        flat = image / upsample_ice(ice, target.shape)
+        return RealMicrograph(path, image, target.pixel_size, target.crop, ice, median,
+                              background_deviation(image, ice), _robust_deviation(flat))
+    return RealMicrograph(path, image, target.pixel_size, target.crop, None, median, None, _robust_deviation(image))
+
+
+def has_transmission(image: Float[Tensor, "y x"]) -> bool:
+    """Whether grey values count electrons: a mean well above 0, and a background that is not all noise."""
+    mean, deviation = float(image.mean()), float(image.std())
+    return mean > 0 and deviation < mean
+
+
+def evenly(files: Sequence[Path], most: int) -> list[Path]:
+    """At most ``most`` of the files, spread evenly over the list."""
+    if len(files) <= most:
+        return list(files)
+    return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
+
+
+def _known(path: Path, pixel_size: float | None) -> float:
+    if pixel_size is None:
+        raise DataError(f"{path} has no pixel size in its header; set real_pixel_size")
+    return pixel_size
+
+
+def _robust_deviation(image: Float[Tensor, "y x"]) -> float:
+    """Standard deviation of the bulk: half the distance of the 16th and 84th percentile."""
+    low, high = np.percentile(image.numpy(), [15.865, 84.135])
+    return float(high - low) / 2

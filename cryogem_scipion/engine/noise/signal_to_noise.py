@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How strong the particles are in real micrographs, found without labels.
+
+Particles show as places with more power in their own frequency band. The distribution of that local power over
+real micrographs is compared with that over synthetic ones, whose signal-to-noise ratio is then the one that makes
+both alike. Neither orientations nor positions are needed, only about how many particles a micrograph has: twice as
+many in the simulation give about half the ratio. Ratios below 0.05 cannot be told from no particles at all.
+"""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.compute.threads import parallel_map
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise, power_spectrum, resampled
+
+__all__ = ["FittedContrast", "ParticleBand", "filtered", "fit_snr", "particle_band"]
+
+QUIET = 0.4
+"""Part of a micrograph's tiles, those with the least power in the particles' band, that counts as background."""
+LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
+"""Quantiles that are compared: particles are there, aggregates and contaminants above, background below."""
+REFERENCE = 0.25
+"""The quantile that stands for the background alone; local power is counted in its units."""
+RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
+"""Signal-to-noise ratios that are tried: 0.01 to 1.35, a quarter apart."""
+TOUCHED = 0.02
+"""Part of its surroundings that may be contaminants at a place that counts."""
+ALIKE = 0.25
+"""A misfit above this is no match."""
+
+
+@dataclass(frozen=True)
+class FittedContrast:
+    """The signal-to-noise ratio at which synthetic micrographs match the real ones."""
+
+    snr: float
+    misfit: float
+    """Mean absolute difference of the logarithms of local power; 0.1 is 10 %."""
+    reliable: bool
+    """False where no ratio matches: then ``snr`` is no measurement."""
+
+
+@dataclass(frozen=True)
+class ParticleBand:
+    """Where in the spectrum particles stand out."""
+
+    taper: Float[Tensor, "n half"]
+    """Weights of the frequencies, from 0 to 1."""
+    noises: tuple[Float[Tensor, "n half"], ...]
+    """Power of each micrograph's noise, where there are few particles."""
+
+
+def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
+            particle_pixels: float, generator: torch.Generator,
+            hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> FittedContrast:
+    """Measure the signal-to-noise ratio of real micrographs.
+
+    Parameters
+    ----------
+    flats
+        Real micrographs without ice and outliers, in deviations of the noise around the background.
+    signals
+        s of simulated micrographs, at any contrast, with about as many particles as the real ones.
+    signal_deviation
+        Deviation of s inside the particles' masks, at the contrast of ``signals``.
+    particle_pixels
+        Particle diameter.
+    generator
+        For the noise of the synthetic micrographs.
+    hidden
+        For each real micrograph where (1) it has contaminants and where (0) not; those places do not count.
+    """
+    band = particle_band(flats, signals, particle_pixels)
+    noises, taper = band.noises, band.taper
+    powers = parallel_map(lambda flat: _local_power(flat, taper, particle_pixels), flats)
+    real = _quantiles(powers if hidden is None else [
+        power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
+    # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
+    drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
+             for i, image in enumerate(signals)]
+
+    def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        n, s = (filtered(image, taper) for image in pair)
+        return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
+
+    terms = parallel_map(products, list(zip(drawn, signals, strict=True)))
+
+    def misfit(ratio: float) -> float:
+        contrast = math.sqrt(ratio) / signal_deviation
+        made = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
+        return float((made / real).log().abs().mean())
+
+    misfits = parallel_map(misfit, RATIOS)
+    best = min(range(len(RATIOS)), key=misfits.__getitem__)
+    inside = 0 < best < len(RATIOS) - 1
+    snr = _vertex(misfits, best) if inside else RATIOS[best]
+    return FittedContrast(snr, misfits[best], inside and misfits[best] < ALIKE)
+
+
+def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
+                  particle_pixels: float) -> ParticleBand:
+    """Return where in the spectrum particles stand out of the noise; parameters are those of ``fit_snr``."""
+    signal, total = (torch.stack(parallel_map(lambda image: power_spectrum(image).mean(0), images)).mean(0)
+                     for images in (signals, flats))
+    band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
+    # Computed again: kept, the tiles of all micrographs take several times the memory of the micrographs.
+    noises = tuple(parallel_map(lambda flat: _quiet(power_spectrum(flat), band), flats))
+    mean = torch.stack(noises).mean(0)
+    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
+    return ParticleBand(taper / taper.max(), noises)
+
+
+def filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
+    """The image with its frequencies weighted by a half plane."""
+    shape = (image.shape[0], image.shape[1])
+    return fourier.irfft2(fourier.rfft2(image) * resampled(taper, shape), shape)
+
+
+def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """Mean power of the tiles that hold the fewest particles."""
+    count = max(1, math.ceil(QUIET * len(powers)))
+    return powers[(powers * band).sum((1, 2)).argsort()[:count]].mean(0)
+
+
+def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], size: float) -> Float[Tensor, "v u"]:
+    """Power in the particles' band, averaged over about a particle's area."""
+    return _smoothed(filtered(image, taper).square(), size)
+
+
+def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
+    """Blurred by a Gaussian whose deviation is a quarter of the particle; every fourth pixel, which is plenty then."""
+    square = fourier.fftfreq(image.shape[0])[:, None].square() + fourier.rfftfreq(image.shape[1]).square()
+    blur = torch.exp(-2 * (math.pi * size / 4) ** 2 * square)
+    blurred = fourier.irfft2(fourier.rfft2(image) * blur, (image.shape[0], image.shape[1]))
+    return blurred[::4, ::4].contiguous()
+
+
+def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:
+    """Zero below one period a particle, where ice and contaminants are stronger than particles."""
+    radius = torch.hypot(fourier.fftfreq(plane.shape[0])[:, None], fourier.rfftfreq(plane.shape[0]))
+    return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
+
+
+def _quantiles(maps: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, " q"]:
+    """Mean over the micrographs of the levels of local power, in units of the background's."""
+    levels = torch.tensor([REFERENCE, *LEVELS])
+    found = torch.stack([torch.quantile(one.flatten(), levels) for one in maps])
+    return (found[:, 1:] / found[:, :1]).mean(0)
+
+
+def _vertex(misfits: Sequence[float], best: int) -> float:
+    """The ratio at the vertex of a parabola through the best and its neighbours, in the logarithm."""
+    left, middle, right = misfits[best - 1:best + 2]
+    bend = left - 2 * middle + right
+    step = 0.5 * (left - right) / bend if bend > 0 else 0.0
+    return float(RATIOS[best] * (RATIOS[1] / RATIOS[0]) ** step)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A simulation as training and generation see it."""
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import (
+    MANIFEST,
+    MICROGRAPHS,
+    Contrast,
+    Manifest,
+    inside,
+    read_manifest,
+    read_table,
+)
+from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.real_micrograph import check_real
+from cryogem_scipion.engine.noise.real_set import mapped
+from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.runs.folder import fingerprint
+from cryogem_scipion.engine.simulation.measured_star import measured_states
+from cryogem_scipion.engine.simulation.optics import Optics
+
+__all__ = ["SimulatedSet", "check_sizes", "input_prints", "simulated_set"]
+
+
+@dataclass(frozen=True)
+class SimulatedSet:
+    """A simulation, or a part of its micrographs."""
+
+    folder: Path
+    manifest: Manifest
+    contrast: Contrast
+    micrographs: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    exposures: tuple[Exposure, ...]
+
+    def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
+        """1 - s of one micrograph, s multiplied by ``contrast``."""
+        return 1 - contrast * (1 - torch.tensor(mapped(self.micrographs[number])))
+
+    @property
+    def particle_pixels(self) -> float:
+        """Diameter of the largest particle."""
+        assert self.manifest.particle_diameter_angstrom is not None
+        return self.manifest.particle_diameter_angstrom / self.manifest.pixel_size
+
+
+def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
+    """Open a simulation.
+
+    Parameters
+    ----------
+    folder
+        With the manifest of a simulation.
+    part
+        A table like its micrographs.star with some of the rows.
+
+    Raises
+    ------
+    DataError
+        The folder holds no simulation, or the table names what is not in it.
+    """
+    manifest = read_manifest(folder)
+    if manifest.stage != "simulate" or manifest.contrast is None:
+        raise DataError(f"{folder} was made by 'cryogem {manifest.stage}'; give a folder of 'cryogem simulate'")
+    table = part or folder / MICROGRAPHS
+    optics, rows = read_table(table, "micrographs", ("rlnMicrographName", "cryogemMask"))
+    if rows.empty:
+        raise DataError(f"{table} has no rows; choose at least one simulated micrograph")
+    files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
+    missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
+    for micrograph, mask in zip(*files, strict=True):
+        shapes = [read_header(path, 2)[0] for path in (micrograph, mask)]
+        if shapes[0] != shapes[1]:
+            sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in shapes)
+            raise DataError(f"{micrograph} and its mask {mask} have {sizes} pixels; simulate again")
+    exposures = tuple(Exposure(state, manifest.pixel_size) for state in measured_states(table, _optics(table, optics)))
+    return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]), exposures)
+
+
+def _optics(table: Path, optics: pd.DataFrame) -> Optics:
+    """What all micrographs share, defocus 0."""
+    names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+    try:
+        voltage, cs, contrast = (float(optics[name].iloc[0]) for name in names)
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise DataError(f"{table} has no table data_optics with numbers in {', '.join(names)}; simulate "
+                        "again") from None
+    return Optics(voltage, cs, contrast, 0.0, 0.0, 0.0)
+
+
+def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:
+    """Fingerprints of what a run is made from, so that it never goes on with something else under the same name.
+
+    Of real micrographs, which may be terabytes, names and sizes count.
+    """
+    prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
+    if reals:
+        listed = repr([(str(path), path.stat().st_size) for path in reals])
+        prints["set of real micrographs"] = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
+    return prints if model is None else {**prints, "model": fingerprint(model)}
+
+
+def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,
+                coloured: bool) -> list[tuple[int, int]]:
+    """Return the sizes (y, x) that real micrographs will have, from their headers alone.
+
+    Raises
+    ------
+    DataError
+        One of them cannot be used, or is too small to measure a noise spectrum (``coloured``) in it.
+    """
+    if coloured:
+        path = min(simulated.micrographs, key=lambda path: min(read_header(path, 2)[0]))
+        y, x = read_header(path, 2)[0]
+        if min(y, x) < TILE:
+            raise DataError(f"{path} has {x} x {y} pixels and a noise spectrum needs {TILE} a side; simulate larger "
+                            "micrographs, or take gaussian noise")
+    return check_real(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)

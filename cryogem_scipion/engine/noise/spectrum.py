@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stationary noise of a given power spectrum and intensity distribution, for images of any size."""
+import math
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.exposure import Exposure
+
+__all__ = ["TILE", "ColouredNoise", "power_spectrum", "resampled", "white"]
+
+TILE = 128
+"""Edge (px) of the tiles that spectra are measured on: their resolution is 1/128 of the sampling."""
+
+
+@dataclass(frozen=True)
+class ColouredNoise:
+    """Gaussian noise of a spectrum, passed through a curve that gives it the measured distribution."""
+
+    power: Float[Tensor, "n half"]
+    """Variance density over the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
+    curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
+    """Values at evenly spaced Gaussian deviates from -4 to 4; straight beyond. The identity is Gaussian noise."""
+    share: Float[Tensor, " half"] | None = None
+    """Part of the power that has passed the optics, from frequency 0 to Nyquist: it gives the noise Thon rings."""
+
+    def draw(self, shape: tuple[int, int], generator: torch.Generator,
+             exposure: Exposure | None = None) -> Float[Tensor, "y x"]:
+        """Noise of the given shape, on the CPU in float32; it does not wrap around at the borders.
+
+        Without ``exposure`` it is that of many micrographs together: no rings.
+        """
+        padded = (_even_fast_length(shape[0] + TILE // 2), _even_fast_length(shape[1] + TILE // 2))
+        amplitude = resampled(self.power.clamp(min=0).sqrt(), padded)
+        if exposure is not None and self.share is not None:
+            amplitude = amplitude * exposure.modulation(self.share, padded).sqrt()
+        white_noise = torch.randn(padded, generator=generator)
+        coloured = fourier.irfft2(fourier.rfft2(white_noise) * amplitude, padded)[:shape[0], :shape[1]]
+        deviation = math.sqrt(self.variance)
+        return deviation * self._curved(coloured / deviation)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the Gaussian noise before the curve."""
+        n = self.power.shape[0]
+        weights = torch.full((self.power.shape[1],), 2.0)
+        weights[0] = 1
+        if n % 2 == 0:
+            weights[-1] = 1
+        return max(float((self.power.double() * weights).sum() / (n * n)), 1e-12)
+
+    def _curved(self, deviates: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
+        knots = len(self.curve)
+        place = (deviates + 4) / 8 * (knots - 1)
+        below = place.floor().clamp(0, knots - 2)
+        index = below.long()
+        return torch.lerp(self.curve[index], self.curve[index + 1], place - below)
+
+
+def white(variance: float = 1.0) -> ColouredNoise:
+    """Uncorrelated Gaussian noise."""
+    return ColouredNoise(torch.full((TILE, TILE // 2 + 1), variance))
+
+
+def power_spectrum(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Tensor, "tiles n half"]:
+    """Periodograms of overlapping Hann-windowed tiles; white noise of variance v has mean v everywhere.
+
+    Raises
+    ------
+    DataError
+        The image is smaller than a tile.
+    """
+    if min(image.shape) < tile:
+        raise DataError(f"image of {tuple(image.shape)} pixels; a noise spectrum needs {tile} a side")
+    window = torch.hann_window(tile, periodic=True, dtype=image.dtype)
+    window = window[:, None] * window[None]
+    tiles = image.unfold(0, tile, tile // 2).unfold(1, tile, tile // 2).reshape(-1, tile, tile)
+    return fourier.rfft2(tiles * window).abs().square() / window.square().sum()
+
+
+def _even_fast_length(size: int) -> int:
+    """The next even size that transforms fast."""
+    return 2 * fourier.fast_length((size + 1) // 2)
+
+
+def resampled(plane: Float[Tensor, "n half"], shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
+    """Values of an rfft2 half plane at the frequencies of another size, bilinear."""
+    n = plane.shape[0]
+    columns = torch.arange(shape[1] // 2 + 1) * (n / shape[1])
+    rows = (fourier.fftfreq(shape[0]) * n) % n
+    left = columns.floor().clamp(max=plane.shape[1] - 2)
+    near = plane[:, left.long()]
+    wide = torch.lerp(near, plane[:, left.long() + 1], (columns - left).to(plane))
+    low = rows.floor()
+    return torch.lerp(wide[low.long() % n], wide[(low.long() + 1) % n], (rows - low).to(plane)[:, None])

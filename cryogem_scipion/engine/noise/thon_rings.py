@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Thon rings: how much of the background's noise has passed the optics, and at which defocus it was taken.
+
+Ice scatters electrons like the particles in it do: its part of the noise is multiplied by |CTF|², the counting noise
+is not. So the background of every micrograph has rings of its own, and a set's mean spectrum has none.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryogem_scipion.engine.compute.threads import parallel_map
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.spectrum import TILE, power_spectrum
+
+__all__ = ["MOST", "FittedRings", "fit_rings", "flattened_rings", "measured_share"]
+
+EDGE = 512
+"""Largest edge (px) of the tiles that rings are fitted on."""
+LOWEST, HIGHEST = 0.15, 0.97
+"""Part of the spectrum that is fitted, in units of Nyquist: below are particles and ice, above filters' edges."""
+DEFOCI = np.arange(2000.0, 60_000.0, 100.0)
+"""Å; what is tried."""
+BACKGROUND, SHARE = 6, 3
+"""Degrees of the smooth curves that stand for the noise, and for the rings' strength."""
+FOUND = 0.5
+"""Part of a profile's structure that rings have to explain."""
+ROUNDS = 2
+MOST = 0.98
+"""Of the noise that may have passed the optics: nothing is ever quite dark."""
+
+
+@dataclass(frozen=True)
+class FittedRings:
+    """Rings of a set of micrographs."""
+
+    share: Float[Tensor, " half"]
+    """Part of the noise's mean power that has passed the optics, at the frequencies of a tile."""
+    exposures: tuple[Exposure, ...]
+    """Of each micrograph, without astigmatism."""
+
+
+def fit_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> FittedRings | None:
+    """Find the rings of real micrographs; None where most of them show none.
+
+    Parameters
+    ----------
+    images
+        Of the background, at the pixel size of ``exposure``; 128 pixels a side or more.
+    exposure
+        Voltage, aberration, amplitude contrast and phase shift are taken from it; the defocus is found.
+
+    References
+    ----------
+    doi:10.1016/j.jsb.2015.08.008, for the fit of a background and rings to rotational means.
+    """
+    profiles = _profiles(images)
+    defoci, explained = profiles.defoci(exposure)
+    chosen = np.flatnonzero(explained >= FOUND)
+    if 2 * len(chosen) < len(images):
+        return None
+    share = _share(profiles.part(chosen), [exposure.at(defoci[number]) for number in chosen])
+    for _ in range(ROUNDS):
+        # Those that did not fit alone may do so with the strength that the others have.
+        exposures = [exposure.at(defocus) for defocus in profiles.defoci_with(share, exposure)]
+        share = _share(profiles, exposures)
+    return FittedRings(share, tuple(exposures))
+
+
+def measured_share(images: Sequence[Float[Tensor, "_ _"]], exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
+    """Share of the noise that has passed the optics, in images of known defocus."""
+    return _share(_profiles(images), exposures)
+
+
+def flattened_rings(powers: Float[Tensor, "tiles n half"], share: Float[Tensor, " half"],
+                    exposure: Exposure) -> Float[Tensor, "tiles n half"]:
+    """Periodograms of TILE pixels without their rings: as if all defoci had been averaged."""
+    return powers / exposure.modulation(share, (TILE, TILE), 4)
+
+
+@dataclass(frozen=True)
+class _Profiles:
+    """Rotational means of spectra, in units of smooth curves through them."""
+
+    frequency: NDArray[np.float64]
+    """In units of Nyquist."""
+    values: NDArray[np.float64]
+    """(frequency, micrograph)"""
+    smooth: NDArray[np.float64]
+    """(frequency, micrograph)"""
+
+    def part(self, chosen: NDArray[np.int64]) -> "_Profiles":
+        """Those of some micrographs."""
+        return _Profiles(self.frequency, self.values[:, chosen], self.smooth[:, chosen])
+
+    def defoci(self, exposure: Exposure) -> tuple[list[float], NDArray[np.float64]]:
+        """The defoci (Å) whose rings explain most of the structure, and which part of it."""
+        background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND, SHARE))
+        whole = _residuals(background, self.values)
+        passed = (exposure.at(defocus).profile(self.frequency)[:, None] for defocus in DEFOCI)
+        residuals = np.stack([_residuals(np.hstack([background, strength * one]), self.values) for one in passed])
+        best = residuals.argmin(0)
+        return DEFOCI[best].tolist(), 1 - residuals.min(0) / np.maximum(whole, 1e-30)
+
+    def defoci_with(self, share: Float[Tensor, " half"], exposure: Exposure) -> list[float]:
+        """The defoci (Å) at which rings of a known strength fit best."""
+        known = np.interp(self.frequency, np.linspace(0, 1, len(share)), share.double().numpy())
+        background = np.linalg.qr(_curves(self.frequency, BACKGROUND - 2))[0]
+        wanted = np.log(self.values * self.smooth)
+        rings = np.stack([np.log(1 + known * (2 * exposure.at(defocus).profile(self.frequency) - 1))
+                          for defocus in DEFOCI], axis=1)
+        wanted, rings = (columns - background @ (background.T @ columns) for columns in (wanted, rings))
+        found: list[float] = DEFOCI[((rings**2).sum(0)[:, None] - 2 * rings.T @ wanted).argmin(0)].tolist()
+        return found
+
+
+def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
+    tile = min(EDGE, *(1 << (min(image.shape).bit_length() - 1) for image in images))
+    radius = np.hypot(np.fft.fftfreq(tile, 1 / tile)[:, None], np.arange(tile // 2 + 1)).round().astype(int).ravel()
+    frequency = np.arange(tile // 2) / (tile // 2)
+    used = (frequency >= LOWEST) & (frequency <= HIGHEST)
+    powers = parallel_map(lambda image: power_spectrum(image, tile).median(0).values.double().numpy().ravel(), images)
+    means = np.stack([np.bincount(radius, power) / np.bincount(radius) for power in powers], axis=1)
+    means = np.maximum(means[:tile // 2][used], 1e-12)
+    terms = _curves(frequency[used], BACKGROUND)
+    smooth = np.exp(terms @ np.linalg.lstsq(terms, np.log(means), rcond=None)[0])
+    return _Profiles(frequency[used], means / smooth, smooth)
+
+
+def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
+    """Least squares over all profiles: a smooth background for each, and one smooth curve of the rings' strength."""
+    size, terms, count = BACKGROUND + 1, SHARE + 1, len(exposures)
+    background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND, SHARE))
+    rows = np.zeros((count, len(profiles.frequency), size * count + terms))
+    for number, exposure in enumerate(exposures):
+        # values = background + strength · (2 |CTF|² - 1)
+        rows[number, :, number * size:(number + 1) * size] = background
+        rows[number, :, -terms:] = strength * (2 * exposure.profile(profiles.frequency) - 1)[:, None]
+    solution = np.linalg.lstsq(rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel(), rcond=None)[0]
+    frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), LOWEST, HIGHEST)
+    found = _curves(frequency, SHARE) @ solution[-terms:]
+    mean = _curves(frequency, BACKGROUND) @ solution[:-terms].reshape(count, size).mean(0)
+    return torch.from_numpy(np.clip(found / np.maximum(mean, 1e-6), 0, MOST)).float()
+
+
+def _residuals(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of squares that a fit leaves, of each column."""
+    basis = np.linalg.qr(terms)[0]
+    left: NDArray[np.float64] = (values**2).sum(0) - ((basis.T @ values) ** 2).sum(0)
+    return left
+
+
+def _curves(frequency: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
+    """Chebyshev polynomials up to a degree over what is fitted, one a column."""
+    place = 2 * (frequency - LOWEST) / (HIGHEST - LOWEST) - 1
+    curves: NDArray[np.float64] = np.cos(np.arange(degree + 1) * np.arccos(np.clip(place, -1, 1))[:, None])
+    return curves

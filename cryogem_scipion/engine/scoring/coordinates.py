@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Coordinates as pickers write them, brought to Å.
+
+Pixels count from the centre of the first one, x along columns. A table of coordinates has the columns ``micrograph``
+(as the file names it), ``x`` and ``y`` (Å; where RELION's origins are given, the particle's centre), ``score`` (NaN
+where the picker gave none), ``whole`` (false for particles that the truth marks as cut) and ``pixel_size``.
+"""
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import read_blocks
+
+__all__ = ["centres", "pixel_sizes", "read_coordinates"]
+
+SCORE = "rlnAutopickFigureOfMerit"
+TOPAZ = ("image_name", "x_coord", "y_coord")
+# Endings that RELION gives to the names of micrographs in files of one micrograph each.
+RELION_ENDINGS = ("_autopick", "_manualpick")
+COLUMNS = ("micrograph", "x", "y", "score", "whole", "pixel_size")
+
+
+def read_coordinates(files: Sequence[Path], pixel_size: float | None, setting: str) -> pd.DataFrame:
+    """Return the coordinates of one or more files as the table described above.
+
+    Read are STAR (RELION 3.0 and later, of one or of many micrographs), tables of Topaz (.txt, .tsv, .csv), boxes of
+    EMAN (.box, a file for each micrograph) and .cs files of cryoSPARC.
+
+    Parameters
+    ----------
+    files
+        In any of these formats.
+    pixel_size
+        Å per pixel of the coordinates; None takes what the file says.
+    setting
+        Name of the setting that gives the pixel size, for messages.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read, or its pixel size is not known.
+    """
+    tables = [_read(file, pixel_size, setting) for file in files]
+    table = pd.concat([some for some in tables if len(some)] or tables[:1], ignore_index=True)
+    positions = table[["x", "y"]].to_numpy(float)
+    if not np.isfinite(positions).all():
+        raise DataError(f"{files[0]} has {int((~np.isfinite(positions).all(1)).sum())} coordinates that are no finite "
+                        "numbers; remove these rows")
+    scored = table["score"].notna()
+    if scored.any() and not scored.all():
+        raise DataError(f"{int((~scored).sum())} of {len(table)} picks have no score and the others do; give all of "
+                        "them a score, or none")
+    return table
+
+
+def pixel_sizes(rows: pd.DataFrame, optics: pd.DataFrame) -> Any:
+    """Return Å per micrograph pixel for each row of a STAR table, by its optics group; None where it is not said."""
+    for column in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"):
+        if column not in optics:
+            continue
+        if "rlnOpticsGroup" in optics and "rlnOpticsGroup" in rows:
+            by_group = dict(zip(optics["rlnOpticsGroup"], optics[column], strict=True))
+            sizes = rows["rlnOpticsGroup"].map(by_group).to_numpy(float)
+        else:
+            sizes = np.full(len(rows), float(optics[column].iloc[0]))
+        if (sizes > 0).all():
+            return sizes
+    return None
+
+
+def centres(rows: pd.DataFrame, sizes: Any) -> tuple[Any, Any]:
+    """Return x and y (Å) of the particles of a STAR table: coordinate less origin."""
+    def along(axis: str) -> Any:
+        place = rows[f"rlnCoordinate{axis}"].to_numpy(float) * sizes
+        if f"rlnOrigin{axis}Angst" in rows:
+            return place - rows[f"rlnOrigin{axis}Angst"].to_numpy(float)
+        return place - rows[f"rlnOrigin{axis}"].to_numpy(float) * sizes if f"rlnOrigin{axis}" in rows else place
+    return along("X"), along("Y")
+
+
+def _read(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; give STAR, Topaz (.txt), .box or .cs files of coordinates")
+    readers = {".star": _star, ".txt": _topaz, ".tsv": _topaz, ".csv": _topaz, ".box": _box, ".cs": _cryosparc}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} ends in {path.suffix or 'nothing'}; coordinates are read from .star, .txt, .tsv, "
+                        ".csv, .box and .cs")
+    try:
+        return reader(path, pixel_size, setting)
+    except (ValueError, KeyError, IndexError, EOFError, SyntaxError, TokenError, pd.errors.ParserError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as coordinates ({error}); check the file") from None
+
+
+def _star(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
+    blocks = read_blocks(path)
+    rows = next((block for block in blocks.values() if "rlnCoordinateX" in block and "rlnCoordinateY" in block), None)
+    if rows is None:
+        if all(block.empty for block in blocks.values()):
+            return _table(path, [], [], [], pixel_size or np.nan)
+        raise DataError(f"{path} has no rlnCoordinateX and rlnCoordinateY; give a STAR file of coordinates")
+    sizes = pixel_size or pixel_sizes(rows, blocks.get("optics", pd.DataFrame()))
+    if sizes is None:
+        raise _unknown(path, setting)
+    x, y = centres(rows, sizes)
+    table = _table(path, rows.get("rlnMicrographName", _stem(path)), x, y, sizes, rows.get(SCORE))
+    if "cryogemWhole" in rows:
+        table["whole"] = rows["cryogemWhole"].to_numpy() == 1
+    return table
+
+
+def _topaz(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
+    rows = pd.read_csv(path, sep="," if path.suffix.lower() == ".csv" else "\t", comment="#",
+                       dtype={"image_name": str}, encoding="utf-8")
+    missing = [name for name in TOPAZ if name not in rows]
+    if missing:
+        raise DataError(f"{path} lacks the columns {', '.join(missing)}; give a table as Topaz writes it")
+    if pixel_size is None:
+        raise _unknown(path, setting)
+    return _table(path, rows["image_name"], rows["x_coord"].to_numpy(float) * pixel_size,
+                  rows["y_coord"].to_numpy(float) * pixel_size, pixel_size, rows.get("score"))
+
+
+def _box(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
+    """Corner and size of boxes; a fifth column is a score where crYOLO wrote the file, and in EMAN's own not there."""
+    if pixel_size is None:
+        raise _unknown(path, setting)
+    text = path.read_text("utf-8")
+    values = np.array([[float(word) for word in line.split()] for line in text.splitlines() if line.strip()])
+    if not len(values):
+        return _table(path, [], [], [], pixel_size)
+    if values.ndim != 2 or values.shape[1] < 4:
+        raise DataError(f"{path} has fewer than four columns; give lines of corner x, corner y, width, height")
+    middle = values[:, :2] + values[:, 2:4] / 2
+    score = values[:, 4] if values.shape[1] > 4 and (values[:, 4] >= 0).all() else None
+    return _table(path, _stem(path), middle[:, 0] * pixel_size, middle[:, 1] * pixel_size, pixel_size, score)
+
+
+def _cryosparc(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
+    """Picks of cryoSPARC: fractions of the micrograph, y from its lower edge."""
+    rows = np.load(path, allow_pickle=False)
+    if not hasattr(rows, "dtype"):
+        raise DataError(f"{path} holds several arrays; give the .cs file of picked or extracted particles")
+    fields = rows.dtype.names or ()
+    needed = [f"location/{name}" for name in ("micrograph_path", "center_x_frac", "center_y_frac", "micrograph_shape")]
+    missing = [name for name in needed if name not in fields]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; give the .cs file of picked or extracted particles")
+    sizes = pixel_size
+    if sizes is None:
+        if "location/micrograph_psize_A" not in fields:
+            raise _unknown(path, setting)
+        sizes = rows["location/micrograph_psize_A"].astype(float)
+    shape = rows["location/micrograph_shape"].astype(float)
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in rows["location/micrograph_path"]]
+    scores = next((rows[name] for name in ("pick_stats/ncc_score", "pick_stats/power") if name in fields), None)
+    return _table(path, names, rows["location/center_x_frac"] * shape[:, 1] * sizes,
+                  (1 - rows["location/center_y_frac"].astype(float)) * shape[:, 0] * sizes, sizes, scores)
+
+
+def _table(path: Path, names: str | Iterable[str], x: Any, y: Any, sizes: Any, score: Any = None) -> pd.DataFrame:
+    count = len(x)
+    values = dict.fromkeys(COLUMNS, np.zeros(0))
+    values |= {"micrograph": np.array([names] * count if isinstance(names, str) else list(names), object),
+               "x": np.asarray(x, float), "y": np.asarray(y, float), "whole": np.ones(count, bool),
+               "score": np.full(count, np.nan) if score is None else np.asarray(score, float),
+               "pixel_size": np.broadcast_to(np.asarray(sizes, float), count)}
+    return pd.DataFrame(values)
+
+
+def _stem(path: Path) -> str:
+    """The micrograph of a file of one micrograph."""
+    stem = path.stem
+    for ending in RELION_ENDINGS:
+        stem = stem.removesuffix(ending)
+    return stem
+
+
+def _unknown(path: Path, setting: str) -> DataError:
+    return DataError(f"{path} does not say the pixel size of its coordinates; give {setting}")

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every setting, declared once; forms, flags, JSON, help and range checks are derived from here."""
+from cryogem_scipion.engine.settings.base import RunSettings, Settings, messages, option, parse, read_json
+from cryogem_scipion.engine.settings.evaluate import EvaluateSettings
+from cryogem_scipion.engine.settings.export import ExportSettings
+from cryogem_scipion.engine.settings.generate import GenerateSettings
+from cryogem_scipion.engine.settings.import_model import ImportModelSettings
+from cryogem_scipion.engine.settings.phantom import PhantomSettings
+from cryogem_scipion.engine.settings.picks import PicksSettings
+from cryogem_scipion.engine.settings.poses import PosesSettings
+from cryogem_scipion.engine.settings.preview import PreviewSettings
+from cryogem_scipion.engine.settings.simulate import SimulateSettings
+from cryogem_scipion.engine.settings.train import TrainSettings
+
+__all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings", "PhantomSettings",
+           "PicksSettings", "PosesSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings",
+           "TrainSettings", "messages", "option", "parse", "read_json"]
+
+STAGES: dict[str, type[RunSettings]] = {
+    "simulate": SimulateSettings,
+    "train": TrainSettings,
+    "generate": GenerateSettings,
+    "evaluate": EvaluateSettings,
+    "picks": PicksSettings,
+    "export": ExportSettings,
+    "poses": PosesSettings,
+    "import-model": ImportModelSettings,
+    "phantom": PhantomSettings,
+    "preview": PreviewSettings,
+}

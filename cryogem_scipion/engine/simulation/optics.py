@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One state of the microscope, and the phase of its contrast transfer; light, for the engine and the viewers.
+
+Lengths are Å, underfocus is positive, angles are degrees counter-clockwise from x. Voltages in kV
+and aberrations in mm become Å here and nowhere else.
+"""
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryogem_scipion.engine.errors import SettingsError
+
+__all__ = ["Optics", "electron_wavelength", "phase_terms", "phase_turns", "transfer_zeros"]
+
+PLANCK = 6.62607015e-34  # J s
+ELECTRON_MASS = 9.1093837015e-31  # kg
+ELEMENTARY_CHARGE = 1.602176634e-19  # C
+LIGHT_SPEED = 299792458.0  # m / s
+
+
+@dataclass(frozen=True)
+class Optics:
+    """One realised microscope state; underfocus is positive.
+
+    The defocus is ``defocus_u_angstrom`` along ``defocus_angle_degrees`` (from x towards y) and
+    ``defocus_v_angstrom`` across it.
+    """
+
+    voltage_kv: float
+    cs_mm: float
+    amplitude_contrast: float
+    defocus_u_angstrom: float
+    defocus_v_angstrom: float
+    defocus_angle_degrees: float
+    phase_shift_degrees: float = 0.0
+    b_factor_angstrom2: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.voltage_kv < math.inf:
+            raise SettingsError(f"voltage is {self.voltage_kv} kV; give a positive number such as 300")
+        if not 0 <= abs(self.amplitude_contrast) <= 1:
+            raise SettingsError(f"amplitude contrast is {self.amplitude_contrast}; give a number from 0 to 1")
+        if not all(math.isfinite(value) for value in vars(self).values()):
+            raise SettingsError(f"optics hold a value that is not finite: {self}; check the CTF file")
+
+
+def electron_wavelength(voltage_kv: float) -> float:
+    """Relativistic de Broglie wavelength in Å of electrons accelerated by ``voltage_kv`` kV."""
+    if not 0 < voltage_kv < math.inf:
+        raise SettingsError(f"voltage is {voltage_kv} kV; give a positive number such as 300")
+    energy = ELEMENTARY_CHARGE * voltage_kv * 1e3
+    momentum = math.sqrt(2 * ELECTRON_MASS * energy * (1 + energy / (2 * ELECTRON_MASS * LIGHT_SPEED**2)))
+    return 1e10 * PLANCK / momentum
+
+
+def phase_terms(optics: Optics) -> tuple[float, float, float, float, float]:
+    """Phase in turns = a (x² + y²) + b (x² − y²) + c x y + d (x² + y²)² + e, for frequencies in 1/Å.
+
+    With cos 2(θ − angle) written out, the defocus term is a polynomial: no angle is ever computed.
+    """
+    wavelength = electron_wavelength(optics.voltage_kv)
+    mean = 0.5 * (optics.defocus_u_angstrom + optics.defocus_v_angstrom)
+    half = 0.5 * (optics.defocus_u_angstrom - optics.defocus_v_angstrom)
+    angle = 2 * math.radians(optics.defocus_angle_degrees)
+    return (
+        0.5 * wavelength * mean,
+        0.5 * wavelength * half * math.cos(angle),
+        wavelength * half * math.sin(angle),
+        -0.25 * optics.cs_mm * 1e7 * wavelength**3,
+        (math.asin(optics.amplitude_contrast) + math.radians(optics.phase_shift_degrees)) / (2 * math.pi),
+    )
+
+
+def phase_turns(optics: Optics, y: Any, x: Any) -> Any:
+    """Phase in turns at frequencies (1/Å), float64 arrays or tensors that broadcast against each other."""
+    a, b, c, d, e = phase_terms(optics)
+    square = x * x + y * y
+    return (a + d * square) * square + b * (x * x - y * y) + c * x * y + e
+
+
+def transfer_zeros(optics: Optics, directions: NDArray[np.float64], highest: float) -> NDArray[np.float64]:
+    """Frequencies (1/Å) at which the contrast transfer vanishes: the dark rings of a power spectrum.
+
+    Parameters
+    ----------
+    optics
+        One realised microscope state.
+    directions
+        Angles θ of the frequencies, from x towards y, radians.
+    highest
+        Frequency (1/Å) up to which zeros are wanted; above 0.
+
+    Returns
+    -------
+    (ring, direction), from the innermost outwards; NaN where a ring lies beyond ``highest``.
+    """
+    a, b, c, d, e = phase_terms(optics)
+    # Along θ the phase is p t + d t² + e turns with t = u²; it vanishes at every half turn.
+    p = a + b * np.cos(2 * directions) + 0.5 * c * np.sin(2 * directions)
+    reach = highest**2 * (np.abs(p).max() + abs(d) * highest**2)
+    halves = np.arange(math.floor(2 * (e - reach)), math.ceil(2 * (e + reach)) + 1)[:, None] / 2 - e
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Both roots, the first in the form that stays finite as d goes to zero.
+        far = p + np.where(p < 0, -1, 1) * np.sqrt(p**2 + 4 * d * halves)
+        t = np.concatenate([2 * halves / far, -far / (2 * d) if d else np.full_like(far, np.nan)])
+        rings = np.sqrt(np.where((t > 0) & (t <= highest**2), t, np.nan))
+    rings = np.sort(rings, axis=0)  # NaN goes to the end
+    seen: NDArray[np.float64] = rings[~np.isnan(rings).all(1)]
+    return seen

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the particles are: random sequential addition with an exclusion distance.
+
+Centres are (y, x) in pixels; the centre of the first pixel is (0, 0). Placed centres are kept in
+the cells of a grid no finer than the exclusion distance, so that a new one is compared with the
+nine cells around it only. When random darts no longer find room, the squares that are still
+free are searched and divided until none is left: what fits is placed.
+"""
+import math
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.errors import SettingsError
+
+__all__ = ["draw_count", "place_centres"]
+
+MISSES = 200  # darts in a row that find no room before the free squares are searched
+ATTEMPTS = 30  # places tried around a neighbour before a clustered centre is placed anywhere
+CLUSTER_REACH = 1.3  # clustered centres are this many exclusion distances from a neighbour, at most
+DEPTH = 24  # halvings of the free squares; rounding forbids more
+
+
+def draw_count(mean: float, sigma: float, generator: torch.Generator) -> int:
+    """Number of particles from a normal distribution cut at two sigmas, never below 0."""
+    if not (mean >= 0 and sigma >= 0 and math.isfinite(mean + sigma)):
+        raise SettingsError(f"particles per micrograph are {mean} ± {sigma}; give numbers of 0 or more")
+    deviation = math.inf
+    while abs(deviation) > 2:
+        deviation = float(torch.randn(1, generator=generator, dtype=torch.float64))
+    return max(0, round(mean + sigma * deviation))
+
+
+def place_centres(
+    count: int,
+    shape: tuple[int, int],
+    distance: float,
+    generator: torch.Generator,
+    inset: float = 0.0,
+    clusters: float = 0.0,
+) -> Float[Tensor, "m 2"]:
+    """Place centres at random, no two nearer than ``distance``.
+
+    Parameters
+    ----------
+    count
+        Centres wanted.
+    shape
+        Field (y, x) in pixels.
+    distance
+        Exclusion distance in pixels, Euclidean; 0 allows any overlap.
+    inset
+        Centres stay in [inset, size − inset): half the box keeps whole boxes inside, 0 lets the
+        border cut them, a negative inset lets centres lie outside.
+    clusters
+        Chance, from 0 to 1, that a centre is placed beside an earlier one.
+
+    Returns
+    -------
+    Sub-pixel (y, x) of the centres, float64, in the order of placing: fewer than ``count`` when no
+    more fit.
+
+    Raises
+    ------
+    SettingsError
+        A negative count or distance, or a degree of clustering outside 0 to 1.
+    """
+    if count < 0:
+        raise SettingsError(f"number of particles is {count}; give 0 or more")
+    if not 0 <= distance < math.inf:
+        raise SettingsError(f"exclusion distance is {distance} pixels; give 0 or more")
+    if not 0 <= clusters <= 1:
+        raise SettingsError(f"degree of clustering is {clusters}; give a number from 0 to 1")
+    if not math.isfinite(inset):
+        raise SettingsError(f"inset is {inset} pixels; give a finite number")
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    size_y, size_x = shape[0] - 2 * inset, shape[1] - 2 * inset
+    if count == 0 or size_y <= 0 or size_x <= 0:
+        return torch.zeros(0, 2, dtype=torch.float64)
+    centres = _place(count, size_y, size_x, float(distance), float(clusters), np.uint64(seed))
+    return torch.from_numpy(centres) + inset
+
+
+@numba.njit(cache=True, nogil=True)
+def _uniform(state):  # type: ignore[no-untyped-def]
+    """Next number in [0, 1) of the splitmix64 sequence whose state is ``state[0]``."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return float(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _free(y, x, centres, heads, following, cell, distance):  # type: ignore[no-untyped-def]
+    """Whether no placed centre is nearer to (y, x) than the distance."""
+    row, column = int(y / cell), int(x / cell)
+    for r in range(max(row - 1, 0), min(row + 2, heads.shape[0])):
+        for c in range(max(column - 1, 0), min(column + 2, heads.shape[1])):
+            other = heads[r, c]
+            while other >= 0:
+                dy, dx = centres[other, 0] - y, centres[other, 1] - x
+                if dy * dy + dx * dx < distance * distance:
+                    return False
+                other = following[other]
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(y, x, placed, centres, heads, following, cell):  # type: ignore[no-untyped-def]
+    centres[placed, 0], centres[placed, 1] = y, x
+    row, column = int(y / cell), int(x / cell)
+    following[placed] = heads[row, column]
+    heads[row, column] = placed
+
+
+@numba.njit(cache=True, nogil=True)
+def _covered(y, x, side, centres, heads, following, cell, distance):  # type: ignore[no-untyped-def]
+    """Whether one placed centre excludes the whole square with its corner at (y, x)."""
+    middle_y, middle_x = y + 0.5 * side, x + 0.5 * side
+    row, column = int(middle_y / cell), int(middle_x / cell)
+    for r in range(max(row - 1, 0), min(row + 2, heads.shape[0])):
+        for c in range(max(column - 1, 0), min(column + 2, heads.shape[1])):
+            other = heads[r, c]
+            while other >= 0:
+                dy = abs(centres[other, 0] - middle_y) + 0.5 * side
+                dx = abs(centres[other, 1] - middle_x) + 0.5 * side
+                if dy * dy + dx * dx < distance * distance:
+                    return True
+                other = following[other]
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(count, size_y, size_x, distance, clusters, seed):  # type: ignore[no-untyped-def]
+    state = np.empty(1, np.uint64)
+    state[0] = seed
+    centres = np.empty((count, 2), np.float64)
+    following = np.full(count, -1, np.int64)
+    cell = max(distance, math.sqrt(size_y * size_x / count), max(size_y, size_x) / 4096)
+    heads = np.full((int(size_y / cell) + 1, int(size_x / cell) + 1), -1, np.int64)
+    placed = 0
+    misses = 0
+    while placed < count and misses < MISSES:
+        found = False
+        y = x = 0.0
+        if placed > 0 and clusters > 0.0 and _uniform(state) < clusters:
+            for _ in range(ATTEMPTS):
+                beside = int(_uniform(state) * placed)
+                reach = max(distance, 1.0) * math.sqrt(1.0 + _uniform(state) * (CLUSTER_REACH**2 - 1.0))
+                angle = 2.0 * math.pi * _uniform(state)
+                y = centres[beside, 0] + reach * math.sin(angle)
+                x = centres[beside, 1] + reach * math.cos(angle)
+                inside = 0.0 <= y < size_y and 0.0 <= x < size_x
+                if inside and _free(y, x, centres, heads, following, cell, distance):
+                    found = True
+                    break
+        if not found:
+            y, x = _uniform(state) * size_y, _uniform(state) * size_x
+            found = _free(y, x, centres, heads, following, cell, distance)
+        if found:
+            _add(y, x, placed, centres, heads, following, cell)
+            placed += 1
+            misses = 0
+        else:
+            misses += 1
+    if placed < count:
+        placed = _fill(placed, count, size_y, size_x, distance, state, centres, heads, following, cell)
+    return centres[:placed]
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(placed, count, size_y, size_x, distance, state, centres, heads, following, cell):  # type: ignore[no-untyped-def]
+    """Throw darts into the squares not yet excluded, halving them, until none is left."""
+    side = 0.5 * distance
+    rows, columns = int(size_y / side) + 1, int(size_x / side) + 1
+    corners = np.empty((rows * columns, 2), np.float64)
+    for index in range(rows * columns):
+        corners[index, 0], corners[index, 1] = (index // columns) * side, (index % columns) * side
+    for _ in range(DEPTH):
+        active = 0
+        for index in range(corners.shape[0]):
+            y, x = corners[index, 0], corners[index, 1]
+            inside = y < size_y and x < size_x
+            if inside and not _covered(y, x, side, centres, heads, following, cell, distance):
+                corners[active, 0], corners[active, 1] = y, x
+                active += 1
+        if active == 0:
+            break
+        for _ in range(active):
+            chosen = int(_uniform(state) * active)
+            y = corners[chosen, 0] + _uniform(state) * side
+            x = corners[chosen, 1] + _uniform(state) * side
+            if y < size_y and x < size_x and _free(y, x, centres, heads, following, cell, distance):
+                _add(y, x, placed, centres, heads, following, cell)
+                placed += 1
+                if placed == count:
+                    return placed
+        side *= 0.5
+        halves = np.empty((4 * active, 2), np.float64)
+        for index in range(active):
+            for quarter in range(4):
+                halves[4 * index + quarter, 0] = corners[index, 0] + (quarter // 2) * side
+                halves[4 * index + quarter, 1] = corners[index, 1] + (quarter % 2) * side
+        corners = halves
+    return placed

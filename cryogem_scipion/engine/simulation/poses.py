@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Orientations of the particles.
+
+Rotations are the matrices A of ``projection``: a particle is seen along the map's direction
+Aᵀ (0, 0, 1), the third row of A. All are float64 on the CPU; the generator decides every draw.
+"""
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.errors import SettingsError
+
+__all__ = ["drawn_rotations", "preferred_rotations", "uniform_rotations", "view_directions"]
+
+
+def uniform_rotations(count: int, generator: torch.Generator) -> Float[Tensor, "n 3 3"]:
+    """Rotations uniform on SO(3): normalised 4-vectors of normal deviates are uniform quaternions.
+
+    References
+    ----------
+    doi:10.1016/B978-0-08-050755-2.50036-1
+    """
+    if count < 0:
+        raise SettingsError(f"number of poses is {count}; give 0 or more")
+    return _from_quaternions(torch.randn(count, 4, generator=generator, dtype=torch.float64))
+
+
+def _from_quaternions(quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+
+
+def view_directions(rot_tilt_degrees: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
+    """Unit vectors (x, y, z) in the map along which (rot, tilt) looks."""
+    rot, tilt = torch.deg2rad(rot_tilt_degrees.to(torch.float64)).unbind(-1)
+    return torch.stack([torch.sin(tilt) * torch.cos(rot), torch.sin(tilt) * torch.sin(rot), torch.cos(tilt)], dim=-1)
+
+
+def preferred_rotations(
+    count: int,
+    generator: torch.Generator,
+    views_degrees: Sequence[tuple[float, float]],
+    weights: Sequence[float] | None = None,
+    cone_degrees: float = 15.0,
+    uniform_weight: float = 0.0,
+) -> Float[Tensor, "n 3 3"]:
+    """Rotations whose view directions lie in cones around preferred views.
+
+    Parameters
+    ----------
+    views_degrees
+        (rot, tilt) of each preferred view.
+    weights
+        Relative frequency of each view; equal by default.
+    cone_degrees
+        Half the opening angle; directions are uniform over the cap, in-plane angles over the circle.
+    uniform_weight
+        Relative frequency, on the scale of the weights, of orientations uniform on SO(3).
+
+    Raises
+    ------
+    SettingsError
+        No views, weights that do not match them or have no sum, or a cone outside 0 to 180°.
+    """
+    chances = [1.0] * len(views_degrees) if weights is None else list(weights)
+    if not views_degrees:
+        raise SettingsError("no preferred view given: the list is empty; give at least one (rot, tilt)")
+    if len(chances) != len(views_degrees):
+        raise SettingsError(f"{len(chances)} weights for {len(views_degrees)} views; give one weight a view")
+    chances.append(uniform_weight)
+    if not (all(0 <= chance < math.inf for chance in chances) and sum(chances) > 0):
+        raise SettingsError(f"weights of the views are {chances}; give numbers of 0 or more, not all 0")
+    if not 0 <= cone_degrees <= 180:
+        raise SettingsError(f"cone is {cone_degrees}°; give an angle from 0 to 180")
+    anywhere = uniform_rotations(count, generator)
+    if count == 0:
+        return anywhere
+    chosen = torch.multinomial(
+        torch.tensor(chances, dtype=torch.float64), count, replacement=True, generator=generator
+    )
+    draw = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    cosine = 1 - draw[:, 0] * (1 - math.cos(math.radians(cone_degrees)))
+    sine = torch.sqrt((1 - cosine * cosine).clamp(min=0))
+    around = 2 * math.pi * draw[:, 1]
+    local = torch.stack([sine * torch.cos(around), sine * torch.sin(around), cosine], dim=-1)
+    views = torch.tensor([*views_degrees, (0.0, 0.0)], dtype=torch.float64)[chosen]
+    frames = _frames(view_directions(views))
+    direction = (local[:, None, :] @ frames)[:, 0]
+    in_plane = 2 * math.pi * draw[:, 2]
+    rotations = _spin(in_plane) @ _frames(direction)
+    return torch.where((chosen == len(views_degrees))[:, None, None], anywhere, rotations)
+
+
+def drawn_rotations(
+    count: int, generator: torch.Generator, orientations: Float[Tensor, "m 3 3"], spread_degrees: float = 0.0
+) -> Float[Tensor, "n 3 3"]:
+    """Rotations drawn with replacement from a given list of orientations.
+
+    Each gets a fresh in-plane angle, for a grid has no preferred direction in the plane of the
+    image, and is tilted about a random axis by an angle of up to ``spread_degrees``.
+    """
+    if orientations.shape[0] == 0:
+        raise SettingsError("no orientation to draw from: the list is empty; give particles with poses")
+    if not 0 <= spread_degrees <= 180:
+        raise SettingsError(f"spread is {spread_degrees}°; give an angle from 0 to 180")
+    chosen = torch.randint(orientations.shape[0], (count,), generator=generator)
+    draw = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    axis = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+    half = 0.5 * math.radians(spread_degrees) * draw[:, 1]
+    axis = torch.nn.functional.normalize(axis, dim=-1) * torch.sin(half)[:, None]
+    tilt = _from_quaternions(torch.cat([torch.cos(half)[:, None], axis], dim=-1))
+    picked = orientations.detach().cpu().to(torch.float64)[chosen]
+    return _spin(2 * math.pi * draw[:, 0]) @ tilt @ picked
+
+
+def _spin(angles: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+    """Rotations about z, the axis of view."""
+    cosine, sine, zero = torch.cos(angles), torch.sin(angles), torch.zeros_like(angles)
+    rows = [cosine, sine, zero, -sine, cosine, zero, zero, zero, zero + 1]
+    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+
+
+def _frames(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
+    """Right-handed frames whose third row is ``direction``."""
+    least = torch.nn.functional.one_hot(direction.abs().argmin(dim=-1), 3).to(direction.dtype)
+    first = torch.nn.functional.normalize(torch.linalg.cross(least, direction), dim=-1)
+    return torch.stack([first, torch.linalg.cross(direction, first), direction], dim=-2)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem evaluate``: how far generated micrographs are from real ones."""
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure as Picture
+
+from cryogem_scipion.engine.compute.devices import chosen_device
+from cryogem_scipion.engine.compute.parallel import workers
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.figures.evaluation import NAME, SIZE, draw_evaluation
+from cryogem_scipion.engine.figures.record import save_figure, write_report
+from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
+from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.engine.noise.real_micrograph import check_real, evenly, real_files
+from cryogem_scipion.engine.realism.artefacts import excesses, lattice_excess_db
+from cryogem_scipion.engine.realism.comparison import Figure, Pieces, Sample, compare, compare_frechet
+from cryogem_scipion.engine.realism.features.network import feature_network
+from cryogem_scipion.engine.realism.kept_signal import KeptSignal, kept_signal
+from cryogem_scipion.engine.realism.micrograph_sets import (
+    Measured,
+    MicrographSet,
+    measure,
+    network_pieces,
+    opened,
+    texture_pieces,
+)
+from cryogem_scipion.engine.realism.summary import FREQUENCIES, GREY, LAGS, LOCAL, SMALLEST, distances
+from cryogem_scipion.engine.realism.textures import SQUARE
+from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.settings import EvaluateSettings
+from cryogem_scipion.engine.simulation.microscope import seeded
+
+__all__ = ["run"]
+
+log = logging.getLogger("cryogem")
+
+PIECE = 96
+"""Edge (px) of the pieces whose features are compared; smaller where the images are."""
+SMALLEST_PIECE = 32
+FEWEST = 8
+"""Pieces of either set that a Fréchet distance takes at least."""
+COARSEST = 20.0
+"""Largest ratio of pixel sizes that is believed."""
+
+
+def run(settings: EvaluateSettings) -> Manifest:
+    """Compare two sets and write evaluation.json, evaluation.npz, evaluation.png and the manifest.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    device = chosen_device(settings.device)
+    sets = _sets(settings)
+    network = None if settings.features is None else feature_network(settings.features).to(device)
+    pixel_size = sets[0].working_pixel_size
+    binning = max(1, round(settings.feature_pixel_size / pixel_size))
+    out = begin(settings)
+    most = max(len(one.files) for one in sets)
+    threads = workers(torch.device("cpu"), most, _memory(sets))
+    generated, real = measured = [measure(one, binning, threads) for one in sets]
+    figures = compare(generated.summaries, real.summaries, distances, seeded(settings.seed, "summaries"))
+    warnings: list[str] = []
+    clouds: list[Pieces] = []
+    if generated.artefacts is not None and real.artefacts is not None:
+        figures |= compare(generated.artefacts, real.artefacts, excesses, seeded(settings.seed, "artefacts"))
+    else:
+        warnings.append("micrographs of fewer than 256 pixels a side are too small to look for lattices and lines")
+    edge = min(PIECE, min(one.smallest() for one in sets) // binning // 16 * 16)
+    if network is None:
+        edge, binning = SQUARE, 1
+        clouds = [texture_pieces(one, threads) for one in sets]
+    elif edge >= SMALLEST_PIECE:
+        clouds = [network_pieces(one, network, device, binning, known.coarse_deviation, edge, threads)
+                  for one, known in zip(sets, measured, strict=True)]
+    if clouds and min(len(cloud.features) for cloud in clouds) >= FEWEST:
+        log.info("comparing %d with %d pieces of image", *(len(cloud.features) for cloud in clouds))
+        figures["frechet"] = compare_frechet(clouds[0], clouds[1], seeded(settings.seed, "features"))
+    if "frechet" not in figures:
+        warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
+                        "micrographs")
+    if len(sets[1].files) < 2:
+        warnings.append("of a single real micrograph there are no halves to compare; give two or more")
+    signal = kept_signal(sets[0].files, seeded(settings.seed, "signal"))
+    report = {
+        "pixel_size": pixel_size,
+        "features": "random filters" if settings.features is None else str(settings.features), "piece": edge,
+        "feature_pixel_size": binning * pixel_size,
+        "sets": {one.name: {"micrographs": len(one.files), "pixel_size": one.pixel_size, "mean": known.grey[0],
+                            "deviation": known.grey[1]} for one, known in zip(sets, measured, strict=True)},
+        "figures": {name: asdict(figure) for name, figure in figures.items()},
+        "lattice_db": _lattices(generated, real), "signal": None if signal is None else asdict(signal),
+        "warnings": warnings}
+    write_report(out, NAME, report, _arrays(generated, real))
+    picture = Picture(figsize=SIZE)
+    draw_evaluation(picture, out)
+    save_figure(picture, out / f"{NAME}.png")
+    manifest = Manifest(stage="evaluate", **made_with(),
+                        settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=pixel_size,
+                        micrographs=len(sets[0].files), warnings=tuple(warnings),
+                        figures=_flat(figures, len(sets[1].files), signal))
+    write_manifest(out, manifest)
+    for name, figure in figures.items():
+        log.info("%s", _line(name, figure))
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    log.info("compared %d generated with %d real micrographs: %s", len(sets[0].files), len(sets[1].files),
+             out / f"{NAME}.png")
+    return manifest
+
+
+def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
+    """Both sets, brought to the coarser of their pixel sizes; refuses what cannot be compared, from headers alone."""
+    files = [real_files(patterns) for patterns in (settings.generated, settings.real)]
+    shared = {path.resolve() for path in files[0]} & {path.resolve() for path in files[1]}
+    if shared:
+        raise DataError(f"{min(shared)} is given as generated and as real ({len(shared)} files are); compare two sets")
+    sizes = (settings.generated_pixel_size, settings.real_pixel_size)
+    sets = [opened(name, evenly(found, settings.limit), size)
+            for name, found, size in zip(("generated", "real"), files, sizes, strict=True)]
+    fine, coarse = sorted(one.pixel_size for one in sets)
+    if coarse > COARSEST * fine:
+        raise DataError(f"pixel sizes of {sets[0].pixel_size:g} (generated) and {sets[1].pixel_size:g} Å (real) cannot "
+                        "be compared; correct the wrong one by generated_pixel_size or real_pixel_size")
+    sets = [replace(one, working_pixel_size=coarse) for one in sets]
+    for one in sets:
+        check_real(one.files, coarse, one.pixel_size)
+        if one.smallest() < SMALLEST:
+            raise DataError(f"{one.files[0]} has {one.smallest()} pixels a side at {coarse:g} Å per pixel; to compare "
+                            f"takes {SMALLEST}")
+    return sets
+
+
+def _memory(sets: Sequence[MicrographSet]) -> int:
+    """Bytes, roughly, that one micrograph takes while it is measured."""
+    y, x = max((read_header(one.files[0], 2)[0] for one in sets), key=lambda shape: shape[0] * shape[1])
+    return 80 * y * x
+
+
+def _lattices(generated: Measured, real: Measured) -> dict[str, float]:
+    if generated.artefacts is None or real.artefacts is None:
+        return {}
+    one, other = (_mean(sample).lattice for sample in (generated.artefacts, real.artefacts))
+    return {str(period): float(value) for period, value in lattice_excess_db(one, other).items()}
+
+
+def _mean(sample: Sample[Any]) -> Any:
+    return sample.mean(torch.ones(len(sample.counts), dtype=torch.float64))
+
+
+def _arrays(generated: Measured, real: Measured) -> dict[str, Any]:
+    """What the figure is drawn from."""
+    arrays: dict[str, Any] = {"frequencies": FREQUENCIES, "grey": GREY, "local": LOCAL,
+                              "lags": torch.arange(-LAGS, LAGS + 1)}
+    for name, known in (("generated", generated), ("real", real)):
+        mean = _mean(known.summaries)
+        spectra = known.summaries.averages.spectrum
+        arrays |= {f"{name}_{part}": value for part, value in zip(mean._fields, mean, strict=True)}
+        arrays[f"{name}_spectra"] = torch.quantile(spectra, torch.tensor([0.05, 0.95], dtype=spectra.dtype), 0)
+        arrays[f"{name}_examples"] = known.examples
+    return {name: value.numpy() for name, value in arrays.items()}
+
+
+def _flat(figures: dict[str, Figure], real: int, signal: KeptSignal | None) -> dict[str, float]:
+    """Values, intervals and floors, for the manifest."""
+    flat = {name + ("" if part == "value" else f"_{part}"): value for name, figure in figures.items()
+            for part, value in asdict(figure).items() if value is not None}
+    kept = {} if signal is None else {"signal_correlation": signal.correlation, "signal_snr": signal.snr}
+    return {**flat, **kept, "real_micrographs": float(real)}
+
+
+def _line(name: str, figure: Figure) -> str:
+    text = f"{name} {figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})"
+    if figure.floor is None or figure.halves is None:
+        return text
+    return f"{text}; of halves {figure.halves:.4g}, real against real {figure.floor:.4g}"

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem export``: a data set in the form that another program reads as it is."""
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryogem_scipion.engine.compute.threads import one_thread
+from cryogem_scipion.engine.export import cryodrgn, cryosparc, relion, topaz
+from cryogem_scipion.engine.export.selection import Selection, select
+from cryogem_scipion.engine.io.dataset import README, Manifest, replacing, write_manifest
+from cryogem_scipion.engine.runs.folder import begin, check_space, fingerprint, made_with
+from cryogem_scipion.engine.settings import ExportSettings
+
+__all__ = ["run"]
+
+log = logging.getLogger("cryogem")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a program needs: refusals before anything is written, disk space (bytes), and the writing itself."""
+
+    check: Callable[[Selection, ExportSettings], None]
+    needed: Callable[[Selection, ExportSettings], int]
+    write: Callable[[Selection, ExportSettings, Path], list[str]]
+
+
+TARGETS = {
+    "relion": Target(relion.check, relion.needed, relion.write),
+    "cryosparc": Target(cryosparc.check, cryosparc.needed, cryosparc.write),
+    "topaz": Target(topaz.check, topaz.needed, topaz.write),
+    "cryodrgn": Target(cryodrgn.check, cryodrgn.needed, cryodrgn.write)}
+
+
+@one_thread()
+def run(settings: ExportSettings) -> Manifest:
+    """Write the export, its README.txt and manifest.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    target = TARGETS[settings.to]
+    selection = select(settings)
+    target.check(selection, settings)
+    check_space(settings.out, target.needed(selection, settings))
+    out = begin(settings, inputs={"data set": fingerprint(*selection.sources), **_parts(settings)})
+    lines = target.write(selection, settings, out)
+    with replacing(out / README) as path:
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+    source = selection.manifest
+    manifest = Manifest(
+        stage="export", **made_with(), settings=settings.model_dump(mode="json"),
+        simulation=source.simulation, seed=settings.seed, pixel_size=selection.pixel_size * settings.binning,
+        micrographs=len(selection.micrographs), particles=len(selection.particles),
+        whole_particles=len(selection.particles), box_size=selection.box_size,
+        particle_diameter_angstrom=source.particle_diameter_angstrom, contrast=source.contrast)
+    write_manifest(out, manifest)
+    log.info("exported %d micrographs with %d particles for %s; see %s", manifest.micrographs, manifest.particles,
+             settings.to, out / README)
+    return manifest
+
+
+def _parts(settings: ExportSettings) -> dict[str, str]:
+    """Fingerprints of the files that choose a part of the data set."""
+    chosen = {"choice of micrographs": settings.dataset_micrographs, "choice of particles": settings.dataset_particles}
+    return {name: fingerprint(path) for name, path in chosen.items() if path}

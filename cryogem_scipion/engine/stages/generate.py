@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem generate``: labelled micrographs that look real, a few at a time."""
+import logging
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cryogem_scipion.engine.compute.devices import chosen_device
+from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.threads import one_thread
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.noise.background import MOST, Background, measure_background, physical_noise
+from cryogem_scipion.engine.noise.contrast_check import check_polarity
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
+from cryogem_scipion.engine.noise.real_micrograph import evenly, real_files
+from cryogem_scipion.engine.noise.real_set import measure_real
+from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
+from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
+from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
+from cryogem_scipion.engine.simulation.labels import cut_boxes
+from cryogem_scipion.engine.simulation.microscope import CleanMicrograph, Microscope, Specimen, microscope, seeded
+from cryogem_scipion.engine.translator.checkpoint import Translator, in_bf16, load_model
+
+__all__ = ["run"]
+
+log = logging.getLogger("cryogem")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of a run, and the contrast it asks for."""
+
+    render: NoiseModel
+    physical: PhysicalNoise
+    snr: float
+    figures: dict[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@one_thread()
+def run(settings: GenerateSettings) -> Manifest:
+    """Write the generated micrographs, masks, stacks, tables and manifest.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    device = chosen_device(settings.device)
+    simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
+    scope = _scope(settings, simulated, device)
+    model = load_model(settings.model, device) if settings.noise == "model" and settings.model else None
+    if model is not None and abs(model.pixel_size / scope.pixel_size - 1) > 1e-3:
+        raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
+                        f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
+    if model is not None and settings.precision == "bf16":
+        model = in_bf16(model)
+    files = real_files(settings.real)
+    check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
+    indices = _indices(settings, simulated)
+    check_space(settings.out, len(indices) * _bytes(scope, settings))
+    check_memory(device, _memory(scope, model), settings.weighs_most)
+    unused = model is not None and not model.standardised
+    warnings = check_polarity(settings, simulated, [] if unused else files)
+    out = begin(settings, inputs=input_prints(simulated, files, settings.model if model else None))
+    if model is not None:
+        noise = _translated(settings, simulated, files, out, model)
+    else:
+        noise = _analytic(settings, simulated, files, out)
+    contrast = simulated.contrast.brought_to(noise.snr, noise.physical.background_deviation)
+    scope = replace(scope, scale=contrast.scale)
+    sources = simulated.manifest.sources
+    for source in sources:
+        with replacing(inside(out, source.path)) as path:
+            shutil.copyfile(inside(simulated.folder, source.path), path)
+    folder = LabelledFolder(out, scope, sources, settings.extract)
+    keep = _Kept(out, settings.keep, scope, settings.extract)
+    # Reused specimens are those of the simulation's seed; fresh ones share nothing with them.
+    fresh = int(torch.randint(2**62, (), generator=seeded(settings.seed, "fresh specimens")))
+    seed = simulated.manifest.seed if settings.reuse else fresh
+
+    def make(index: int) -> tuple[int, Specimen]:
+        random = seeded(settings.seed, "noise", index)
+        chosen = _scene_number(settings.seed, index, len(noise.physical.ice))
+        scene = noise.physical.scene(scope.settings.micrograph_size, random, chosen=chosen)
+        specimen = _visible(scope.specimen(seed, index), scene)
+        if not folder.has(index):
+            clean = scope.expose(specimen)
+            scene = replace(scene, exposure=Exposure(specimen.optics, scope.pixel_size))
+            keep.write(index, clean, noise.physical, scene, random)
+            image = noise.render(1 - clean.signal, random, scene)
+            folder.write(index, image, clean)
+        return index, specimen
+
+    threads = workers(device, len(indices), _memory(scope, model))
+    made = in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
+    for index, specimen in tracked(made, len(indices), "generating micrograph", folder=out):
+        folder.record(index, specimen)
+    folder.write_tables()
+    manifest = Manifest(
+        stage="generate", **made_with(), settings=settings.model_dump(mode="json"),
+        simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
+        micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
+        particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
+        warnings=(*warnings, *noise.warnings, *folder.warnings()), figures=noise.figures)
+    write_manifest(out, manifest)
+    log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), folder.count, folder.whole,
+             out)
+    for warning in manifest.warnings:
+        log.warning("warning: %s", warning)
+    return manifest
+
+
+def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.device) -> Microscope:
+    """The simulation's microscope, made again from its own copies of the files."""
+    values = dict(simulated.manifest.simulation or {})
+    folder = simulated.folder
+    try:
+        values["volume"] = [str(inside(folder, name)) for name in values["volume"]]
+        for name in ("ctfs", "orientations"):
+            if values.get(name):
+                values[name] = str(inside(folder, values[name]))
+        values |= {"out": str(settings.out), "extract": settings.extract}
+        if settings.micrograph_size:
+            values["micrograph_size"] = settings.micrograph_size
+        made = parse(SimulateSettings, values)
+    except (KeyError, TypeError, SettingsError) as error:
+        raise DataError(f"{folder / MANIFEST} does not tell how it was simulated ({error}); simulate again") from None
+    return microscope(made, device=device)
+
+
+def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
+                model: Translator) -> Noise:
+    """A trained translator; one that was imported knows no ice: that of real micrographs, if there are any."""
+    snr = settings.snr or model.snr
+    if not files:
+        return Noise(model, model.physical, snr, {})
+    if not model.standardised:
+        return Noise(model, model.physical, snr, {}, (
+            f"{settings.model} has noise and ice of the micrographs it was trained on; real is not used",))
+    physical, background = _measured(settings, simulated, files, out, snr)
+    return Noise(replace(model, physical=physical), physical, snr, background.figures, background.warnings)
+
+
+def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
+    """White noise, or noise measured from real micrographs."""
+    if not files:
+        contrast = simulated.contrast
+        physical = PhysicalNoise(contrast.background_deviation)
+        # Without real micrographs there are no grey values to come back to: transmission stays as it is.
+        model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
+        return Noise(model, physical, settings.snr or contrast.snr, {})
+    physical, background = _measured(settings, simulated, files, out, settings.snr)
+    return Noise(AnalyticModel(physical, background.scale), physical, background.snr, background.figures,
+                 background.warnings)
+
+
+def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
+              snr: float | None) -> tuple[PhysicalNoise, Background]:
+    """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
+    reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
+                         settings.real_pixel_size, settings.real_contrast == "bright")
+    coloured = settings.noise == "spectrum"
+    background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
+    return physical_noise(coloured, background, settings.contaminants, settings.ice), background
+
+
+def _visible(specimen: Specimen, scene: Scene) -> Specimen:
+    """The particles that no contaminant hides: of the others nothing is seen, so they are not there."""
+    hidden = scene.hidden(specimen.centres)
+    return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
+
+
+def _scene_number(seed: int, index: int, count: int) -> int | None:
+    """Which real micrograph's ice and contaminants a made one gets: each in its turn, in an order drawn anew.
+
+    So a set has as many carbon edges as the real one has, and not by luck more or fewer.
+    """
+    if not count:
+        return None
+    turn, place = divmod(index, count)
+    return int(torch.randperm(count, generator=seeded(seed, "scenes", turn))[place])
+
+
+def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
+    """Numbers of the specimens to make; when reusing, those of the simulated micrographs."""
+    if not settings.reuse:
+        return list(range(settings.micrographs or simulated.manifest.micrographs))
+    found = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in simulated.micrographs]
+    if None in found:
+        raise DataError(f"{simulated.micrographs[found.index(None)]} is no name that 'cryogem simulate' gives; reuse "
+                        "its micrographs as they are")
+    return [int(match[1]) for match in found if match][:settings.micrographs]
+
+
+def _memory(scope: Microscope, model: Translator | None) -> int:
+    """Bytes, roughly, that it takes to make one micrograph."""
+    y, x = scope.settings.micrograph_size
+    return scope.memory + 60 * y * x + (0 if model is None else model.memory)
+
+
+def _bytes(scope: Microscope, settings: GenerateSettings) -> int:
+    """Disk space of one micrograph with all that belongs to it."""
+    y, x = scope.settings.micrograph_size
+    stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if settings.extract else 0
+    return 5 * y * x + stack + len(settings.keep) * (4 * y * x + stack) + 4096
+
+
+class _Kept:
+    """The images before the noise, for those who need the truth of each pixel."""
+
+    def __init__(self, out: Path, keep: tuple[str, ...], scope: Microscope, extract: bool):
+        self.out, self.keep, self.scope, self.extract = out, keep, scope, extract
+        for name in keep:
+            (out / name).mkdir(exist_ok=True)
+
+    def write(self, index: int, clean: CleanMicrograph, physical: PhysicalNoise, scene: Scene,
+              generator: torch.Generator) -> None:
+        """Write what is kept of micrograph ``index``; ``generator``, left as it is, is that of its noise."""
+        pixel_size, name = self.scope.pixel_size, f"mic_{index:06d}.mrc"
+        optical = 1 - clean.signal
+        if "optical" in self.keep:
+            with replacing(self.out / "optical" / name) as path:
+                write_mrc(path, optical.cpu().numpy(), pixel_size)
+            if self.extract and bool(clean.specimen.whole.any()):
+                boxes = cut_boxes(clean.signal, clean.specimen, self.scope.box_size)
+                with replacing(self.out / "optical" / f"{name}s") as path:
+                    write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
+        if "physical" in self.keep:
+            with replacing(self.out / "physical" / name) as path:
+                same = torch.Generator()
+                same.set_state(generator.get_state())
+                write_mrc(path, physical(optical, same, scene).cpu().numpy(), pixel_size)

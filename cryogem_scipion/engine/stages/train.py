@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``cryogem train``: the noise translator, from real micrographs and a simulation, without labels."""
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryogem_scipion import __version__
+from cryogem_scipion.engine.compute.devices import chosen_device
+from cryogem_scipion.engine.compute.threads import one_thread
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.io.dataset import (
+    FIGURES,
+    MICROGRAPHS,
+    Manifest,
+    quoted_path,
+    read_manifest,
+    read_table,
+    replacing,
+    write_manifest,
+    write_table,
+)
+from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.engine.noise.background import Background, measure_background, physical_noise
+from cryogem_scipion.engine.noise.contrast_check import check_polarity
+from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.real_micrograph import real_files
+from cryogem_scipion.engine.noise.real_set import MeasuredReal, StoredImage, measure_real
+from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
+from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.torchrun import launch, launched
+from cryogem_scipion.engine.settings import TrainSettings
+from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.comparison import compared
+from cryogem_scipion.engine.translator.distributed import joined
+from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
+from cryogem_scipion.engine.translator.training_state import disk_bytes
+from cryogem_scipion.engine.translator.validation import HeldOut
+
+__all__ = ["run"]
+
+log = logging.getLogger("cryogem")
+
+PREVIEWS_BYTES = 64 * 1024**2
+"""Disk space for pictures, losses and figures."""
+
+
+def run(settings: TrainSettings) -> Manifest:
+    """Measure the real micrographs, train, and write the model, previews, losses, tables and manifest.
+
+    Raises
+    ------
+    CryogemError
+        Input or settings are unusable; nothing has been written then.
+    """
+    device = chosen_device(settings.device)
+    simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
+    files = real_files(settings.real)
+    _check(settings, simulated, files)
+    warnings = check_polarity(settings, simulated, files)
+    if settings.processes > 1 and not launched():
+        launch(settings)
+    processes, device = joined(device)
+    out = settings.out
+    if processes.leads:
+        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+              inputs=input_prints(simulated, files))
+    else:
+        processes.wait()  # until the first one has measured the real micrographs: then they are only looked up
+    with one_thread():
+        reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
+                             settings.real_contrast == "bright")
+    if processes.leads:
+        processes.wait()
+    held_out = _held_out(len(reals))
+    seen = [real for number, real in enumerate(reals) if number not in held_out]
+    coloured = settings.noise == "spectrum"
+    with one_thread():
+        background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
+    warnings += background.warnings
+    for warning in warnings:
+        log.warning("warning: %s", warning)
+    physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
+    goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
+                {"version": __version__, "crop": settings.crop})
+    trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
+    judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
+    held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
+    records = train(trained, clean, goal, settings, out, device, held, processes)
+    if not processes.leads:
+        deque(records, maxlen=0)
+        processes.wait()
+        return read_manifest(out)
+    _watch(records, settings.steps, out)
+    _write_reals(out, reals, held_out, simulated)
+    with replacing(out / FIGURES) as path:
+        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or trained, clean, settings.seed))
+    figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
+    manifest = Manifest(
+        stage="train", **made_with(), settings=settings.model_dump(mode="json"),
+        seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
+        particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
+        contrast=simulated.contrast.brought_to(background.snr, background.deviation),
+        warnings=warnings, figures=figures)
+    write_manifest(out, manifest)
+    processes.wait()
+    log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
+    return manifest
+
+
+def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) -> None:
+    """Refuse what would fail later, from headers alone."""
+    working = simulated.manifest.pixel_size
+    if settings.pixel_size is not None and abs(settings.pixel_size / working - 1) > 1e-3:
+        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation ({working:g} Å); "
+                            "simulate at this pixel size, or leave it empty")
+    shapes = check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
+    smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
+    if settings.crop > smallest:
+        raise SettingsError(f"crop {settings.crop} is larger than the simulated micrographs ({smallest} pixels); "
+                            f"give {smallest // 32 * 32} or less")
+    small = min(range(len(files)), key=lambda number: min(shapes[number]))
+    if settings.crop > min(shapes[small]):
+        raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
+                            f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
+    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
+
+
+def _held_out(count: int) -> set[int]:
+    """Numbers of the real micrographs that the networks never see: one in six, one at least of three.
+
+    The training's states are judged by them, under their own ice and contaminants; the noise that all states start
+    from is measured on them as well.
+    """
+    held = max(count // 6, 1) if count >= 3 else 0
+    return {(2 * number + 1) * count // (2 * held) for number in range(held)}
+
+
+def _of_some(physical: PhysicalNoise, reals: list[MeasuredReal], chosen: set[int]) -> PhysicalNoise:
+    """Noise with ice and contaminants of some of the real micrographs."""
+    with_ice = [number for number, real in enumerate(reals) if real.ice is not None]
+    places = [place for place, number in enumerate(with_ice) if number in chosen]
+    return replace(physical, ice=tuple(physical.ice[place] for place in places),
+                   contaminants=tuple(physical.contaminants[place] for place in places if physical.contaminants))
+
+
+def _best(path: Path) -> dict[str, float]:
+    """How near the best state came to the held-out micrographs, and after how many steps."""
+    judged = pd.read_csv(path)
+    if judged.empty:
+        return {}
+    best = judged.loc[judged["realism"].idxmin()]
+    return {"realism": float(best["realism"]), "best_step": float(best["step"])}
+
+
+def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:
+    spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
+               for real in reals]
+    return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
+
+
+def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
+    return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
+                           [StoredImage(path) for path in simulated.masks], background.contrast,
+                           simulated.exposures)
+
+
+def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
+    """Run the training to its end and say every few seconds how it goes."""
+    first = next(records, None)
+    if first is not None:
+        deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
+              maxlen=0)
+
+
+def _last(path: Path) -> dict[str, float]:
+    """What the last step found; of its table, so that it is known also where a run was killed after that step."""
+    return {str(name): float(value) for name, value in pd.read_csv(path).iloc[-1].items()
+            if name not in ("step", "steps")}
+
+
+def _losses(record: TrainingRecord) -> str:
+    return (f"adversarial {record.adversarial:.3f}, contrastive {record.contrastive:.3f}, discriminator "
+            f"{record.discriminator:.3f}, contrast {record.contrast_drift:+.3f}, "
+            f"{record.steps_per_second:.2f} steps/s")
+
+
+def _write_reals(out: Path, reals: list[MeasuredReal], held_out: set[int], simulated: SimulatedSet) -> None:
+    """The table of the real micrographs at the working pixel size: where they came from, and which were held out."""
+    optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
+    optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
+    write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
+        "rlnMicrographName": [real.name for real in reals], "rlnOpticsGroup": 1,
+        "cryogemPixelSizeX": [real.pixel_sizes[1] for real in reals],
+        "cryogemPixelSizeY": [real.pixel_sizes[0] for real in reals],
+        "cryogemHeldOut": [int(number in held_out) for number in range(len(reals))],
+        "cryogemOriginal": [quoted_path(real.original) for real in reals]}))
