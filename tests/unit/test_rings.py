@@ -127,10 +127,10 @@ def simulation(*defoci):
 
 @pytest.mark.parametrize(("found", "made"), [((9e3, 14e3, 30e3), (8e3, 20e3)), ((10e3, 11e3), (12e3, 20e3))])
 def test_a_defocus_in_or_near_the_range_is_no_matter(found, made):
-    assert background._far_defocus(found, simulation(*made)) == []
+    assert background._defocus_warnings(found, simulation(*made)) == []
 
 
 def test_another_defocus_than_the_simulations_is_mentioned():
-    [said] = background._far_defocus((9e3, 14e3, 21e3), simulation(20e3, 30e3))
+    [said] = background._defocus_warnings((9e3, 14e3, 21e3), simulation(20e3, 30e3))
     assert "0.90 to 2.10 µm" in said
-    assert "2.00 to 3.00" in said
+    assert "2.00 to 3.00 µm" in said

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run needs to know of the real micrographs before any noise is made: scale, noise, strength of the particles,
-contaminants."""
+"""Measures the background of a set of real micrographs: grey scale, noise, signal-to-noise ratio, contaminants."""
 import logging
 import statistics
 from collections.abc import Callable, Sequence
@@ -29,201 +28,204 @@ from cryogem_scipion.engine.noise.thon_rings import FittedRings, fit_rings
 from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.simulation.microscope import seeded
 
-__all__ = ["MOST", "Background", "measure_background", "physical_noise"]
+__all__ = ["MOST_REAL", "Background", "measure_background", "physical_noise"]
 
 log = logging.getLogger("cryogem")
 
 Item = TypeVar("Item")
 
-MOST = 24
-"""Real micrographs that are looked at for noise and contrast; evenly chosen, they are plenty."""
-ENOUGH = 12
-"""Simulated micrographs that they are compared with."""
-OUTLIER = 6
-"""Deviations at which pixels are cut before the particles' strength is measured."""
-BETTER = 0.8
-"""What the misfit has to fall to, in parts of the last one, for another turn to count."""
-FAR = 2000.0
-"""Å of defocus by which real micrographs may lie outside the simulation's range before it is mentioned."""
-TURNS = 4
-"""How often strength and contaminants are measured again, at most."""
+MOST_REAL = 24
+"""Real micrographs that are measured at most. They are spread evenly over the set."""
+MOST_SIMULATED = 12
+"""Simulated micrographs that the real ones are compared with."""
+CLIP = 6
+"""Standard deviations at which pixels are clipped before the signal-to-noise ratio is measured."""
+IMPROVEMENT = 0.8
+"""A further round counts if it lowers the misfit to this part of the last one."""
+DEFOCUS_TOLERANCE = 2000.0
+"""Å by which the defocus of real micrographs may lie outside the simulation's range without a warning."""
+ROUNDS = 4
+"""Rounds in which signal-to-noise ratio and contaminants are measured again, at most."""
 
 
 @dataclass(frozen=True)
 class Background:
-    """The real set as a whole, and how the simulation has to be scaled to match it."""
+    """What was measured of a real set, and the contrast at which a simulation matches it."""
 
     deviation: float
-    """σ_n: of the background's noise over its mean."""
+    """σ_n: standard deviation of the background divided by its mean."""
     scale: GreyScale
     snr: float
     contrast: float
-    """Factor on the simulation's s."""
+    """Factor by which the simulation's signal s is multiplied."""
     figures: dict[str, float]
     warnings: tuple[str, ...]
     noise: PhysicalNoise | None
-    """As measured; None where the micrographs are too small for it."""
+    """The measured noise; None if the micrographs are too small to measure it."""
     ice: tuple[IceMap, ...]
     contaminants: tuple[tuple[Contaminant, ...] | None, ...]
-    """Of the micrograph of each ice map; None where nobody looked."""
+    """For each ice map, the contaminants of its micrograph; None if this micrograph was not searched."""
 
 
 def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, snr: float | None,
                        seed: int, coloured: bool = True) -> Background:
-    """Measure the real set against a simulation.
+    """Measure the background of a real set. A simulation tells what particles look like.
 
     Parameters
     ----------
     reals
-        From ``measure_real`` in the folder ``out``.
+        Result of ``measure_real`` in the folder ``out``.
     snr
-        Signal-to-noise ratio to use; None measures it, and takes the simulation's where that fails.
+        Signal-to-noise ratio to use. None: it is measured; if that fails, the simulation's is used.
     seed
-        Of the run.
+        Seed of the run.
     coloured
-        Whether spectrum and contaminants are needed as well.
+        Whether the noise spectrum and the contaminants are measured as well.
     """
-    contrast = simulated.contrast
-    known = [real.background_deviation for real in reals if real.background_deviation is not None]
+    deviations = [real.background_deviation for real in reals if real.background_deviation is not None]
     warnings = []
-    if len(known) < len(reals):
-        warnings.append(f"{len(reals) - len(known)} of {len(reals)} real micrographs have grey values that are no "
-                        "transmission (mean near or below zero); their ice is not measured")
-    deviation = statistics.median(known) if known else contrast.background_deviation
-    look = _Look(reals, out, simulated, deviation, seed)
-    figures = {"background_deviation": deviation}
-    seen = look.measure() if coloured or snr is None else _Seen()
-    figures |= {"contaminants_found": float(sum(map(len, seen.contaminants)))}
-    if look.rings is not None:
-        found = [exposure.optics.defocus_u_angstrom for exposure in look.rings.exposures]
-        figures |= {"real_defocus_min": min(found), "real_defocus_max": max(found)}
-        warnings += _far_defocus(found, simulated.exposures)
-    if seen.fitted is not None:
-        figures |= {"measured_snr": seen.fitted.snr, "snr_misfit": seen.fitted.misfit}
+    if len(deviations) < len(reals):
+        warnings.append(f"{len(reals) - len(deviations)} of {len(reals)} real micrographs have a mean grey value near "
+                        "or below zero, so their grey values are no transmission; their ice is not measured")
+    deviation = statistics.median(deviations) if deviations else simulated.contrast.background_deviation
+    comparison = _Comparison(reals, out, simulated, deviation, seed)
+    result = comparison.measure() if coloured or snr is None else _Measurement()
+    figures = {"background_deviation": deviation,
+               "contaminants_found": float(sum(map(len, result.contaminants)))}
+    if result.rings is not None:
+        defoci = [exposure.optics.defocus_u_angstrom for exposure in result.rings.exposures]
+        figures |= {"real_defocus_min": min(defoci), "real_defocus_max": max(defoci)}
+        warnings += _defocus_warnings(defoci, simulated.exposures)
+    if result.snr is not None:
+        figures |= {"measured_snr": result.snr.snr, "snr_misfit": result.snr.misfit}
     if snr is None:
-        snr = look.ratio(seen.fitted)
-        warnings += _doubts(look, seen.fitted, snr)
-    median = statistics.median(real.median for real in reals)
-    spread = statistics.median(_spread(real, deviation) for real in reals)
-    pieces = {real.name: found for real, found in zip(look.reals, seen.contaminants, strict=False)}
-    return Background(deviation, GreyScale(median, spread), snr, look.factor(snr), figures, tuple(warnings), seen.noise,
-                      tuple(IceMap(real.ice, real.shape) for real in reals if real.ice is not None),
-                      tuple(pieces.get(real.name) for real in reals if real.ice is not None))
+        snr = comparison.chosen_snr(result.snr)
+        warnings += _snr_warnings(comparison, result.snr, snr)
+    scale = GreyScale(statistics.median(real.median for real in reals),
+                      statistics.median(_spread(real, deviation) for real in reals))
+    searched = {real.name: pieces for real, pieces in zip(comparison.reals, result.contaminants, strict=False)}
+    with_ice = [(real.name, IceMap(real.ice, real.shape)) for real in reals if real.ice is not None]
+    return Background(deviation, scale, snr, comparison.contrast_at(snr), figures, tuple(warnings), result.noise,
+                      tuple(ice for _, ice in with_ice), tuple(searched.get(name) for name, _ in with_ice))
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What a look at real micrographs finds; nothing where they are too small."""
+class _Measurement:
+    """Result of a comparison; empty if the micrographs are too small."""
 
-    fitted: FittedContrast | None = None
+    snr: FittedContrast | None = None
+    rings: FittedRings | None = None
     noise: PhysicalNoise | None = None
     contaminants: tuple[tuple[Contaminant, ...], ...] = ()
-    """Of each micrograph."""
+    """For each micrograph that was searched."""
 
 
-def _doubts(look: "_Look", fitted: FittedContrast | None, snr: float) -> list[str]:
-    """What speaks against the ratio that is used."""
-    if not look.has_particles:
+def _snr_warnings(comparison: "_Comparison", fit: FittedContrast | None, snr: float) -> list[str]:
+    """Warnings about the signal-to-noise ratio that is used."""
+    if not comparison.has_particles:
         return ["the simulated micrographs have no particles to compare the real ones with; the signal-to-noise ratio "
                 f"{snr:g} of the simulation is used"]
-    if fitted is not None and not fitted.reliable:
-        return [f"the signal-to-noise ratio could not be measured (misfit {fitted.misfit:.2f}); {snr:g} of the "
+    if fit is not None and not fit.reliable:
+        return [f"the signal-to-noise ratio could not be measured (misfit {fit.misfit:.2f}); {snr:g} of the "
                 "simulation is used. Check particles_mean and the map, or set snr"]
     return []
 
 
-def _far_defocus(found: Sequence[float], exposures: Sequence[Exposure]) -> list[str]:
-    """What speaks against the simulation's defocus: that most real micrographs lie outside its range."""
+def _defocus_warnings(defoci: Sequence[float], exposures: Sequence[Exposure]) -> list[str]:
+    """A warning if most real micrographs have a defocus outside the simulation's range."""
     states = [exposure.optics for exposure in exposures]
-    wanted = [(state.defocus_u_angstrom + state.defocus_v_angstrom) / 2 for state in states]
-    inside = [min(wanted) - FAR <= defocus <= max(wanted) + FAR for defocus in found]
-    if 2 * sum(inside) >= len(found):
+    simulated = [(state.defocus_u_angstrom + state.defocus_v_angstrom) / 2 for state in states]
+    first, last = min(simulated), max(simulated)
+    inside = [first - DEFOCUS_TOLERANCE <= defocus <= last + DEFOCUS_TOLERANCE for defocus in defoci]
+    if 2 * sum(inside) >= len(defoci):
         return []
-    low, high, first, last = (value / 1e4 for value in (min(found), max(found), min(wanted), max(wanted)))
-    return [f"Thon rings say that the real micrographs have {low:.2f} to {high:.2f} µm of defocus and the simulation "
-            f"has {first:.2f} to {last:.2f}; simulate at theirs, or check the voltage"]
+    low, high, first, last = (value / 1e4 for value in (min(defoci), max(defoci), first, last))
+    return [f"the Thon rings of the real micrographs give a defocus of {low:.2f} to {high:.2f} µm, the simulation has "
+            f"{first:.2f} to {last:.2f} µm; simulate with the real range, or check the voltage"]
 
 
-class _Look:
-    """Some of the real micrographs beside some of the simulated ones."""
+class _Comparison:
+    """Compares some of the real micrographs with some of the simulated ones."""
 
     def __init__(self, reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, deviation: float, seed: int):
-        count = min(MOST, len(reals))
+        count = min(MOST_REAL, len(reals))
         self.reals = [reals[i * len(reals) // count] for i in range(count)]
-        self.fields = _Made(count, lambda number: _field(self.reals[number], out, deviation))
+        self.fields = _LazySequence(count, lambda number: _field(self.reals[number], out, deviation))
         self.simulated, self.deviation, self.seed = simulated, deviation, seed
-        self.has_particles = any(bool((image != 1).any()) for image in self._clean(1))
-        self.rings: FittedRings | None = None
+        self.has_particles = any(bool((image != 1).any()) for image in self._clean_images(1))
         self.large_enough = min(min(real.shape) for real in self.reals) >= TILE <= min(simulated.clean(0, 1).shape)
 
-    def measure(self) -> "_Seen":
-        """Strength of the particles, noise, and contaminants on each micrograph.
+    def measure(self) -> _Measurement:
+        """Measure signal-to-noise ratio, Thon rings, noise, and the contaminants of each micrograph.
 
-        Contaminants are what exceeds made images, and made images need the strength of the particles, which is
-        measured where no contaminants are: the two are found in turns, as long as real and made images become more
-        alike. Where the strength cannot be measured, nothing tells a contaminant from a particle.
+        A contaminant is what no simulated image with the measured noise contains. Such images need the
+        signal-to-noise ratio, which is measured outside contaminants. So the two are measured in rounds, as long as
+        the misfit falls. Where the ratio cannot be measured, contaminants and particles cannot be told apart.
         """
         if not self.large_enough:
-            return _Seen()
-        flats = parallel_map(_flat, self.fields)
-        self.rings = fit_rings(_cut(flats), self.simulated.exposures[0])
-        best = self._fitted(flats) if self.has_particles else None
-        noise = self._noise(self.ratio(best))
+            return _Measurement()
+        flats = parallel_map(_flattened, self.fields)
+        rings = fit_rings(_clipped(flats), self.simulated.exposures[0])
+        best = self._fit_snr(flats) if self.has_particles else None
+        noise = self._measure_noise(self.chosen_snr(best), rings)
         if best is None or not best.reliable:
-            return _Seen(best, noise)
-        found = self._found(flats, noise, best.snr)
-        for _ in range(TURNS):
-            fitted = self._fitted(flats, found)
-            if fitted.misfit > BETTER * best.misfit:
+            return _Measurement(best, rings, noise)
+        contaminants = self._search_contaminants(flats, noise, best.snr)
+        for _ in range(ROUNDS):
+            fit = self._fit_snr(flats, contaminants)
+            if fit.misfit > IMPROVEMENT * best.misfit:
                 break
-            best, noise = fitted, self._noise(self.ratio(fitted))
-            found = self._found(flats, noise, best.snr)
+            best, noise = fit, self._measure_noise(self.chosen_snr(fit), rings)
+            contaminants = self._search_contaminants(flats, noise, best.snr)
         log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g; %d contaminants",
-                 best.snr, sum(map(len, found)))
-        return _Seen(best, noise, found)
+                 best.snr, sum(map(len, contaminants)))
+        return _Measurement(best, rings, noise, contaminants)
 
-    def ratio(self, fitted: FittedContrast | None) -> float:
-        """The signal-to-noise ratio as measured, else that of the simulation."""
-        return fitted.snr if fitted is not None and fitted.reliable else self.simulated.contrast.snr
+    def chosen_snr(self, fit: FittedContrast | None) -> float:
+        """The measured signal-to-noise ratio if it is reliable, else the simulation's."""
+        return fit.snr if fit is not None and fit.reliable else self.simulated.contrast.snr
 
-    def factor(self, snr: float) -> float:
-        """What brings the simulation's s to a ratio."""
+    def contrast_at(self, snr: float) -> float:
+        """Factor by which the simulation's signal has to be multiplied to have this signal-to-noise ratio."""
         contrast = self.simulated.contrast
         return contrast.brought_to(snr, self.deviation).scale / contrast.scale
 
-    def _noise(self, snr: float) -> PhysicalNoise:
-        return measure_noise(self.fields, self._exposed(snr), self.deviation, seeded(self.seed, "noise"), self.rings)
+    def _measure_noise(self, snr: float, rings: FittedRings | None) -> PhysicalNoise:
+        return measure_noise(self.fields, self._simulated_fields(snr), self.deviation, seeded(self.seed, "noise"),
+                             rings)
 
-    def _found(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
-               snr: float) -> tuple[tuple[Contaminant, ...], ...]:
-        """What exceeds images made with this noise and particles of this strength."""
+    def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
+                             snr: float) -> tuple[tuple[Contaminant, ...], ...]:
+        """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
         random = seeded(self.seed, "contaminants")
-        usual = ordinary([made(field, noise, random) for field in self._exposed(snr)], self.simulated.particle_pixels)
-        found = in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
-        return tuple(tracked(found, len(flats), "searching for contaminants on real micrograph"))
+        usual = ordinary([made(field, noise, random) for field in self._simulated_fields(snr)],
+                         self.simulated.particle_pixels)
+        searched = in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
+        return tuple(tracked(searched, len(flats), "searching for contaminants on real micrograph"))
 
-    def _fitted(self, flats: Sequence[Float[Tensor, "_ _"]],
-                found: Sequence[Sequence[Contaminant]] | None = None) -> FittedContrast:
-        hidden = None if found is None else [
-            weights(pieces, (flat.shape[0], flat.shape[1])) for flat, pieces in zip(flats, found, strict=True)]
-        signals = [1 - image for image in self._clean(1)]
-        return fit_snr(_cut(flats), signals, self.simulated.contrast.signal_deviation, self.simulated.particle_pixels,
-                       seeded(self.seed, "contrast"), hidden)
+    def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
+                 contaminants: Sequence[Sequence[Contaminant]] | None = None) -> FittedContrast:
+        hidden = None if contaminants is None else [
+            weights(pieces, (flat.shape[0], flat.shape[1])) for flat, pieces in zip(flats, contaminants, strict=True)]
+        signals = [1 - image for image in self._clean_images(1)]
+        return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
+                       self.simulated.particle_pixels, seeded(self.seed, "contrast"), hidden)
 
-    def _exposed(self, snr: float) -> list[CleanField]:
-        """Simulated images with particles of a strength."""
-        images = self._clean(self.factor(snr))
+    def _simulated_fields(self, snr: float) -> list[CleanField]:
+        """Simulated images with this signal-to-noise ratio."""
+        images = self._clean_images(self.contrast_at(snr))
         return [CleanField(*pair) for pair in zip(images, self.simulated.exposures, strict=False)]
 
-    def _clean(self, factor: float) -> list[Float[Tensor, "y x"]]:
-        return [self.simulated.clean(number, factor) for number in range(min(ENOUGH, len(self.simulated.micrographs)))]
+    def _clean_images(self, contrast: float) -> list[Float[Tensor, "y x"]]:
+        count = min(MOST_SIMULATED, len(self.simulated.micrographs))
+        return [self.simulated.clean(number, contrast) for number in range(count)]
 
 
-class _Made(Sequence[Item], Generic[Item]):
-    """Items that are made whenever they are asked for, so that one at a time is in memory."""
+class _LazySequence(Sequence[Item], Generic[Item]):
+    """A sequence whose items are computed when they are asked for, so that memory holds one at a time."""
 
-    def __init__(self, count: int, make: Callable[[int], Item]) -> None:
-        self._count, self._make = count, make
+    def __init__(self, count: int, item: Callable[[int], Item]) -> None:
+        self._count, self._item = count, item
 
     def __len__(self) -> int:
         return self._count
@@ -231,33 +233,33 @@ class _Made(Sequence[Item], Generic[Item]):
     def __getitem__(self, number: int) -> Item:  # type: ignore[override]  # no slices
         if not 0 <= number < self._count:
             raise IndexError(number)
-        return self._make(number)
+        return self._item(number)
 
 
-def _cut(flats: Sequence[Float[Tensor, "_ _"]]) -> Sequence[Float[Tensor, "_ _"]]:
-    """Without hot pixels and contaminants at their full strength."""
-    return _Made(len(flats), lambda number: flats[number].clamp(-OUTLIER, OUTLIER))
+def _clipped(flats: Sequence[Float[Tensor, "_ _"]]) -> Sequence[Float[Tensor, "_ _"]]:
+    """The images with their outliers clipped: hot pixels, and contaminants at their full strength."""
+    return _LazySequence(len(flats), lambda number: flats[number].clamp(-CLIP, CLIP))
 
 
 def physical_noise(coloured: bool, background: Background, contaminants: bool = True,
                    ice: bool = True) -> PhysicalNoise:
-    """Noise of the real set's strength under its ice maps: white, or with what was measured of the set.
+    """Return noise with the strength and the ice maps of the real set.
 
     Parameters
     ----------
     coloured
-        Whether it has the measured spectrum and distribution.
+        Whether the noise has the measured spectrum and distribution; otherwise it is white.
     contaminants
-        Whether coloured noise also gets the contaminants that were found.
+        Whether coloured noise also gets the contaminants of the real micrographs.
     ice
-        Whether the ice is as uneven as it was found, or the same everywhere.
+        Whether the ice has the measured gradients; otherwise it is even.
 
     Raises
     ------
     DataError
-        Coloured noise was asked for and the micrographs are too small to measure it.
+        Coloured noise is wanted and the micrographs are too small to measure it.
     """
-    maps = background.ice if ice else tuple(IceMap(torch.ones_like(one.grid), one.field) for one in background.ice)
+    maps = background.ice if ice else tuple(IceMap(torch.ones_like(each.grid), each.field) for each in background.ice)
     if not coloured:
         return PhysicalNoise(background.deviation, maps)
     if background.noise is None:
@@ -272,12 +274,12 @@ def _field(real: MeasuredReal, out: Path, deviation: float) -> RealField:
 
 
 def _spread(real: MeasuredReal, deviation: float) -> float:
-    """Grey values of one deviation of the noise."""
+    """Grey values that correspond to one standard deviation of the noise."""
     return real.deviation if real.background_deviation is None else real.median * deviation
 
 
-def _flat(field: RealField) -> Float[Tensor, "y x"]:
-    """Deviations of the noise, without ice."""
+def _flattened(field: RealField) -> Float[Tensor, "y x"]:
+    """The image without ice, in standard deviations of the noise."""
     image = field.image
     if field.ice is not None:
         image = image / field.ice.window((0.0, 0.0), (image.shape[0], image.shape[1])).to(image)

@@ -14,7 +14,7 @@ from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
-from cryogem_scipion.engine.noise.background import MOST, Background, measure_background, physical_noise
+from cryogem_scipion.engine.noise.background import MOST_REAL, Background, measure_background, physical_noise
 from cryogem_scipion.engine.noise.contrast_check import check_polarity
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
@@ -166,7 +166,7 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
 def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
               snr: float | None) -> tuple[PhysicalNoise, Background]:
     """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
-    reals = measure_real(out, "source/real", evenly(files, MOST), simulated.manifest.pixel_size,
+    reals = measure_real(out, "source/real", evenly(files, MOST_REAL), simulated.manifest.pixel_size,
                          settings.real_pixel_size, settings.real_contrast == "bright")
     coloured = settings.noise == "spectrum"
     background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
