@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Contaminants found on real micrographs without labels: places that look like nothing the model makes.
+"""Search for contaminants on real micrographs without labels.
 
-Local statistics of real micrographs (grey value, and the power of fine structure) are compared with
-those of images made with the same spectrum, the same particles and their strength. What exceeds all
-that was made is no particle and no noise.
+Local statistics of a real micrograph (darkness, and power of fine structure) are compared with those of
+simulated images that have the same noise spectrum, particles and signal-to-noise ratio. A place that exceeds
+everything in the simulated images is neither particle nor noise.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ from cryogem_scipion.engine.noise.contaminants import Contaminant
 __all__ = ["Ordinary", "find_contaminants", "ordinary"]
 
 CLIP = 8.0
-"""Deviations at which single pixels are cut, so that a hot one is no contaminant."""
+"""Standard deviations at which pixels are clipped, so that a hot pixel is not taken for a contaminant."""
 RIM = 1.5
-"""Pixels over which the weight of a piece falls."""
+"""Pixels over which the opacity of a contaminant falls."""
 
 Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Ordinary:
-    """The range of local statistics in made images."""
+    """The range of local statistics in simulated images."""
 
     particle_pixels: float
     extremes: tuple[float, ...]
-    """For each statistic, the most that made images reach above their median."""
+    """For each statistic, its maximum above the median."""
     usual: tuple[float, ...]
-    """What one place in a hundred reaches."""
+    """For each statistic, its 99th percentile above the median."""
 
 
 def ordinary(made: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> Ordinary:
-    """Measure made images: noise and particles, without ice, in deviations of the noise."""
+    """Measure simulated images: noise and particles, without ice, in standard deviations of the noise."""
     statistics = parallel_map(lambda image: _statistics(image.numpy(), particle_pixels), made)
     kinds = list(zip(*statistics, strict=True))
     return Ordinary(particle_pixels, tuple(max(float(image.max()) for image in kind) for kind in kinds),
@@ -48,23 +48,23 @@ def ordinary(made: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> Or
 
 
 def find_contaminants(image: Float[Tensor, "y x"], usual: Ordinary) -> tuple[Contaminant, ...]:
-    """Cut out what a real micrograph has and no made image.
+    """Cut out the contaminants of a real micrograph.
 
     Parameters
     ----------
     image
-        Without ice, in deviations of the noise around the background; not clipped.
+        Grey values without ice, in standard deviations of the noise around the background; not clipped.
     """
     pixels = image.numpy()
-    seen = np.zeros(pixels.shape, bool)
+    found = np.zeros(pixels.shape, bool)
     for values, most, common in zip(_statistics(pixels, usual.particle_pixels), usual.extremes, usual.usual,
                                     strict=True):
         grown, _ = ndimage.label(values > common)
-        seen |= np.isin(grown, np.setdiff1d(np.unique(grown[values > most]), [0]))
+        found |= np.isin(grown, np.setdiff1d(np.unique(grown[values > most]), [0]))
     reach = max(2, round(usual.particle_pixels / 16))
-    seen = ndimage.binary_closing(np.pad(seen, reach, mode="edge"), iterations=reach)[reach:-reach, reach:-reach]
-    seen = ndimage.binary_fill_holes(ndimage.binary_dilation(seen, iterations=reach))
-    weight = ndimage.gaussian_filter(seen.astype(np.float32), RIM, mode="nearest")
+    found = ndimage.binary_closing(np.pad(found, reach, mode="edge"), iterations=reach)[reach:-reach, reach:-reach]
+    found = ndimage.binary_fill_holes(ndimage.binary_dilation(found, iterations=reach))
+    weight = ndimage.gaussian_filter(found.astype(np.float32), RIM, mode="nearest")
     pieces, _ = ndimage.label(weight > 0.02)
     return tuple(_piece(pixels, weight, pieces == number + 1, place) for number, place in
                  enumerate(ndimage.find_objects(pieces)))
@@ -80,10 +80,10 @@ def _piece(pixels: Image, weight: Image, own: NDArray[np.bool_], place: tuple[sl
 
 
 def _statistics(pixels: Image, size: float) -> tuple[Image, Image]:
-    """Darkness, and power of fine structure over about a particle; above their medians."""
+    """Darkness, and power of fine structure, both averaged over about a particle and relative to their medians."""
     values = np.clip(pixels - np.median(pixels), -CLIP, CLIP).astype(np.float32)
     dark = -_blurred(values, max(1.0, size / 12))
-    # Slow changes are left to the ice; the finest noise tells nothing of particles.
+    # Slow changes belong to the ice, and the finest noise carries no information about particles.
     fine = _blurred(values - _blurred(values, size / 6), 0.7) ** 2
     power = np.log(_blurred(fine, size / 5).clip(1e-6))
     return (dark - np.median(dark)).astype(np.float32), (power - np.median(power)).astype(np.float32)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What lies on real micrographs beside particles: ice crystals, aggregates, carbon edges; kept as pieces, laid over
-made images.
+"""Contaminants: ice crystals, aggregates and carbon edges, cut from real micrographs and laid over generated images.
 
-A piece holds what was seen there, with the noise that it came with. Particles under it are hidden.
+A contaminant is a piece of a real micrograph with its noise. It hides the particles under it.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,40 +13,40 @@ from torch import Tensor
 __all__ = ["Contaminant", "Cover", "Frame", "covered", "draw_frame", "lay", "weights"]
 
 TRIES = 10
-"""Places that are tried for a piece until one is free of fixed ones; then it is left out."""
+"""Places that are tried for a contaminant. If all are occupied by fixed contaminants, it is left out."""
 STRETCH = 1.25
-"""A piece that belongs to its place is stretched with its micrograph by at most this much."""
+"""Largest factor by which a fixed contaminant is stretched together with its micrograph."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a real micrograph lies under a made image: turned, mirrored, and which part of it."""
+    """The part of a real micrograph that a generated image shows, rotated and mirrored."""
 
     number: int
-    """Of the real micrograph."""
+    """Index of the real micrograph."""
     turns: int
     mirrored: bool
     field: tuple[int, int]
-    """(y, x) of the turned micrograph, px; no smaller than the image."""
+    """Size (y, x) of the rotated micrograph in pixels; at least that of the image."""
     origin: tuple[float, float]
-    """First pixel of the image in it."""
+    """Position (y, x) of the image's first pixel in the rotated micrograph."""
 
 
 @dataclass(frozen=True)
 class Contaminant:
-    """A piece of a real micrograph that neither particles nor noise explain."""
+    """A piece of a real micrograph with something that is neither particle nor noise."""
 
     values: Float[Tensor, "y x"]
-    """Without ice, in deviations of the noise around the background."""
+    """Grey values without ice, in standard deviations of the noise around the background."""
     weight: Float[Tensor, "y x"]
-    """From 0 at its rim to 1."""
+    """Opacity, from 0 at the rim to 1."""
     corner: tuple[int, int]
-    """Where its first pixel was."""
+    """Position (y, x) of its first pixel on the real micrograph."""
     fixed: bool
-    """Whether it belongs to its place: carbon edges, and what the border cuts."""
+    """Whether it stays in its place: carbon edges, and what the border of the micrograph cuts."""
 
     def turned(self, frame: Frame, field: tuple[int, int]) -> "Contaminant":
-        """The piece as it lies in a frame of a micrograph of ``field`` pixels."""
+        """Return the contaminant rotated and mirrored as the frame says; ``field`` is the micrograph's size."""
         values, weight, (y, x) = self.values, self.weight, self.corner
         for _ in range(frame.turns):
             y, x = field[1] - x - values.shape[1], y
@@ -59,23 +58,23 @@ class Contaminant:
 
 @dataclass(frozen=True)
 class Cover:
-    """Contaminants of one image, laid out."""
+    """The contaminants of one image as one layer."""
 
     values: Float[Tensor, "y x"]
     weight: Float[Tensor, "y x"]
 
     def over(self, image: Float[Tensor, "y x"], ice: Float[Tensor, "y x"],
              background_deviation: float) -> Float[Tensor, "y x"]:
-        """An image in units of transmission with the contaminants over it."""
-        seen = ice * (1 + background_deviation * self.values.to(image))
-        return torch.lerp(image, seen, self.weight.to(image))
+        """Return the image with the contaminants over it; image and ice in units of transmission."""
+        contaminants = ice * (1 + background_deviation * self.values.to(image))
+        return torch.lerp(image, contaminants, self.weight.to(image))
 
 
 def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator,
                chosen: int | None = None) -> Frame:
-    """One of the real micrographs, or the chosen one, turned and mirrored, and a random part of it.
+    """Draw a random part of one of the real micrographs (or of the chosen one), randomly rotated and mirrored.
 
-    One that is smaller than the image of ``shape`` is stretched to its size.
+    A micrograph that is smaller than the image of ``shape`` is stretched to its size.
     """
     drawn, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
     number = drawn if chosen is None else chosen
@@ -88,18 +87,18 @@ def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], genera
 
 def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, shape: tuple[int, int],
         generator: torch.Generator) -> Cover | None:
-    """Lay a real micrograph's contaminants over an image: the fixed ones in their places, the others anywhere else.
+    """Lay out the contaminants of a real micrograph: the fixed ones in their places, the others at random places.
 
     Parameters
     ----------
     pieces
-        Of the frame's micrograph, or of another one without its fixed ones.
+        Contaminants of the frame's micrograph, or the movable ones of another micrograph.
     field
-        (y, x) pixels of the micrograph they are of.
+        Size (y, x) in pixels of the micrograph that they were found on.
 
     Returns
     -------
-    None where none of them reaches into the image.
+    One layer; None if no contaminant reaches into the image.
     """
     values, weight = torch.zeros(shape), torch.zeros(shape)
     turned = field if frame.turns % 2 == 0 else field[::-1]
@@ -118,7 +117,7 @@ def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, sha
                       zip(places, frame.field, lying.values.shape, strict=True)]
             placed = replace(lying, corner=(corner[0], corner[1]))
             there = _windows(placed, frame, shape)
-            # It brings the background that it lay on, which is not that of carbon.
+            # A piece includes the background around it, which does not fit on carbon.
             if there is None or not bool(occupied[there[1]].any()):
                 _put(placed, frame, values, weight)
                 break
@@ -126,7 +125,7 @@ def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, sha
 
 
 def covered(cover: Cover | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
-    """Which particles have a contaminant over their centre (y, x)."""
+    """Return for each particle whether a contaminant lies over its centre (y, x)."""
     if cover is None:
         return torch.zeros(len(centres), dtype=torch.bool)
     y, x = (centres[:, axis].round().long().clamp(0, edge - 1).cpu() for axis, edge in enumerate(cover.weight.shape))
@@ -134,7 +133,7 @@ def covered(cover: Cover | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, 
 
 
 def weights(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-    """Where on their own micrograph the pieces are."""
+    """Return the opacity of contaminants at their places on their own micrograph."""
     field = torch.zeros(shape)
     for piece in pieces:
         there = tuple(slice(start, start + edge) for start, edge in zip(piece.corner, piece.weight.shape, strict=True))
@@ -143,7 +142,7 @@ def weights(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tens
 
 
 def _stretched(piece: Contaminant, field: tuple[int, int], frame: Frame) -> Contaminant | None:
-    """A fixed piece in the frame's field; None where it would have to be stretched too much."""
+    """A fixed contaminant stretched to the frame's field; None if that stretches it too much."""
     factors = [after / before for before, after in zip(field, frame.field, strict=True)]
     if max(factors) == 1.0:
         return piece
@@ -159,7 +158,7 @@ def _stretched(piece: Contaminant, field: tuple[int, int], frame: Frame) -> Cont
 
 
 def _put(piece: Contaminant, frame: Frame, values: Float[Tensor, "y x"], weight: Float[Tensor, "y x"]) -> None:
-    """Write a piece into the layout; where two meet, the one with the greater weight is seen."""
+    """Write a contaminant into the layer; where two overlap, the more opaque one wins."""
     windows = _windows(piece, frame, (values.shape[0], values.shape[1]))
     if windows is None:
         return
@@ -171,7 +170,7 @@ def _put(piece: Contaminant, frame: Frame, values: Float[Tensor, "y x"], weight:
 
 def _windows(piece: Contaminant, frame: Frame, shape: tuple[int, int]) -> tuple[tuple[slice, ...],
                                                                                 tuple[slice, ...]] | None:
-    """Which part of a piece is seen in the image, and where; None where none is."""
+    """The part of a contaminant inside the image, and its place there; None if all of it lies outside."""
     first = [corner - int(start) for corner, start in zip(piece.corner, frame.origin, strict=True)]
     low = [max(0, -start) for start in first]
     high = [min(edge, whole - start) for edge, whole, start in zip(piece.values.shape, shape, first, strict=True)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether particles in real micrographs are dark, as they have to be, or bright, as after an inversion.
+"""The sign of the contrast: whether particles are dark in real micrographs, or bright because they were inverted.
 
-Whatever scatters takes electrons away: particles, and dust and crystals as well, make dark places, while noise is
-alike on both sides. So the image, filtered to the particles' band, has a longer tail on the dark side. How much longer
-is known from simulated micrographs; an inverted set has the tail on the other side.
+Particles, ice crystals and dust scatter electrons and make dark places. Noise is symmetric. So the grey values of the
+image, filtered to the particles' frequency band, have a longer tail on the dark side. Simulated micrographs tell how
+much longer it should be. In an inverted set the longer tail is on the bright side.
 """
 import math
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 __all__ = ["Polarity", "measure_polarity"]
 
 TAILS = (0.005, 0.02)
-"""Shares of the pixels on either side whose distances from the median are compared."""
+"""Quantiles, counted from either end, whose distances from the median are compared."""
 CERTAIN, DOUBTFUL = 3.0, 2.0
-"""Standard errors by which the tail has to be longer on the bright side, and as simulated on the dark side."""
+"""Standard errors by which the measured tail has to be on the bright side, and the simulated one on the dark side."""
 LEAST = 0.25
-"""Part of the expected asymmetry that a certain finding has at least."""
+"""Smallest asymmetry for a certain result, as a part of the expected one."""
 MOST = 0.8
-"""Share of the micrographs that have to agree with a certain finding, each by itself."""
+"""Share of the micrographs that have to agree with a certain result."""
 ALONE = 0.1
-"""Spread between micrographs, as a part of what is expected, where there is only one."""
+"""Assumed spread between micrographs if there is only one, as a part of the expected asymmetry."""
 NOISES = 6
 
 

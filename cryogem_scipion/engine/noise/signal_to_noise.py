@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How strong the particles are in real micrographs, found without labels.
+"""The signal-to-noise ratio of real micrographs, measured without labels.
 
-Particles show as places with more power in their own frequency band. The distribution of that local power over
-real micrographs is compared with that over synthetic ones, whose signal-to-noise ratio is then the one that makes
-both alike. Neither orientations nor positions are needed, only about how many particles a micrograph has: twice as
-many in the simulation give about half the ratio. Ratios below 0.05 cannot be told from no particles at all.
+Particles are places with more power in their own frequency band. The distribution of this local power in real
+micrographs is compared with that in simulated micrographs. The result is the signal-to-noise ratio at which the two
+agree. Orientations and positions are not needed. The number of particles in a micrograph should be about right: twice
+as many in the simulation give about half the ratio. Ratios below 0.05 cannot be told from 0.
 """
 import math
 from collections.abc import Sequence
@@ -21,38 +21,38 @@ from cryogem_scipion.engine.noise.spectrum import ColouredNoise, power_spectrum,
 __all__ = ["FittedContrast", "ParticleBand", "filtered", "fit_snr", "particle_band"]
 
 QUIET = 0.4
-"""Part of a micrograph's tiles, those with the least power in the particles' band, that counts as background."""
+"""Share of a micrograph's tiles that counts as background: those with the least power in the particles' band."""
 LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
-"""Quantiles that are compared: particles are there, aggregates and contaminants above, background below."""
+"""Quantiles that are compared. Below them is background; above them are aggregates and contaminants."""
 REFERENCE = 0.25
-"""The quantile that stands for the background alone; local power is counted in its units."""
+"""The quantile that stands for the background; it is the unit of local power."""
 RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
-"""Signal-to-noise ratios that are tried: 0.01 to 1.35, a quarter apart."""
+"""Signal-to-noise ratios that are tried, from 0.01 to 1.35 in steps of a quarter."""
 TOUCHED = 0.02
-"""Part of its surroundings that may be contaminants at a place that counts."""
+"""A place is left out if more than this share of its surroundings is contaminants."""
 ALIKE = 0.25
-"""A misfit above this is no match."""
+"""Largest misfit of a reliable result."""
 
 
 @dataclass(frozen=True)
 class FittedContrast:
-    """The signal-to-noise ratio at which synthetic micrographs match the real ones."""
+    """The signal-to-noise ratio at which simulated micrographs match the real ones."""
 
     snr: float
     misfit: float
     """Mean absolute difference of the logarithms of local power; 0.1 is 10 %."""
     reliable: bool
-    """False where no ratio matches: then ``snr`` is no measurement."""
+    """False if no ratio matches; then ``snr`` is not a measurement."""
 
 
 @dataclass(frozen=True)
 class ParticleBand:
-    """Where in the spectrum particles stand out."""
+    """The frequencies at which particles exceed the noise."""
 
     taper: Float[Tensor, "n half"]
     """Weights of the frequencies, from 0 to 1."""
     noises: tuple[Float[Tensor, "n half"], ...]
-    """Power of each micrograph's noise, where there are few particles."""
+    """Power spectrum of each micrograph's noise, measured where there are few particles."""
 
 
 def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
@@ -63,24 +63,24 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     Parameters
     ----------
     flats
-        Real micrographs without ice and outliers, in deviations of the noise around the background.
+        Real micrographs without ice and outliers, in standard deviations of the noise around the background.
     signals
-        s of simulated micrographs, at any contrast, with about as many particles as the real ones.
+        Signal s of simulated micrographs, at any contrast, with about as many particles as the real ones.
     signal_deviation
-        Deviation of s inside the particles' masks, at the contrast of ``signals``.
+        Standard deviation of s inside the particles' masks, at the contrast of ``signals``.
     particle_pixels
-        Particle diameter.
+        Particle diameter in pixels.
     generator
-        For the noise of the synthetic micrographs.
+        Random generator for the noise of the simulated micrographs.
     hidden
-        For each real micrograph where (1) it has contaminants and where (0) not; those places do not count.
+        For each real micrograph a mask of its contaminants (1); these places are left out.
     """
     band = particle_band(flats, signals, particle_pixels)
     noises, taper = band.noises, band.taper
     powers = parallel_map(lambda flat: _local_power(flat, taper, particle_pixels), flats)
     real = _quantiles(powers if hidden is None else [
         power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
-    # Power of signal + noise, of each alone, and of their product: every ratio then costs a sum only.
+    # With the local powers of noise, signal and their product, each ratio needs a weighted sum only.
     drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
              for i, image in enumerate(signals)]
 
@@ -104,11 +104,11 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
                   particle_pixels: float) -> ParticleBand:
-    """Return where in the spectrum particles stand out of the noise; parameters are those of ``fit_snr``."""
+    """Return the frequencies at which particles exceed the noise; the parameters are those of ``fit_snr``."""
     signal, total = (torch.stack(parallel_map(lambda image: power_spectrum(image).mean(0), images)).mean(0)
                      for images in (signals, flats))
     band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
-    # Computed again: kept, the tiles of all micrographs take several times the memory of the micrographs.
+    # Computed a second time, because the tiles of all micrographs take several times the micrographs' memory.
     noises = tuple(parallel_map(lambda flat: _quiet(power_spectrum(flat), band), flats))
     mean = torch.stack(noises).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
@@ -116,13 +116,13 @@ def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float
 
 
 def filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
-    """The image with its frequencies weighted by a half plane."""
+    """Return the image with its spectrum multiplied by weights given on a half plane of any size."""
     shape = (image.shape[0], image.shape[1])
     return fourier.irfft2(fourier.rfft2(image) * resampled(taper, shape), shape)
 
 
 def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
-    """Mean power of the tiles that hold the fewest particles."""
+    """Mean power spectrum of the tiles with the fewest particles."""
     count = max(1, math.ceil(QUIET * len(powers)))
     return powers[(powers * band).sum((1, 2)).argsort()[:count]].mean(0)
 
@@ -133,7 +133,7 @@ def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], si
 
 
 def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
-    """Blurred by a Gaussian whose deviation is a quarter of the particle; every fourth pixel, which is plenty then."""
+    """Blurred by a Gaussian with a standard deviation of a quarter of the particle, and sampled at every 4th pixel."""
     square = fourier.fftfreq(image.shape[0])[:, None].square() + fourier.rfftfreq(image.shape[1]).square()
     blur = torch.exp(-2 * (math.pi * size / 4) ** 2 * square)
     blurred = fourier.irfft2(fourier.rfft2(image) * blur, (image.shape[0], image.shape[1]))
@@ -141,20 +141,20 @@ def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
 
 
 def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:
-    """Zero below one period a particle, where ice and contaminants are stronger than particles."""
+    """The weights, zero where a period is longer than a particle: there ice and contaminants dominate."""
     radius = torch.hypot(fourier.fftfreq(plane.shape[0])[:, None], fourier.rfftfreq(plane.shape[0]))
     return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
 
 
 def _quantiles(maps: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, " q"]:
-    """Mean over the micrographs of the levels of local power, in units of the background's."""
+    """Quantiles of local power in units of the background's, averaged over the micrographs."""
     levels = torch.tensor([REFERENCE, *LEVELS])
     found = torch.stack([torch.quantile(one.flatten(), levels) for one in maps])
     return (found[:, 1:] / found[:, :1]).mean(0)
 
 
 def _vertex(misfits: Sequence[float], best: int) -> float:
-    """The ratio at the vertex of a parabola through the best and its neighbours, in the logarithm."""
+    """The ratio at the minimum of a parabola through the best misfit and its neighbours, in log ratio."""
     left, middle, right = misfits[best - 1:best + 2]
     bend = left - 2 * middle + right
     step = 0.5 * (left - right) / bend if bend > 0 else 0.0

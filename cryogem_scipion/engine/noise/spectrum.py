@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stationary noise of a given power spectrum and intensity distribution, for images of any size."""
+"""Stationary noise with a given power spectrum and grey-value distribution, for images of any size."""
 import math
 from dataclasses import dataclass, field
 
@@ -14,25 +14,28 @@ from cryogem_scipion.engine.noise.exposure import Exposure
 __all__ = ["TILE", "ColouredNoise", "power_spectrum", "resampled", "white"]
 
 TILE = 128
-"""Edge (px) of the tiles that spectra are measured on: their resolution is 1/128 of the sampling."""
+"""Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
 
 
 @dataclass(frozen=True)
 class ColouredNoise:
-    """Gaussian noise of a spectrum, passed through a curve that gives it the measured distribution."""
+    """Gaussian noise with a power spectrum; a curve maps its values to the measured grey-value distribution."""
 
     power: Float[Tensor, "n half"]
-    """Variance density over the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
+    """Power on the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
     curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
-    """Values at evenly spaced Gaussian deviates from -4 to 4; straight beyond. The identity is Gaussian noise."""
+    """Values at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly. The identity: Gaussian noise."""
     share: Float[Tensor, " half"] | None = None
-    """Part of the power that has passed the optics, from frequency 0 to Nyquist: it gives the noise Thon rings."""
+    """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
 
     def draw(self, shape: tuple[int, int], generator: torch.Generator,
              exposure: Exposure | None = None) -> Float[Tensor, "y x"]:
-        """Noise of the given shape, on the CPU in float32; it does not wrap around at the borders.
+        """Draw noise of the given shape: float32, on the CPU, not periodic.
 
-        Without ``exposure`` it is that of many micrographs together: no rings.
+        Parameters
+        ----------
+        exposure
+            Optics that make the Thon rings. None: no rings, as in the mean over many micrographs.
         """
         padded = (_even_fast_length(shape[0] + TILE // 2), _even_fast_length(shape[1] + TILE // 2))
         amplitude = resampled(self.power.clamp(min=0).sqrt(), padded)
@@ -67,7 +70,7 @@ def white(variance: float = 1.0) -> ColouredNoise:
 
 
 def power_spectrum(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Tensor, "tiles n half"]:
-    """Periodograms of overlapping Hann-windowed tiles; white noise of variance v has mean v everywhere.
+    """Return the periodograms of overlapping Hann-windowed tiles; those of white noise have its variance as mean.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def _even_fast_length(size: int) -> int:
 
 
 def resampled(plane: Float[Tensor, "n half"], shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
-    """Values of an rfft2 half plane at the frequencies of another size, bilinear."""
+    """Return the values of an rfft2 half plane at the frequencies of another image size, by bilinear interpolation."""
     n = plane.shape[0]
     columns = torch.arange(shape[1] // 2 + 1) * (n / shape[1])
     rows = (fourier.fftfreq(shape[0]) * n) % n
