@@ -33,23 +33,23 @@ NOISES = 6
 
 @dataclass(frozen=True)
 class Polarity:
-    """Asymmetry of the tails, from -1 (dark) to 1 (bright)."""
+    """Asymmetry of the grey values' tails, from -1 (dark) to 1 (bright)."""
 
     found: float
     expected: float
     error: float
     """Standard error of ``found``."""
     agreeing: float
-    """Share of the micrographs in which the bright tail is longer than by chance."""
+    """Share of the micrographs whose bright tail is longer than chance allows."""
 
     @property
     def inverted(self) -> bool:
-        """Particles are bright beyond doubt."""
+        """Whether particles are certainly bright."""
         return self._opposite(CERTAIN) and self.found > LEAST * abs(self.expected) and self.agreeing >= MOST
 
     @property
     def doubtful(self) -> bool:
-        """Particles seem to be bright."""
+        """Whether particles are probably bright."""
         return self._opposite(DOUBTFUL)
 
     def _opposite(self, errors: float) -> bool:
@@ -60,24 +60,24 @@ def measure_polarity(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Fl
                      signal_deviation: float, particle_pixels: float, generator: torch.Generator) -> Polarity:
     """Compare the dark and the bright tail of real micrographs in the particles' band.
 
-    Parameters are those of ``fit_snr``.
+    The parameters are those of ``fit_snr``.
     """
-    fitted = fit_snr(flats, signals, signal_deviation, particle_pixels, generator)
+    snr = fit_snr(flats, signals, signal_deviation, particle_pixels, generator).snr
     band = particle_band(flats, signals, particle_pixels)
-    contrast = math.sqrt(fitted.snr) / signal_deviation
-    made, noise = [], []
+    contrast = math.sqrt(snr) / signal_deviation
+    with_particles, noise_alone = [], []
     for number in range(max(NOISES, len(signals))):
         signal = signals[number % len(signals)]
         drawn = ColouredNoise(band.noises[number % len(flats)]).draw((signal.shape[0], signal.shape[1]), generator)
-        noise.append(_asymmetry(filtered(drawn, band.taper)))
-        made.append(_asymmetry(filtered(drawn - contrast * signal, band.taper)))
-    found = torch.tensor([_asymmetry(filtered(flat, band.taper)) for flat in flats])
-    expected, chance = float(torch.tensor(made).mean()), float(torch.tensor(noise).std())
-    # Chance is the less the larger the field.
+        noise_alone.append(_asymmetry(filtered(drawn, band.taper)))
+        with_particles.append(_asymmetry(filtered(drawn - contrast * signal, band.taper)))
+    measured = torch.tensor([_asymmetry(filtered(flat, band.taper)) for flat in flats])
+    expected, chance = float(torch.tensor(with_particles).mean()), float(torch.tensor(noise_alone).std())
+    # A larger field has less chance variation.
     chance *= math.sqrt(signals[0].numel() / (sum(flat.numel() for flat in flats) / len(flats)))
-    between = float(found.std()) if len(flats) > 1 else ALONE * abs(expected)
+    between = float(measured.std()) if len(flats) > 1 else ALONE * abs(expected)
     error = math.hypot(chance, between) / math.sqrt(len(flats))
-    return Polarity(float(found.mean()), expected, error, agreeing=float((found > chance).float().mean()))
+    return Polarity(float(measured.mean()), expected, error, agreeing=float((measured > chance).float().mean()))
 
 
 def _asymmetry(image: Float[Tensor, "y x"]) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The optics that an image was taken with, as the noise sees them."""
+"""The optics of one image, as far as they shape its noise."""
 import math
 from dataclasses import dataclass, replace
 
@@ -18,42 +18,42 @@ __all__ = ["Exposure"]
 
 @dataclass(frozen=True)
 class Exposure:
-    """A microscope state and the pixel size of the image. Its envelope counts as part of the noise's spectrum."""
+    """A microscope state and a pixel size. The envelope is left out: it belongs to the noise's spectrum."""
 
     optics: Optics
     pixel_size: float
     """Å."""
 
     def turned(self, turns: int, mirrored: bool) -> "Exposure":
-        """That of the image after ``torch.rot90`` (so many times) and a flip of x."""
+        """Return the optics of the image after ``turns`` rotations by ``torch.rot90`` and a flip of x."""
         angle = self.optics.defocus_angle_degrees - 90.0 * turns
         return replace(self, optics=replace(self.optics, defocus_angle_degrees=(-angle if mirrored else angle) % 180.0))
 
     def at(self, defocus_angstrom: float) -> "Exposure":
-        """The same at another defocus, without astigmatism."""
+        """Return the same optics with another defocus and without astigmatism."""
         return replace(self, optics=replace(self.optics, defocus_u_angstrom=defocus_angstrom,
                                             defocus_v_angstrom=defocus_angstrom))
 
     def profile(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-        """|CTF|² at frequencies in units of Nyquist, astigmatism left out."""
+        """Return |CTF|² without astigmatism at frequencies in units of Nyquist."""
         square = (frequency / (2 * self.pixel_size)) ** 2
         a, _, _, d, e = phase_terms(self.optics)
         passed: NDArray[np.float64] = np.sin(2 * np.pi * ((a + d * square) * square + e)) ** 2
         return passed
 
     def modulation(self, share: Float[Tensor, " half"], shape: tuple[int, int], fine: int = 1) -> Float[Tensor, "y xh"]:
-        """What noise is multiplied with whose ``share`` has passed the optics: 1 - share + 2 share |CTF|².
+        """Return the Thon rings of noise: the factor 1 - share + 2 share |CTF|² on its power.
 
-        Its mean over all defoci is 1.
+        The mean of the factor over all defocus values is 1.
 
         Parameters
         ----------
         share
-            At even steps from frequency 0 to Nyquist; beyond, in the corners, as at Nyquist.
+            Share of the power that the CTF modulates, at even steps from frequency 0 to Nyquist.
         shape
             Image size; the result is its half plane of ``rfft2``.
         fine
-            Average over so many finer steps in y and x, as the spectrum of a tile does.
+            Average over this many finer steps in y and x, as the spectrum of a tile does.
         """
         wide = (fine * shape[0], fine * shape[1])
         passed = self._passed(wide)

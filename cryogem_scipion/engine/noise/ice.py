@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measured ice maps, drawn and enlarged: what part of which map lies over an image."""
+"""Ice of a generated image: a random part of a measured ice map, interpolated to the image's pixels."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,37 +15,37 @@ __all__ = ["IceMap", "draw_ice", "framed_ice"]
 
 @dataclass(frozen=True)
 class IceMap:
-    """Smooth transmission of one real micrograph, as a grid of cells."""
+    """Smooth transmission of one real micrograph on a grid of cells."""
 
     grid: Float[Tensor, "gy gx"]
-    """Mean 1; two or more cells a side."""
+    """Transmission with mean 1; at least two cells a side."""
     field: tuple[int, int]
-    """Pixels (y, x), at the working pixel size, that the grid spans."""
+    """Size (y, x) of the micrograph in pixels of the working pixel size."""
 
     def window(self, origin: tuple[float, float], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-        """Transmission of the pixels from ``origin`` on, by cubic interpolation between the cells' middles."""
+        """Return the transmission of ``shape`` pixels from ``origin`` on, by cubic interpolation of the cells."""
         rows, columns = (_weights(cells, field, start, count).to(self.grid) for cells, field, start, count in
                          zip(self.grid.shape, self.field, origin, shape, strict=True))
         if self.grid.is_cuda:
             return rows @ self.grid @ columns.T
-        # The last bit of a matrix product depends on the number of threads; that of einsum does not.
+        # The last bit of a matrix product may depend on the processor's instructions; einsum adds in plain order.
         values = np.einsum("yj,ji->yi", rows.numpy(), self.grid.detach().numpy())
         return torch.from_numpy(np.einsum("yi,ix->yx", values, columns.T.contiguous().numpy()))
 
 
 def draw_ice(maps: Sequence[IceMap], shape: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "y x"]:
-    """Transmission for an image of ``shape``: one of the maps, turned and mirrored, and a random part of it.
+    """Draw the transmission of an image: a random part of a random map, randomly rotated and mirrored.
 
-    A map keeps its physical scale; one that is smaller than the image is stretched to its size.
-    Without maps the transmission is 1.
+    A map keeps its physical scale. A map that is smaller than the image is stretched to its size. Without maps the
+    transmission is 1.
     """
     if not maps:
         return torch.ones(shape)
-    return framed_ice(maps, draw_frame([one.field for one in maps], shape, generator), shape)
+    return framed_ice(maps, draw_frame([ice.field for ice in maps], shape, generator), shape)
 
 
 def framed_ice(maps: Sequence[IceMap], frame: Frame, shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-    """Transmission of the frame's map for an image of ``shape``."""
+    """Return the transmission of the frame's map for an image of ``shape``."""
     grid = torch.rot90(maps[frame.number].grid, frame.turns)
     return IceMap(grid.flip(1) if frame.mirrored else grid, frame.field).window(frame.origin, shape)
 
@@ -61,7 +61,7 @@ def _weights(cells: int, field: int, start: float, count: int) -> Float[Tensor, 
     beyond = (t < 0) | (t > 1)
     straight = torch.stack([torch.zeros_like(t), 1 - t, t, torch.zeros_like(t)])
     taps = torch.where(beyond, straight, cubes)
-    # One cell more on each side continues the slope of the outermost two.
+    # One more cell on each side continues the slope of the two outermost cells.
     extended = torch.zeros(count, cells + 2, dtype=torch.float64)
     extended.scatter_(1, first.long()[:, None] + torch.arange(4), taps.T)
     weights = extended[:, 1:-1].clone()

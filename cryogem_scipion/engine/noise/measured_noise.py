@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Noise measured from real micrographs by making it: what is made is measured in the same way, and corrected.
+"""Noise measured from real micrographs, by analysis through synthesis.
 
-The real micrographs hold particles, whose places nobody knows. So the same statistics are taken of
-real and of made micrographs, particles included, and the noise is changed until they agree. Medians
-over tiles keep contaminants, edges and hot pixels out.
+Real micrographs contain particles at unknown places. So the same statistics are measured on real and on simulated
+micrographs, both with particles, and the simulated noise is corrected until they agree. Medians over tiles leave out
+contaminants, edges and hot pixels.
 """
 import math
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ from cryogem_scipion.engine.noise.thon_rings import MOST, FittedRings, flattened
 __all__ = ["CleanField", "RealField", "made", "measure_noise"]
 
 HOT = 7.0
-"""Pixels further than this many deviations from their median are cut to it."""
+"""Standard deviations from the median at which pixels are clipped."""
 BLOCK = 32
 ROUNDS = 3
 MADE = 4
-"""Images that are made in each round."""
+"""Images that are simulated in each round."""
 PIXELS = 500_000
-"""About how many pixels the distribution is taken from."""
+"""Pixels from which the grey-value distribution is measured, about."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class RealField:
     """Grey values."""
     median: float
     spread: float
-    """Grey values of one deviation of the noise: median · σ_n where grey values are transmission."""
+    """Grey values of one standard deviation of the noise: median · σ_n if grey values are transmission."""
     ice: IceMap | None = None
 
     def deviations(self) -> Float[Tensor, "y x"]:
-        """The image around its background, in deviations of the noise, ice still in it."""
+        """Return the image minus its background, ice included, in standard deviations of the noise."""
         return (self.image.to(torch.float32) - self.median) / self.spread
 
 
 @dataclass(frozen=True)
 class CleanField:
-    """A simulated image 1 - s, and how it was exposed."""
+    """A simulated image 1 - s and its optics."""
 
     image: Float[Tensor, "y x"]
     exposure: Exposure | None = None
@@ -60,18 +60,18 @@ class CleanField:
 
 def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], background_deviation: float,
                   generator: torch.Generator, rings: FittedRings | None = None, limit: int = 12) -> PhysicalNoise:
-    """Return noise with the spectrum, Thon rings, intensity distribution and ice of real micrographs.
+    """Return noise with the spectrum, Thon rings, grey-value distribution and ice of real micrographs.
 
     Parameters
     ----------
     real
-        Real micrographs; ``limit`` of them, evenly taken, are measured, all of their ice maps are kept.
+        Real micrographs. At most ``limit`` of them, evenly spread, are measured; all ice maps are used.
     clean
-        Simulated images with about the real set's particles and defocus, 128 pixels a side or more.
+        Simulated images with about the real set's particles and defocus; 128 pixels a side or more.
     background_deviation
         σ_n of the set.
     rings
-        Of all the real micrographs, where they have any.
+        Thon rings of all real micrographs; None if they have none.
 
     Raises
     ------
@@ -98,10 +98,10 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
         met = None if share is None else measured_share(images, [one for one in exposures if one is not None])
         found, places = _statistics(images, met, exposures)
         noise = physical.noise
-        # What particles and the distribution's curve change is smooth; chance is not.
+        # Particles and the curve change the spectrum smoothly; chance does not.
         ratio = _smoothed((power / found.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
         if share is not None and met is not None and noise.share is not None:
-            # Particles pass the optics too: what they bring is not the noise's.
+            # The CTF modulates particles as well: their part does not belong to the noise.
             noise = replace(noise, share=(noise.share + share - met).clamp(0, MOST))
         physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
                                                    curve=_corrected(noise.curve, places, quantiles)))
@@ -109,13 +109,13 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
 
 
 def made(clean: CleanField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
-    """A made image without ice, in deviations of the noise around the background."""
+    """Return a simulated micrograph without ice, in standard deviations of the noise around the background."""
     scene = Scene(torch.ones(clean.image.shape), exposure=clean.exposure)
     return physical.deviations(clean.image, generator, scene)
 
 
 def _flattened(field: RealField, background_deviation: float) -> Float[Tensor, "y x"]:
-    """Deviations without ice, without the change of the noise with it, hot pixels cut."""
+    """The image without ice and without the noise's dependence on it, hot pixels clipped, in standard deviations."""
     values = field.deviations()
     if field.ice is not None:
         ice = field.ice.window((0.0, 0.0), (values.shape[0], values.shape[1])).to(torch.float32).clamp(min=0.05)
@@ -131,13 +131,13 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
 
 def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
-    """Spectrum without rings (median over tiles, as a mean), and quantiles at the knots of a curve, of all images."""
+    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a curve, over all images."""
     powers = parallel_map(power_spectrum, images)
     if share is not None:
         powers = [tiles if exposure is None else flattened_rings(tiles, share, exposure)
                   for tiles, exposure in zip(powers, exposures, strict=True)]
     power = torch.cat(powers)
-    # Periodograms of noise are exponentially distributed: their median is ln 2 of their mean.
+    # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
     spectrum = power.median(0).values / math.log(2)
     step = max(1, sum(image.numel() for image in images) // PIXELS) | 1
     pixels = torch.cat([_ordinary(image)[::step] for image in images])
@@ -147,12 +147,12 @@ def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " h
 
 
 def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
-    """A half plane averaged (its logarithm) with a Gaussian of so many bins."""
+    """The half plane with its logarithm smoothed by a Gaussian of this width in bins."""
     reach = max(1, math.ceil(3 * width))
     kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
     kernel = kernel / kernel.sum()
     n = power.shape[0]
-    # The other half of the plane is this one turned by 180 degrees.
+    # The other half of the plane is this one rotated by 180 degrees.
     full = power.clamp(min=1e-12).log()[:, fourier.fftfreq(n).mul(n).round().abs().long()]
     mirrored = full.flip(0).roll(1, 0)
     full = torch.where(fourier.fftfreq(n)[None] < 0, mirrored, full)
@@ -163,7 +163,7 @@ def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n 
 
 
 def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:
-    """Pixels of the blocks whose mean and deviation are like the others': no contaminants, no edges."""
+    """Pixels of all blocks whose mean and standard deviation are usual; contaminants and edges are left out."""
     blocks = _blocks(image)
     keep = torch.ones(len(blocks), dtype=torch.bool)
     for value in (blocks.mean(1), blocks.std(1).log()):
@@ -179,10 +179,10 @@ def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
 
 def _corrected(curve: Float[Tensor, " knots"], found: Float[Tensor, " knots"],
                wanted: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
-    """The curve after a step towards the wanted quantiles; deviation and median of the noise stay."""
+    """The curve after a step towards the wanted quantiles; it keeps the noise's median and standard deviation."""
     found, wanted = ((q - q[32]) / (q[40] - q[24]) for q in (found, wanted))
     moved = curve + (wanted - found) * (curve[40] - curve[24])
-    # The outermost knots are met by chance alone: they follow the slope of those inside.
+    # Few pixels reach the outermost knots, so these follow the slope of their inner neighbours.
     moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)
     moved[-4:] = moved[-5] + (moved[-5] - moved[-9]).clamp(min=0.1) / 4 * torch.arange(1, 5)
     moved = moved.cummax(0).values
@@ -194,10 +194,10 @@ def _corrected(curve: Float[Tensor, " knots"], found: Float[Tensor, " knots"],
 
 
 def _exponent(fields: Sequence[RealField], flat: Sequence[Float[Tensor, "_ _"]], background_deviation: float) -> float:
-    """γ: how the noise's deviation (over the mean grey value) grows with transmission, within and between micrographs.
+    """γ: the exponent with which the noise grows with transmission, within micrographs.
 
-    The finest noise is compared (differences of neighbours), in blocks. One half, as of counted
-    electrons, where the ice is too even to tell.
+    The finest noise (differences of neighbours) is compared between blocks. If the ice is too even to measure γ, it is
+    one half, as for counted electrons.
     """
     levels, deviations = [], []
     for field, image in zip(fields, flat, strict=True):

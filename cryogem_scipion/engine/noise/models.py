@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The physical image, and noise models that need no training: Gaussian, and measured from real micrographs."""
+"""Noise models without a network: Gaussian noise, and noise measured from real micrographs."""
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -18,7 +18,7 @@ __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
 
 @runtime_checkable
 class NoiseModel(Protocol):
-    """Makes a micrograph of a clean image."""
+    """Turns a clean image into a micrograph."""
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: "Scene | None" = None) -> Float[Tensor, "y x"]:
@@ -28,61 +28,64 @@ class NoiseModel(Protocol):
 
 @dataclass(frozen=True)
 class GreyScale:
-    """How grey values and deviations of the noise belong together: grey = median + spread · deviations."""
+    """Scale of grey values: grey = median + spread · deviations, with deviations in units of the noise's σ."""
 
     median: float
     spread: float
-    """Grey values of one standard deviation of the background's noise."""
+    """Grey values that correspond to one standard deviation of the background's noise."""
 
     def grey(self, deviations: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
-        """Grey values of an image in deviations of the noise around the background."""
+        """Return the grey values of an image that is given in standard deviations of the noise."""
         return self.median + self.spread * deviations
 
     def deviations(self, grey: Float[Tensor, "*batch y x"]) -> Float[Tensor, "*batch y x"]:
-        """The inverse of ``grey``."""
+        """Return the image in standard deviations of the noise: the inverse of ``grey``."""
         return (grey - self.median) / self.spread
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image is seen through: ice, contaminants over it, and the optics."""
+    """Ice, contaminants and optics of one image."""
 
     ice: Float[Tensor, "y x"]
     cover: Cover | None = None
     exposure: Exposure | None = None
-    """None is that of no micrograph in particular."""
+    """None: the optics are not known, so the noise has no Thon rings."""
 
     def hidden(self, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
-        """Which particles lie under a contaminant."""
+        """Return for each particle whether it lies under a contaminant."""
         return covered(self.cover, centres)
 
 
 @dataclass(frozen=True)
 class PhysicalNoise:
-    """I_phy = T + σ_n T^γ n with T = ice · (1 - s), contaminants over it; everything drawn anew for every call."""
+    """The physical image I_phy = T + σ_n T^γ n with T = ice · (1 - s), and contaminants over it.
+
+    Noise n, ice and contaminants are drawn anew for every call.
+    """
 
     background_deviation: float
-    """σ_n, of the background over its mean."""
+    """σ_n: standard deviation of the background divided by its mean."""
     ice: tuple[IceMap, ...] = ()
     noise: ColouredNoise = field(default_factory=white)
-    """n; of variance near 1."""
+    """The noise n; its variance is about 1."""
     exponent: float = 0.0
-    """γ: 0 for noise that is the same everywhere, 1/2 for counted electrons."""
+    """γ: 0 if the noise is the same everywhere, 1/2 for counted electrons."""
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
-    """Of the micrograph of each ice map, None where nobody looked; or nothing at all."""
+    """For each ice map, the contaminants of its micrograph; None if it was not searched. Empty: no contaminants."""
 
     def scene(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
               chosen: int | None = None) -> Scene:
-        """Draw ice and contaminants; they come from one real micrograph, where it was searched for them.
+        """Draw ice and contaminants, both from one real micrograph if it was searched for contaminants.
 
         Parameters
         ----------
         chosen
-            Number of that micrograph's ice map; any, when it is not given.
+            Index of the ice map; None: a random one.
         """
         if not self.ice:
             return Scene(torch.ones(shape), exposure=exposure)
-        fields = [one.field for one in self.ice]
+        fields = [ice.field for ice in self.ice]
         frame = draw_frame(fields, shape, generator, chosen)
         ice = framed_ice(self.ice, frame, shape)
         searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
@@ -102,7 +105,7 @@ class PhysicalNoise:
         Parameters
         ----------
         scene
-            From ``scene``, with the same generator; drawn here when it is not given.
+            Result of ``scene`` with the same generator; None: it is drawn here.
         """
         shape = (clean.shape[0], clean.shape[1])
         scene = self.scene(shape, generator) if scene is None else scene
@@ -116,12 +119,12 @@ class PhysicalNoise:
 
     def deviations(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                    scene: Scene | None = None) -> Float[Tensor, "y x"]:
-        """The physical image around the background, in σ_n: what the networks see."""
+        """Return the physical image minus the background in units of σ_n, as the networks take it."""
         return (self(clean, generator, scene) - 1) / self.background_deviation
 
     def batch(self, clean: Float[Tensor, "b y x"], exposures: Sequence[Exposure | None],
               generator: torch.Generator) -> Float[Tensor, "b y x"]:
-        """``deviations`` of several images, each with its exposure."""
+        """Return ``deviations`` of several images, each with its own optics."""
         shape = (clean.shape[1], clean.shape[2])
         return torch.stack([self.deviations(image, generator, self.scene(shape, generator, exposure))
                             for image, exposure in zip(clean, exposures, strict=True)])
@@ -129,7 +132,7 @@ class PhysicalNoise:
 
 @dataclass(frozen=True)
 class AnalyticModel:
-    """The physical image in the grey values of the real set: a ``NoiseModel`` without training."""
+    """A ``NoiseModel`` without training: the physical image in the grey values of the real set."""
 
     physical: PhysicalNoise
     scale: GreyScale

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Thon rings: how much of the background's noise has passed the optics, and at which defocus it was taken.
+"""Thon rings of the background: the share of the noise that the CTF modulates, and the defocus of each micrograph.
 
-Ice scatters electrons like the particles in it do: its part of the noise is multiplied by |CTF|², the counting noise
-is not. So the background of every micrograph has rings of its own, and a set's mean spectrum has none.
+Ice scatters electrons as particles do, so |CTF|² modulates its part of the noise, but not the counting noise. The
+background of each micrograph has the rings of its own defocus. They average out in the mean spectrum of a set.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,37 +22,37 @@ __all__ = ["MOST", "FittedRings", "fit_rings", "flattened_rings", "measured_shar
 EDGE = 512
 """Largest edge (px) of the tiles that rings are fitted on."""
 LOWEST, HIGHEST = 0.15, 0.97
-"""Part of the spectrum that is fitted, in units of Nyquist: below are particles and ice, above filters' edges."""
+"""Frequencies that are fitted, in units of Nyquist. Lower ones have particles and ice, higher ones filters' edges."""
 DEFOCI = np.arange(2000.0, 60_000.0, 100.0)
-"""Å; what is tried."""
+"""Defocus values that are tried, Å."""
 BACKGROUND, SHARE = 6, 3
-"""Degrees of the smooth curves that stand for the noise, and for the rings' strength."""
+"""Degrees of the polynomials for the noise and for the strength of the rings."""
 FOUND = 0.5
-"""Part of a profile's structure that rings have to explain."""
+"""Part of a profile's variance that rings have to explain."""
 ROUNDS = 2
 MOST = 0.98
-"""Of the noise that may have passed the optics: nothing is ever quite dark."""
+"""Largest share of the noise that the CTF may modulate, so that no frequency has zero power."""
 
 
 @dataclass(frozen=True)
 class FittedRings:
-    """Rings of a set of micrographs."""
+    """Thon rings of a set of micrographs."""
 
     share: Float[Tensor, " half"]
-    """Part of the noise's mean power that has passed the optics, at the frequencies of a tile."""
+    """Share of the noise's mean power that the CTF modulates, at the frequencies of a tile."""
     exposures: tuple[Exposure, ...]
-    """Of each micrograph, without astigmatism."""
+    """Optics of each micrograph, without astigmatism."""
 
 
 def fit_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> FittedRings | None:
-    """Find the rings of real micrographs; None where most of them show none.
+    """Fit the Thon rings of real micrographs; None if most of them show none.
 
     Parameters
     ----------
     images
-        Of the background, at the pixel size of ``exposure``; 128 pixels a side or more.
+        Micrographs without ice at the pixel size of ``exposure``; 128 pixels a side or more.
     exposure
-        Voltage, aberration, amplitude contrast and phase shift are taken from it; the defocus is found.
+        Gives voltage, spherical aberration, amplitude contrast and phase shift; the defocus is fitted.
 
     References
     ----------
@@ -65,26 +65,26 @@ def fit_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> Fit
         return None
     share = _share(profiles.part(chosen), [exposure.at(defoci[number]) for number in chosen])
     for _ in range(ROUNDS):
-        # Those that did not fit alone may do so with the strength that the others have.
+        # Micrographs that did not fit by themselves may fit with the strength measured on the others.
         exposures = [exposure.at(defocus) for defocus in profiles.defoci_with(share, exposure)]
         share = _share(profiles, exposures)
     return FittedRings(share, tuple(exposures))
 
 
 def measured_share(images: Sequence[Float[Tensor, "_ _"]], exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
-    """Share of the noise that has passed the optics, in images of known defocus."""
+    """Return the share of the noise that the CTF modulates, from images of known defocus."""
     return _share(_profiles(images), exposures)
 
 
 def flattened_rings(powers: Float[Tensor, "tiles n half"], share: Float[Tensor, " half"],
                     exposure: Exposure) -> Float[Tensor, "tiles n half"]:
-    """Periodograms of TILE pixels without their rings: as if all defoci had been averaged."""
+    """Return the periodograms of tiles of TILE pixels divided by their Thon rings."""
     return powers / exposure.modulation(share, (TILE, TILE), 4)
 
 
 @dataclass(frozen=True)
 class _Profiles:
-    """Rotational means of spectra, in units of smooth curves through them."""
+    """Rotational means of power spectra, divided by smooth curves through them."""
 
     frequency: NDArray[np.float64]
     """In units of Nyquist."""
@@ -94,11 +94,11 @@ class _Profiles:
     """(frequency, micrograph)"""
 
     def part(self, chosen: NDArray[np.int64]) -> "_Profiles":
-        """Those of some micrographs."""
+        """Return the profiles of some micrographs."""
         return _Profiles(self.frequency, self.values[:, chosen], self.smooth[:, chosen])
 
     def defoci(self, exposure: Exposure) -> tuple[list[float], NDArray[np.float64]]:
-        """The defoci (Å) whose rings explain most of the structure, and which part of it."""
+        """Return the defocus (Å) of each micrograph whose rings explain most of the variance, and that part of it."""
         background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND, SHARE))
         whole = _residuals(background, self.values)
         passed = (exposure.at(defocus).profile(self.frequency)[:, None] for defocus in DEFOCI)
@@ -107,7 +107,7 @@ class _Profiles:
         return DEFOCI[best].tolist(), 1 - residuals.min(0) / np.maximum(whole, 1e-30)
 
     def defoci_with(self, share: Float[Tensor, " half"], exposure: Exposure) -> list[float]:
-        """The defoci (Å) at which rings of a known strength fit best."""
+        """Return the defocus (Å) of each micrograph at which rings of known strength fit best."""
         known = np.interp(self.frequency, np.linspace(0, 1, len(share)), share.double().numpy())
         background = np.linalg.qr(_curves(self.frequency, BACKGROUND - 2))[0]
         wanted = np.log(self.values * self.smooth)
@@ -132,7 +132,7 @@ def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
 
 
 def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
-    """Least squares over all profiles: a smooth background for each, and one smooth curve of the rings' strength."""
+    """Least squares over all profiles, with a smooth background for each and one common strength of the rings."""
     size, terms, count = BACKGROUND + 1, SHARE + 1, len(exposures)
     background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND, SHARE))
     rows = np.zeros((count, len(profiles.frequency), size * count + terms))
@@ -148,14 +148,14 @@ def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, 
 
 
 def _residuals(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums of squares that a fit leaves, of each column."""
+    """Residual sum of squares of each column after a linear fit."""
     basis = np.linalg.qr(terms)[0]
     left: NDArray[np.float64] = (values**2).sum(0) - ((basis.T @ values) ** 2).sum(0)
     return left
 
 
 def _curves(frequency: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
-    """Chebyshev polynomials up to a degree over what is fitted, one a column."""
+    """Chebyshev polynomials up to a degree on the fitted range, one in each column."""
     place = 2 * (frequency - LOWEST) / (HIGHEST - LOWEST) - 1
     curves: NDArray[np.float64] = np.cos(np.arange(degree + 1) * np.arccos(np.clip(place, -1, 1))[:, None])
     return curves
