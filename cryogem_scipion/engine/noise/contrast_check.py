@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Inverted real micrographs are found before anything is learned from them."""
+"""Checks whether real micrographs have inverted contrast, before a run begins."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,41 +18,41 @@ from cryogem_scipion.engine.simulation.microscope import seeded
 
 __all__ = ["check_polarity"]
 
-LOOKED_AT, COMPARED = 6, 12
-"""Real micrographs that are read for it, evenly chosen, and simulated ones that they are compared with."""
+MOST_REAL, MOST_SIMULATED = 6, 12
+"""Real micrographs that are read, spread evenly, and simulated ones that they are compared with."""
 
 
 def check_polarity(settings: TrainSettings | GenerateSettings, simulated: SimulatedSet,
                    files: Sequence[Path]) -> tuple[str, ...]:
-    """Return a warning when particles in the real micrographs seem to be bright; nothing is written.
+    """Return a warning if particles in the real micrographs are probably bright; writes nothing.
 
     Raises
     ------
     DataError
-        They are bright beyond doubt.
+        Particles are certainly bright.
     """
     if settings.real_contrast != "auto" or not files:
         return ()
     with one_thread():
         flats = [_flat(path, simulated.manifest.pixel_size, settings.real_pixel_size)
-                 for path in evenly(files, LOOKED_AT)]
-        signals = [1 - simulated.clean(number, 1) for number in range(min(COMPARED, len(simulated.micrographs)))]
+                 for path in evenly(files, MOST_REAL)]
+        signals = [1 - simulated.clean(number, 1) for number in range(min(MOST_SIMULATED, len(simulated.micrographs)))]
         if min(min(image.shape) for image in [*flats, *signals]) < TILE or not any(bool(s.any()) for s in signals):
             return ()
-        found = measure_polarity(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
-                                 seeded(settings.seed, "polarity"))
-    figures = f"asymmetry {found.found:+.3f} ± {found.error:.3f} where the simulation has {found.expected:+.3f}"
-    if found.inverted:
+        sign = measure_polarity(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
+                                seeded(settings.seed, "polarity"))
+    figures = f"asymmetry {sign.found:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
+    if sign.inverted:
         raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "
-                        "real_contrast to bright to turn them round, or to dark if you know better")
-    if found.doubtful:
-        return (f"particles may be bright in the real micrographs ({figures}); look at them, and set real_contrast to "
-                "bright if they are, to dark if not",)
+                        "real_contrast to bright to invert them, or to dark if they are dark after all")
+    if sign.doubtful:
+        return (f"particles may be bright in the real micrographs ({figures}); look at the micrographs, and set "
+                "real_contrast to bright or dark",)
     return ()
 
 
 def _flat(path: Path, working_pixel_size: float, pixel_size: float | None) -> Float[Tensor, "y x"]:
-    """Deviations of the noise, without ice, outliers cut."""
+    """The image without ice in standard deviations of the noise, outliers clipped."""
     real = read_real(path, working_pixel_size, pixel_size)
     image = real.image
     if real.ice is not None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ice: the low-frequency transmission of real micrographs, and the deviation of their background.
+"""The ice of real micrographs: its low-frequency transmission, and the noise of the background.
 
-The micrograph is averaged in bins, and a smooth surface is fitted to them: cubic B-splines whose
-second differences are penalised, so that flat and evenly sloping ice is reproduced up to the
-border and gaps are bridged. Particles only darken: the fit forgives bins far below it, not above
-it. Regions with a sharp edge (carbon, contaminants) take no part; the surface runs on below them.
+The micrograph is averaged in bins and a smooth surface is fitted to them: cubic B-splines with a penalty on their
+second differences. Even slopes are reproduced up to the border and gaps are bridged. Particles only darken, so the fit
+gives bins far below the surface a low weight, but not those above it. Regions with a sharp edge (carbon, contaminants)
+are left out; the surface continues below them.
 """
 import math
 from functools import lru_cache
@@ -25,29 +25,29 @@ __all__ = ["background_deviation", "ice_map", "upsample_ice"]
 
 Array = NDArray[np.float64]
 
-SMALLEST = 16  # pixels a side, below which there is no low frequency to measure
-BINS = 96  # along the shorter side: fine enough to see single particles, coarse enough to average noise
+SMALLEST = 16  # smallest side in pixels of a micrograph whose ice can be measured
+BINS = 96  # along the shorter side: fine enough to resolve particles, coarse enough to average noise
 MOST_SPLINES = 600  # unknowns of one fit, about; a long field gets a coarser surface
-BENDING = 0.035  # change of slope, from spline to spline, that ice may well have: the prior of the fit
-HOT = 6.0  # deviations beyond which a single pixel is cut
-STEEP, STEEPER = 0.045, 6.0  # change over four bins that no ice has, and how often the usual change it is
-LARGE = 0.1  # of the field: pieces between edges that may be the ice
-CUTS = (6.0, 4.0, 3.5, 3.0, 3.0)  # deviations below the surface that each fit still counts
+BENDING = 0.035  # typical change of slope between neighbouring splines: the prior of the fit
+HOT = 6.0  # standard deviations at which a pixel is clipped
+STEEP, STEEPER = 0.045, 6.0  # changes over four bins that only an edge has: absolute, and relative to the median
+LARGE = 0.1  # share of the field that a region between edges needs to count as ice
+CUTS = (6.0, 4.0, 3.5, 3.0, 3.0)  # standard deviations below the surface that each fit still takes into account
 
 
 def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Tensor, "gy gx"]:
-    """Smooth low-frequency transmission of a real micrograph.
+    """Return the smooth low-frequency transmission of a real micrograph.
 
     Parameters
     ----------
     micrograph
-        Grey values proportional to the dose: their median is positive.
+        Grey values proportional to the dose; their median is positive.
     scale
-        Distance of the splines as a fraction of the shorter side: about the smallest detail followed.
+        Distance of the splines as a fraction of the shorter side; about the size of the smallest detail.
 
     Returns
     -------
-    Grid of two cells per spline distance, its median 1; values belong to the middles of the cells.
+    Grid with two cells per spline distance and median 1; values belong to the centres of the cells.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Te
 
 
 def upsample_ice(grid: Float[Tensor, "gy gx"], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-    """Ice map at the size of a micrograph, by natural cubic splines: even slopes stay even up to the border."""
+    """Return the ice map interpolated to a micrograph's pixels by natural cubic splines."""
     if min(shape) < 1 or min(grid.shape) < 2:
         size = tuple(grid.shape)
         raise SettingsError(f"ice map is {size} cells for an image of {shape} pixels; give 2 cells or more")
@@ -85,14 +85,16 @@ def upsample_ice(grid: Float[Tensor, "gy gx"], shape: tuple[int, int]) -> Float[
 
 
 def background_deviation(micrograph: Float[Tensor, "y x"], ice: Float[Tensor, "gy gx"]) -> float:
-    """Standard deviation of the background over its mean, without ice, particles, contaminants and hot pixels.
+    """Return σ_n: the background's standard deviation divided by its mean.
+
+    Ice, particles, contaminants and hot pixels are left out.
 
     Parameters
     ----------
     micrograph
         Grey values proportional to the dose.
     ice
-        Its ``ice_map``.
+        Result of ``ice_map`` for this micrograph.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def background_deviation(micrograph: Float[Tensor, "y x"], ice: Float[Tensor, "g
 
 
 def _pixels(micrograph: Float[Tensor, "y x"]) -> tuple[NDArray[np.float32], float, float]:
-    """Checked pixels, their median and their robust deviation (of an even sample of them)."""
+    """Checked pixels, and median and robust standard deviation of an even sample of them."""
     pixels = micrograph.detach().cpu().to(torch.float32).contiguous().numpy()
     if min(pixels.shape) < SMALLEST:
         raise DataError(f"micrograph is {pixels.shape} pixels; the ice map needs {SMALLEST} a side")
@@ -141,7 +143,7 @@ def _edges(size: int, bins: int) -> NDArray[np.int64]:
 
 
 def _binned(pixels: NDArray[np.float32], low: float, high: float) -> Array:
-    """Means of the pixels, cut to the range, in near-square bins that cover the whole field."""
+    """Means of the pixels, clipped to the range, in nearly square bins that cover the whole field."""
     step = max(1.0, min(pixels.shape) / BINS)
     rows, columns = (_edges(size, max(1, round(size / step))) for size in pixels.shape)
     out = np.empty((rows.size - 1, columns.size - 1), np.float64)
@@ -178,12 +180,12 @@ def _moments(pixels, transmission, level, limit, background, rows, columns):  # 
 
 
 def _bin_noise(binned: Array) -> float:
-    """Standard deviation of the bins' noise, from differences of neighbours: nothing smooth has a part in it."""
+    """Standard deviation of the bins' noise, from differences of neighbours, which contain nothing smooth."""
     return 1.4826 * float(np.median(np.abs(np.diff(binned, axis=1)))) / math.sqrt(2)
 
 
 def _upper_deviation(residual: Array) -> float:
-    """Standard deviation as the residuals above zero tell it: nothing dark has a part in it."""
+    """Standard deviation of the residuals above zero, which contain nothing dark."""
     above = residual[residual > 0]
     return max(float(np.quantile(above, 0.6827)), 1e-6) if above.size else 1e-6
 
@@ -194,9 +196,9 @@ def _counted(residual: Array, cut: float) -> Array:
 
 
 def _sharp_regions(binned: Array) -> NDArray[np.bool_]:
-    """Regions that sharp edges cut off from the ice: contaminants, and carbon on one side of the field.
+    """Regions that sharp edges separate from the ice: contaminants, and carbon on one side of the field.
 
-    Ice is the brightest of the large pieces between the edges, with all pieces that reach its darkest parts.
+    The ice is the brightest large region between the edges, and all regions as bright as its darkest parts.
     """
     smooth = scipy.ndimage.gaussian_filter(binned, 1.5, mode="nearest")
     slopes = [scipy.ndimage.correlate1d(smooth, [-1, 0, 0, 0, 1], axis=axis, mode="nearest") for axis in (0, 1)]
@@ -274,7 +276,7 @@ def _splines(positions: Array, intervals: int) -> Array:
 
 @lru_cache(maxsize=32)
 def _interpolation(cells: int, size: int) -> Array:
-    """Matrix that takes values at the middles of cells to pixels; straight beyond the outermost middles."""
+    """Matrix from values at the cells' centres to pixels; linear beyond the outermost centres."""
     middles = (np.arange(cells) + 0.5) / cells
     pixels = (np.arange(size) + 0.5) / size
     spline = CubicSpline(middles, np.eye(cells), bc_type="natural")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real micrographs: found, checked and brought to the working pixel size, one at a time."""
+"""Real micrographs: reads and checks them and resamples them to the working pixel size, one at a time."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,37 +20,37 @@ __all__ = ["RealMicrograph", "check_real", "evenly", "has_transmission", "read_r
 
 @dataclass(frozen=True)
 class RealMicrograph:
-    """A real micrograph at the working pixel size, with what was measured of it."""
+    """A real micrograph at the working pixel size with its measured properties."""
 
     path: Path
     image: Float[Tensor, "y x"]
-    """Grey values as they were recorded."""
+    """Grey values on the scale of the file."""
     pixel_size: float
-    """Exact, Å."""
+    """Exact pixel size, Å."""
     crop: tuple[int, int]
-    """(y, x) pixels of the original that the image covers, from its first pixel."""
+    """Size (y, x) in pixels of the part of the original that the image covers, from the first pixel on."""
     ice: Float[Tensor, "gy gx"] | None
-    """Low-frequency transmission, mean 1; None where grey values are no transmission."""
+    """Low-frequency transmission with mean 1; None if grey values are no transmission."""
     median: float
     background_deviation: float | None
-    """Of the background over its mean; None where grey values are no transmission."""
+    """Standard deviation of the background divided by its mean; None if grey values are no transmission."""
     deviation: float
-    """Robust standard deviation of the grey values, ice removed."""
+    """Robust standard deviation of the grey values without ice."""
 
 
 def real_files(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that names and patterns stand for, sorted, each once; ``DataError`` when one has none."""
+    """Return the files that match names and patterns, sorted and without repetition; ``DataError`` if one has none."""
     return files_of(patterns, "real micrographs (MRC)")
 
 
 def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,
                smallest: int = 1) -> list[tuple[int, int]]:
-    """Return the sizes (y, x) of micrographs at the working pixel size, from their headers alone.
+    """Return the sizes (y, x) of micrographs at the working pixel size; reads only headers.
 
     Raises
     ------
     DataError
-        One of them cannot be brought to it, or has fewer than ``smallest`` pixels a side then.
+        A micrograph cannot be resampled, or has fewer than ``smallest`` pixels a side afterwards.
     """
     shapes = []
     for path in files:
@@ -77,11 +77,11 @@ def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = 
     path
         MRC file.
     working_pixel_size
-        Å per pixel wanted; the one reached differs by less than 0.1 %.
+        Pixel size to resample to, Å; the exact one differs by less than 0.1 %.
     pixel_size
-        Of the file, where its header is wrong or empty.
+        Pixel size of the file, Å, if its header is wrong or empty.
     inverted
-        Particles are bright in it: it is turned round about its median.
+        Whether particles are bright; then the grey values are mirrored about their median.
     """
     data, found = read_mrc(path, 2)
     original = torch.tensor(data)  # a copy: the file's array is read-only
@@ -99,13 +99,13 @@ def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = 
 
 
 def has_transmission(image: Float[Tensor, "y x"]) -> bool:
-    """Whether grey values count electrons: a mean well above 0, and a background that is not all noise."""
+    """Return whether grey values are proportional to the dose: their mean exceeds 0 and their standard deviation."""
     mean, deviation = float(image.mean()), float(image.std())
     return mean > 0 and deviation < mean
 
 
 def evenly(files: Sequence[Path], most: int) -> list[Path]:
-    """At most ``most`` of the files, spread evenly over the list."""
+    """Return at most ``most`` of the files, spread evenly over the list."""
     if len(files) <= most:
         return list(files)
     return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
@@ -118,6 +118,6 @@ def _known(path: Path, pixel_size: float | None) -> float:
 
 
 def _robust_deviation(image: Float[Tensor, "y x"]) -> float:
-    """Standard deviation of the bulk: half the distance of the 16th and 84th percentile."""
+    """Half the distance between the 16th and the 84th percentile."""
     low, high = np.percentile(image.numpy(), [15.865, 84.135])
     return float(high - low) / 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The real micrographs of a training run: cropped once, kept on disk at the working pixel size, and measured."""
+"""A set of real micrographs: resampled once to the working pixel size, stored on disk, and measured."""
 import json
 import math
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from cryogem_scipion.engine.noise.real_micrograph import read_real
 from cryogem_scipion.engine.runs.progress import tracked
 
 BYTES = 32
-"""Memory for each pixel of a real micrograph while it is brought to the working pixel size, roughly."""
+"""Memory that reading and measuring takes for each pixel of a real micrograph, roughly."""
 
 __all__ = ["MeasuredReal", "StoredImage", "mapped", "measure_real"]
 
 
 @dataclass(frozen=True)
 class MeasuredReal:
-    """What is known of a real micrograph; its pixels stay on disk."""
+    """Measured properties of a real micrograph; its pixels stay on disk."""
 
     original: str
     name: str
-    """Relative to the run's folder, at the working pixel size."""
+    """File at the working pixel size, relative to the run's folder."""
     pixel_size: float
     shape: tuple[int, int]
     crop: tuple[int, int]
-    """(y, x) pixels of the original that it covers, from the first pixel."""
+    """Size (y, x) in pixels of the part of the original that it covers, from the first pixel on."""
     median: float
     deviation: float
     background_deviation: float | None
@@ -44,19 +44,19 @@ class MeasuredReal:
 
     @property
     def pixel_sizes(self) -> tuple[float, float]:
-        """(y, x) Å per pixel along each axis; ``pixel_size`` is their geometric mean."""
+        """Å per pixel along (y, x); ``pixel_size`` is their geometric mean."""
         y, x = (kept / edge for kept, edge in zip(self.crop, self.shape, strict=True))
         original = self.pixel_size / (y * x) ** 0.5
         return original * y, original * x
 
     @property
     def ice(self) -> Float[Tensor, "gy gx"] | None:
-        """The ice map, if grey values are transmission."""
+        """The ice map; None if grey values are no transmission."""
         return None if self.ice_grid is None else torch.tensor(self.ice_grid)
 
 
 class StoredImage:
-    """An image that this program wrote, of which pieces are read: no memory and no open file stays with it."""
+    """An image file that this program wrote, read in pieces; it keeps no memory and no open file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,18 +68,18 @@ class StoredImage:
 
 def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
                  pixel_size: float | None, inverted: bool = False) -> list[MeasuredReal]:
-    """Bring every real micrograph to the working pixel size, a few in memory at a time.
+    """Resample every real micrograph to the working pixel size and measure it, a few in memory at a time.
 
-    What an interrupted run has done is not done again.
+    Micrographs that an interrupted run has finished are not measured again.
 
     Parameters
     ----------
     out
-        The run's folder; what is measured is kept in its ``source/real``.
+        The run's folder; the measured properties go into its ``source/real``.
     images
         Folder in ``out`` for the micrographs at the working pixel size.
     inverted
-        Particles are bright in them.
+        Whether particles are bright in the micrographs.
     """
     (out / images).mkdir(parents=True, exist_ok=True)
     (out / "source/real").mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_si
 
 
 def mapped(path: Path) -> NDArray[Any]:
-    """An image that this program wrote, as a read-only array that stays on disk."""
+    """Return an image that this program wrote as a read-only, memory-mapped array."""
     with mrcfile.mmap(path, mode="r") as file:
         data: NDArray[Any] = file.data
     return data
@@ -121,7 +121,7 @@ def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: fl
 
 
 def _stems(files: Sequence[Path]) -> list[str]:
-    """A name for each file: its own, in letters that every reader of STAR tables takes, and no other's."""
+    """A unique name for each file, in characters that every reader of STAR tables accepts."""
     stems: dict[str, None] = {}
     for path in files:
         plain = plain_name(path.stem)

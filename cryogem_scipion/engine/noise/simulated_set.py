@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A simulation as training and generation see it."""
+"""A simulation as the input of training and generation."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ __all__ = ["SimulatedSet", "check_sizes", "input_prints", "simulated_set"]
 
 @dataclass(frozen=True)
 class SimulatedSet:
-    """A simulation, or a part of its micrographs."""
+    """A simulation, or some of its micrographs."""
 
     folder: Path
     manifest: Manifest
@@ -44,12 +44,12 @@ class SimulatedSet:
     exposures: tuple[Exposure, ...]
 
     def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
-        """1 - s of one micrograph, s multiplied by ``contrast``."""
+        """Return 1 - contrast · s of one micrograph, where the file holds 1 - s."""
         return 1 - contrast * (1 - torch.tensor(mapped(self.micrographs[number])))
 
     @property
     def particle_pixels(self) -> float:
-        """Diameter of the largest particle."""
+        """Diameter of the largest particle in pixels."""
         assert self.manifest.particle_diameter_angstrom is not None
         return self.manifest.particle_diameter_angstrom / self.manifest.pixel_size
 
@@ -60,9 +60,9 @@ def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     Parameters
     ----------
     folder
-        With the manifest of a simulation.
+        Output folder of ``cryogem simulate``.
     part
-        A table like its micrographs.star with some of the rows.
+        A table like the folder's micrographs.star with some of its rows; None: all micrographs.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
 
 
 def _optics(table: Path, optics: pd.DataFrame) -> Optics:
-    """What all micrographs share, defocus 0."""
+    """Optics that all micrographs share, with defocus 0."""
     names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
     try:
         voltage, cs, contrast = (float(optics[name].iloc[0]) for name in names)
@@ -101,9 +101,9 @@ def _optics(table: Path, optics: pd.DataFrame) -> Optics:
 
 
 def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:
-    """Fingerprints of what a run is made from, so that it never goes on with something else under the same name.
+    """Return fingerprints of a run's inputs, so that the run never continues with changed inputs.
 
-    Of real micrographs, which may be terabytes, names and sizes count.
+    The fingerprint of real micrographs is made of names and sizes only, because they may be terabytes.
     """
     prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
     if reals:
@@ -114,12 +114,12 @@ def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | N
 
 def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,
                 coloured: bool) -> list[tuple[int, int]]:
-    """Return the sizes (y, x) that real micrographs will have, from their headers alone.
+    """Return the sizes (y, x) of real micrographs at the working pixel size; reads only headers.
 
     Raises
     ------
     DataError
-        One of them cannot be used, or is too small to measure a noise spectrum (``coloured``) in it.
+        A micrograph cannot be used, or is too small for a noise spectrum, which ``coloured`` noise needs.
     """
     if coloured:
         path = min(simulated.micrographs, key=lambda path: min(read_header(path, 2)[0]))
