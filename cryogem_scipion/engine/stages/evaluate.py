@@ -39,12 +39,12 @@ __all__ = ["run"]
 log = logging.getLogger("cryogem")
 
 PIECE = 96
-"""Edge (px) of the pieces whose features are compared; smaller where the images are."""
+"""Edge in pixels of the pieces whose features are compared; smaller for small images."""
 SMALLEST_PIECE = 32
 FEWEST = 8
-"""Pieces of either set that a Fréchet distance takes at least."""
+"""Smallest number of pieces of either set for a Fréchet distance."""
 COARSEST = 20.0
-"""Largest ratio of pixel sizes that is believed."""
+"""Largest ratio of the sets' pixel sizes; a larger one is taken for a mistake."""
 
 
 def run(settings: EvaluateSettings) -> Manifest:
@@ -85,7 +85,8 @@ def run(settings: EvaluateSettings) -> Manifest:
         warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
                         "micrographs")
     if len(sets[1].files) < 2:
-        warnings.append("of a single real micrograph there are no halves to compare; give two or more")
+        warnings.append("a single real micrograph cannot be split into two halves, so the distances have no floor; "
+                        "give two or more")
     signal = kept_signal(sets[0].files, seeded(settings.seed, "signal"))
     report = {
         "pixel_size": pixel_size,
@@ -115,7 +116,7 @@ def run(settings: EvaluateSettings) -> Manifest:
 
 
 def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
-    """Both sets, brought to the coarser of their pixel sizes; refuses what cannot be compared, from headers alone."""
+    """Both sets at the coarser of their pixel sizes; reads only headers, and refuses sets that cannot be compared."""
     files = [real_files(patterns) for patterns in (settings.generated, settings.real)]
     shared = {path.resolve() for path in files[0]} & {path.resolve() for path in files[1]}
     if shared:
@@ -137,7 +138,7 @@ def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
 
 
 def _memory(sets: Sequence[MicrographSet]) -> int:
-    """Bytes, roughly, that one micrograph takes while it is measured."""
+    """Memory (bytes) that measuring one micrograph takes, roughly."""
     y, x = max((read_header(one.files[0], 2)[0] for one in sets), key=lambda shape: shape[0] * shape[1])
     return 80 * y * x
 
@@ -154,7 +155,7 @@ def _mean(sample: Sample[Any]) -> Any:
 
 
 def _arrays(generated: Measured, real: Measured) -> dict[str, Any]:
-    """What the figure is drawn from."""
+    """The arrays that the figure shows."""
     arrays: dict[str, Any] = {"frequencies": FREQUENCIES, "grey": GREY, "local": LOCAL,
                               "lags": torch.arange(-LAGS, LAGS + 1)}
     for name, known in (("generated", generated), ("real", real)):
@@ -167,7 +168,7 @@ def _arrays(generated: Measured, real: Measured) -> dict[str, Any]:
 
 
 def _flat(figures: dict[str, Figure], real: int, signal: KeptSignal | None) -> dict[str, float]:
-    """Values, intervals and floors, for the manifest."""
+    """Values, intervals and floors for the manifest."""
     flat = {name + ("" if part == "value" else f"_{part}"): value for name, figure in figures.items()
             for part, value in asdict(figure).items() if value is not None}
     kept = {} if signal is None else {"signal_correlation": signal.correlation, "signal_snr": signal.snr}

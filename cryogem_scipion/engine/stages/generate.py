@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem generate``: labelled micrographs that look real, a few at a time."""
+"""``cryogem generate``: makes labelled micrographs that look like the real ones, a few at a time."""
 import logging
 import re
 import shutil
@@ -36,7 +36,7 @@ log = logging.getLogger("cryogem")
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of a run, and the contrast it asks for."""
+    """The noise model of a run and its signal-to-noise ratio."""
 
     render: NoiseModel
     physical: PhysicalNoise
@@ -82,8 +82,8 @@ def run(settings: GenerateSettings) -> Manifest:
         with replacing(inside(out, source.path)) as path:
             shutil.copyfile(inside(simulated.folder, source.path), path)
     folder = LabelledFolder(out, scope, sources, settings.extract)
-    keep = _Kept(out, settings.keep, scope, settings.extract)
-    # Reused specimens are those of the simulation's seed; fresh ones share nothing with them.
+    kept_images = _KeptImages(out, settings.keep, scope, settings.extract)
+    # Reused specimens have the simulation's seed. Fresh specimens have a seed of their own.
     fresh = int(torch.randint(2**62, (), generator=seeded(settings.seed, "fresh specimens")))
     seed = simulated.manifest.seed if settings.reuse else fresh
 
@@ -95,7 +95,7 @@ def run(settings: GenerateSettings) -> Manifest:
         if not folder.has(index):
             clean = scope.expose(specimen)
             scene = replace(scene, exposure=Exposure(specimen.optics, scope.pixel_size))
-            keep.write(index, clean, noise.physical, scene, random)
+            kept_images.write(index, clean, noise.physical, scene, random)
             image = noise.render(1 - clean.signal, random, scene)
             folder.write(index, image, clean)
         return index, specimen
@@ -120,7 +120,7 @@ def run(settings: GenerateSettings) -> Manifest:
 
 
 def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.device) -> Microscope:
-    """The simulation's microscope, made again from its own copies of the files."""
+    """The simulation's microscope, from the copies of its input files in the simulation's folder."""
     values = dict(simulated.manifest.simulation or {})
     folder = simulated.folder
     try:
@@ -139,7 +139,7 @@ def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.de
 
 def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
                 model: Translator) -> Noise:
-    """A trained translator; one that was imported knows no ice: that of real micrographs, if there are any."""
+    """Noise of a trained translator. An imported one has no ice, so its ice is measured on the real micrographs."""
     snr = settings.snr or model.snr
     if not files:
         return Noise(model, model.physical, snr, {})
@@ -151,11 +151,11 @@ def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list
 
 
 def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
-    """White noise, or noise measured from real micrographs."""
+    """White noise, or noise measured from the real micrographs."""
     if not files:
         contrast = simulated.contrast
         physical = PhysicalNoise(contrast.background_deviation)
-        # Without real micrographs there are no grey values to come back to: transmission stays as it is.
+        # Without real micrographs the grey values are the transmission.
         model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
         return Noise(model, physical, settings.snr or contrast.snr, {})
     physical, background = _measured(settings, simulated, files, out, settings.snr)
@@ -165,7 +165,7 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
 
 def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
               snr: float | None) -> tuple[PhysicalNoise, Background]:
-    """Noise with the ice and strength of real micrographs, and with their spectrum when that is asked for."""
+    """Noise with the ice and the strength of the real micrographs; for ``spectrum`` also with their spectrum."""
     reals = measure_real(out, "source/real", evenly(files, MOST_REAL), simulated.manifest.pixel_size,
                          settings.real_pixel_size, settings.real_contrast == "bright")
     coloured = settings.noise == "spectrum"
@@ -174,15 +174,15 @@ def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
 
 
 def _visible(specimen: Specimen, scene: Scene) -> Specimen:
-    """The particles that no contaminant hides: of the others nothing is seen, so they are not there."""
+    """The specimen without the particles that a contaminant hides."""
     hidden = scene.hidden(specimen.centres)
     return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
 
 
 def _scene_number(seed: int, index: int, count: int) -> int | None:
-    """Which real micrograph's ice and contaminants a made one gets: each in its turn, in an order drawn anew.
+    """Index of the real micrograph whose ice and contaminants generated micrograph ``index`` gets.
 
-    So a set has as many carbon edges as the real one has, and not by luck more or fewer.
+    All real micrographs take turns in random order, so that a generated set has as many carbon edges as the real one.
     """
     if not count:
         return None
@@ -191,7 +191,7 @@ def _scene_number(seed: int, index: int, count: int) -> int | None:
 
 
 def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
-    """Numbers of the specimens to make; when reusing, those of the simulated micrographs."""
+    """Indices of the specimens to generate; with ``reuse``, those of the simulated micrographs."""
     if not settings.reuse:
         return list(range(settings.micrographs or simulated.manifest.micrographs))
     found = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in simulated.micrographs]
@@ -202,20 +202,20 @@ def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
 
 
 def _memory(scope: Microscope, model: Translator | None) -> int:
-    """Bytes, roughly, that it takes to make one micrograph."""
+    """Memory (bytes) that one micrograph takes, roughly."""
     y, x = scope.settings.micrograph_size
     return scope.memory + 60 * y * x + (0 if model is None else model.memory)
 
 
 def _bytes(scope: Microscope, settings: GenerateSettings) -> int:
-    """Disk space of one micrograph with all that belongs to it."""
+    """Disk space (bytes) of one micrograph with its mask, stack and kept images."""
     y, x = scope.settings.micrograph_size
     stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if settings.extract else 0
     return 5 * y * x + stack + len(settings.keep) * (4 * y * x + stack) + 4096
 
 
-class _Kept:
-    """The images before the noise, for those who need the truth of each pixel."""
+class _KeptImages:
+    """Writes the images before noise and translation (``--keep``), which denoisers need as ground truth."""
 
     def __init__(self, out: Path, keep: tuple[str, ...], scope: Microscope, extract: bool):
         self.out, self.keep, self.scope, self.extract = out, keep, scope, extract
@@ -224,7 +224,13 @@ class _Kept:
 
     def write(self, index: int, clean: CleanMicrograph, physical: PhysicalNoise, scene: Scene,
               generator: torch.Generator) -> None:
-        """Write what is kept of micrograph ``index``; ``generator``, left as it is, is that of its noise."""
+        """Write the kept images of micrograph ``index``.
+
+        Parameters
+        ----------
+        generator
+            Random generator of the micrograph's noise; its state stays as it is.
+        """
         pixel_size, name = self.scope.pixel_size, f"mic_{index:06d}.mrc"
         optical = 1 - clean.signal
         if "optical" in self.keep:

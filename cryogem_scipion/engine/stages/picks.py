@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem picks``: how many particles a picker found, and how much else."""
+"""``cryogem picks``: compares a picker's coordinates with the ground truth."""
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +31,14 @@ WHAT = "files of coordinates (.star, .txt, .tsv, .csv, .box or .cs)"
 
 @dataclass(frozen=True)
 class Compared:
-    """Picks and truth under the same names of micrographs."""
+    """Picks and true particles, with the same names for the same micrographs."""
 
     picks: pd.DataFrame
     truth: pd.DataFrame
     micrographs: list[str]
-    """All that were labelled, as the truth names them."""
+    """All labelled micrographs, by their names in the ground truth."""
     folder: Path
-    """Where these names may start."""
+    """Folder of the ground truth; names may be relative to it."""
     warnings: tuple[str, ...]
 
 
@@ -85,7 +85,7 @@ def run(settings: PicksSettings) -> Manifest:
 
 
 def _compared(settings: PicksSettings) -> Compared:
-    """Read both sides, and keep what can be judged."""
+    """Read picks and ground truth; picks on other micrographs are left out."""
     truth_files = files_of(settings.truth, WHAT)
     truth = read_coordinates(truth_files, settings.truth_pixel_size, "truth_pixel_size")
     folder = truth_files[0].parent
@@ -93,7 +93,7 @@ def _compared(settings: PicksSettings) -> Compared:
     own = same_files(micrographs, truth["micrograph"])
     truth = truth.assign(micrograph=truth["micrograph"].map(own))
     if not bool(truth["whole"].any()):
-        raise DataError(f"{truth_files[0]} has no whole particle to be found; give true coordinates")
+        raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
     picks = read_coordinates(files_of(settings.picks, WHAT), settings.pixel_size, hint)
     names = same_files(micrographs, picks["micrograph"])
@@ -104,8 +104,8 @@ def _compared(settings: PicksSettings) -> Compared:
     warnings = []
     if not known.all():
         unknown = picks.loc[~known, "micrograph"].nunique()
-        warnings.append(f"{int((~known).sum())} picks on {unknown} micrographs that the truth does not know were not "
-                        "judged")
+        warnings.append(f"{int((~known).sum())} picks lie on {unknown} micrographs that are not in the ground truth; "
+                        "they are left out")
     picks = picks[known].assign(micrograph=picks.loc[known, "micrograph"].map(names)).reset_index(drop=True)
     bare = len(set(truth["micrograph"]) - set(picks["micrograph"]))
     if bare:
@@ -114,7 +114,7 @@ def _compared(settings: PicksSettings) -> Compared:
 
 
 def _micrographs(settings: PicksSettings, truth: pd.DataFrame, truth_files: list[Path]) -> list[str]:
-    """All labelled micrographs, also those without a particle."""
+    """Names of all labelled micrographs, including those without a particle."""
     listed = settings.truth_micrographs
     beside = truth_files[0].parent / MICROGRAPHS
     if listed is None and len(truth_files) == 1 and beside.is_file() and truth_files[0].suffix == ".star":
@@ -138,7 +138,7 @@ def _radius(settings: PicksSettings, folder: Path) -> float:
 
 
 def _arrays(judged: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:
-    """Every pick and particle, positions in Å, micrographs by their place in the report."""
+    """All picks and true particles; positions in Å, micrographs by their index in the report."""
     place = {name: number for number, name in enumerate(micrographs)}
     return {"pick_micrograph": judged["micrograph"].map(place).to_numpy(int),
             **{name: judged[name].to_numpy() for name in ("x", "y", "score", "dx", "dy")},

@@ -73,14 +73,14 @@ def run(settings: TrainSettings) -> Manifest:
         begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_prints(simulated, files))
     else:
-        processes.wait()  # until the first one has measured the real micrographs: then they are only looked up
+        processes.wait()  # the first process measures the real micrographs, the others read its results
     with one_thread():
         reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
                              settings.real_contrast == "bright")
     if processes.leads:
         processes.wait()
     held_out = _held_out(len(reals))
-    seen = [real for number, real in enumerate(reals) if number not in held_out]
+    training_set = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
     with one_thread():
         background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
@@ -90,10 +90,11 @@ def run(settings: TrainSettings) -> Manifest:
     physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
     goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
                 {"version": __version__, "crop": settings.crop})
-    trained, clean = _real_pieces(seen, out, background), _simulated_pieces(simulated, background)
+    real_pieces = _real_pieces(training_set, out, background)
+    simulated_pieces = _simulated_pieces(simulated, background)
     judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
     held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
-    records = train(trained, clean, goal, settings, out, device, held, processes)
+    records = train(real_pieces, simulated_pieces, goal, settings, out, device, held, processes)
     if not processes.leads:
         deque(records, maxlen=0)
         processes.wait()
@@ -101,7 +102,8 @@ def run(settings: TrainSettings) -> Manifest:
     _watch(records, settings.steps, out)
     _write_reals(out, reals, held_out, simulated)
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or trained, clean, settings.seed))
+        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or real_pieces, simulated_pieces,
+                                             settings.seed))
     figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
         stage="train", **made_with(), settings=settings.model_dump(mode="json"),
@@ -116,7 +118,7 @@ def run(settings: TrainSettings) -> Manifest:
 
 
 def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) -> None:
-    """Refuse what would fail later, from headers alone."""
+    """Refuse inputs that would fail later; reads only headers."""
     working = simulated.manifest.pixel_size
     if settings.pixel_size is not None and abs(settings.pixel_size / working - 1) > 1e-3:
         raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation ({working:g} Å); "
@@ -134,17 +136,17 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
 
 
 def _held_out(count: int) -> set[int]:
-    """Numbers of the real micrographs that the networks never see: one in six, one at least of three.
+    """Indices of the held-out micrographs: every sixth, and at least one of three.
 
-    The training's states are judged by them, under their own ice and contaminants; the noise that all states start
-    from is measured on them as well.
+    The networks are never trained on them. The validation metric compares the networks' images with them, with their
+    own ice and contaminants. The noise that training starts from is measured on all micrographs.
     """
     held = max(count // 6, 1) if count >= 3 else 0
     return {(2 * number + 1) * count // (2 * held) for number in range(held)}
 
 
 def _of_some(physical: PhysicalNoise, reals: list[MeasuredReal], chosen: set[int]) -> PhysicalNoise:
-    """Noise with ice and contaminants of some of the real micrographs."""
+    """Noise with the ice and contaminants of some of the real micrographs only."""
     with_ice = [number for number, real in enumerate(reals) if real.ice is not None]
     places = [place for place, number in enumerate(with_ice) if number in chosen]
     return replace(physical, ice=tuple(physical.ice[place] for place in places),
@@ -152,7 +154,7 @@ def _of_some(physical: PhysicalNoise, reals: list[MeasuredReal], chosen: set[int
 
 
 def _best(path: Path) -> dict[str, float]:
-    """How near the best state came to the held-out micrographs, and after how many steps."""
+    """Validation metric of the best checkpoint, and its step."""
     judged = pd.read_csv(path)
     if judged.empty:
         return {}
@@ -173,7 +175,7 @@ def _simulated_pieces(simulated: SimulatedSet, background: Background) -> Simula
 
 
 def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
-    """Run the training to its end and say every few seconds how it goes."""
+    """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
         deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
@@ -181,7 +183,7 @@ def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
 
 
 def _last(path: Path) -> dict[str, float]:
-    """What the last step found; of its table, so that it is known also where a run was killed after that step."""
+    """Losses of the last step, read from the table, so that a continued run has them as well."""
     return {str(name): float(value) for name, value in pd.read_csv(path).iloc[-1].items()
             if name not in ("step", "steps")}
 
@@ -193,7 +195,7 @@ def _losses(record: TrainingRecord) -> str:
 
 
 def _write_reals(out: Path, reals: list[MeasuredReal], held_out: set[int], simulated: SimulatedSet) -> None:
-    """The table of the real micrographs at the working pixel size: where they came from, and which were held out."""
+    """Write the table of real micrographs at the working pixel size, with their origin and which are held out."""
     optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
     optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
     write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
