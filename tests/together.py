@@ -30,7 +30,6 @@ def data():
 
 def main(out, batch):
     """Take the steps; losses and weights go to ``out``."""
-    torch.set_num_threads(1)
     processes, device = joined(torch.device("cpu"))
     settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", steps=2 * STEPS, crop=32, batch=batch,
                              generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
@@ -44,4 +43,5 @@ def main(out, batch):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as tests have
     main(sys.argv[1], int(sys.argv[2]))

@@ -42,6 +42,18 @@ def few_fields():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Images are so small here that sharing one among threads takes longer, the more so the more cores there are.
+
+    Tests of what threads change choose their own.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def killed_after_three_steps(work):
     """Run a training that is killed when its third step is done."""
     from cryogem_scipion.engine.stages import train
