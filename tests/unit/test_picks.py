@@ -161,12 +161,12 @@ def test_picks_without_scores_have_no_curve_but_all_else(tmp_path, truth):
     assert "best" not in found
 
 
-def test_picks_where_nobody_knows_the_truth_are_told_and_not_judged(tmp_path, truth):
+def test_picks_on_unlabelled_micrographs_are_left_out_with_a_warning(tmp_path, truth):
     rows = [("a", 100, 100, 1.0), ("elsewhere", 1, 1, 2.0), ("elsewhere", 2, 1, 2.0)]
     found = report(tmp_path, write_picks(tmp_path / "picks.txt", rows), truth)["overall"]
     assert (found["picks"], found["precision"]) == (1, 1.0)
     warnings = read_manifest(tmp_path / "report").warnings
-    assert warnings[0].startswith("2 picks on 1 micrographs that the truth does not know")
+    assert warnings[0].startswith("2 picks lie on 1 micrographs that are not in the ground truth")
     assert warnings[1].startswith("1 micrographs with particles have no picks")
 
 
