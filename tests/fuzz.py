@@ -38,7 +38,7 @@ def seeds(folder):
 
     from cryogem_scipion.engine.io.dataset import read_blocks, read_manifest
     from cryogem_scipion.engine.io.mrc import read_header, read_mrc, write_mrc
-    from cryogem_scipion.engine.noise.simulated_set import simulated_set
+    from cryogem_scipion.engine.noise.simulated_set import open_simulated_set
     from cryogem_scipion.engine.scoring.coordinates import read_coordinates
     from cryogem_scipion.engine.settings import STAGES, parse, read_json
     from cryogem_scipion.engine.simulation.atomic_model import read_atoms
@@ -81,7 +81,7 @@ def seeds(folder):
         if not there.is_dir():
             shutil.copytree(good / "sim", there)
         shutil.copyfile(path, there / "micrographs.star")
-        simulated_set(there)
+        open_simulated_set(there)
 
     def manifest(path):
         shutil.copyfile(path, path.parent / "manifest.json")

@@ -7,9 +7,9 @@ import torch
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.ice import IceMap, draw_ice
-from cryogem_scipion.engine.noise.measured_noise import CleanField, RealField, measure_noise
+from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, power_spectrum, white
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms, white
 
 
 def coloured_power():
@@ -30,7 +30,7 @@ def test_white_noise_of_any_shape(shape, generator):
 def test_noise_has_the_spectrum_it_is_given(shape, generator):
     power = coloured_power()
     noise = ColouredNoise(power)
-    found = torch.cat([power_spectrum(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
+    found = torch.cat([tile_periodograms(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
     ratio = (found / power)[2:-2, 2:-2]
     # Some 300 half-overlapping tiles: 8 % chance a bin, and the window smooths the flanks.
     assert abs(float(ratio.mean()) - 1) < 0.03
@@ -124,7 +124,7 @@ def test_measured_noise_is_that_of_the_real_micrographs(generator):
     clean[100:140, 100:140] = clean[300:350, 40:90] = 0.96
     reals = [real_field(truth, clean, generator) for _ in range(3)]
     reals[0].image[200:260, 200:260] *= 0.4  # a contaminant
-    measured = measure_noise(reals, [CleanField(clean)], 0.05, generator).noise
+    measured = measure_noise(reals, [SimulatedField(clean)], 0.05, generator).noise
     ratio = (measured.power / truth.noise.power)[2:-2, 2:-2].log()
     # 75 half-overlapping tiles: 16 % chance a bin before the smoothing.
     assert abs(float(ratio.mean())) < 0.06
@@ -136,13 +136,15 @@ def test_measured_exponent(generator):
     ice = IceMap(torch.tensor([[0.7, 1.0, 1.3], [0.8, 1.0, 1.2], [0.7, 1.0, 1.3]]), (384, 384))
     transmission = ice.window((0.0, 0.0), (384, 384))
     image = 400 * PhysicalNoise(0.05, exponent=0.5)(transmission, generator)
-    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [CleanField(torch.ones(256, 256))], 0.05, generator)
+    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [SimulatedField(torch.ones(256, 256))], 0.05,
+                             generator)
     assert physical.exponent == pytest.approx(0.5, abs=0.15)
     assert physical.ice == (ice,)
 
 
 def test_noise_cannot_be_measured_of_nothing_or_of_small_pieces(generator):
     with pytest.raises(DataError, match="0 real"):
-        measure_noise([], [CleanField(torch.ones(200, 200))], 0.05, generator)
+        measure_noise([], [SimulatedField(torch.ones(200, 200))], 0.05, generator)
     with pytest.raises(DataError, match="needs 128"):
-        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [CleanField(torch.ones(200, 200))], 0.05, generator)
+        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [SimulatedField(torch.ones(200, 200))], 0.05,
+                      generator)

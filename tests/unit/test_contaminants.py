@@ -4,15 +4,21 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, ordinary
-from cryogem_scipion.engine.noise.contaminants import Contaminant, Frame, draw_frame, lay, weights
+from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
+from cryogem_scipion.engine.noise.contaminants import (
+    Contaminant,
+    FieldPart,
+    draw_field_part,
+    lay_contaminants,
+    opacity_map,
+)
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
 from cryogem_scipion.engine.translator.networks import generator as network
 
 SHAPE, SIZE = (256, 320), 24
-FRAMES = [Frame(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
+FRAMES = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
           for turns in range(4) for mirrored in (False, True)]
 
 
@@ -30,11 +36,11 @@ def micrograph(generator, particles=25):
 
 @pytest.fixture
 def usual(generator):
-    return ordinary([micrograph(generator) for _ in range(8)], float(SIZE))
+    return measure_range([micrograph(generator) for _ in range(8)], float(SIZE))
 
 
 def overlap(pieces, truth):
-    found = weights(pieces, SHAPE) > 0.5
+    found = opacity_map(pieces, SHAPE) > 0.5
     return float((found & truth).sum() / truth.sum()), float((found & ~truth).sum() / truth.numel())
 
 
@@ -59,13 +65,13 @@ def test_particles_and_noise_are_no_contaminants(usual, generator):
     pieces = [find_contaminants(micrograph(generator), usual) for _ in range(8)]
     # As many new images as those that set the extremes: about one exceeds them by chance.
     assert sum(map(len, pieces)) <= 4
-    assert sum(float(weights(found, SHAPE).mean()) for found in pieces) / 8 < 0.005
+    assert sum(float(opacity_map(found, SHAPE).mean()) for found in pieces) / 8 < 0.005
 
 
 def test_hot_pixels_are_no_contaminants(usual, generator):
     image = micrograph(generator)
     image[::64, ::64] = 200.0
-    assert float(weights(find_contaminants(image, usual), SHAPE).mean()) < 0.005
+    assert float(opacity_map(find_contaminants(image, usual), SHAPE).mean()) < 0.005
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -73,7 +79,7 @@ def test_a_fixed_piece_turns_with_its_micrograph(frame, generator):
     whole, weight = torch.randn(SHAPE, generator=generator), torch.zeros(SHAPE)
     weight[200:, 7:90] = 1.0
     piece = Contaminant(whole[200:, 7:90], weight[200:, 7:90], (200, 7), True)
-    cover = lay([piece], SHAPE, frame, frame.field, generator)
+    cover = lay_contaminants([piece], SHAPE, frame, frame.field, generator)
     turned = [torch.rot90(image, frame.turns) for image in (whole, weight)]
     turned = [image.flip(1) if frame.mirrored else image for image in turned]
     assert torch.equal(cover.weight, turned[1])
@@ -82,16 +88,17 @@ def test_a_fixed_piece_turns_with_its_micrograph(frame, generator):
 
 def test_a_part_of_a_micrograph_shows_a_part_of_its_pieces(generator):
     piece = Contaminant(torch.randn(30, 30, generator=generator), torch.ones(30, 30), (50, 60), True)
-    cover = lay([piece], SHAPE, Frame(0, 0, False, SHAPE, (65.0, 40.0)), (64, 64), generator)
+    cover = lay_contaminants([piece], SHAPE, FieldPart(0, 0, False, SHAPE, (65.0, 40.0)), (64, 64), generator)
     assert torch.equal(cover.values[:15, 20:50], piece.values[15:])
     assert float(cover.weight.sum()) == 15 * 30
-    assert lay([piece], SHAPE, Frame(0, 0, False, SHAPE, (100.0, 40.0)), (64, 64), generator) is None
+    assert lay_contaminants([piece], SHAPE, FieldPart(0, 0, False, SHAPE, (100.0, 40.0)), (64, 64), generator) is None
 
 
 def test_loose_pieces_lie_anywhere_and_whole(generator):
     piece = Contaminant(torch.ones(20, 30), torch.ones(20, 30), (0, 0), False)
     square = (256, 256)
-    covers = [lay([piece], square, draw_frame([square], square, generator), square, generator) for _ in range(40)]
+    covers = [lay_contaminants([piece], square, draw_field_part([square], square, generator), square, generator)
+              for _ in range(40)]
     assert all(float(cover.weight.sum()) == 600 for cover in covers)
     assert len({tuple(cover.weight.nonzero()[0].tolist()) for cover in covers}) > 30
 

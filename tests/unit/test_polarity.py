@@ -10,7 +10,7 @@ import torch
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
-from cryogem_scipion.engine.noise.contrast_sign import measure_polarity
+from cryogem_scipion.engine.noise.contrast_sign import measure_contrast_sign
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings
 from cryogem_scipion.engine.stages import generate, train
@@ -76,7 +76,7 @@ def scene():
 
     def make(sign, count=4, snr=0.5):
         return [noise.draw((256, 256), random) + sign * math.sqrt(snr) / deviation * signal() for _ in range(count)]
-    return make, lambda flats: measure_polarity(flats, signals, deviation, 24.0, torch.Generator().manual_seed(1))
+    return make, lambda flats: measure_contrast_sign(flats, signals, deviation, 24.0, torch.Generator().manual_seed(1))
 
 
 def test_dark_and_bright_discs_are_told_apart(scene):

@@ -8,10 +8,10 @@ import torch
 
 from cryogem_scipion.engine.noise import background
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.measured_noise import CleanField, RealField, measure_noise
+from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise
 from cryogem_scipion.engine.noise.models import PhysicalNoise
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, power_spectrum
-from cryogem_scipion.engine.noise.thon_rings import fit_rings, flattened_rings
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
+from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, without_thon_rings
 from cryogem_scipion.engine.simulation.optics import Optics
 
 PIXEL_SIZE = 4.0
@@ -77,25 +77,25 @@ def test_an_exposure_turns_with_its_image(turns, mirrored):
 
 def test_defocus_and_strength_are_found(generator):
     images = [falling().draw((512, 600), generator, exposure(defocus, 300.0, 40.0)) for defocus in DEFOCI]
-    found = fit_rings(images, exposure(1.0))
+    found = fit_thon_rings(images, exposure(1.0))
     assert [one.optics.defocus_u_angstrom for one in found.exposures] == pytest.approx(DEFOCI, abs=200)
     # Astigmatism smears the outermost rings a little.
     assert float((found.share - SHARE)[12:56].abs().max()) < 0.12
     # Taken out again, nothing is left that differs between the micrographs.
-    flat = [flattened_rings(power_spectrum(image), found.share, one).mean(0)
+    flat = [without_thon_rings(tile_periodograms(image), found.share, one).mean(0)
             for image, one in zip(images, found.exposures, strict=True)]
     bands = torch.stack([torch.stack([power[5:-5, low:low + 6].mean() for low in range(8, 60, 6)]) for power in flat])
     assert float((bands / bands.mean(0) - 1).abs().max()) < 0.15
 
 
 def test_one_micrograph_is_enough(generator):
-    found = fit_rings([falling().draw((512, 512), generator, exposure(17_000.0))], exposure(1.0))
+    found = fit_thon_rings([falling().draw((512, 512), generator, exposure(17_000.0))], exposure(1.0))
     assert found.exposures[0].optics.defocus_u_angstrom == pytest.approx(17_000, abs=200)
 
 
 def test_noise_without_rings_has_none(generator):
     images = [falling(None).draw((512, 512), generator) for _ in range(5)]
-    assert fit_rings(images, exposure(1.0)) is None
+    assert fit_thon_rings(images, exposure(1.0)) is None
 
 
 def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
@@ -107,11 +107,11 @@ def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator
         white = torch.fft.rfft2(torch.randn(512, 512, generator=generator))
         passed = (exposure(defocus).modulation(torch.ones(TILE // 2 + 1), (512, 512)) / 2).sqrt()
         particles = torch.fft.irfft2(white * passed * torch.exp(-20 * radius), s=(512, 512))
-        clean.append(CleanField(1 - 0.05 * particles / particles.std(), exposure(defocus)))
+        clean.append(SimulatedField(1 - 0.05 * particles / particles.std(), exposure(defocus)))
     scenes = [truth.scene((512, 512), generator, field.exposure) for field in clean]
     reals = [RealField(400 * truth(field.image, generator, scene), 400.0, 20.0)
              for field, scene in zip(clean, scenes, strict=True)]
-    rings = fit_rings([field.deviations() for field in reals], exposure(1.0))
+    rings = fit_thon_rings([field.deviations() for field in reals], exposure(1.0))
     measured = measure_noise(reals, clean, 0.05, generator, rings).noise
     middle = slice(10, 40)
     before, after = ((share - SHARE)[middle].mean() for share in (rings.share, measured.share))

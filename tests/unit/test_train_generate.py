@@ -240,13 +240,13 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from cryogem_scipion.engine.noise.real_micrograph import real_files
-from cryogem_scipion.engine.noise.real_set import mapped, measure_real
+from cryogem_scipion.engine.noise.real_set import memory_mapped, measure_real_set
 from cryogem_scipion.engine.translator.patches import RealPieces, draw_real
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 files = real_files([str(folder / "*.mrc")])[:count]
-reals = measure_real(folder / f"out{count}", "micrographs", files, 4.0, None)
-images = [mapped(folder / f"out{count}" / real.name) for real in reals]
+reals = measure_real_set(folder / f"out{count}", "micrographs", files, 4.0, None)
+images = [memory_mapped(folder / f"out{count}" / real.name) for real in reals]
 assert all(image.shape == (900, 900) and not image.flags.owndata for image in images)
 pieces = RealPieces(images, [real.median for real in reals], [real.deviation for real in reals])
 draw_real(pieces, 64, 200, torch.Generator().manual_seed(0))

@@ -14,17 +14,17 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.parallel import in_order
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, ordinary
-from cryogem_scipion.engine.noise.contaminants import Contaminant, weights
+from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
+from cryogem_scipion.engine.noise.contaminants import Contaminant, opacity_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap
-from cryogem_scipion.engine.noise.measured_noise import CleanField, RealField, made, measure_noise
+from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise, simulated_image
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.noise.real_set import MeasuredReal, mapped
-from cryogem_scipion.engine.noise.signal_to_noise import FittedContrast, fit_snr
+from cryogem_scipion.engine.noise.real_set import MeasuredMicrograph, memory_mapped
+from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
-from cryogem_scipion.engine.noise.thon_rings import FittedRings, fit_rings
+from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
 from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.simulation.microscope import seeded
 
@@ -67,14 +67,14 @@ class Background:
     """For each ice map, the contaminants of its micrograph; None if this micrograph was not searched."""
 
 
-def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, snr: float | None,
+def measure_background(reals: Sequence[MeasuredMicrograph], out: Path, simulated: SimulatedSet, snr: float | None,
                        seed: int, coloured: bool = True) -> Background:
     """Measure the background of a real set. A simulation tells what particles look like.
 
     Parameters
     ----------
     reals
-        Result of ``measure_real`` in the folder ``out``.
+        Result of ``measure_real_set`` in the folder ``out``.
     snr
         Signal-to-noise ratio to use. None: it is measured; if that fails, the simulation's is used.
     seed
@@ -113,14 +113,14 @@ def measure_background(reals: Sequence[MeasuredReal], out: Path, simulated: Simu
 class _Measurement:
     """Result of a comparison; empty if the micrographs are too small."""
 
-    snr: FittedContrast | None = None
-    rings: FittedRings | None = None
+    snr: SnrFit | None = None
+    rings: ThonRings | None = None
     noise: PhysicalNoise | None = None
     contaminants: tuple[tuple[Contaminant, ...], ...] = ()
     """For each micrograph that was searched."""
 
 
-def _snr_warnings(comparison: "_Comparison", fit: FittedContrast | None, snr: float) -> list[str]:
+def _snr_warnings(comparison: "_Comparison", fit: SnrFit | None, snr: float) -> list[str]:
     """Warnings about the signal-to-noise ratio that is used."""
     if not comparison.has_particles:
         return ["the simulated micrographs have no particles to compare the real ones with; the signal-to-noise ratio "
@@ -147,7 +147,8 @@ def _defocus_warnings(defoci: Sequence[float], exposures: Sequence[Exposure]) ->
 class _Comparison:
     """Compares some of the real micrographs with some of the simulated ones."""
 
-    def __init__(self, reals: Sequence[MeasuredReal], out: Path, simulated: SimulatedSet, deviation: float, seed: int):
+    def __init__(self, reals: Sequence[MeasuredMicrograph], out: Path, simulated: SimulatedSet, deviation: float,
+                 seed: int):
         count = min(MOST_REAL, len(reals))
         self.reals = [reals[i * len(reals) // count] for i in range(count)]
         self.fields = _LazySequence(count, lambda number: _field(self.reals[number], out, deviation))
@@ -165,7 +166,7 @@ class _Comparison:
         if not self.large_enough:
             return _Measurement()
         flats = parallel_map(_flattened, self.fields)
-        rings = fit_rings(_clipped(flats), self.simulated.exposures[0])
+        rings = fit_thon_rings(_clipped(flats), self.simulated.exposures[0])
         best = self._fit_snr(flats) if self.has_particles else None
         noise = self._measure_noise(self.chosen_snr(best), rings)
         if best is None or not best.reliable:
@@ -181,7 +182,7 @@ class _Comparison:
                  best.snr, sum(map(len, contaminants)))
         return _Measurement(best, rings, noise, contaminants)
 
-    def chosen_snr(self, fit: FittedContrast | None) -> float:
+    def chosen_snr(self, fit: SnrFit | None) -> float:
         """The measured signal-to-noise ratio if it is reliable, else the simulation's."""
         return fit.snr if fit is not None and fit.reliable else self.simulated.contrast.snr
 
@@ -190,7 +191,7 @@ class _Comparison:
         contrast = self.simulated.contrast
         return contrast.brought_to(snr, self.deviation).scale / contrast.scale
 
-    def _measure_noise(self, snr: float, rings: FittedRings | None) -> PhysicalNoise:
+    def _measure_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
         return measure_noise(self.fields, self._simulated_fields(snr), self.deviation, seeded(self.seed, "noise"),
                              rings)
 
@@ -198,23 +199,24 @@ class _Comparison:
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
         random = seeded(self.seed, "contaminants")
-        usual = ordinary([made(field, noise, random) for field in self._simulated_fields(snr)],
+        usual = measure_range([simulated_image(field, noise, random) for field in self._simulated_fields(snr)],
                          self.simulated.particle_pixels)
         searched = in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
         return tuple(tracked(searched, len(flats), "searching for contaminants on real micrograph"))
 
     def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
-                 contaminants: Sequence[Sequence[Contaminant]] | None = None) -> FittedContrast:
+                 contaminants: Sequence[Sequence[Contaminant]] | None = None) -> SnrFit:
         hidden = None if contaminants is None else [
-            weights(pieces, (flat.shape[0], flat.shape[1])) for flat, pieces in zip(flats, contaminants, strict=True)]
+            opacity_map(pieces, (flat.shape[0], flat.shape[1]))
+            for flat, pieces in zip(flats, contaminants, strict=True)]
         signals = [1 - image for image in self._clean_images(1)]
         return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
                        self.simulated.particle_pixels, seeded(self.seed, "contrast"), hidden)
 
-    def _simulated_fields(self, snr: float) -> list[CleanField]:
+    def _simulated_fields(self, snr: float) -> list[SimulatedField]:
         """Simulated images with this signal-to-noise ratio."""
         images = self._clean_images(self.contrast_at(snr))
-        return [CleanField(*pair) for pair in zip(images, self.simulated.exposures, strict=False)]
+        return [SimulatedField(*pair) for pair in zip(images, self.simulated.exposures, strict=False)]
 
     def _clean_images(self, contrast: float) -> list[Float[Tensor, "y x"]]:
         count = min(MOST_SIMULATED, len(self.simulated.micrographs))
@@ -268,12 +270,12 @@ def physical_noise(coloured: bool, background: Background, contaminants: bool = 
     return replace(background.noise, ice=maps, contaminants=background.contaminants if contaminants else ())
 
 
-def _field(real: MeasuredReal, out: Path, deviation: float) -> RealField:
+def _field(real: MeasuredMicrograph, out: Path, deviation: float) -> RealField:
     ice = None if real.ice is None else IceMap(real.ice, real.shape)
-    return RealField(torch.tensor(mapped(out / real.name)), real.median, _spread(real, deviation), ice)
+    return RealField(torch.tensor(memory_mapped(out / real.name)), real.median, _spread(real, deviation), ice)
 
 
-def _spread(real: MeasuredReal, deviation: float) -> float:
+def _spread(real: MeasuredMicrograph, deviation: float) -> float:
     """Grey values that correspond to one standard deviation of the noise."""
     return real.deviation if real.background_deviation is None else real.median * deviation
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.contaminants import Contaminant
 
-__all__ = ["Ordinary", "find_contaminants", "ordinary"]
+__all__ = ["StatisticsRange", "find_contaminants", "measure_range"]
 
 CLIP = 8.0
 """Standard deviations at which pixels are clipped, so that a hot pixel is not taken for a contaminant."""
@@ -29,7 +29,7 @@ Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Ordinary:
+class StatisticsRange:
     """The range of local statistics in simulated images."""
 
     particle_pixels: float
@@ -39,15 +39,15 @@ class Ordinary:
     """For each statistic, its 99th percentile above the median."""
 
 
-def ordinary(made: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> Ordinary:
+def measure_range(made: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> StatisticsRange:
     """Measure simulated images: noise and particles, without ice, in standard deviations of the noise."""
     statistics = parallel_map(lambda image: _statistics(image.numpy(), particle_pixels), made)
     kinds = list(zip(*statistics, strict=True))
-    return Ordinary(particle_pixels, tuple(max(float(image.max()) for image in kind) for kind in kinds),
-                    tuple(float(np.mean([np.quantile(image, 0.99) for image in kind])) for kind in kinds))
+    return StatisticsRange(particle_pixels, tuple(max(float(image.max()) for image in kind) for kind in kinds),
+                           tuple(float(np.mean([np.quantile(image, 0.99) for image in kind])) for kind in kinds))
 
 
-def find_contaminants(image: Float[Tensor, "y x"], usual: Ordinary) -> tuple[Contaminant, ...]:
+def find_contaminants(image: Float[Tensor, "y x"], usual: StatisticsRange) -> tuple[Contaminant, ...]:
     """Cut out the contaminants of a real micrograph.
 
     Parameters

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Contaminant", "Cover", "Frame", "covered", "draw_frame", "lay", "weights"]
+__all__ = ["Contaminant", "ContaminantLayer", "FieldPart", "draw_field_part", "hidden_particles", "lay_contaminants",
+           "opacity_map"]
 
 TRIES = 10
 """Places that are tried for a contaminant. If all are occupied by fixed contaminants, it is left out."""
@@ -19,7 +20,7 @@ STRETCH = 1.25
 
 
 @dataclass(frozen=True)
-class Frame:
+class FieldPart:
     """The part of a real micrograph that a generated image shows, rotated and mirrored."""
 
     number: int
@@ -45,7 +46,7 @@ class Contaminant:
     fixed: bool
     """Whether it stays in its place: carbon edges, and what the border of the micrograph cuts."""
 
-    def turned(self, frame: Frame, field: tuple[int, int]) -> "Contaminant":
+    def turned(self, frame: FieldPart, field: tuple[int, int]) -> "Contaminant":
         """Return the contaminant rotated and mirrored as the frame says; ``field`` is the micrograph's size."""
         values, weight, (y, x) = self.values, self.weight, self.corner
         for _ in range(frame.turns):
@@ -57,7 +58,7 @@ class Contaminant:
 
 
 @dataclass(frozen=True)
-class Cover:
+class ContaminantLayer:
     """The contaminants of one image as one layer."""
 
     values: Float[Tensor, "y x"]
@@ -70,8 +71,8 @@ class Cover:
         return torch.lerp(image, contaminants, self.weight.to(image))
 
 
-def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator,
-               chosen: int | None = None) -> Frame:
+def draw_field_part(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator,
+                    chosen: int | None = None) -> FieldPart:
     """Draw a random part of one of the real micrographs (or of the chosen one), randomly rotated and mirrored.
 
     A micrograph that is smaller than the image of ``shape`` is stretched to its size.
@@ -82,11 +83,11 @@ def draw_frame(fields: Sequence[tuple[int, int]], shape: tuple[int, int], genera
     field = (max(field[0], shape[0]), max(field[1], shape[1]))
     start = torch.rand(2, generator=generator).tolist()
     origin = (start[0] * (field[0] - shape[0]), start[1] * (field[1] - shape[1]))
-    return Frame(number, turns, bool(mirror), field, origin)
+    return FieldPart(number, turns, bool(mirror), field, origin)
 
 
-def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, shape: tuple[int, int],
-        generator: torch.Generator) -> Cover | None:
+def lay_contaminants(pieces: Sequence[Contaminant], field: tuple[int, int], frame: FieldPart, shape: tuple[int, int],
+                     generator: torch.Generator) -> ContaminantLayer | None:
     """Lay out the contaminants of a real micrograph: the fixed ones in their places, the others at random places.
 
     Parameters
@@ -121,10 +122,10 @@ def lay(pieces: Sequence[Contaminant], field: tuple[int, int], frame: Frame, sha
             if there is None or not bool(occupied[there[1]].any()):
                 _put(placed, frame, values, weight)
                 break
-    return Cover(values, weight) if bool(weight.any()) else None
+    return ContaminantLayer(values, weight) if bool(weight.any()) else None
 
 
-def covered(cover: Cover | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
+def hidden_particles(cover: ContaminantLayer | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
     """Return for each particle whether a contaminant lies over its centre (y, x)."""
     if cover is None:
         return torch.zeros(len(centres), dtype=torch.bool)
@@ -132,7 +133,7 @@ def covered(cover: Cover | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, 
     return cover.weight[y, x] > 0.5
 
 
-def weights(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
+def opacity_map(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
     """Return the opacity of contaminants at their places on their own micrograph."""
     field = torch.zeros(shape)
     for piece in pieces:
@@ -141,7 +142,7 @@ def weights(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tens
     return field
 
 
-def _stretched(piece: Contaminant, field: tuple[int, int], frame: Frame) -> Contaminant | None:
+def _stretched(piece: Contaminant, field: tuple[int, int], frame: FieldPart) -> Contaminant | None:
     """A fixed contaminant stretched to the frame's field; None if that stretches it too much."""
     factors = [after / before for before, after in zip(field, frame.field, strict=True)]
     if max(factors) == 1.0:
@@ -157,7 +158,7 @@ def _stretched(piece: Contaminant, field: tuple[int, int], frame: Frame) -> Cont
     return Contaminant(values, weight, (starts[0], starts[1]), True)
 
 
-def _put(piece: Contaminant, frame: Frame, values: Float[Tensor, "y x"], weight: Float[Tensor, "y x"]) -> None:
+def _put(piece: Contaminant, frame: FieldPart, values: Float[Tensor, "y x"], weight: Float[Tensor, "y x"]) -> None:
     """Write a contaminant into the layer; where two overlap, the more opaque one wins."""
     windows = _windows(piece, frame, (values.shape[0], values.shape[1]))
     if windows is None:
@@ -168,7 +169,7 @@ def _put(piece: Contaminant, frame: Frame, values: Float[Tensor, "y x"], weight:
     weight[there] = torch.where(above, piece.weight[inside], weight[there])
 
 
-def _windows(piece: Contaminant, frame: Frame, shape: tuple[int, int]) -> tuple[tuple[slice, ...],
+def _windows(piece: Contaminant, frame: FieldPart, shape: tuple[int, int]) -> tuple[tuple[slice, ...],
                                                                                 tuple[slice, ...]] | None:
     """The part of a contaminant inside the image, and its place there; None if all of it lies outside."""
     first = [corner - int(start) for corner, start in zip(piece.corner, frame.origin, strict=True)]

@@ -8,21 +8,21 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.noise.contrast_sign import measure_polarity
+from cryogem_scipion.engine.noise.contrast_sign import measure_contrast_sign
 from cryogem_scipion.engine.noise.ice_map import upsample_ice
-from cryogem_scipion.engine.noise.real_micrograph import evenly, read_real
+from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, read_real_micrograph
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings
 from cryogem_scipion.engine.simulation.microscope import seeded
 
-__all__ = ["check_polarity"]
+__all__ = ["check_contrast_sign"]
 
 MOST_REAL, MOST_SIMULATED = 6, 12
 """Real micrographs that are read, spread evenly, and simulated ones that they are compared with."""
 
 
-def check_polarity(settings: TrainSettings | GenerateSettings, simulated: SimulatedSet,
+def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: SimulatedSet,
                    files: Sequence[Path]) -> tuple[str, ...]:
     """Return a warning if particles in the real micrographs are probably bright; writes nothing.
 
@@ -35,11 +35,11 @@ def check_polarity(settings: TrainSettings | GenerateSettings, simulated: Simula
         return ()
     with one_thread():
         flats = [_flat(path, simulated.manifest.pixel_size, settings.real_pixel_size)
-                 for path in evenly(files, MOST_REAL)]
+                 for path in evenly_spaced(files, MOST_REAL)]
         signals = [1 - simulated.clean(number, 1) for number in range(min(MOST_SIMULATED, len(simulated.micrographs)))]
         if min(min(image.shape) for image in [*flats, *signals]) < TILE or not any(bool(s.any()) for s in signals):
             return ()
-        sign = measure_polarity(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
+        sign = measure_contrast_sign(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
                                 seeded(settings.seed, "polarity"))
     figures = f"asymmetry {sign.found:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
     if sign.inverted:
@@ -53,7 +53,7 @@ def check_polarity(settings: TrainSettings | GenerateSettings, simulated: Simula
 
 def _flat(path: Path, working_pixel_size: float, pixel_size: float | None) -> Float[Tensor, "y x"]:
     """The image without ice in standard deviations of the noise, outliers clipped."""
-    real = read_real(path, working_pixel_size, pixel_size)
+    real = read_real_micrograph(path, working_pixel_size, pixel_size)
     image = real.image
     if real.ice is not None:
         image = image / upsample_ice(real.ice, (image.shape[0], image.shape[1]))

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.engine.noise.signal_to_noise import filtered, fit_snr, particle_band
+from cryogem_scipion.engine.noise.signal_to_noise import band_filtered, fit_snr, particle_band
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 
-__all__ = ["Polarity", "measure_polarity"]
+__all__ = ["ContrastSign", "measure_contrast_sign"]
 
 TAILS = (0.005, 0.02)
 """Quantiles, counted from either end, whose distances from the median are compared."""
@@ -32,7 +32,7 @@ NOISES = 6
 
 
 @dataclass(frozen=True)
-class Polarity:
+class ContrastSign:
     """Asymmetry of the grey values' tails, from -1 (dark) to 1 (bright)."""
 
     found: float
@@ -56,8 +56,8 @@ class Polarity:
         return self.found > errors * self.error and self.expected < -errors * self.error
 
 
-def measure_polarity(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
-                     signal_deviation: float, particle_pixels: float, generator: torch.Generator) -> Polarity:
+def measure_contrast_sign(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
+                     signal_deviation: float, particle_pixels: float, generator: torch.Generator) -> ContrastSign:
     """Compare the dark and the bright tail of real micrographs in the particles' band.
 
     The parameters are those of ``fit_snr``.
@@ -69,15 +69,15 @@ def measure_polarity(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Fl
     for number in range(max(NOISES, len(signals))):
         signal = signals[number % len(signals)]
         drawn = ColouredNoise(band.noises[number % len(flats)]).draw((signal.shape[0], signal.shape[1]), generator)
-        noise_alone.append(_asymmetry(filtered(drawn, band.taper)))
-        with_particles.append(_asymmetry(filtered(drawn - contrast * signal, band.taper)))
-    measured = torch.tensor([_asymmetry(filtered(flat, band.taper)) for flat in flats])
+        noise_alone.append(_asymmetry(band_filtered(drawn, band.taper)))
+        with_particles.append(_asymmetry(band_filtered(drawn - contrast * signal, band.taper)))
+    measured = torch.tensor([_asymmetry(band_filtered(flat, band.taper)) for flat in flats])
     expected, chance = float(torch.tensor(with_particles).mean()), float(torch.tensor(noise_alone).std())
     # A larger field has less chance variation.
     chance *= math.sqrt(signals[0].numel() / (sum(flat.numel() for flat in flats) / len(flats)))
     between = float(measured.std()) if len(flats) > 1 else ALONE * abs(expected)
     error = math.hypot(chance, between) / math.sqrt(len(flats))
-    return Polarity(float(measured.mean()), expected, error, agreeing=float((measured > chance).float().mean()))
+    return ContrastSign(float(measured.mean()), expected, error, agreeing=float((measured > chance).float().mean()))
 
 
 def _asymmetry(image: Float[Tensor, "y x"]) -> float:

@@ -29,12 +29,12 @@ class Exposure:
         angle = self.optics.defocus_angle_degrees - 90.0 * turns
         return replace(self, optics=replace(self.optics, defocus_angle_degrees=(-angle if mirrored else angle) % 180.0))
 
-    def at(self, defocus_angstrom: float) -> "Exposure":
+    def at_defocus(self, defocus_angstrom: float) -> "Exposure":
         """Return the same optics with another defocus and without astigmatism."""
         return replace(self, optics=replace(self.optics, defocus_u_angstrom=defocus_angstrom,
                                             defocus_v_angstrom=defocus_angstrom))
 
-    def profile(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    def squared_ctf(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return |CTF|² without astigmatism at frequencies in units of Nyquist."""
         square = (frequency / (2 * self.pixel_size)) ** 2
         a, _, _, d, e = phase_terms(self.optics)

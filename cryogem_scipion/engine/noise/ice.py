@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.engine.noise.contaminants import Frame, draw_frame
+from cryogem_scipion.engine.noise.contaminants import FieldPart, draw_field_part
 
-__all__ = ["IceMap", "draw_ice", "framed_ice"]
+__all__ = ["IceMap", "draw_ice", "ice_of_part"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def draw_ice(maps: Sequence[IceMap], shape: tuple[int, int], generator: torch.Ge
     """
     if not maps:
         return torch.ones(shape)
-    return framed_ice(maps, draw_frame([ice.field for ice in maps], shape, generator), shape)
+    return ice_of_part(maps, draw_field_part([ice.field for ice in maps], shape, generator), shape)
 
 
-def framed_ice(maps: Sequence[IceMap], frame: Frame, shape: tuple[int, int]) -> Float[Tensor, "y x"]:
+def ice_of_part(maps: Sequence[IceMap], frame: FieldPart, shape: tuple[int, int]) -> Float[Tensor, "y x"]:
     """Return the transmission of the frame's map for an image of ``shape``."""
     grid = torch.rot90(maps[frame.number].grid, frame.turns)
     return IceMap(grid.flip(1) if frame.mirrored else grid, frame.field).window(frame.origin, shape)

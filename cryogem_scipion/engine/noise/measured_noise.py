@@ -19,10 +19,10 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import PhysicalNoise, Scene
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, power_spectrum
-from cryogem_scipion.engine.noise.thon_rings import MOST, FittedRings, flattened_rings, measured_share
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
+from cryogem_scipion.engine.noise.thon_rings import MOST, ThonRings, measure_modulated_share, without_thon_rings
 
-__all__ = ["CleanField", "RealField", "made", "measure_noise"]
+__all__ = ["RealField", "SimulatedField", "measure_noise", "simulated_image"]
 
 HOT = 7.0
 """Standard deviations from the median at which pixels are clipped."""
@@ -51,15 +51,15 @@ class RealField:
 
 
 @dataclass(frozen=True)
-class CleanField:
+class SimulatedField:
     """A simulated image 1 - s and its optics."""
 
     image: Float[Tensor, "y x"]
     exposure: Exposure | None = None
 
 
-def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], background_deviation: float,
-                  generator: torch.Generator, rings: FittedRings | None = None, limit: int = 12) -> PhysicalNoise:
+def measure_noise(real: Sequence[RealField], clean: Sequence[SimulatedField], background_deviation: float,
+                  generator: torch.Generator, rings: ThonRings | None = None, limit: int = 12) -> PhysicalNoise:
     """Return noise with the spectrum, Thon rings, grey-value distribution and ice of real micrographs.
 
     Parameters
@@ -93,9 +93,9 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
     for seed in seeds:
         fresh = torch.Generator().manual_seed(seed)
-        images = [_clipped(made(field, physical, fresh)) for field in clean[:MADE]]
+        images = [_clipped(simulated_image(field, physical, fresh)) for field in clean[:MADE]]
         exposures = [field.exposure for field in clean[:MADE]]
-        met = None if share is None else measured_share(images, [one for one in exposures if one is not None])
+        met = None if share is None else measure_modulated_share(images, [one for one in exposures if one is not None])
         found, places = _statistics(images, met, exposures)
         noise = physical.noise
         # Particles and the curve change the spectrum smoothly; chance does not.
@@ -108,7 +108,7 @@ def measure_noise(real: Sequence[RealField], clean: Sequence[CleanField], backgr
     return physical
 
 
-def made(clean: CleanField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
+def simulated_image(clean: SimulatedField, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
     """Return a simulated micrograph without ice, in standard deviations of the noise around the background."""
     scene = Scene(torch.ones(clean.image.shape), exposure=clean.exposure)
     return physical.deviations(clean.image, generator, scene)
@@ -132,9 +132,9 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
 def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
     """Power spectrum without Thon rings, and grey-value quantiles at the knots of a curve, over all images."""
-    powers = parallel_map(power_spectrum, images)
+    powers = parallel_map(tile_periodograms, images)
     if share is not None:
-        powers = [tiles if exposure is None else flattened_rings(tiles, share, exposure)
+        powers = [tiles if exposure is None else without_thon_rings(tiles, share, exposure)
                   for tiles, exposure in zip(powers, exposures, strict=True)]
     power = torch.cat(powers)
     # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.

@@ -8,9 +8,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryogem_scipion.engine.noise.contaminants import Contaminant, Cover, covered, draw_frame, lay
+from cryogem_scipion.engine.noise.contaminants import (
+    Contaminant,
+    ContaminantLayer,
+    draw_field_part,
+    hidden_particles,
+    lay_contaminants,
+)
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.ice import IceMap, framed_ice
+from cryogem_scipion.engine.noise.ice import IceMap, ice_of_part
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise, white
 
 __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
@@ -48,13 +54,13 @@ class Scene:
     """Ice, contaminants and optics of one image."""
 
     ice: Float[Tensor, "y x"]
-    cover: Cover | None = None
+    cover: ContaminantLayer | None = None
     exposure: Exposure | None = None
     """None: the optics are not known, so the noise has no Thon rings."""
 
     def hidden(self, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
         """Return for each particle whether it lies under a contaminant."""
-        return covered(self.cover, centres)
+        return hidden_particles(self.cover, centres)
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ class PhysicalNoise:
         if not self.ice:
             return Scene(torch.ones(shape), exposure=exposure)
         fields = [ice.field for ice in self.ice]
-        frame = draw_frame(fields, shape, generator, chosen)
-        ice = framed_ice(self.ice, frame, shape)
+        frame = draw_field_part(fields, shape, generator, chosen)
+        ice = ice_of_part(self.ice, frame, shape)
         searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
         if not searched:
             return Scene(ice, exposure=exposure)
@@ -96,7 +102,7 @@ class PhysicalNoise:
         if pieces is None:
             number = searched[int(torch.randint(len(searched), (), generator=generator))]
             pieces = tuple(piece for piece in self.contaminants[number] or () if not piece.fixed)
-        return Scene(ice, lay(pieces, fields[number], frame, shape, generator), exposure)
+        return Scene(ice, lay_contaminants(pieces, fields[number], frame, shape, generator), exposure)
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:

@@ -15,7 +15,8 @@ from cryogem_scipion.engine.io.file_patterns import files_of
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc
 from cryogem_scipion.engine.noise.ice_map import background_deviation, ice_map, upsample_ice
 
-__all__ = ["RealMicrograph", "check_real", "evenly", "has_transmission", "read_real", "real_files"]
+__all__ = ["RealMicrograph", "check_real_micrographs", "evenly_spaced", "has_transmission", "read_real_micrograph",
+           "real_files"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def real_files(patterns: Sequence[str]) -> list[Path]:
     return files_of(patterns, "real micrographs (MRC)")
 
 
-def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,
-               smallest: int = 1) -> list[tuple[int, int]]:
+def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,
+                           smallest: int = 1) -> list[tuple[int, int]]:
     """Return the sizes (y, x) of micrographs at the working pixel size; reads only headers.
 
     Raises
@@ -68,8 +69,8 @@ def check_real(files: Sequence[Path], working_pixel_size: float, pixel_size: flo
     return shapes
 
 
-def read_real(path: Path, working_pixel_size: float, pixel_size: float | None = None,
-              inverted: bool = False) -> RealMicrograph:
+def read_real_micrograph(path: Path, working_pixel_size: float, pixel_size: float | None = None,
+                         inverted: bool = False) -> RealMicrograph:
     """Read one micrograph, Fourier-crop it and measure its ice and background.
 
     Parameters
@@ -104,7 +105,7 @@ def has_transmission(image: Float[Tensor, "y x"]) -> bool:
     return mean > 0 and deviation < mean
 
 
-def evenly(files: Sequence[Path], most: int) -> list[Path]:
+def evenly_spaced(files: Sequence[Path], most: int) -> list[Path]:
     """Return at most ``most`` of the files, spread evenly over the list."""
     if len(files) <= most:
         return list(files)

@@ -17,17 +17,17 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.parallel import in_order, workers
 from cryogem_scipion.engine.io.dataset import plain_name, replacing
 from cryogem_scipion.engine.io.mrc import read_header, write_mrc
-from cryogem_scipion.engine.noise.real_micrograph import read_real
+from cryogem_scipion.engine.noise.real_micrograph import read_real_micrograph
 from cryogem_scipion.engine.runs.progress import tracked
 
 BYTES = 32
 """Memory that reading and measuring takes for each pixel of a real micrograph, roughly."""
 
-__all__ = ["MeasuredReal", "StoredImage", "mapped", "measure_real"]
+__all__ = ["MeasuredMicrograph", "StoredImage", "measure_real_set", "memory_mapped"]
 
 
 @dataclass(frozen=True)
-class MeasuredReal:
+class MeasuredMicrograph:
     """Measured properties of a real micrograph; its pixels stay on disk."""
 
     original: str
@@ -63,11 +63,11 @@ class StoredImage:
         self.shape = read_header(path, 2)[0]
 
     def __getitem__(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        return np.array(mapped(self.path)[window])
+        return np.array(memory_mapped(self.path)[window])
 
 
-def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
-                 pixel_size: float | None, inverted: bool = False) -> list[MeasuredReal]:
+def measure_real_set(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
+                 pixel_size: float | None, inverted: bool = False) -> list[MeasuredMicrograph]:
     """Resample every real micrograph to the working pixel size and measure it, a few in memory at a time.
 
     Micrographs that an interrupted run has finished are not measured again.
@@ -84,7 +84,7 @@ def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_si
     (out / images).mkdir(parents=True, exist_ok=True)
     (out / "source/real").mkdir(parents=True, exist_ok=True)
 
-    def measure(file: tuple[Path, str]) -> MeasuredReal:
+    def measure(file: tuple[Path, str]) -> MeasuredMicrograph:
         path, stem = file
         return _measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size, inverted)
 
@@ -94,7 +94,7 @@ def measure_real(out: Path, images: str, files: Sequence[Path], working_pixel_si
     return list(tracked(measured, len(files), "reading real micrograph", folder=out))
 
 
-def mapped(path: Path) -> NDArray[Any]:
+def memory_mapped(path: Path) -> NDArray[Any]:
     """Return an image that this program wrote as a read-only, memory-mapped array."""
     with mrcfile.mmap(path, mode="r") as file:
         data: NDArray[Any] = file.data
@@ -102,16 +102,16 @@ def mapped(path: Path) -> NDArray[Any]:
 
 
 def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: float, pixel_size: float | None,
-             inverted: bool) -> MeasuredReal:
+             inverted: bool) -> MeasuredMicrograph:
     record = out / "source/real" / f"{stem}.json"
     if record.is_file():
         values = json.loads(record.read_text("utf-8"))
-        return MeasuredReal(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
-    real = read_real(path, working_pixel_size, pixel_size, inverted)
+        return MeasuredMicrograph(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
+    real = read_real_micrograph(path, working_pixel_size, pixel_size, inverted)
     with replacing(out / name) as temporary:
         write_mrc(temporary, real.image.numpy(), real.pixel_size)
     y, x = real.image.shape
-    measured = MeasuredReal(
+    measured = MeasuredMicrograph(
         original=str(path.resolve()), name=name, pixel_size=real.pixel_size, shape=(y, x), crop=real.crop,
         median=real.median, deviation=real.deviation,
         background_deviation=real.background_deviation, ice_grid=None if real.ice is None else real.ice.tolist())

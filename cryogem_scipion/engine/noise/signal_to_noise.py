@@ -16,9 +16,9 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import parallel_map
-from cryogem_scipion.engine.noise.spectrum import ColouredNoise, power_spectrum, resampled
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise, resample_half_plane, tile_periodograms
 
-__all__ = ["FittedContrast", "ParticleBand", "filtered", "fit_snr", "particle_band"]
+__all__ = ["ParticleBand", "SnrFit", "band_filtered", "fit_snr", "particle_band"]
 
 QUIET = 0.4
 """Share of a micrograph's tiles that counts as background: those with the least power in the particles' band."""
@@ -35,7 +35,7 @@ ALIKE = 0.25
 
 
 @dataclass(frozen=True)
-class FittedContrast:
+class SnrFit:
     """The signal-to-noise ratio at which simulated micrographs match the real ones."""
 
     snr: float
@@ -57,7 +57,7 @@ class ParticleBand:
 
 def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
             particle_pixels: float, generator: torch.Generator,
-            hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> FittedContrast:
+            hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> SnrFit:
     """Measure the signal-to-noise ratio of real micrographs.
 
     Parameters
@@ -85,7 +85,7 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
              for i, image in enumerate(signals)]
 
     def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        n, s = (filtered(image, taper) for image in pair)
+        n, s = (band_filtered(image, taper) for image in pair)
         return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
 
     terms = parallel_map(products, list(zip(drawn, signals, strict=True)))
@@ -99,26 +99,26 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     best = min(range(len(RATIOS)), key=misfits.__getitem__)
     inside = 0 < best < len(RATIOS) - 1
     snr = _vertex(misfits, best) if inside else RATIOS[best]
-    return FittedContrast(snr, misfits[best], inside and misfits[best] < ALIKE)
+    return SnrFit(snr, misfits[best], inside and misfits[best] < ALIKE)
 
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
                   particle_pixels: float) -> ParticleBand:
     """Return the frequencies at which particles exceed the noise; the parameters are those of ``fit_snr``."""
-    signal, total = (torch.stack(parallel_map(lambda image: power_spectrum(image).mean(0), images)).mean(0)
+    signal, total = (torch.stack(parallel_map(lambda image: tile_periodograms(image).mean(0), images)).mean(0)
                      for images in (signals, flats))
     band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
     # Computed a second time, because the tiles of all micrographs take several times the micrographs' memory.
-    noises = tuple(parallel_map(lambda flat: _quiet(power_spectrum(flat), band), flats))
+    noises = tuple(parallel_map(lambda flat: _quiet(tile_periodograms(flat), band), flats))
     mean = torch.stack(noises).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
     return ParticleBand(taper / taper.max(), noises)
 
 
-def filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
+def band_filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
     """Return the image with its spectrum multiplied by weights given on a half plane of any size."""
     shape = (image.shape[0], image.shape[1])
-    return fourier.irfft2(fourier.rfft2(image) * resampled(taper, shape), shape)
+    return fourier.irfft2(fourier.rfft2(image) * resample_half_plane(taper, shape), shape)
 
 
 def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
@@ -129,7 +129,7 @@ def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"])
 
 def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], size: float) -> Float[Tensor, "v u"]:
     """Power in the particles' band, averaged over about a particle's area."""
-    return _smoothed(filtered(image, taper).square(), size)
+    return _smoothed(band_filtered(image, taper).square(), size)
 
 
 def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:

@@ -22,14 +22,14 @@ from cryogem_scipion.engine.io.dataset import (
 )
 from cryogem_scipion.engine.io.mrc import read_header
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.real_micrograph import check_real
-from cryogem_scipion.engine.noise.real_set import mapped
+from cryogem_scipion.engine.noise.real_micrograph import check_real_micrographs
+from cryogem_scipion.engine.noise.real_set import memory_mapped
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.runs.folder import fingerprint
 from cryogem_scipion.engine.simulation.measured_star import measured_states
 from cryogem_scipion.engine.simulation.optics import Optics
 
-__all__ = ["SimulatedSet", "check_sizes", "input_prints", "simulated_set"]
+__all__ = ["SimulatedSet", "check_sizes", "input_fingerprints", "open_simulated_set"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SimulatedSet:
 
     def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
         """Return 1 - contrast · s of one micrograph, where the file holds 1 - s."""
-        return 1 - contrast * (1 - torch.tensor(mapped(self.micrographs[number])))
+        return 1 - contrast * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
 
     @property
     def particle_pixels(self) -> float:
@@ -54,7 +54,7 @@ class SimulatedSet:
         return self.manifest.particle_diameter_angstrom / self.manifest.pixel_size
 
 
-def simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
+def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     """Open a simulation.
 
     Parameters
@@ -100,7 +100,7 @@ def _optics(table: Path, optics: pd.DataFrame) -> Optics:
     return Optics(voltage, cs, contrast, 0.0, 0.0, 0.0)
 
 
-def input_prints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:
+def input_fingerprints(simulated: SimulatedSet, reals: Sequence[Path], model: Path | None = None) -> dict[str, str]:
     """Return fingerprints of a run's inputs, so that the run never continues with changed inputs.
 
     The fingerprint of real micrographs is made of names and sizes only, because they may be terabytes.
@@ -127,4 +127,4 @@ def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size:
         if min(y, x) < TILE:
             raise DataError(f"{path} has {x} x {y} pixels and a noise spectrum needs {TILE} a side; simulate larger "
                             "micrographs, or take gaussian noise")
-    return check_real(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)
+    return check_real_micrographs(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)

@@ -11,7 +11,7 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["TILE", "ColouredNoise", "power_spectrum", "resampled", "white"]
+__all__ = ["TILE", "ColouredNoise", "resample_half_plane", "tile_periodograms", "white"]
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
@@ -38,7 +38,7 @@ class ColouredNoise:
             Optics that make the Thon rings. None: no rings, as in the mean over many micrographs.
         """
         padded = (_even_fast_length(shape[0] + TILE // 2), _even_fast_length(shape[1] + TILE // 2))
-        amplitude = resampled(self.power.clamp(min=0).sqrt(), padded)
+        amplitude = resample_half_plane(self.power.clamp(min=0).sqrt(), padded)
         if exposure is not None and self.share is not None:
             amplitude = amplitude * exposure.modulation(self.share, padded).sqrt()
         white_noise = torch.randn(padded, generator=generator)
@@ -69,7 +69,7 @@ def white(variance: float = 1.0) -> ColouredNoise:
     return ColouredNoise(torch.full((TILE, TILE // 2 + 1), variance))
 
 
-def power_spectrum(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Tensor, "tiles n half"]:
+def tile_periodograms(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Tensor, "tiles n half"]:
     """Return the periodograms of overlapping Hann-windowed tiles; those of white noise have its variance as mean.
 
     Raises
@@ -90,7 +90,7 @@ def _even_fast_length(size: int) -> int:
     return 2 * fourier.fast_length((size + 1) // 2)
 
 
-def resampled(plane: Float[Tensor, "n half"], shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
+def resample_half_plane(plane: Float[Tensor, "n half"], shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
     """Return the values of an rfft2 half plane at the frequencies of another image size, by bilinear interpolation."""
     n = plane.shape[0]
     columns = torch.arange(shape[1] // 2 + 1) * (n / shape[1])

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.spectrum import TILE, power_spectrum
+from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 
-__all__ = ["MOST", "FittedRings", "fit_rings", "flattened_rings", "measured_share"]
+__all__ = ["MOST", "ThonRings", "fit_thon_rings", "measure_modulated_share", "without_thon_rings"]
 
 EDGE = 512
 """Largest edge (px) of the tiles that rings are fitted on."""
@@ -35,7 +35,7 @@ MOST = 0.98
 
 
 @dataclass(frozen=True)
-class FittedRings:
+class ThonRings:
     """Thon rings of a set of micrographs."""
 
     share: Float[Tensor, " half"]
@@ -44,7 +44,7 @@ class FittedRings:
     """Optics of each micrograph, without astigmatism."""
 
 
-def fit_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> FittedRings | None:
+def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> ThonRings | None:
     """Fit the Thon rings of real micrographs; None if most of them show none.
 
     Parameters
@@ -63,20 +63,21 @@ def fit_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> Fit
     chosen = np.flatnonzero(explained >= FOUND)
     if 2 * len(chosen) < len(images):
         return None
-    share = _share(profiles.part(chosen), [exposure.at(defoci[number]) for number in chosen])
+    share = _share(profiles.part(chosen), [exposure.at_defocus(defoci[number]) for number in chosen])
     for _ in range(ROUNDS):
         # Micrographs that did not fit by themselves may fit with the strength measured on the others.
-        exposures = [exposure.at(defocus) for defocus in profiles.defoci_with(share, exposure)]
+        exposures = [exposure.at_defocus(defocus) for defocus in profiles.defoci_with(share, exposure)]
         share = _share(profiles, exposures)
-    return FittedRings(share, tuple(exposures))
+    return ThonRings(share, tuple(exposures))
 
 
-def measured_share(images: Sequence[Float[Tensor, "_ _"]], exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
+def measure_modulated_share(images: Sequence[Float[Tensor, "_ _"]],
+                            exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
     """Return the share of the noise that the CTF modulates, from images of known defocus."""
     return _share(_profiles(images), exposures)
 
 
-def flattened_rings(powers: Float[Tensor, "tiles n half"], share: Float[Tensor, " half"],
+def without_thon_rings(powers: Float[Tensor, "tiles n half"], share: Float[Tensor, " half"],
                     exposure: Exposure) -> Float[Tensor, "tiles n half"]:
     """Return the periodograms of tiles of TILE pixels divided by their Thon rings."""
     return powers / exposure.modulation(share, (TILE, TILE), 4)
@@ -101,7 +102,7 @@ class _Profiles:
         """Return the defocus (Å) of each micrograph whose rings explain most of the variance, and that part of it."""
         background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND, SHARE))
         whole = _residuals(background, self.values)
-        passed = (exposure.at(defocus).profile(self.frequency)[:, None] for defocus in DEFOCI)
+        passed = (exposure.at_defocus(defocus).squared_ctf(self.frequency)[:, None] for defocus in DEFOCI)
         residuals = np.stack([_residuals(np.hstack([background, strength * one]), self.values) for one in passed])
         best = residuals.argmin(0)
         return DEFOCI[best].tolist(), 1 - residuals.min(0) / np.maximum(whole, 1e-30)
@@ -111,7 +112,7 @@ class _Profiles:
         known = np.interp(self.frequency, np.linspace(0, 1, len(share)), share.double().numpy())
         background = np.linalg.qr(_curves(self.frequency, BACKGROUND - 2))[0]
         wanted = np.log(self.values * self.smooth)
-        rings = np.stack([np.log(1 + known * (2 * exposure.at(defocus).profile(self.frequency) - 1))
+        rings = np.stack([np.log(1 + known * (2 * exposure.at_defocus(defocus).squared_ctf(self.frequency) - 1))
                           for defocus in DEFOCI], axis=1)
         wanted, rings = (columns - background @ (background.T @ columns) for columns in (wanted, rings))
         found: list[float] = DEFOCI[((rings**2).sum(0)[:, None] - 2 * rings.T @ wanted).argmin(0)].tolist()
@@ -123,7 +124,8 @@ def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
     radius = np.hypot(np.fft.fftfreq(tile, 1 / tile)[:, None], np.arange(tile // 2 + 1)).round().astype(int).ravel()
     frequency = np.arange(tile // 2) / (tile // 2)
     used = (frequency >= LOWEST) & (frequency <= HIGHEST)
-    powers = parallel_map(lambda image: power_spectrum(image, tile).median(0).values.double().numpy().ravel(), images)
+    powers = parallel_map(lambda image: tile_periodograms(image, tile).median(0).values.double().numpy().ravel(),
+                          images)
     means = np.stack([np.bincount(radius, power) / np.bincount(radius) for power in powers], axis=1)
     means = np.maximum(means[:tile // 2][used], 1e-12)
     terms = _curves(frequency[used], BACKGROUND)
@@ -139,7 +141,7 @@ def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, 
     for number, exposure in enumerate(exposures):
         # values = background + strength · (2 |CTF|² - 1)
         rows[number, :, number * size:(number + 1) * size] = background
-        rows[number, :, -terms:] = strength * (2 * exposure.profile(profiles.frequency) - 1)[:, None]
+        rows[number, :, -terms:] = strength * (2 * exposure.squared_ctf(profiles.frequency) - 1)[:, None]
     solution = np.linalg.lstsq(rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel(), rcond=None)[0]
     frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), LOWEST, HIGHEST)
     found = _curves(frequency, SHARE) @ solution[-terms:]

@@ -9,7 +9,7 @@ import torch
 
 from cryogem_scipion.engine.io.dataset import MANIFEST, PARTICLES, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.noise.real_micrograph import evenly
+from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced
 from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
 from cryogem_scipion.engine.runs.progress import tracked
 
@@ -56,7 +56,7 @@ def kept_signal(files: Sequence[Path], generator: torch.Generator) -> KeptSignal
     if diameter is None or not (folder / PARTICLES).is_file():
         return None
     _, rows = read_table(folder / PARTICLES, "particles", COLUMNS)
-    chosen = evenly([path for path in known if path.parent.parent == folder], MOST)
+    chosen = evenly_spaced([path for path in known if path.parent.parent == folder], MOST)
     found, chance, ratios = [], [], []
     for number, path in enumerate(tracked(chosen, len(chosen), "correlating micrograph")):
         here = rows[rows["rlnMicrographName"] == f"micrographs/{path.name}"]

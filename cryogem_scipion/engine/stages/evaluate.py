@@ -15,7 +15,7 @@ from cryogem_scipion.engine.figures.evaluation import NAME, SIZE, draw_evaluatio
 from cryogem_scipion.engine.figures.record import save_figure, write_report
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
 from cryogem_scipion.engine.io.mrc import read_header
-from cryogem_scipion.engine.noise.real_micrograph import check_real, evenly, real_files
+from cryogem_scipion.engine.noise.real_micrograph import check_real_micrographs, evenly_spaced, real_files
 from cryogem_scipion.engine.realism.artefacts import excesses, lattice_excess_db
 from cryogem_scipion.engine.realism.comparison import Figure, Pieces, Sample, compare, compare_frechet
 from cryogem_scipion.engine.realism.features.network import feature_network
@@ -122,7 +122,7 @@ def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
     if shared:
         raise DataError(f"{min(shared)} is given as generated and as real ({len(shared)} files are); compare two sets")
     sizes = (settings.generated_pixel_size, settings.real_pixel_size)
-    sets = [opened(name, evenly(found, settings.limit), size)
+    sets = [opened(name, evenly_spaced(found, settings.limit), size)
             for name, found, size in zip(("generated", "real"), files, sizes, strict=True)]
     fine, coarse = sorted(one.pixel_size for one in sets)
     if coarse > COARSEST * fine:
@@ -130,7 +130,7 @@ def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
                         "be compared; correct the wrong one by generated_pixel_size or real_pixel_size")
     sets = [replace(one, working_pixel_size=coarse) for one in sets]
     for one in sets:
-        check_real(one.files, coarse, one.pixel_size)
+        check_real_micrographs(one.files, coarse, one.pixel_size)
         if one.smallest() < SMALLEST:
             raise DataError(f"{one.files[0]} has {one.smallest()} pixels a side at {coarse:g} Å per pixel; to compare "
                             f"takes {SMALLEST}")

@@ -15,12 +15,12 @@ from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.noise.background import MOST_REAL, Background, measure_background, physical_noise
-from cryogem_scipion.engine.noise.contrast_check import check_polarity
+from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
-from cryogem_scipion.engine.noise.real_micrograph import evenly, real_files
-from cryogem_scipion.engine.noise.real_set import measure_real
-from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
+from cryogem_scipion.engine.noise.real_set import measure_real_set
+from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
 from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
 from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
@@ -55,7 +55,7 @@ def run(settings: GenerateSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
+    simulated = open_simulated_set(settings.simulation, settings.simulation_micrographs)
     scope = _scope(settings, simulated, device)
     model = load_model(settings.model, device) if settings.noise == "model" and settings.model else None
     if model is not None and abs(model.pixel_size / scope.pixel_size - 1) > 1e-3:
@@ -69,8 +69,8 @@ def run(settings: GenerateSettings) -> Manifest:
     check_space(settings.out, len(indices) * _bytes(scope, settings))
     check_memory(device, _memory(scope, model), settings.weighs_most)
     unused = model is not None and not model.standardised
-    warnings = check_polarity(settings, simulated, [] if unused else files)
-    out = begin(settings, inputs=input_prints(simulated, files, settings.model if model else None))
+    warnings = check_contrast_sign(settings, simulated, [] if unused else files)
+    out = begin(settings, inputs=input_fingerprints(simulated, files, settings.model if model else None))
     if model is not None:
         noise = _translated(settings, simulated, files, out, model)
     else:
@@ -166,7 +166,7 @@ def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
 def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
               snr: float | None) -> tuple[PhysicalNoise, Background]:
     """Noise with the ice and the strength of the real micrographs; for ``spectrum`` also with their spectrum."""
-    reals = measure_real(out, "source/real", evenly(files, MOST_REAL), simulated.manifest.pixel_size,
+    reals = measure_real_set(out, "source/real", evenly_spaced(files, MOST_REAL), simulated.manifest.pixel_size,
                          settings.real_pixel_size, settings.real_contrast == "bright")
     coloured = settings.noise == "spectrum"
     background = measure_background(reals, out, simulated, snr, settings.seed, coloured)

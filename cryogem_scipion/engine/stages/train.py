@@ -27,11 +27,11 @@ from cryogem_scipion.engine.io.dataset import (
 )
 from cryogem_scipion.engine.io.mrc import read_header
 from cryogem_scipion.engine.noise.background import Background, measure_background, physical_noise
-from cryogem_scipion.engine.noise.contrast_check import check_polarity
+from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
 from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.real_micrograph import real_files
-from cryogem_scipion.engine.noise.real_set import MeasuredReal, StoredImage, measure_real
-from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_prints, simulated_set
+from cryogem_scipion.engine.noise.real_set import MeasuredMicrograph, StoredImage, measure_real_set
+from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
 from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
 from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.runs.torchrun import launch, launched
@@ -61,21 +61,21 @@ def run(settings: TrainSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    simulated = simulated_set(settings.simulation, settings.simulation_micrographs)
+    simulated = open_simulated_set(settings.simulation, settings.simulation_micrographs)
     files = real_files(settings.real)
     _check(settings, simulated, files)
-    warnings = check_polarity(settings, simulated, files)
+    warnings = check_contrast_sign(settings, simulated, files)
     if settings.processes > 1 and not launched():
         launch(settings)
     processes, device = joined(device)
     out = settings.out
     if processes.leads:
         begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
-              inputs=input_prints(simulated, files))
+              inputs=input_fingerprints(simulated, files))
     else:
         processes.wait()  # the first process measures the real micrographs, the others read its results
     with one_thread():
-        reals = measure_real(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
+        reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
                              settings.real_contrast == "bright")
     if processes.leads:
         processes.wait()
@@ -145,7 +145,7 @@ def _held_out(count: int) -> set[int]:
     return {(2 * number + 1) * count // (2 * held) for number in range(held)}
 
 
-def _of_some(physical: PhysicalNoise, reals: list[MeasuredReal], chosen: set[int]) -> PhysicalNoise:
+def _of_some(physical: PhysicalNoise, reals: list[MeasuredMicrograph], chosen: set[int]) -> PhysicalNoise:
     """Noise with the ice and contaminants of some of the real micrographs only."""
     with_ice = [number for number, real in enumerate(reals) if real.ice is not None]
     places = [place for place, number in enumerate(with_ice) if number in chosen]
@@ -162,7 +162,7 @@ def _best(path: Path) -> dict[str, float]:
     return {"realism": float(best["realism"]), "best_step": float(best["step"])}
 
 
-def _real_pieces(reals: list[MeasuredReal], out: Path, background: Background) -> RealPieces:
+def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealPieces:
     spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
                for real in reals]
     return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
@@ -194,7 +194,7 @@ def _losses(record: TrainingRecord) -> str:
             f"{record.steps_per_second:.2f} steps/s")
 
 
-def _write_reals(out: Path, reals: list[MeasuredReal], held_out: set[int], simulated: SimulatedSet) -> None:
+def _write_reals(out: Path, reals: list[MeasuredMicrograph], held_out: set[int], simulated: SimulatedSet) -> None:
     """Write the table of real micrographs at the working pixel size, with their origin and which are held out."""
     optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
     optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)

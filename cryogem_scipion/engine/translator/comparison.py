@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.engine.noise.spectrum import TILE, power_spectrum
+from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 from cryogem_scipion.engine.translator.checkpoint import Translator
 from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 from cryogem_scipion.engine.translator.tiling import tiled
@@ -47,7 +47,7 @@ def compared(model: Translator, real: RealPieces, simulated: SimulatedPieces, se
 
 def _profile(field: Float[Tensor, "y x"], tile: int) -> NDArray[np.float64]:
     """The rotational mean of a field's spectrum, from frequency 0 to Nyquist."""
-    power = power_spectrum(field, tile).mean(0).double().numpy()
+    power = tile_periodograms(field, tile).mean(0).double().numpy()
     radius = np.hypot(np.fft.fftfreq(tile, 1 / tile)[:, None], np.arange(tile // 2 + 1)).round().astype(int)
     count = np.bincount(radius.ravel())
     profile: NDArray[np.float64] = np.bincount(radius.ravel(), power.ravel())[:tile // 2 + 1] / count[:tile // 2 + 1]
