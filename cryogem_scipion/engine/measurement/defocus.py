@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Defocus and astigmatism of micrographs, fitted to their Thon rings, with errors."""
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.optimize import minimize, nnls
+from torch import Tensor
+
+from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.resampling import fourier_crop
+from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
+from cryogem_scipion.engine.measurement.ring_model import DEFOCI, RingModel, at_defocus
+from cryogem_scipion.engine.simulation.optics import Optics
+
+__all__ = ["CtfFit", "fit_ctfs"]
+
+FINEST = 1.4
+"""Å; micrographs with finer pixels are resampled to this: no ring is needed beyond 2.8 Å."""
+TILE, SMALLEST_TILE = 512, 128
+HIGHEST = 1 / 3.2
+"""1/Å; rings that lie further out add little, and need exact optics."""
+SOLE = 25.0
+"""Gain in chi square over any other defocus from which a micrograph alone tells the strength of the rings ..."""
+CERTAIN = 20.0
+"""... and from which its defocus is certain, at strengths that the set shares."""
+ROUNDS = 4
+CANDIDATES = 20
+ASTIGMATISM = 1500.0
+"""Å; astigmatism is expected to be of this size, so that noise does not make a larger one."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CtfFit:
+    """Optics of one micrograph with the quality of the fit."""
+
+    optics: Optics
+    error_angstrom: float
+    """Standard error of the mean defocus, from halves of the field."""
+    score: float
+    """Correlation of the spectrum without its floor with the fitted rings, from −1 to 1."""
+    advantage: float
+    """Gain in chi square over any other defocus."""
+    reliable: bool
+    """False if the rings do not tell the defocus; then the optics are no measurement."""
+    resolution_angstrom: float
+    """Å to which rings agree with the spectrum."""
+    frequency: Array
+    """1/Å; of the curves."""
+    measured: Array
+    """Rotational mean of the power without its floor, in units of the floor."""
+    fitted: Array
+    """The rings that were fitted to it."""
+
+    @property
+    def defocus_angstrom(self) -> float:
+        """Mean of the two defocus values, Å."""
+        return (self.optics.defocus_u_angstrom + self.optics.defocus_v_angstrom) / 2
+
+
+def fit_ctfs(images: Iterable[Float[Tensor, "_ _"]], pixel_size: float, base: Optics,
+             particle_power: tuple[Array, Array] | None = None) -> list[CtfFit]:
+    """Fit defocus, astigmatism and its angle to the Thon rings of each micrograph.
+
+    The rings of a set of micrographs are about equally strong. So those of weak ones are searched with the strengths
+    found on the others. Images are used one by one; only their spectra stay in memory.
+
+    Parameters
+    ----------
+    images
+        Micrographs at their own pixel size, any grey scale and contrast sign.
+    pixel_size
+        Å per pixel.
+    base
+        Gives voltage, spherical aberration, amplitude contrast and phase shift.
+    particle_power
+        Frequencies (1/Å) and mean power of the map's projections there, at any scale. None: particles are smooth.
+
+    Raises
+    ------
+    DataError
+        A micrograph is too small.
+
+    References
+    ----------
+    doi:10.1016/j.jsb.2015.08.008
+    """
+    def prepared(image: Float[Tensor, "_ _"]) -> list[RingModel]:
+        return _models(image, pixel_size, base, particle_power)
+
+    models = list(in_order(prepared, images, available_threads()))
+    wholes = [one[0] for one in models]
+    scans = parallel_map(lambda model: model.scan(), wholes)
+    chis = [chi for chi, _ in scans]
+    advantages = np.array([_advantage(chi, model) for chi, model in zip(chis, wholes, strict=True)])
+    if len(models) > 1:
+        chosen = np.flatnonzero(advantages >= min(SOLE, float(np.sort(advantages)[-max(1, len(models) // 3)])))
+        strength = np.mean([scans[i][1][chis[i].argmin()] for i in chosen], axis=0)
+        shared = _common_scans(wholes, strength)
+        for number, chi in enumerate(shared):
+            if advantages[number] < SOLE:
+                chis[number] = chi
+    starts = [at_defocus(base, float(DEFOCI[chi.argmin()])) for chi in chis]
+    advantages = np.array([_advantage(chi, model) for chi, model in zip(chis, wholes, strict=True)])
+    jobs = list(zip(models, starts, advantages.tolist(), strict=True))
+    return parallel_map(lambda job: _fit(*job), jobs)
+
+
+def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
+            particle_power: tuple[Array, Array] | None) -> list[RingModel]:
+    """The model of the whole field, and of its top, bottom, left and right half."""
+    image, pixel_size = _resampled(image.to(torch.float32), pixel_size)
+    y, x = image.shape[0] // 2, image.shape[1] // 2
+    highest = min(HIGHEST, 0.47 / pixel_size)
+    models = []
+    for part in (image, image[:y], image[y:], image[:, :x], image[:, x:]):
+        spectrum = polar_spectrum(part, pixel_size, _tile(min(part.shape)))
+        power = None if particle_power is None else np.interp(spectrum.frequency, *particle_power)
+        models.append(RingModel(spectrum, base, power, highest))
+    return models
+
+
+def _common_scans(models: Sequence[RingModel], strength: Array) -> list[Array]:
+    """Chi square at each of DEFOCI with strengths that all micrographs share, by expectation maximisation."""
+    for _ in range(ROUNDS):
+        scans = parallel_map(lambda model, known=strength: model.scan_with(known), models)
+        gains = [gain[chi.argmin()] for chi, gain in scans]
+        middle = float(np.exp(np.mean(np.log(gains))))
+        matrix, right = np.zeros((len(strength),) * 2), np.zeros(len(strength))
+        for model, (chi, gain) in zip(models, scans, strict=True):
+            noise = chi.min() / len(model.frequency)
+            chance = np.exp(-(chi - chi.min()) / (2 * noise))
+            chance /= chance.sum()
+            for place in np.argsort(-chance)[:CANDIDATES]:
+                a, b = model.normal_equations(float(DEFOCI[place]))
+                factor = gain[place] / middle
+                matrix += chance[place] / noise * factor**2 * a
+                right += chance[place] / noise * factor * b
+        matrix[np.diag_indices(len(matrix))] += 1e-9 * np.trace(matrix) / len(matrix)
+        lower = np.linalg.cholesky(matrix)
+        strength = nnls(lower.T, np.linalg.solve(lower, right))[0]
+    return [chi for chi, _ in parallel_map(lambda model: model.scan_with(strength), models)]
+
+
+def _advantage(chi: Array, model: RingModel) -> float:
+    """Gain in chi square of the best defocus over any farther away, and over no rings, in units of the noise."""
+    best = int(chi.argmin())
+    far = np.abs(DEFOCI - DEFOCI[best]) > max(0.15 * DEFOCI[best], 1000)
+    noise = max(float(chi[best]) / len(model.frequency), 1e-30)
+    return (min(float(chi[far].min()), model.chi_without_rings) - float(chi[best])) / noise
+
+
+def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
+    whole = models[0]
+    optics = _refined(whole, start)
+    means = [(one.defocus_u_angstrom + one.defocus_v_angstrom) / 2
+             for one in (_refined(half, optics) for half in models[1:])]
+    # The mean of two halves errs by half of their difference.
+    error = math.sqrt(((means[0] - means[1]) ** 2 + (means[2] - means[3]) ** 2) / 2) / 2
+    _, floor, rings = whole.fit(optics)
+    found = whole.values - floor[:, None]
+    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
+    inside = DEFOCI[0] < mean < DEFOCI[-1]
+    near = abs(mean - start.defocus_u_angstrom) < max(0.1 * mean, 500)
+    reliable = advantage > CERTAIN and error < max(0.03 * mean, 300) and inside and near
+    relative = whole.rotational_mean(found) / floor, whole.rotational_mean(rings) / floor
+    return CtfFit(optics, error, _correlation(found, rings, whole.count), advantage, bool(reliable),
+                  _resolution(whole, *relative), whole.frequency, *relative)
+
+
+def _refined(model: RingModel, start: Optics) -> Optics:
+    """The optics at the least chi square near a start."""
+    mean = (start.defocus_u_angstrom + start.defocus_v_angstrom) / 2
+    half = (start.defocus_u_angstrom - start.defocus_v_angstrom) / 2
+    angle = 2 * math.radians(start.defocus_angle_degrees)
+    first = np.array([mean, half * math.cos(angle), half * math.sin(angle)])
+    noise = max(model.chi(start) / model.count.size, 1e-30)
+
+    def cost(values: Array) -> float:
+        prior = float(values[1] ** 2 + values[2] ** 2) / (ASTIGMATISM / 2) ** 2
+        return model.chi(_with(start, values)) / noise + prior
+
+    step = np.array([[0, 0, 0], [150, 0, 0], [0, 150, 0], [0, 0, 150]], float)
+    found = minimize(cost, first, method="Nelder-Mead",
+                     options={"initial_simplex": first + step, "xatol": 2.0, "fatol": 1e-2, "maxfev": 120})
+    return _with(start, found.x)
+
+
+def _with(base: Optics, values: Array) -> Optics:
+    """The optics with a mean defocus and astigmatism along two directions."""
+    half = float(np.hypot(values[1], values[2]))
+    angle = math.degrees(math.atan2(values[2], values[1])) / 2 % 180
+    return replace(base, defocus_u_angstrom=float(values[0]) + half, defocus_v_angstrom=float(values[0]) - half,
+                   defocus_angle_degrees=angle)
+
+
+def _resampled(image: Float[Tensor, "y x"], pixel_size: float) -> tuple[Float[Tensor, "v u"], float]:
+    if pixel_size >= FINEST:
+        return image, pixel_size
+    rows, columns = (2 * round(edge * pixel_size / FINEST / 2) for edge in image.shape)
+    return fourier_crop(image, (rows, columns)), pixel_size * image.shape[0] / rows
+
+
+def _tile(edge: int) -> int:
+    tile = TILE
+    while tile > edge and tile > SMALLEST_TILE:
+        tile //= 2
+    if tile > edge:
+        raise DataError(f"the micrograph has {2 * edge} pixels on its shorter side; Thon rings need "
+                        f"{2 * SMALLEST_TILE}")
+    return tile
+
+
+def _correlation(a: Array, b: Array, weight: Array) -> float:
+    a, b = (values - np.average(values, weights=weight) for values in (a, b))
+    power = float((weight * a * a).sum() * (weight * b * b).sum())
+    return float((weight * a * b).sum()) / math.sqrt(power) if power > 0 else 0.0
+
+
+def _resolution(model: RingModel, found: Array, rings: Array) -> float:
+    """Å down to which windows of the spectrum correlate with the fitted rings."""
+    width = max(12, len(found) // 12)
+    last = float(model.frequency[0])
+    for start in range(0, len(found) - width + 1, width // 2):
+        part = slice(start, start + width)
+        if _correlation(found[part], rings[part], model.by_ring[part]) > 0.4:
+            last = float(model.frequency[part][-1])
+    return 1 / last
