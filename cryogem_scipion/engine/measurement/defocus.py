@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import minimize, nnls
+from scipy.optimize import minimize, minimize_scalar, nnls
 from torch import Tensor
 
 from cryogem_scipion.engine.compute.parallel import in_order
@@ -161,8 +161,7 @@ def _advantage(chi: Array, model: RingModel) -> float:
 def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     whole = models[0]
     optics = _refined(whole, start)
-    means = [(one.defocus_u_angstrom + one.defocus_v_angstrom) / 2
-             for one in (_refined(half, optics) for half in models[1:])]
+    means = [_mean_defocus(half, optics) for half in models[1:]]
     # The mean of two halves errs by half of their difference.
     error = math.sqrt(((means[0] - means[1]) ** 2 + (means[2] - means[3]) ** 2) / 2) / 2
     _, floor, rings = whole.fit(optics)
@@ -192,6 +191,19 @@ def _refined(model: RingModel, start: Optics) -> Optics:
     found = minimize(cost, first, method="Nelder-Mead",
                      options={"initial_simplex": first + step, "xatol": 2.0, "fatol": 1e-2, "maxfev": 120})
     return _with(start, found.x)
+
+
+def _mean_defocus(model: RingModel, optics: Optics) -> float:
+    """The mean defocus at the least chi square; astigmatism stays."""
+    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
+    half = (optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2
+
+    def cost(value: float) -> float:
+        return model.chi(replace(optics, defocus_u_angstrom=value + half, defocus_v_angstrom=value - half))
+
+    reach = max(0.08 * mean, 800.0)
+    return float(minimize_scalar(cost, bounds=(mean - reach, mean + reach), method="bounded",
+                                 options={"xatol": 5.0, "maxiter": 30}).x)
 
 
 def _with(base: Optics, values: Array) -> Optics:

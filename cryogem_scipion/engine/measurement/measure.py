@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measures a set of micrographs with a map: optics, particles, signal-to-noise ratio, envelope, contrast sign."""
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
+from cryogem_scipion.engine.compute.threads import available_threads
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.measurement.defocus import CtfFit, fit_ctfs
+from cryogem_scipion.engine.measurement.particles import ParticleMeasurement, measure_particles
+from cryogem_scipion.engine.measurement.results import LEAST_RELIABLE, Measurement, summarised
+from cryogem_scipion.engine.measurement.ring_model import at_defocus
+from cryogem_scipion.engine.measurement.search_field import SearchField, frequencies, radial_power, search_field
+from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.simulation.optics import Optics
+from cryogem_scipion.engine.simulation.projection import prepare
+from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom
+
+__all__ = ["MeasuredSet", "map_power", "measure_micrographs"]
+
+USUAL_DEFOCUS = 15_000.0
+"""Å; taken for the search where no rings tell the defocus."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """All results, with what a figure shows."""
+
+    measurement: Measurement
+    fits: list[CtfFit]
+    particles: ParticleMeasurement
+    fields: list[SearchField]
+
+
+def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: float, volume: Volume,
+                        base: Optics, working_pixel_size: float, seed: int = 0,
+                        known: Sequence[Optics] | None = None) -> MeasuredSet:
+    """Measure micrographs of particles whose map is known.
+
+    Parameters
+    ----------
+    images
+        Each returns one micrograph at its own pixel size; they are read twice and not kept.
+    pixel_size
+        Å per pixel of the micrographs.
+    base
+        Gives voltage, spherical aberration, amplitude contrast and phase shift.
+    working_pixel_size
+        At which the signal-to-noise ratio is wanted, Å.
+    known
+        Optics that another program has measured, one for each micrograph. None: they are fitted.
+
+    Raises
+    ------
+    DataError
+        No micrograph, or one that cannot be measured.
+    """
+    if not images:
+        raise DataError("there are 0 micrographs to measure; give at least one")
+    diameter = diameter_angstrom(volume)
+    fits = fit_ctfs((read() for read in images), pixel_size, base, map_power(volume))
+    optics = list(known) if known is not None else _usable(fits, base)
+
+    def prepared(number: int) -> tuple[SearchField, float]:
+        image = images[number]()
+        return (search_field(image, pixel_size, diameter, optics[number]),
+                _variance(image, pixel_size, working_pixel_size, diameter))
+
+    made = list(in_order(prepared, range(len(images)), available_threads()))
+    fields = [field for field, _ in made]
+    particles = measure_particles(fields, prepare(volume), diameter, seed)
+    if particles.advantage_of_dark < -3:
+        fields = [replace(field, image=-field.image) for field in fields]
+        particles = replace(measure_particles(fields, prepare(volume), diameter, seed),
+                            advantage_of_dark=particles.advantage_of_dark)
+    areas = [field.shape[0] * field.shape[1] * field.pixel_size**2 for field in fields]
+    measurement = summarised(fits, particles, areas, [variance for _, variance in made], working_pixel_size, diameter)
+    return MeasuredSet(measurement, fits, particles, fields)
+
+
+def map_power(volume: Volume) -> tuple[Array, Array]:
+    """Return frequencies (1/Å) and the rotational mean of the map's power there."""
+    size = volume.density.shape[0]
+    spectrum = fourier.rfft3(volume.density.float()).abs().square().double().numpy()
+    y = np.fft.fftfreq(size)
+    ring = np.sqrt(y[:, None, None] ** 2 + y[:, None] ** 2 + np.fft.rfftfreq(size) ** 2) * size
+    numbers = np.rint(ring).astype(int).ravel()
+    power = np.bincount(numbers, spectrum.ravel()) / np.bincount(numbers)
+    frequency = np.arange(len(power)) / (size * volume.pixel_size)
+    inside = frequency <= 0.5 / volume.pixel_size
+    return frequency[inside], power[inside]
+
+
+def _usable(fits: Sequence[CtfFit], base: Optics) -> list[Optics]:
+    """The optics for the search: of reliable fits, else the set's median defocus."""
+    defoci = [fit.defocus_angstrom for fit in fits if fit.reliable]
+    middle = float(np.median(defoci)) if len(defoci) >= min(LEAST_RELIABLE, len(fits)) else USUAL_DEFOCUS
+    return [fit.optics if fit.reliable else at_defocus(base, middle) for fit in fits]
+
+
+def _variance(image: Float[Tensor, "y x"], pixel_size: float, working_pixel_size: float, diameter: float) -> float:
+    """Variance of a micrograph at the working pixel size without what varies more slowly than a particle."""
+    target = working_shape((image.shape[0], image.shape[1]), pixel_size, working_pixel_size)
+    working = fourier_crop(image.to(torch.float32)[:target.crop[0], :target.crop[1]], target.shape)
+    radial = radial_power(working)
+    lowest = min(math.ceil(TILE * target.pixel_size / (0.8 * diameter)), len(radial) - 1)
+    radial[:lowest] = radial[lowest]
+    weight = np.full(TILE // 2 + 1, 2.0)
+    weight[0] = weight[-1] = 1
+    values = np.interp(frequencies((TILE, TILE)) * TILE, np.arange(len(radial)), radial)
+    return float((values * weight).sum() / TILE**2)

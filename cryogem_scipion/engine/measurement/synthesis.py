@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Generated fields of known truth, on which the search is tried: particles at an assumed density in measured noise."""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.measurement.search_field import (
+    SearchField,
+    frequencies,
+    high_pass,
+    on_plane,
+    radial_power,
+)
+from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.simulation.composition import compose, field_mask
+from cryogem_scipion.engine.simulation.ctf import ctf
+from cryogem_scipion.engine.simulation.placement import place_centres
+from cryogem_scipion.engine.simulation.poses import uniform_rotations
+from cryogem_scipion.engine.simulation.projection import Projector, project
+from cryogem_scipion.engine.simulation.specimen import seeded
+
+__all__ = ["BANDS", "Assumption", "SyntheticField", "synthetic_field"]
+
+BANDS = 24
+"""Frequency bands, from 0 to Nyquist at the pixel size of the search, in which amplitudes are measured."""
+LEAST_NOISE = 0.05
+"""Smallest part of a micrograph's power that is taken for noise, at any frequency."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What generated fields are made with, and what is corrected until they are like the real ones."""
+
+    counts: tuple[float, ...]
+    """Particles in each field."""
+    distance: float
+    """Smallest distance of particles, Å."""
+    amplitude: Array
+    """By what projections are multiplied in each of BANDS."""
+
+
+@dataclass(frozen=True)
+class SyntheticField:
+    """A generated field that corresponds to a real one, and its truth."""
+
+    image: Float[Tensor, "y x"]
+    centres: Array
+    """(particle, 2): (y, x) of those inside the field and outside excluded places."""
+    particle_power: Array
+    """Power of the particles alone, at multiples of 1/TILE cycles a pixel."""
+    noise_power: Array
+    signal_variance: float
+    """Of the particles, inside their masks."""
+    particle_variance: float
+    """Of the particles, over the whole field."""
+
+
+def synthetic_field(real: SearchField, projector: Projector, diameter: float, count: float, assumption: Assumption,
+                    seed: tuple[object, ...]) -> SyntheticField:
+    """Generate a field with the optics and the total power spectrum of a real one.
+
+    Parameters
+    ----------
+    real
+        Gives size, optics, power spectrum and excluded places.
+    count
+        Particles in the field; the surroundings have as many for their area.
+    seed
+        What the field depends on.
+    """
+    draw = seeded("measurement", *seed)
+    margin = int(diameter / real.pixel_size)
+    shape = (real.shape[0] + 2 * margin, real.shape[1] + 2 * margin)
+    wanted = round(count * shape[0] * shape[1] / (real.shape[0] * real.shape[1]))
+    placed = place_centres(wanted, shape, assumption.distance / real.pixel_size, draw)
+    box = 2 * (int(projector.reach_angstrom / real.pixel_size) + 2)
+    images = project(projector, uniform_rotations(len(placed), draw), placed - placed.floor(), box, real.pixel_size)
+    curve = np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2, assumption.amplitude)
+    transfer = -ctf(shape, real.pixel_size, real.optics) * high_pass(shape, real.pixel_size, diameter)
+    transfer = transfer * on_plane(curve, shape)
+    spectrum = fourier.rfft2(compose(images, placed, shape)) * transfer
+    signal = fourier.irfft2(spectrum, shape)[margin:-margin, margin:-margin].contiguous()
+    power = radial_power(signal)
+    noise_power = np.clip(real.radial - power, LEAST_NOISE * real.radial, real.radial)
+    white = fourier.rfft2(torch.randn(real.shape, generator=draw))
+    noise = fourier.irfft2(white * on_plane(np.sqrt(noise_power), real.shape), real.shape)
+    centres = placed - margin
+    size = torch.tensor(real.shape)
+    inside = ((centres >= 0) & (centres < size - 1)).all(1)
+    mask = field_mask(images[inside], centres[inside], real.shape)
+    where = mask & ~torch.from_numpy(real.excluded)
+    places = centres[inside].numpy()
+    shown = ~real.excluded[tuple(np.rint(places).astype(int).T)]
+    return SyntheticField((signal + noise) * real.window, places[shown], power, noise_power,
+                          float(signal[where].var()) if int(where.sum()) > 1 else 0.0, float(signal.var()))
+
+
+def band_numbers(shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the band of each Fourier coefficient; BANDS for those beyond Nyquist."""
+    return np.minimum((frequencies(shape) * 2 * BANDS).astype(int), BANDS).ravel()
