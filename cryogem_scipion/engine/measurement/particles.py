@@ -33,16 +33,18 @@ __all__ = ["ParticleMeasurement", "measure_particles"]
 
 log = logging.getLogger("cryogem")
 
-TEMPLATES = 16
+TEMPLATES = 12
 EXCLUSION = 0.6
 """Distance of two peaks, in diameters, below which only the higher one counts."""
 NEAR = 0.3
 """Distance in diameters from a centre within which a peak is that particle."""
-ROUNDS = 6
+ROUNDS = 7
 SURE_AFTER = 2
 """Rounds before it is decided whether single particles can be counted."""
 CERTAIN = 0.12
 """Relative error of the mean amplitude up to which it is measured on single particles; above, on the spectrum."""
+CLEAREST = 0.6
+"""Part of the particles, those with the highest peaks, on which amplitudes are measured."""
 STEP = 0.6
 """Part of a correction that is applied in a round, so that number and amplitude do not swing."""
 COUNT_STEP = 0.8
@@ -94,7 +96,23 @@ class _Search:
 
     spectrum: object
     by_half: tuple[Peaks, Peaks]
+    confirmed: tuple[Array, Array]
+    """For each half's peaks, the score that the other half has there, above its median."""
     by_all: Peaks
+
+    def level(self, count: float, highest: float) -> float:
+        """Return the typical score, at the highest peaks of one half, of the other half: without selection bias.
+
+        Values beyond the 10th and 90th percentile count as these: contaminants do not move it.
+        """
+        values = []
+        for peaks, confirmed in zip(self.by_half, self.confirmed, strict=True):
+            values.append(confirmed[peaks.scores < highest][:max(3, round(CLEAREST * count))])
+        together = np.concatenate(values)
+        if not len(together):
+            return 0.0
+        low, high = np.quantile(together, [0.1, 0.9])
+        return float(np.clip(together, low, high).mean())
 
 
 class _Searcher:
@@ -113,16 +131,20 @@ class _Searcher:
     def search(self, field: SearchField, image, sign: float = 1.0) -> _Search:  # type: ignore[no-untyped-def]
         spectrum = fourier.rfft2(image) * sign
         bank, reach = self.filter_of(field), EXCLUSION * self.diameter / field.pixel_size
-        first, second, both = (
-            bank.peaks(bank.scores(spectrum, field.transfer, field.power, used), reach, field.excluded)
-            for used in (*self.halves[field.shape], None))
-        return _Search(spectrum, (first, second), both)
+        maps = [bank.scores(spectrum, field.transfer, field.power, used)
+                for used in (*self.halves[field.shape], None)]
+        first, second, both = (bank.peaks(scores, reach, field.excluded) for scores in maps)
+        confirmed = []
+        for peaks, (other, _) in ((first, maps[1]), (second, maps[0])):
+            rows, columns = peaks.centres.astype(int).T
+            confirmed.append((other[rows, columns] - other.median()).double().numpy())
+        return _Search(spectrum, (first, second), (confirmed[0], confirmed[1]), both)
 
     def cross(self, field: SearchField, search: _Search, count: float, highest: float) -> tuple[Array, Array]:
         """Sums in each band of the image times the templates at the peaks, and of the templates squared."""
         products, squares = np.zeros(BANDS + 1), np.zeros(BANDS + 1)
         for peaks, other in zip(search.by_half, reversed(self.halves[field.shape]), strict=True):
-            chosen = peaks.part(peaks.scores < highest).part(slice(0, max(3, round(count * field.searched))))
+            chosen = peaks.part(peaks.scores < highest).part(slice(0, max(3, round(CLEAREST * count * field.searched))))
             model = self.filter_of(field).drawn(chosen) * field.transfer * other
             bands = self.bands[field.shape]
             product = (search.spectrum * model.conj()).real.numpy().ravel()  # type: ignore[operator]
@@ -175,7 +197,9 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
             break
         assumed = _corrected(searcher, real, trial, assumed, statistics, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %s particles, distance %.0f Å", number, assumed.counts, assumed.distance)
+        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f ± %.2f",
+                  number, sum(assumed.counts), assumed.distance, statistics.real, statistics.error,
+                  statistics.generated, statistics.spectral, statistics.spectral_error)
     else:
         last = history[-2:]
         assumed = Assumption(
@@ -235,21 +259,14 @@ def _first_amplitude(searcher: _Searcher, real: Sequence[_Search], assumed: Assu
     return np.full(BANDS, 1.5 * max(float(level), least * 0.1))
 
 
-def _weighted(products: Array, squares: Array, field: SearchField, amplitude: Array) -> float:
-    """Mean amplitude in units of the assumed one; bands count as they exceed the noise."""
-    power = np.interp((np.arange(BANDS) + 0.5) / BANDS / 2, np.arange(len(field.radial)) / TILE, field.radial)
-    return float((amplitude * products / power).sum() / max((amplitude**2 * squares / power).sum(), 1e-30))
-
-
 def _dark_advantage(searcher: _Searcher, real: Sequence[_Search], opposite: Sequence[_Search],
                     assumed: Assumption) -> float:
-    """By how many standard errors the amplitude is larger if particles are dark than if they are bright."""
+    """By how many standard errors the halves of the coefficients confirm dark particles better than bright ones."""
     differences = []
     for field, dark, bright, count in zip(searcher.fields, real, opposite, assumed.counts, strict=True):
         highest = 1.5 * float(np.quantile(np.concatenate([dark.by_all.scores, bright.by_all.scores]), 0.98))
-        values = [_weighted(*searcher.cross(field, search, count, highest), field, assumed.amplitude)
-                  for search in (dark, bright)]
-        differences.append(values[0] - values[1])
+        part = count * field.searched
+        differences.append(dark.level(part, highest) - bright.level(part, highest))
     spread = np.std(differences, ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else np.nan
     # A single field has no spread: then the coefficients' own noise, about 0.2 of a clear difference.
     spread = spread if np.isfinite(spread) and spread > 0 else 0.2 * max(abs(differences[0]), 1e-12)
@@ -262,8 +279,9 @@ def _compared(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assum
     for number, field in enumerate(searcher.fields):
         for name, search in (("real", real[number]), ("made", trial.searches[number])):
             sums[name].append(searcher.cross(field, search, assumed.counts[number], highest))
-    means = {name: np.array([_weighted(*one, field, assumed.amplitude)
-                             for one, field in zip(sums[name], searcher.fields, strict=True)]) for name in sums}
+    means = {name: np.array([search.level(count * field.searched, highest) for search, field, count in zip(
+        searches, searcher.fields, assumed.counts, strict=True)])
+        for name, searches in (("real", real), ("made", trial.searches))}
     curves = {name: sum(a for a, _ in sums[name]) / np.maximum(sum(b for _, b in sums[name]), 1e-30) for name in sums}
     each = np.array([a / np.maximum(b, 1e-30) for a, b in sums["real"]])
     count = len(each)
@@ -291,14 +309,26 @@ def _spectral_ratio(field: SearchField, particle_power: Array, diameter: float) 
     return float(np.linalg.lstsq(columns, np.sqrt(frequency[used]), rcond=None)[0][-1])
 
 
+def _units(trial: _Trial) -> list[float]:
+    """How high the particles' peaks are in each field against the mean of all: they depend on the defocus."""
+    scores = [search.by_all.scores[hit] for search, hit in zip(trial.searches, trial.hits, strict=True)]
+    everywhere = np.concatenate(scores)
+    if not len(everywhere):
+        return [1.0] * len(scores)
+    middle = float(np.median(everywhere))
+    # A field with few particles borrows the mean of all.
+    return [(len(own) * (float(np.median(own)) if len(own) else middle) + 10 * middle) / (len(own) + 10) / middle
+            for own in scores]
+
+
 def _histograms(searcher: _Searcher, trial: _Trial, edges: Array) -> tuple[Array, Array]:
     """Peaks in each bin of score for a particle, and others for a whole field."""
     inside = max(sum(len(field.centres) for field in trial.fields), 1)
     searched = sum(field.searched for field in searcher.fields)
     hit, other = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
-    for search, chosen in zip(trial.searches, trial.hits, strict=True):
-        hit += np.histogram(search.by_all.scores[chosen], edges)[0]
-        other += np.histogram(search.by_all.scores[~chosen], edges)[0]
+    for search, chosen, unit in zip(trial.searches, trial.hits, _units(trial), strict=True):
+        hit += np.histogram(search.by_all.scores[chosen] / unit, edges)[0]
+        other += np.histogram(search.by_all.scores[~chosen] / unit, edges)[0]
     return ndimage.gaussian_filter1d(hit / inside, 0.7), ndimage.gaussian_filter1d(other / searched, 0.7)
 
 
@@ -324,19 +354,26 @@ def _corrected(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assu
     edges = _edges(highest)
     per_particle, others = _histograms(searcher, trial, edges)
     counts = []
-    for field, search, before, area in zip(searcher.fields, real, assumed.counts, areas, strict=True):
+    for field, search, before, area, unit in zip(searcher.fields, real, assumed.counts, areas, _units(trial),
+                                                 strict=True):
         part = max(field.searched, 1e-3)
-        found = _count(search.by_all.scores, per_particle, others * part, edges, 1.2 * area * part)[0] / part
+        found = _count(search.by_all.scores / unit, per_particle, others * part, edges, 1.2 * area * part)[0] / part
         counts.append(float(max(before, 1) ** (1 - COUNT_STEP) * max(found, 1) ** COUNT_STEP))
     level = np.clip(statistics.real / max(statistics.generated, 1e-3), 0.3, 3.0)
     # A band's own correction counts as far as it is measured.
     trust = statistics.weight / (statistics.weight + 4)
-    shape = np.clip(statistics.ratio / level, 0.5, 2.0) ** (STEP * trust)
+    shape = np.clip(statistics.ratio / _middle(statistics), 0.5, 2.0) ** (STEP * trust)
     amplitude = assumed.amplitude * level**STEP * shape
     weight = statistics.weight + 1e-3
     amplitude = ndimage.gaussian_filter1d(amplitude * weight, 0.8) / ndimage.gaussian_filter1d(weight, 0.8)
     amplitude = _continued(amplitude, statistics.weight)
     return Assumption(tuple(counts), _distance(searcher, real, trial, assumed, highest), amplitude)
+
+
+def _middle(statistics: _Statistics) -> float:
+    """The ratio of amplitudes in the best measured bands."""
+    weight = np.minimum(statistics.weight, 400.0) + 1e-6
+    return float(np.exp(np.average(np.log(statistics.ratio), weights=weight)))
 
 
 def _continued(amplitude: Array, weight: Array) -> Array:
@@ -424,9 +461,9 @@ def _result(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assumed
     edges = _edges(highest if np.isfinite(highest) else 8.0)
     per_particle, others = _histograms(searcher, trial, edges)
     errors = []
-    for field, search, count in zip(fields, real, assumed.counts, strict=True):
+    for field, search, count, unit in zip(fields, real, assumed.counts, _units(trial), strict=True):
         part = max(field.searched, 1e-3)
-        errors.append(_count(search.by_all.scores, per_particle, others * part, edges, 3 * count + 10)[1] / part)
+        errors.append(_count(search.by_all.scores / unit, per_particle, others * part, edges, 3 * count + 10)[1] / part)
     grey = float(np.median([field.grey for field in fields]))
     amplitude_error = assumed.amplitude / np.sqrt(np.maximum(statistics.weight, 1e-6))
     hits = np.concatenate([search.by_all.scores[hit] for search, hit in zip(trial.searches, trial.hits, strict=True)])
