@@ -19,7 +19,7 @@ from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
 from cryogem_scipion.engine.measurement.ring_model import DEFOCI, RingModel, at_defocus
 from cryogem_scipion.engine.simulation.optics import Optics
 
-__all__ = ["CtfFit", "fit_ctfs"]
+__all__ = ["CtfFit", "fit_ctfs", "known_fit"]
 
 FINEST = 1.4
 """Å; micrographs with finer pixels are resampled to this: no ring is needed beyond 2.8 Å."""
@@ -56,7 +56,7 @@ class CtfFit:
     frequency: Array
     """1/Å; of the curves."""
     measured: Array
-    """Rotational mean of the power without its floor, in units of the floor."""
+    """Rotational mean of the power without its floor, in units of a smooth fit."""
     fitted: Array
     """The rings that were fitted to it."""
 
@@ -98,7 +98,7 @@ def fit_ctfs(images: Iterable[Float[Tensor, "_ _"]], pixel_size: float, base: Op
 
     models = list(in_order(prepared, images, available_threads()))
     wholes = [one[0] for one in models]
-    scans = parallel_map(lambda model: model.scan(), wholes)
+    scans = parallel_map(RingModel.scan, wholes)
     chis = [chi for chi, _ in scans]
     advantages = np.array([_advantage(chi, model) for chi, model in zip(chis, wholes, strict=True)])
     if len(models) > 1:
@@ -112,6 +112,12 @@ def fit_ctfs(images: Iterable[Float[Tensor, "_ _"]], pixel_size: float, base: Op
     advantages = np.array([_advantage(chi, model) for chi, model in zip(chis, wholes, strict=True)])
     jobs = list(zip(models, starts, advantages.tolist(), strict=True))
     return parallel_map(lambda job: _fit(*job), jobs)
+
+
+def known_fit(optics: Optics) -> CtfFit:
+    """Return optics that another program has measured in the form of a fit, without curves."""
+    nothing = np.zeros(0)
+    return CtfFit(optics, 0.0, 1.0, math.inf, True, 0.0, nothing, nothing, nothing)
 
 
 def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
@@ -170,7 +176,7 @@ def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     inside = DEFOCI[0] < mean < DEFOCI[-1]
     near = abs(mean - start.defocus_u_angstrom) < max(0.1 * mean, 500)
     reliable = advantage > CERTAIN and error < max(0.03 * mean, 300) and inside and near
-    relative = whole.rotational_mean(found) / floor, whole.rotational_mean(rings) / floor
+    relative = whole.rotational_mean(found), whole.rotational_mean(rings)
     return CtfFit(optics, error, _correlation(found, rings, whole.count), advantage, bool(reliable),
                   _resolution(whole, *relative), whole.frequency, *relative)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.parallel import in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
-from cryogem_scipion.engine.compute.threads import available_threads
+from cryogem_scipion.engine.compute.threads import available_threads, one_thread
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.measurement.defocus import CtfFit, fit_ctfs
+from cryogem_scipion.engine.measurement.defocus import CtfFit, fit_ctfs, known_fit
 from cryogem_scipion.engine.measurement.particles import ParticleMeasurement, measure_particles
 from cryogem_scipion.engine.measurement.results import LEAST_RELIABLE, Measurement, summarised
 from cryogem_scipion.engine.measurement.ring_model import at_defocus
@@ -68,9 +68,18 @@ def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pi
     """
     if not images:
         raise DataError("there are 0 micrographs to measure; give at least one")
+    if known is not None and len(known) != len(images):
+        raise DataError(f"{len(known)} CTFs are given for {len(images)} micrographs; give one for each")
+    with one_thread():  # sums in this thread do not depend on how many there are
+        return _measured(images, pixel_size, volume, base, working_pixel_size, seed, known)
+
+
+def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: float, volume: Volume, base: Optics,
+              working_pixel_size: float, seed: int, known: Sequence[Optics] | None) -> MeasuredSet:
     diameter = diameter_angstrom(volume)
-    fits = fit_ctfs((read() for read in images), pixel_size, base, map_power(volume))
-    optics = list(known) if known is not None else _usable(fits, base)
+    fits = ([known_fit(optics) for optics in known] if known is not None
+            else fit_ctfs((read() for read in images), pixel_size, base, map_power(volume)))
+    optics = _usable(fits, base)
 
     def prepared(number: int) -> tuple[SearchField, float]:
         image = images[number]()

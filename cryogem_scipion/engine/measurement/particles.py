@@ -197,8 +197,8 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
             break
         assumed = _corrected(searcher, real, trial, assumed, statistics, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f ± %.2f",
-                  number, sum(assumed.counts), assumed.distance, statistics.real, statistics.error,
+        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f ± %.2f"
+                  , number, sum(assumed.counts), assumed.distance, statistics.real, statistics.error,
                   statistics.generated, statistics.spectral, statistics.spectral_error)
     else:
         last = history[-2:]

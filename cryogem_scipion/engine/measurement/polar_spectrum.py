@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Power spectrum of a micrograph on a polar grid: the data to which Thon rings are fitted."""
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -81,8 +82,8 @@ def polar_spectrum(image: Float[Tensor, "y x"], pixel_size: float, tile: int) ->
     weight = np.where(x > 0, 1.0, 0.5) * (ring < rows)
     place = (np.minimum(ring, rows - 1) * SECTORS + sector).ravel()
 
-    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        total = np.bincount(place, (values * weight).ravel(), rows * SECTORS)
+    def summed(values: NDArray[Any]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.bincount(place, (values * weight).ravel(), rows * SECTORS).astype(np.float64)
         return total.reshape(rows, SECTORS)
 
     count = summed(np.ones_like(mean))
