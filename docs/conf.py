@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from reference import named_returns, write_pages
+from reference import add_returns, plain_docstring, write_pages
 
 from cryogem_scipion import __version__
 
@@ -15,7 +15,7 @@ write_pages(HERE / "generated")
 project, version, release = "CryoGEM for Scipion", __version__, __version__
 copyright = "GPL-3.0-or-later"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "generated/readme.md"]
+exclude_patterns = ["_build", "generated/readme.md", "generated/manifest.md"]
 
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
@@ -23,6 +23,7 @@ myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "undoc-members": False, "exclude-members": "model_config"}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False  # those of Scipion's classes are written in another markup
 autodoc_preserve_defaults = True
 add_module_names = False
 napoleon_google_docstring = False
@@ -43,4 +44,5 @@ html_theme_options = {"light_css_variables": {"font-stack": "system-ui, sans-ser
 
 def setup(app):
     """Register what is changed of docstrings."""
-    app.connect("autodoc-process-docstring", named_returns, priority=400)
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)
+    app.connect("autodoc-process-docstring", add_returns, priority=600)

@@ -17,7 +17,7 @@ from cryogem_scipion.engine.cli import parser
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import STAGES
 
-__all__ = ["command_page", "manifest_table", "named_returns", "protocol_page", "room_pages", "site_text", "write_pages"]
+__all__ = ["add_returns", "command_page", "manifest_table", "plain_docstring", "protocol_page", "room_pages", "site_text", "write_pages"]
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = {"readme": "README.md", "changes": "CHANGES.md", "contributing": "CONTRIBUTING.md",
@@ -26,6 +26,8 @@ COPIED = {"readme": "README.md", "changes": "CHANGES.md", "contributing": "CONTR
 SCIPION_SIDE = ("workflow", "objects", "plugin", "protocols", "viewers", "wizards")
 SCIPION_OWN = {"hostName", "runName", "runMode", "numberOfThreads", "numberOfMpi", "useGpu", "gpuList"}
 """Parameters that every protocol of Scipion has."""
+RETURNS: dict[str, str] = {}
+"""What the functions return, by name, while their docstrings are being read."""
 
 
 def write_pages(out: Path) -> None:
@@ -56,7 +58,7 @@ def command_page() -> str:
             if action.dest in ("help", "config"):
                 continue
             flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
-            lines += _definition(f"{flags} {_values(action)}".strip(), _escaped(str(action.help).replace("%%", "%")))
+            lines += _definition(f"{flags} {_values(action)}".strip(), _escaped(re.sub(r" Default: $", "", str(action.help)).replace("%%", "%")))
     return "\n".join(lines) + "\n"
 
 
@@ -222,20 +224,33 @@ def _title(text: str) -> list[str]:
     return [text, "=" * len(text), ""]
 
 
-def named_returns(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Turn a section Returns that is a sentence into one; Napoleon takes its first line for a type."""
-    if "Returns" not in lines:
-        return
-    start = lines.index("Returns")
-    if start + 2 >= len(lines) or set(lines[start + 1]) != {"-"}:
-        return
-    end = next((number for number in range(start + 2, len(lines) - 1)
-                if lines[number + 1][:3] == "---" or not lines[number].strip() and not lines[number + 1][:1].strip()
-                and not lines[number + 1].startswith(" ")), len(lines))
-    body = lines[start + 2:end]
-    if any(line.startswith(" ") for line in body):  # names and their meaning
-        return
-    lines[start:end] = [f":returns: {body[0]}", *(f"          {line}" for line in body[1:])]
+def plain_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Before Napoleon: take out a section Returns that is a sentence, and escape what is no markup.
+
+    Napoleon takes the first line of such a section for a type.
+    """
+    RETURNS.pop(name, None)
+    if "Returns" in lines[:-2] and set(lines[lines.index("Returns") + 1]) == {"-"}:
+        start = lines.index("Returns")
+        end = next((number - 1 for number in range(start + 2, len(lines)) if re.fullmatch("-{3,}", lines[number])),
+                   len(lines))
+        body = lines[start + 2:end]
+        if not any(line.startswith(" ") for line in body):  # else it has names and their meanings
+            RETURNS[name] = " ".join(line for line in body if line)
+            del lines[start:end]
+    for number, line in enumerate(lines):
+        parts = re.split(r"(``.*?``)", line)
+        parts[::2] = [re.sub(r"\||\*(?=[_.])", r"\\\g<0>", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
+def add_returns(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """After Napoleon: put the sentence on the result behind the parameters."""
+    text = RETURNS.pop(name, None)
+    if text:
+        place = next((number for number, line in enumerate(lines) if line.startswith((":raises", ".. rubric::"))),
+                     len(lines))
+        lines[place:place] = ["", f":returns: {text}", ""]
 
 
 # --------------------------- Text
@@ -250,17 +265,17 @@ def site_text(source: str, out: Path) -> str:
     here = "generated/" if source == "README.md" else ""
 
     def turned(match: re.Match[str]) -> str:
-        target, _, anchor = match[1].partition("#")
+        target, _, anchor = match[2].partition("#")
         anchor = f"#{anchor}" if anchor else ""
-        if re.match(r"https?:", match[1]) or not target:
+        if re.match(r"https?:", match[2]) or not target:
             return match[0]
         path = (ROOT / source).parent.joinpath(target).resolve().relative_to(ROOT)
         if str(path) in pages:
-            return f"]({here}{pages[str(path)]}.md{anchor})"
+            return f"[{match[1]}]({here}{pages[str(path)]}.md{anchor})"
         if path.parts[0] == "docs":
-            return f"]({up}{path.relative_to('docs')}{anchor})"
-        return f"]({up}../{path}{anchor})"
-    return re.sub(r"\]\(([^)\s]+)\)", turned, text)
+            return f"[{match[1]}]({up}{path.relative_to('docs')}{anchor})"
+        return match[1]  # a file that the site does not show
+    return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", turned, text)
 
 
 def _definition(term: str, text: str) -> list[str]:
