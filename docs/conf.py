@@ -6,9 +6,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from reference import add_returns, plain_docstring, write_pages
+from reference import add_returns, plain_docstring, write_pages  # noqa: E402
 
-from cryogem_scipion import __version__
+from cryogem_scipion import __version__  # noqa: E402
 
 write_pages(HERE / "generated")
 

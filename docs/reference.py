@@ -17,7 +17,8 @@ from cryogem_scipion.engine.cli import parser
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import STAGES
 
-__all__ = ["add_returns", "command_page", "manifest_table", "plain_docstring", "protocol_page", "room_pages", "site_text", "write_pages"]
+__all__ = ["add_returns", "command_page", "manifest_table", "plain_docstring", "protocol_page", "room_pages",
+           "site_text", "write_pages"]
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = {"readme": "README.md", "changes": "CHANGES.md", "contributing": "CONTRIBUTING.md",
@@ -58,7 +59,8 @@ def command_page() -> str:
             if action.dest in ("help", "config"):
                 continue
             flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
-            lines += _definition(f"{flags} {_values(action)}".strip(), _escaped(re.sub(r" Default: $", "", str(action.help)).replace("%%", "%")))
+            text = re.sub(r" Default: $", "", str(action.help)).replace("%%", "%")
+            lines += _definition(f"{flags} {_values(action)}".strip(), _escaped(text))
     return "\n".join(lines) + "\n"
 
 

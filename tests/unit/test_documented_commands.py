@@ -23,7 +23,7 @@ SMALLER = {
     "simulate": "--micrographs 2 --micrograph-size 144 160 --particles-mean 4 --particles-sigma 1",
     "train": "--steps 2 --crop 64 --generator-width 4 --discriminator-width 4",
     "generate": "--micrographs 1",
-    "phantom": "--box 24"}
+    "phantom": "--box 48"}
 """Flags that make a stage small."""
 TESTED = {
     "relion_reconstruct": "tests/optional/test_export.py", "relion_preprocess": "tests/optional/test_relion.py",
