@@ -3,17 +3,15 @@
 
 
 class MarkdownTable:
-    """Prints its head at once, then each row as it comes; numbers stand on the right."""
+    """Prints its head at once and each row as it comes; all columns but the first are aligned on the right."""
 
     def __init__(self, *columns):
         self.columns = columns
-        print(f"| {' | '.join(columns)} |")
+        self.row(*columns)
         print("|---" + "|---:" * (len(columns) - 1) + "|", flush=True)
 
-    def row(self, first, *cells):
-        """Print one row; cells are as wide as the head, so that the table can be read in a terminal."""
-        if 1 + len(cells) != len(self.columns):
-            raise ValueError(f"a row of {1 + len(cells)} cells in a table of {len(self.columns)} columns")
-        widths = [len(column) for column in self.columns]
-        padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
-        print(f"| {' | '.join(padded)} |", flush=True)
+    def row(self, *cells):
+        """Print one row."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"a row of {len(cells)} cells in a table of {len(self.columns)} columns")
+        print(f"| {' | '.join(cells)} |", flush=True)

@@ -11,7 +11,7 @@ training and for measuring the noise.
 PICKING and REALISM are Python programs that are not part of this repository. ENV is an environment with Topaz.
 PICKING takes --topaz ENV --train MICROGRAPHS --coordinates STAR --test LABELLED --diameter Å --pixel Å --seeds N and
 --general. It trains Topaz on the set, or fine-tunes Topaz's general model (--general), and prints one line for each
-seed: 'seed 0: AUPRC 0.90'. REALISM runs in ENV, takes --pixel Å GENERATED REAL and prints the distances of the two sets.
+seed: 'seed 0: AUPRC 0.90'. REALISM runs in ENV, takes --pixel Å GENERATED REAL, and prints how far the sets are apart.
 
 Without --steps, the program measures the speed of the training and takes the number of steps that fit into --minutes.
 The picks of each set and seed stay in OUT/picks; benchmarks/compare_pickers.py reads them. All scores are added to
@@ -149,7 +149,8 @@ def main():
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[],
                         help="more flags for 'cryogem train'; must come last")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kinds", nargs="+", default=KINDS, metavar="KIND", choices=dict.fromkeys((*KINDS, *TRAININGS)),
+    parser.add_argument("--kinds", nargs="+", default=KINDS, metavar="KIND",
+                        choices=dict.fromkeys((*KINDS, *TRAININGS)),
                         help=f"data sets to make and to score: {', '.join(dict.fromkeys((*KINDS, *TRAININGS)))}")
     parser.add_argument("--scorer", metavar="PICKING", help="program that trains and scores pickers")
     parser.add_argument("--realism", metavar="REALISM", help="program that compares two sets of micrographs")
@@ -164,7 +165,7 @@ def main():
     for kind in args.kinds:
         if (args.out / kind / "manifest.json").exists():
             for line in scores(args, kind):
-                print(line, flush=True)
+                print(f"- {line}", flush=True)
                 with (args.out / "scores.txt").open("a") as file:
                     file.write(line + "\n")
 

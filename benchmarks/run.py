@@ -8,6 +8,7 @@ A benchmark prints its result to standard output as Markdown (a table, sentences
 Its section stands between ``<!-- benchmark NAME -->`` and ``<!-- end NAME -->``. The rest of the file stays as it is.
 """
 import argparse
+import ast
 import os
 import re
 import subprocess
@@ -48,6 +49,11 @@ def run_benchmark(command):
     return lines, usage.ru_maxrss / 1024, time.monotonic() - start
 
 
+def summary(file):
+    """First line of a benchmark's docstring: what it compares."""
+    return (ast.get_docstring(ast.parse((HERE / file).read_text("utf-8"))) or "").partition("\n")[0]
+
+
 def section(name, command, lines, megabytes, seconds):
     """Text of one benchmark's section, with its markers."""
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
@@ -55,7 +61,8 @@ def section(name, command, lines, megabytes, seconds):
     return "\n".join([
         f"<!-- benchmark {name} -->", f"### {name}", "",
         f"`python benchmarks/{' '.join(command)}`, {date}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; "
-        f"{seconds:.0f} s, peak memory {megabytes:.0f} MB:", "", *lines, f"<!-- end {name} -->"])
+        f"{seconds:.0f} s, peak memory {megabytes:.0f} MB.", "", summary(command[0]), "", *lines,
+        f"<!-- end {name} -->"])
 
 
 def replace_section(text, name, content):

@@ -34,7 +34,7 @@ def runner(tmp_path, monkeypatch):
     (tmp_path / "RESULTS.md").write_text(
         "# Results\n\nBy hand.\n\n<!-- benchmark two -->\nold\n<!-- end two -->\n\nMore.\n")
     (tmp_path / "one.py").write_text("import sys; print('1.5x', sys.argv[1]); print(r'back\\1slash')")
-    (tmp_path / "two.py").write_text("print('2.5x')")
+    (tmp_path / "two.py").write_text("\"\"\"Speed of two.\n\nMore of it.\n\"\"\"\nprint('2.5x')")
     return module
 
 
@@ -44,6 +44,7 @@ def test_every_benchmark_writes_its_own_section(runner, monkeypatch):
     runner.main()
     text = runner.RESULTS.read_text()
     assert "old" not in text
+    assert "MB.\n\nSpeed of two.\n\n2.5x" in text
     for words in ("By hand.", "More.", "1.5x --fast", "2.5x", "back\\1slash", "peak memory"):
         assert text.count(words) == (2 if words == "peak memory" else 1), words
     assert text.index("2.5x") < text.index("More.") < text.index("1.5x")
