@@ -29,12 +29,11 @@ TESTED = {
     "relion_reconstruct": "tests/optional/test_export.py", "relion_preprocess": "tests/optional/test_relion.py",
     "topaz train": "tests/optional/test_export.py", "cryodrgn backproject_voxel": "tests/optional/test_export.py",
     "scipion3 template": "tests/scipion/test_template.py", "scipion3 installp": "tests/test_package.py",
-    "scipion3 tests": "tests/registration.py",
-    "pip install": "tests/test_package.py", "pre-commit": ".pre-commit-config.yaml",
+    "pip install": "tests/test_package.py", "pre-commit install": ".pre-commit-config.yaml",
     ".ci/cryodrgn-env.sh": ".ci/run", ".ci/run": ".ci/run"}
 """Commands of other programs, and the file that tries them or what they stand for."""
 SHELL = {"cd", "export", "git"}
-OTHER_FLAGS = {"--help", "--version", "--logdir", "--devel", "--array", "--strict"}
+OTHER_FLAGS = {"--help", "--version", "--config", "--logdir", "--strict"}
 """Flags in running text that are those of other programs."""
 
 
@@ -59,6 +58,12 @@ def commands():
 
 OURS = {words: page for words, page in commands().items() if words[0] == "cryogem"}
 OTHERS = {words: page for words, page in commands().items() if words[0] != "cryogem"}
+
+
+def make_targets():
+    """Names after ``make``."""
+    text = (ROOT / "Makefile").read_text("utf-8").replace("$(BIN)", ".venv/bin")
+    return set(re.findall(r"^([a-z./-]+):", text, re.M))
 
 
 def arguments(words):
@@ -178,15 +183,15 @@ def test_a_dataset_folder_has_the_files_and_columns_that_the_page_names(inputs):
 @pytest.mark.parametrize("words", OTHERS, ids=" ".join)
 def test_other_programs_are_tried_elsewhere(words):
     if words[0] == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
-        assert {word for word in words[1:] if "=" not in word} <= set(targets)
+        assert {word for word in words[1:] if "=" not in word} <= make_targets()
     elif words[0].rpartition("/")[2].startswith("python"):
         if words[1] == "-m":
             assert words[2] in {"pytest", "venv", "cryogem_scipion", "tests.fuzz"}
         else:
             assert (ROOT / words[1]).is_file()
     elif words[0] not in SHELL:
-        known = next((TESTED[name] for name in (words[0], " ".join(words[:2])) if name in TESTED), None)
+        program = words[0].removeprefix(".venv/bin/")
+        known = next((TESTED[name] for name in (program, f"{program} {words[1]}") if name in TESTED), None)
         assert known, f"{words} of {OTHERS[words]} is tried nowhere"
         assert (ROOT / known).is_file()
 
@@ -206,9 +211,8 @@ def test_flags_in_running_text_exist():
         text = BLOCK.sub("", page.read_text("utf-8"))
         for code in re.findall(r"`([^`]+)`", text):
             if code.split()[0] in {"make", "cryogem"} and len(code.split()) > 1:
-                assert code.split()[1] in {*stages, "COMMAND", *re.findall(
-                    r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)}, (page.name, code)
-            if not code.startswith(("python", "pytest", "sphinx", "pip")):
+                assert code.split()[1] in {*stages, "COMMAND"} | make_targets(), (page.name, code)
+            if not code.startswith(("python", ".venv/bin/pip")):
                 assert set(re.findall(r"(?:^|\s)(--[a-z][a-z-]*)", code)) <= flags | OTHER_FLAGS, (page.name, code)
 
 
