@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from cryogem_scipion.engine.settings import STAGES
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
          *sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"generated", "_build"} & set(page.parts))]
-BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.M | re.S)
 SMALLER = {
     "simulate": "--micrographs 2 --micrograph-size 144 160 --particles-mean 4 --particles-sigma 1",
     "train": "--steps 2 --crop 64 --generator-width 4 --discriminator-width 4",
@@ -42,7 +43,7 @@ def blocks(language):
     for page in PAGES:
         for match in BLOCK.finditer(page.read_text("utf-8")):
             if match[1] == language:
-                yield page, match[2]
+                yield page, textwrap.dedent(match[2])
 
 
 def commands():
