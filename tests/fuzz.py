@@ -48,13 +48,13 @@ def seeds(folder):
     from cryogem_scipion.engine.translator.checkpoint import load_model
     from cryogem_scipion.engine.translator.published_checkpoint import import_published
     from cryogem_scipion.engine.translator.tensor_files import load_tensors
-    from tests.spoiled import Place, make_good
+    from tests.damaged_inputs import InputFolders, make_valid_inputs
 
     good = folder / "good"
     if not good.is_dir():
-        make_good(folder / "new")
+        make_valid_inputs(folder / "new")
         (folder / "new").rename(good)
-    place = Place(good, folder)
+    place = InputFolders(good, folder)
     place.published()
     place.atoms("x.cif", 3.0)
     gemmi.read_structure(str(folder / "x.cif")).write_pdb(str(folder / "x.pdb"))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from cryogem_scipion.__main__ import main
-from tests.spoiled import Place, make_good, sphere, star
+from tests.damaged_inputs import InputFolders, make_valid_inputs, sphere, star
 
 SIMULATE = "simulate --out {bad}/out --micrographs 1 --micrograph-size 96 112 --particles-mean 3"
 TRAIN = "train --out {bad}/out --steps 1 --crop 32 --generator-width 4 --discriminator-width 4"
@@ -32,7 +32,7 @@ EVIL = b"cposix\nsystem\n(S'touch pwned'\ntR."  # a pickle that runs a command w
 @pytest.fixture(scope="session")
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
-    make_good(folder)
+    make_valid_inputs(folder)
     return folder
 
 
@@ -63,26 +63,26 @@ MAPS = [
 ]
 REALS = [
     ("empty", lambda p: p.bytes("x.mrc", b""), "has 0 bytes; an MRC file"),
-    ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "no image|mode|no MRC"),
-    ("cut", lambda p: p.mrc("x.mrc", length=20000), "cut short: 20000 bytes where its header needs 93184"),
-    ("4 GB without data", lambda p: p.mrc("x.mrc", (32768, 32768), content=0), "cut short: 1028 bytes"),
-    ("zero size", lambda p: p.mrc("x.mrc", (0, 160)), "160, 0, 1\\) \\(x y z\\); that is no image"),
+    ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "not an image|mode|MRC file"),
+    ("cut", lambda p: p.mrc("x.mrc", length=20000), "cut short \\(it has 20000 bytes, and its header needs 93184\\)"),
+    ("4 GB without data", lambda p: p.mrc("x.mrc", (32768, 32768), content=0), "cut short \\(it has 1028 bytes"),
+    ("zero size", lambda p: p.mrc("x.mrc", (0, 160)), "160, 0, 1\\) \\(x y z\\) in its header, which is not an image"),
     ("NaN", lambda p: p.mrc("x.mrc", content=np.full((144, 160), np.nan)), "23040 values that are not finite"),
     ("constant", lambda p: p.mrc("x.mrc", content=np.full((144, 160), 7)), "constant \\(every value is 7\\)"),
-    ("unknown mode", lambda p: p.mrc("x.mrc", mode=9), "has mode 9; give mode"),
+    ("unknown mode", lambda p: p.mrc("x.mrc", mode=9), "has mode 9, which is unknown; give mode"),
     ("transform", lambda p: p.mrc("x.mrc", mode=4), "complex64 values \\(mode 4\\)"),
     ("stack", lambda p: p.mrc("x.mrc", (3, 144, 160)), "160 x 144 x 3 pixels; give one image"),
     ("no pixel size", lambda p: p.mrc("x.mrc", pixel_size=0), "no pixel size in its header; set real_pixel_size"),
     ("coarse", lambda p: p.mrc("x.mrc", pixel_size=9), "9 Å, coarser than the working pixel size 6 Å"),
     ("small", lambda p: p.mrc("x.mrc", (20, 24)), "20|24"),
-    ("big-endian and cut", lambda p: p.mrc("x.mrc", order=">", length=20000), "cut short: 20000 bytes"),
+    ("big-endian and cut", lambda p: p.mrc("x.mrc", order=">", length=20000), "cut short \\(it has 20000 bytes"),
     ("packed", lambda p: (p.mrc("y"), p.bytes("x.mrc", gzip.compress((p.bad / "y").read_bytes()))), "unpack"),
 ]
 ROWS = [
     *((name, f"{SIMULATE} --volume {{bad}}/x.mrc", spoil, message) for name, spoil, message in MAPS),
     *((f"real micrograph: {name}", REAL + " {bad}/x.mrc", spoil, message) for name, spoil, message in REALS),
 
-    ("no map", SIMULATE, None, "nothing to make particles of; give a map"),
+    ("no map", SIMULATE, None, "no specimen is given; give a map"),
     ("missing map", f"{SIMULATE} --volume none.mrc", None, "none.mrc is not a file"),
     ("pixel size 0", MAP + " --pixel-size 0", None, "pixel_size: .*found '0'"),
     ("negative pixel size", MAP + " --pixel-size -3", None, "found '-3'"),
@@ -157,7 +157,7 @@ ROWS = [
      None, "needs 3645\\d+\\.\\d GB and the disk has \\d+\\.\\d GB free; make room"),
 
     ("no real micrographs", f"{TRAIN} --simulation {{good}}/sim --real '{{bad}}/*.mrc'",
-     None, "stands for no file; give real"),
+     None, "no file matches .*; give real"),
     ("no simulation", f"{TRAIN} --simulation {{bad}} --real {{good}}/real/0.mrc", None, "has no manifest.json"),
     ("a generated set for a simulation", f"{TRAIN} --simulation {{good}}/gen --real {{good}}/real/0.mrc", None,
      "was made by 'cryogem generate'; give a folder of 'cryogem simulate'"),
@@ -165,7 +165,7 @@ ROWS = [
         "--crop 32 ", ""), None,
      "crop 512 is larger than the simulated micrographs \\(144 pixels\\); give 128 or less"),
     ("crop of no multiple", REAL + " --crop 50".replace(
-        "--crop 32 ", ""), None, "crop 50 is no multiple of"),
+        "--crop 32 ", ""), None, "crop 50 is not a multiple of"),
     ("pixel size of another simulation", REAL + " --pixel-size 5",
      None, "5 is not that of the simulation \\(6 Å\\)"),
     ("mask missing", SPOILT,
@@ -196,7 +196,7 @@ ROWS = [
     ("manifest without contrast", SPOILT,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", contrast=None)), "contrast|give a folder"),
     ("manifest without settings", AGAIN,
-     lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={})), "nothing to make|simulate again"),
+     lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={})), "no specimen|simulate again"),
     ("manifest with settings of a wrong type", AGAIN,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={"volume": 5})),
      "does not tell how it was simulated"),
@@ -295,7 +295,7 @@ def refused(good, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("line", "spoil", "message"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
 def test_bad_input(good, tmp_path, refused, line, spoil, message):
     if spoil:
-        spoil(Place(good, tmp_path))
+        spoil(InputFolders(good, tmp_path))
     assert re.search(message, refused(line))
 
 
@@ -303,4 +303,4 @@ def test_more_memory_than_there_is(refused, monkeypatch):
     """Told that there is little: a field too large for any machine would not fit on its disk either."""
     monkeypatch.setattr("cryogem_scipion.engine.compute.parallel._free_memory", lambda: 10**9)
     said = refused(MAP + " --micrograph-size 6000 6000 --particles-mean 100")
-    assert re.search(r"takes about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean", said)
+    assert re.search(r"needs about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean", said)

@@ -6,20 +6,20 @@ import sys
 import pytest
 
 from cryogem_scipion.__main__ import main
-from cryogem_scipion.engine.cli import command, parser
+from cryogem_scipion.engine.cli import command_line_parser, parse_command_line
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.settings import STAGES
 
 
 def test_the_documented_commands_are_understood():
-    stage, settings = command(
+    stage, settings = parse_command_line(
         "simulate --volume map.mrc --micrographs 12 --micrograph-size 1024 768 --particles-mean 85 "
         "--particles-sigma 13 --particle-distance 150 --defocus-min 10000 --defocus-max 25000 --out sim".split())
     assert stage == "simulate"
     assert (settings.micrograph_size, settings.particle_distance, settings.defocus_max) == ((1024, 768), 150.0, 25000.0)
-    stage, settings = command("train --real real/*.mrc --simulation sim --steps 2000 --out run".split())
+    stage, settings = parse_command_line("train --real real/*.mrc --simulation sim --steps 2000 --out run".split())
     assert (settings.real, settings.steps) == (("real/*.mrc",), 2000)
-    stage, settings = command("generate --noise gaussian --snr 0.1 --simulation sim --no-extract --keep optical "
+    stage, settings = parse_command_line("generate --noise gaussian --snr 0.1 --simulation sim --no-extract --keep optical "
                               "physical --out gen --device cuda:1 --seed 3 --threads 2".split())
     assert (settings.noise, settings.extract, settings.keep) == ("gaussian", False, ("optical", "physical"))
     assert (settings.device, settings.seed, settings.threads) == ("cuda:1", 3, 2)
@@ -27,13 +27,13 @@ def test_the_documented_commands_are_understood():
 
 def test_flags_go_before_the_file(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"volume": ["a.mrc"], "out": "x", "seed": 5, "snr": 0.2}))
-    _, settings = command(["simulate", "--config", str(tmp_path / "run.json"), "--seed", "7"])
+    _, settings = parse_command_line(["simulate", "--config", str(tmp_path / "run.json"), "--seed", "7"])
     assert (settings.seed, settings.snr) == (7, 0.2)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_setting_has_a_flag_with_help(stage):
-    help = next(action for action in parser()._actions if action.dest == "stage").choices[stage].format_help()
+    help = next(action for action in command_line_parser()._actions if action.dest == "stage").choices[stage].format_help()
     for name, field in STAGES[stage].model_fields.items():
         assert "--" + name.replace("_", "-") in help
         assert field.title, name
@@ -42,7 +42,7 @@ def test_every_setting_has_a_flag_with_help(stage):
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("", "required"), ("paint", "invalid choice"), ("simulate --out x", "volume: nothing to make particles of"),
+    ("", "required"), ("paint", "invalid choice"), ("simulate --out x", "volume: no specimen is given"),
     ("simulate --volume a --out x --micrographs many", "micrographs: .*integer.*'many'"),
     ("simulate --volume a --out x --snr -1", "snr: .*greater than 0; found '-1'"),
     ("simulate --volume a --out x --defocus-min 3e4", "above defocus_max"),
@@ -54,7 +54,7 @@ def test_every_setting_has_a_flag_with_help(stage):
 ])
 def test_refusals_are_one_line_and_status_2(line, message):
     with pytest.raises(SettingsError, match=message) as caught:
-        command(line.split())
+        parse_command_line(line.split())
     assert "\n" not in str(caught.value)
 
 
@@ -63,7 +63,7 @@ def test_refusals_are_one_line_and_status_2(line, message):
 def test_bad_settings_files(tmp_path, text, message):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(SettingsError, match=message):
-        command(["simulate", "--config", str(tmp_path / "run.json")])
+        parse_command_line(["simulate", "--config", str(tmp_path / "run.json")])
 
 
 def test_the_program_exits_with_2_and_no_traceback(tmp_path, monkeypatch, capsys):

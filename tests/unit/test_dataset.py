@@ -8,7 +8,7 @@ import pytest
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import (
     Manifest,
-    inside,
+    path_inside,
     read_manifest,
     read_table,
     replacing,
@@ -82,12 +82,12 @@ def test_a_missing_table_is_refused(tmp_path):
 
 
 def test_a_name_longer_than_names_may_be_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"is no name of a file in .*File name too long"):
-        inside(tmp_path, "9" * 5000)
+    with pytest.raises(DataError, match=r"cannot be the name of a file in .*File name too long"):
+        path_inside(tmp_path, "9" * 5000)
 
 
 def test_names_cannot_leave_the_folder(tmp_path):
-    assert inside(tmp_path, "micrographs/a.mrc") == tmp_path.resolve() / "micrographs/a.mrc"
+    assert path_inside(tmp_path, "micrographs/a.mrc") == tmp_path.resolve() / "micrographs/a.mrc"
     for name in ("../a.mrc", "/etc/passwd", "micrographs/../../a"):
         with pytest.raises(DataError, match="lies outside"):
-            inside(tmp_path, name)
+            path_inside(tmp_path, name)

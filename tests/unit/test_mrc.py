@@ -85,9 +85,9 @@ def damaged(path, image, how):
 
 
 @pytest.mark.parametrize(("how", "message"), [
-    ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "that is no image"),
+    ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "which is not an image"),
     ("mode", "mode 77"), ("extended", "extended header would be longer"),
-    ("text", "no MRC file|that is no image|mode"), ("nan", "1 values that are not finite"), ("constant", "is constant"),
+    ("text", "MRC file|not an image|mode"), ("nan", "1 values that are not finite"), ("constant", "is constant"),
 ])
 def test_damaged_files_are_refused(tmp_path, image, how, message):
     damaged(tmp_path / "a.mrc", image, how)
@@ -104,7 +104,7 @@ def test_wrong_dimensions_transforms_and_missing_files_are_refused(tmp_path, ima
         read_mrc(tmp_path / "v.mrc", 2)
     with mrcfile.new(tmp_path / "c.mrc") as file:
         file.set_data(image.astype(np.complex64))
-    with pytest.raises(DataError, match="not a transform"):
+    with pytest.raises(DataError, match="not a Fourier transform"):
         read_mrc(tmp_path / "c.mrc", 2)
     with pytest.raises(DataError, match="is not a file"):
         read_mrc(tmp_path / "none.mrc", 2)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cryogem_scipion.engine.compute.parallel import in_order, workers
+from cryogem_scipion.engine.compute.parallel import map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import available_threads
 from cryogem_scipion.engine.io.dataset import read_table, write_table
-from cryogem_scipion.engine.io.star_writer import GrowingTable
+from cryogem_scipion.engine.io.star_writer import StarTableWriter
 
 OPTICS = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnVoltage": 300.0}])
 ROWS = pd.DataFrame({"rlnMicrographName": ["a.mrc", "b.mrc", "b.mrc"], "rlnCoordinateX": [1.0, 2.25, 1e4 / 3],
@@ -23,12 +23,12 @@ def test_results_come_in_order(threads):
         time.sleep(0.01 * (item % 3 == 0))
         return item * item
 
-    assert list(in_order(work, range(20), threads)) == [item * item for item in range(20)]
+    assert list(map_in_order(work, range(20), threads)) == [item * item for item in range(20)]
 
 
 def test_only_a_few_wait_to_be_taken():
     started = []
-    results = in_order(lambda item: started.append(item), iter(range(1000)), 2)
+    results = map_in_order(lambda item: started.append(item), iter(range(1000)), 2)
     for taken in range(1, 10):
         next(results)
         assert len(started) <= taken + 4
@@ -46,7 +46,7 @@ def test_an_error_ends_the_work():
         done.append(item)
 
     with pytest.raises(ValueError, match="three"):
-        list(in_order(work, range(1000), 2))
+        list(map_in_order(work, range(1000), 2))
     assert len(done) < 20
 
 
@@ -55,7 +55,7 @@ def test_an_item_has_one_thread_of_torch_and_a_share_of_the_others_and_all_are_b
     try:
         torch.set_num_threads(4)
         for threads, share in ((1, 4), (2, 2)):
-            seen = list(in_order(lambda item: (torch.get_num_threads(), available_threads(), threading.get_ident()),
+            seen = list(map_in_order(lambda item: (torch.get_num_threads(), available_threads(), threading.get_ident()),
                                  range(8), threads))
             assert {(torchs, own) for torchs, own, _ in seen} == {(1, share)}
             assert (threading.get_ident() in {thread for *_, thread in seen}) == (threads == 1)
@@ -66,15 +66,15 @@ def test_an_item_has_one_thread_of_torch_and_a_share_of_the_others_and_all_are_b
 
 def test_memory_and_count_limit_the_workers():
     cpu = torch.device("cpu")
-    assert workers(cpu, 1, 1) == 1
-    assert workers(cpu, 100, 1 << 60) == 1
-    assert workers(cpu, 10**6, 1) == torch.get_num_threads()  # more than any machine's cores
-    assert workers(torch.device("cuda"), 100, 1) == 2
+    assert worker_count(cpu, 1, 1) == 1
+    assert worker_count(cpu, 100, 1 << 60) == 1
+    assert worker_count(cpu, 10**6, 1) == torch.get_num_threads()  # more than any machine's cores
+    assert worker_count(torch.device("cuda"), 100, 1) == 2
 
 
 @pytest.mark.parametrize("lots", [[3], [1, 2], [0, 1, 0, 2], [0]])
 def test_a_table_that_grew_is_the_table(tmp_path, lots):
-    table = GrowingTable(tmp_path / "grown.star", "particles")
+    table = StarTableWriter(tmp_path / "grown.star", "particles")
     first = 0
     for count in lots:
         table.append(ROWS.iloc[first:first + count])
@@ -89,7 +89,7 @@ def test_a_table_that_grew_is_the_table(tmp_path, lots):
 
 
 def test_an_unfinished_table_leaves_nothing(tmp_path):
-    table = GrowingTable(tmp_path / "grown.star", "particles")
+    table = StarTableWriter(tmp_path / "grown.star", "particles")
     table.append(ROWS)
     del table
     assert not list(tmp_path.iterdir())

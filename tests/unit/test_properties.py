@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryogem_scipion.engine.errors import CryogemError, DataError
-from cryogem_scipion.engine.io.dataset import inside, read_blocks, read_table, write_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_blocks, read_table, write_table
 from cryogem_scipion.engine.runs.failures import one_line
 from cryogem_scipion.engine.settings import STAGES, SimulateSettings, parse
 from tests import fuzz
@@ -109,9 +109,9 @@ def test_settings_come_back_from_json(values):
 @quick
 @given(st.text(min_size=1))
 def test_no_name_leaves_its_folder(tmp_path, name):
-    said = refusal(inside, tmp_path, name)
+    said = refusal(path_inside, tmp_path, name)
     assert one_line(said).isprintable()
-    assert said or inside(tmp_path, name).is_relative_to(tmp_path.resolve())
+    assert said or path_inside(tmp_path, name).is_relative_to(tmp_path.resolve())
 
 
 def test_links_do_not_lead_out_of_a_folder(tmp_path):
@@ -120,7 +120,7 @@ def test_links_do_not_lead_out_of_a_folder(tmp_path):
     (tmp_path / "in/loop").symlink_to("loop")
     for name in ("link/secret.mrc", "link/../secret.mrc"):
         with pytest.raises(DataError, match="lies outside"):
-            inside(tmp_path / "in", name)
+            path_inside(tmp_path / "in", name)
 
 
 @pytest.mark.slow

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cryogem_scipion.engine.figures.record import read_report
+from cryogem_scipion.engine.figures.report_files import read_report
 
-__all__ = ["NAME", "NAMES", "SIZE", "draw_evaluation"]
+__all__ = ["FIGURE_SIZE", "METRIC_NAMES", "REPORT_NAME", "draw_evaluation"]
 
-NAME = "evaluation"
-SIZE = (15.0, 11.5)
+REPORT_NAME = "evaluation"
+FIGURE_SIZE = (15.0, 11.5)
 REAL, GENERATED = "#1f1f1f", "#d1495b"
 COLOURS = {"real": REAL, "generated": GENERATED}
 # What each figure is called, and its unit.
-NAMES = {"spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
+METRIC_NAMES = {"spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
          "autocorrelation": ("autocorrelation", ""),
          "histogram": ("intensities", "σ"), "local": ("local deviations", "σ"), "skewness": ("skewness", ""),
          "kurtosis": ("kurtosis", ""), "frechet": ("Fréchet distance", ""), "lattice": ("strongest lattice", "dB"),
@@ -27,7 +27,7 @@ ALLOWED_DB = 4.0
 
 def draw_evaluation(figure: Figure, folder: Path) -> None:
     """Fill a figure with a report: example pieces, curves of both sets, distances with intervals and floors."""
-    report, arrays = read_report(folder, NAME)
+    report, arrays = read_report(folder, REPORT_NAME)
     figure.set_layout_engine("constrained")
     grid = figure.add_gridspec(3, 4, height_ratios=(1.25, 1, 1.15))
     _examples(figure, grid, arrays)
@@ -101,7 +101,7 @@ def _table(axis: Any, report: dict[str, Any]) -> None:
     axis.set_axis_off()
     rows = []
     for name, values in report["figures"].items():
-        title, unit = NAMES[name]
+        title, unit = METRIC_NAMES[name]
         rows.append((f"{title} ({unit})" if unit else title, _short(values["value"]),
                      f"{_short(values['low'])} – {_short(values['high'])}", _short(values["halves"]),
                      _short(values["floor"])))

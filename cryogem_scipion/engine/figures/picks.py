@@ -8,12 +8,12 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cryogem_scipion.engine.figures.record import read_report
+from cryogem_scipion.engine.figures.report_files import read_report
 
-__all__ = ["NAME", "SIZE", "draw_picks", "mark_picks", "scores"]
+__all__ = ["FIGURE_SIZE", "REPORT_NAME", "draw_picks", "mark_picks", "scores"]
 
-NAME = "picks"
-SIZE = (15.0, 7.6)
+REPORT_NAME = "picks"
+FIGURE_SIZE = (15.0, 7.6)
 # Outcomes of picks, and what else is circled: label and colour, told apart also by eyes that see fewer colours.
 OUTCOMES = {1: ("hit", "#2fd0ff"), 0: ("false pick", "#ff4d6d"), -1: ("not judged", "#c77dff")}
 MISSED = ("missed particle", "#ffd60a")
@@ -21,7 +21,7 @@ MISSED = ("missed particle", "#ffd60a")
 
 def draw_picks(figure: Figure, folder: Path) -> None:
     """Fill a figure with a report: curves, position error, scores of the micrographs, an example."""
-    report, arrays = read_report(folder, NAME)
+    report, arrays = read_report(folder, REPORT_NAME)
     figure.set_layout_engine("constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.5))
     over_all = report["overall"]

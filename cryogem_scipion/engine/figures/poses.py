@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cryogem_scipion.engine.figures.record import read_report
+from cryogem_scipion.engine.figures.report_files import read_report
 
-__all__ = ["NAME", "SIZE", "draw_poses"]
+__all__ = ["FIGURE_SIZE", "REPORT_NAME", "draw_poses"]
 
-NAME = "poses"
-SIZE = (15.0, 7.6)
+REPORT_NAME = "poses"
+FIGURE_SIZE = (15.0, 7.6)
 
 
 def draw_poses(figure: Figure, folder: Path) -> None:
     """Fill a figure with a report: angular error, its parts and its map over the views, shift and defocus error."""
-    report, arrays = read_report(folder, NAME)
+    report, arrays = read_report(folder, REPORT_NAME)
     figure.set_layout_engine("constrained")
     axes = np.array(figure.subplots(2, 3))
     error = report["angular_error_degrees"]

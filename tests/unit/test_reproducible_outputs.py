@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from cryogem_scipion.engine.settings import TrainSettings, parse
 from cryogem_scipion.engine.stages import train
-from tests.made_elsewhere import SETTINGS
+from tests.reproducible_outputs import SETTINGS
 
 IMAGES = {".mrc", ".mrcs"}
 CLOSE = 2e-4
@@ -33,11 +33,11 @@ def good(world):
 
 
 def made(good, out, wanted):
-    """Run ``tests.made_elsewhere`` for each (name of the settings, threads), two at a time; their folders by these."""
+    """Run ``tests.reproducible_outputs`` for each (name of the settings, threads), two at a time; their folders by these."""
     folders = {one: out / f"{one[0]} {one[1]}" for one in wanted}
     for pair in [wanted[start:start + 2] for start in range(0, len(wanted), 2)]:
         running = [subprocess.Popen(
-            [sys.executable, "-m", "tests.made_elsewhere", str(good), str(folders[name, threads])],
+            [sys.executable, "-m", "tests.reproducible_outputs", str(good), str(folders[name, threads])],
             cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), **SETTINGS[name]})
             for name, threads in pair]

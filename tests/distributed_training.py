@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A small training in float64, alone or as one of the processes that torchrun starts; the first one saves the result.
 
-    python tests/together.py OUT.pt BATCH                                    alone
-    torchrun --nproc-per-node 2 tests/together.py OUT.pt BATCH               each with batches of BATCH
+    python tests/distributed_training.py OUT.pt BATCH                                    alone
+    torchrun --nproc-per-node 2 tests/distributed_training.py OUT.pt BATCH               each with batches of BATCH
 """
 import sys
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes everything whose bytes are promised, in a process that sees the processor as it is told to.
 
-    python -m tests.made_elsewhere WORLD OUT
+    python -m tests.reproducible_outputs WORLD OUT
 
 WORLD holds a simulation, real micrographs and a model, as ``tests.unit.conftest.world`` and a training leave them; the
 number of threads is that of OMP_NUM_THREADS, as for the program.

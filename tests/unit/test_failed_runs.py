@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.runs.failures import guarded, one_line
+from cryogem_scipion.engine.runs.failures import handle_failures, one_line
 from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
 from cryogem_scipion.engine.stages import generate, phantom, simulate
-from tests.spoiled import make_good
+from tests.damaged_inputs import make_valid_inputs
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def run(volume, out, **changes):
     """Simulate as the program does."""
     settings = SimulateSettings(**{"volume": (volume,), "out": out, "micrographs": 4, "micrograph_size": (128, 160),
                                    "particles_mean": 5, "threads": 1, **changes})
-    with guarded(settings):
+    with handle_failures(settings):
         simulate.run(settings)
 
 
@@ -51,7 +51,7 @@ def test_a_disk_that_becomes_full_and_room_that_is_made(volume, tmp_path, small_
     """The other program that fills the disk starts after the free space was checked."""
     out = small_disk / "out"
     (small_disk / "other").write_bytes(bytes(300_000))
-    monkeypatch.setattr("cryogem_scipion.engine.stages.simulate.check_space", lambda *_: None)
+    monkeypatch.setattr("cryogem_scipion.engine.stages.simulate.check_disk_space", lambda *_: None)
     with pytest.raises(DataError, match="No space left on device; make room on the disk; then the same") as caught:
         run(volume, out)
     monkeypatch.undo()
@@ -73,22 +73,22 @@ def test_a_closed_disk(volume, small_disk):
 
 @pytest.mark.parametrize(("kind", "error", "words"), [
     (TrainSettings, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"),
-     r"the GPU's memory does not suffice \(CUDA out of memory\); lower batch, crop, generator_width"),
+     r"the GPU's memory is too small \(CUDA out of memory\); lower batch, crop, generator_width"),
     (GenerateSettings, torch.OutOfMemoryError("CUDA out of memory. Tried"), "lower micrograph_size"),
     (SimulateSettings, MemoryError("Unable to allocate 3 TiB"), r"Unable to allocate 3 TiB\); lower micrograph_size"),
     (TrainSettings, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."),
-     "^memory does not suffice .* lower batch"),
+     "^memory is too small .* lower batch"),
 ])
 def test_too_little_memory_says_what_to_lower(kind, error, words, tmp_path):
     settings = kind.model_construct(out=tmp_path / "out")
-    with pytest.raises(DataError, match=words), guarded(settings):
+    with pytest.raises(DataError, match=words), handle_failures(settings):
         raise error
 
 
 def test_defects_keep_their_traceback(tmp_path):
     settings = TrainSettings.model_construct(out=tmp_path / "out")
     for defect in (RuntimeError("shapes differ"), FileNotFoundError(2, "No such file"), ZeroDivisionError()):
-        with pytest.raises(type(defect)) as caught, guarded(settings):
+        with pytest.raises(type(defect)) as caught, handle_failures(settings):
             raise defect
         assert caught.value is defect
 
@@ -100,7 +100,7 @@ def begin_something(out):
 
 def refused(settings, work):
     """A run that is refused after it has done something."""
-    with guarded(settings):
+    with handle_failures(settings):
         work()
         raise SettingsError("late")
 
@@ -140,8 +140,8 @@ def test_messages_are_one_printable_line():
 def test_two_processes_never_write_one_folder(volume, tmp_path):
     run(volume, tmp_path / "out", micrographs=1)
     before = images(tmp_path / "out")
-    holds = "import sys; from cryogem_scipion.engine.io.files import claim; from pathlib import Path; " \
-            "print(claim(Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    holds = "import sys; from cryogem_scipion.engine.io.files import lock_folder; from pathlib import Path; " \
+            "print(lock_folder(Path(sys.argv[1])), flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", holds, tmp_path / "out/source"], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)
     try:
@@ -157,7 +157,7 @@ def test_two_processes_never_write_one_folder(volume, tmp_path):
 
 
 def test_a_run_never_goes_on_with_other_inputs_of_the_same_name(tmp_path):
-    make_good(tmp_path)
+    make_valid_inputs(tmp_path)
     settings = GenerateSettings(out=tmp_path / "out", simulation=tmp_path / "sim", noise="spectrum",
                                 real=(str(tmp_path / "real/*.mrc"),), micrographs=1)
     generate.run(settings)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs stages in processes of their own that can be killed at a chosen moment, without the seconds that imports take.
 
-    python -m tests.zygote FOLDER        makes spoiled.make_good there; reads a JSON object a line, answers with one
+    python -m tests.killable_runs FOLDER        makes damaged_inputs.make_valid_inputs there; reads a JSON object a line, answers with one
 
 Each line is a stage, its settings, and when to send the process SIGKILL: just before the ``event``-th thing it does to
 a file in its output folder (opening for writing, renaming, removing, making a folder), or after so many ``seconds``.
@@ -22,9 +22,9 @@ def main():
     """Load and compile what stages need, in one thread, then fork a process for each line."""
     import torch
 
-    from tests.spoiled import make_good
+    from tests.damaged_inputs import make_valid_inputs
     torch.set_num_threads(1)
-    make_good(Path(sys.argv[1]))
+    make_valid_inputs(Path(sys.argv[1]))
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

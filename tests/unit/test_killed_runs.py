@@ -25,7 +25,7 @@ def good(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def zygote(good):
-    process = subprocess.Popen([sys.executable, "-m", "tests.zygote", str(good)], stdin=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-m", "tests.killable_runs", str(good)], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
                                env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert process.stdout.readline() == "ready\n"

@@ -10,8 +10,8 @@ import torch
 
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.translator.checkpoint import load_model
-from tests import together
-from tests.spoiled import make_good
+from tests import distributed_training
+from tests.damaged_inputs import make_valid_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -19,12 +19,12 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def test_a_piece_of_a_batch_depends_on_its_number_alone():
     """Whatever the batch: so processes may share it out."""
-    pieces = together.data()
+    pieces = distributed_training.data()
     drawn = {}
     for batch in (1, 2, 3):
-        settings = together.TrainSettings(real=("a.mrc",), simulation="sim", out="out", crop=32, batch=batch,
+        settings = distributed_training.TrainSettings(real=("a.mrc",), simulation="sim", out="out", crop=32, batch=batch,
                                           generator_width=4, discriminator_width=4)
-        state = together.TrainingState(settings, together.GOAL, torch.device("cpu"))
+        state = distributed_training.TrainingState(settings, distributed_training.GOAL, torch.device("cpu"))
         drawn[batch] = state._drawn(*pieces)[1:]
     differ = 0
     for one, two, three in zip(*(drawn[batch] for batch in (1, 2, 3)), strict=True):
@@ -37,10 +37,10 @@ def test_a_piece_of_a_batch_depends_on_its_number_alone():
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
-    script = ROOT / "tests/together.py"
+    script = ROOT / "tests/distributed_training.py"
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script,
                     tmp_path / "two.pt", "1"], check=True, env=ENVIRONMENT, capture_output=True)
-    together.main(tmp_path / "one.pt", 2)
+    distributed_training.main(tmp_path / "one.pt", 2)
     one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
     assert (one["count"], two["count"]) == (1, 2)
     assert len(one["losses"]) == 20
@@ -56,7 +56,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
 
 @pytest.mark.slow
 def test_the_program_trains_in_two_processes_and_continues(tmp_path):
-    make_good(tmp_path)
+    make_valid_inputs(tmp_path)
 
     def train(*more):
         return subprocess.run([sys.executable, "-m", "cryogem_scipion", "train", "--real", tmp_path / "real/*.mrc",

@@ -20,7 +20,7 @@ from cryogem_scipion.engine.translator.networks import generator
 PIXEL_SIZE = 6.0
 
 
-def make_good(folder):
+def make_valid_inputs(folder):
     """A map, a simulation, a generated set, two real micrographs and a training, all tiny."""
     phantom.run(PhantomSettings(out=folder / "map", box=32, pixel_size=PIXEL_SIZE, diameter_angstrom=110))
     simulate.run(SimulateSettings(out=folder / "sim", volume=(folder / "map/phantom.mrc",), micrographs=2,
@@ -36,7 +36,7 @@ def make_good(folder):
 
 
 @dataclass(frozen=True)
-class Place:
+class InputFolders:
     """Where a row works."""
 
     good: Path
