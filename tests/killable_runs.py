@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs stages in processes of their own that can be killed at a chosen moment, without the seconds that imports take.
+"""Runs stages in child processes that are killed at a chosen moment. The large libraries are loaded only once.
 
-    python -m tests.killable_runs FOLDER        makes damaged_inputs.make_valid_inputs there; reads a JSON object a line, answers with one
+    python -m tests.killable_runs FOLDER
 
-Each line is a stage, its settings, and when to send the process SIGKILL: just before the ``event``-th thing it does to
-a file in its output folder (opening for writing, renaming, removing, making a folder), or after so many ``seconds``.
-The answer has the exit status (negative: the signal) and how many such things were done.
+The program makes valid inputs in FOLDER. Then it reads one JSON object a line and answers each with one JSON object. A
+line holds a stage, its settings, and the moment of SIGKILL: just before change number ``event`` in the output folder
+(open for writing, rename, remove, make a folder), or after so many ``seconds``. The answer holds the exit status
+(negative: the signal) and the number of changes.
 """
 import json
 import os
@@ -19,7 +20,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def main():
-    """Load and compile what stages need, in one thread, then fork a process for each line."""
+    """Load and compile all that stages need, in one thread, and then fork a process for each line."""
     import torch
 
     from tests.damaged_inputs import make_valid_inputs
@@ -27,45 +28,45 @@ def main():
     make_valid_inputs(Path(sys.argv[1]))
     print("ready", flush=True)
     for line in sys.stdin:
-        order = json.loads(line)
-        count, told = os.pipe()
+        request = json.loads(line)
+        reader, writer = os.pipe()
         child = os.fork()
         if not child:
             status = 1
             try:
-                status = _run(order, told)
+                status = _run(request, writer)
             finally:
                 os._exit(status)
-        os.close(told)
-        timer = threading.Timer(order.get("seconds") or 1e9, os.kill, (child, signal.SIGKILL))
+        os.close(writer)
+        timer = threading.Timer(request.get("seconds") or 1e9, os.kill, (child, signal.SIGKILL))
         timer.daemon = True
         timer.start()
-        with os.fdopen(count, "rb") as pipe:
+        with os.fdopen(reader, "rb") as pipe:
             events = len(pipe.read())
         _, status = os.waitpid(child, 0)
         timer.cancel()
         print(json.dumps({"status": os.waitstatus_to_exitcode(status), "events": events}), flush=True)
 
 
-def _run(order, told):
-    """What the program does between reading its settings and its end."""
+def _run(request, writer):
+    """Run a stage as the program does, and write one byte for each change in the output folder."""
     from cryogem_scipion.__main__ import run
     from cryogem_scipion.engine.settings import STAGES, parse
-    out, last = os.path.abspath(order["settings"]["out"]), order.get("event")
-    done = 0
+    out, fatal = os.path.abspath(request["settings"]["out"]), request.get("event")
+    changes = 0
 
     def watch(event, arguments):
-        nonlocal done
+        nonlocal changes
         opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
         if (opened or event in CHANGES) and str(arguments[0]).startswith(out):
-            done += 1
-            if done == last:
+            changes += 1
+            if changes == fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
-            os.write(told, b".")
+            os.write(writer, b".")
 
-    settings = parse(STAGES[order["stage"]], order["settings"])
+    settings = parse(STAGES[request["stage"]], request["settings"])
     sys.addaudithook(watch)
-    run(order["stage"], settings)
+    run(request["stage"], settings)
     return 0
 
 

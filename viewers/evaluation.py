@@ -77,6 +77,6 @@ def judged_micrographs(figure: Figure, folder: Path) -> None:
         path = Path(one["micrograph"])
         shape = show(axis, path) if path.is_file() else None
         picks.mark_picks(axis, report, arrays, index, shape)
-        figure.suptitle(f"{path.name}: {picks.scores(one)}", fontsize=11)
+        figure.suptitle(f"{path.name}: {picks.scores_text(one)}", fontsize=11)
 
     Pages(figure, len(report["micrographs"]), int(arrays["example"]), draw)

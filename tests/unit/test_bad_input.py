@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bad input as a user gives it: one line with the cause, the value found and the remedy, status 2, nothing written.
+"""Bad input: the program prints one line with cause, value and remedy, exits with status 2, and writes nothing.
 
-Every row of the table is a name, a command line, what spoils its input, and the answer. ``{good}`` is a folder with
-all that is needed, as it should be; ``{bad}`` is empty but for what the row spoils.
+Each row of the table is a name, a command line, a function that damages its input, and the expected message. ``{good}``
+is a folder with valid inputs. ``{bad}`` is an empty folder into which the function writes the damaged input.
 """
 import gzip
 import re
@@ -22,11 +22,11 @@ TRAIN = "train --out {bad}/out --steps 1 --crop 32 --generator-width 4 --discrim
 GENERATE = "generate --out {bad}/out --micrographs 1 --simulation {good}/sim"
 MAP = SIMULATE + " --volume {good}/map/phantom.mrc"
 REAL = TRAIN + " --simulation {good}/sim --real {good}/real/0.mrc"
-SPOILT = REAL.replace("{good}/sim", "{bad}/sim")
-AGAIN = GENERATE.replace("{good}/sim", "{bad}/sim") + " --noise gaussian"
+DAMAGED_SIMULATION = REAL.replace("{good}/sim", "{bad}/sim")
+GENERATE_FROM_DAMAGED = GENERATE.replace("{good}/sim", "{bad}/sim") + " --noise gaussian"
 MODEL = GENERATE + " --model"
 IMPORT = "import-model --out {bad}/out --pixel-size 5 --generator {bad}/x.pth"
-EVIL = b"cposix\nsystem\n(S'touch pwned'\ntR."  # a pickle that runs a command when it is read
+MALICIOUS_PICKLE = b"cposix\nsystem\n(S'touch pwned'\ntR."  # it runs a command when it is read
 
 
 @pytest.fixture(scope="session")
@@ -79,8 +79,8 @@ REALS = [
     ("packed", lambda p: (p.mrc("y"), p.bytes("x.mrc", gzip.compress((p.bad / "y").read_bytes()))), "unpack"),
 ]
 ROWS = [
-    *((name, f"{SIMULATE} --volume {{bad}}/x.mrc", spoil, message) for name, spoil, message in MAPS),
-    *((f"real micrograph: {name}", REAL + " {bad}/x.mrc", spoil, message) for name, spoil, message in REALS),
+    *((name, f"{SIMULATE} --volume {{bad}}/x.mrc", damage, message) for name, damage, message in MAPS),
+    *((f"real micrograph: {name}", REAL + " {bad}/x.mrc", damage, message) for name, damage, message in REALS),
 
     ("no map", SIMULATE, None, "no specimen is given; give a map"),
     ("missing map", f"{SIMULATE} --volume none.mrc", None, "none.mrc is not a file"),
@@ -168,45 +168,45 @@ ROWS = [
         "--crop 32 ", ""), None, "crop 50 is not a multiple of"),
     ("pixel size of another simulation", REAL + " --pixel-size 5",
      None, "5 is not that of the simulation \\(6 Å\\)"),
-    ("mask missing", SPOILT,
+    ("mask missing", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim") / "masks/mic_000001.mrc").unlink(), "mic_000001.mrc is missing \\(1 files"),
-    ("mask of another size", SPOILT,
+    ("mask of another size", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.mrc("sim/masks/mic_000001.mrc", (50, 60), mode=0)), "160 x 144 and 60 x 50 pixels"),
-    ("simulated micrograph cut", SPOILT,
+    ("simulated micrograph cut", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.mrc("sim/micrographs/mic_000001.mrc", length=5000)), "cut short"),
-    ("simulated micrographs of two sizes", SPOILT,
+    ("simulated micrographs of two sizes", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.mrc("sim/micrographs/mic_000001.mrc", (40, 40))), "40 x 40|mask"),
-    ("table of the simulation empty", SPOILT,
+    ("table of the simulation empty", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.bytes("sim/micrographs.star", star("micrographs"))), "lacks|no rows|no table"),
-    ("table names a file outside", SPOILT,
+    ("table names a file outside", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/micrographs.star", lambda t: t.replace("micrographs/mic", "../../mic"))),
      "lies outside"),
-    ("table with numbers for names", SPOILT,
+    ("table with numbers for names", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/micrographs.star", lambda t: re.sub(r"masks/\S+", "7", t))),
      "/7 is missing"),
-    ("table with gaps for names", SPOILT,
+    ("table with gaps for names", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/micrographs.star", lambda t: re.sub(r"masks/\S+1.mrc", "nan", t))), "nan"),
-    ("manifest cut", SPOILT,
+    ("manifest cut", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/manifest.json", lambda t: t[:200])), "is not JSON.*make the folder again"),
-    ("manifest of a newer program", SPOILT,
+    ("manifest of a newer program", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", format_version=99)), "has format 99, newer.*update"),
-    ("manifest of another program", SPOILT,
+    ("manifest of another program", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/manifest.json", lambda t: '{"name": "left-pad"}')),
      "not a cryogem manifest"),
-    ("manifest without contrast", SPOILT,
+    ("manifest without contrast", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", contrast=None)), "contrast|give a folder"),
-    ("manifest without settings", AGAIN,
+    ("manifest without settings", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={})), "no specimen|simulate again"),
-    ("manifest with settings of a wrong type", AGAIN,
+    ("manifest with settings of a wrong type", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={"volume": 5})),
      "does not tell how it was simulated"),
-    ("manifest that names a map outside", AGAIN,
+    ("manifest that names a map outside", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={"volume": ["/etc/passwd"]})),
      "lies outside"),
-    ("manifest that would write outside", AGAIN,
+    ("manifest that would write outside", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", sources=[
          {"path": "../stolen.mrc", "origin": "x", "sha256": "0"}])), "'../stolen.mrc' lies outside"),
-    ("source of the simulation gone", AGAIN,
+    ("source of the simulation gone", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim") / "source/00_phantom.mrc").unlink(), "00_phantom.mrc is not a file"),
 
     ("no noise model", GENERATE, None, "no noise model given; give model"),
@@ -242,7 +242,8 @@ ROWS = [
          "micrographs", "micrographs/mic_000000.mrc masks/mic_000000.mrc", columns="rlnMicrographName cryogemMask")),
      "no table data_optics"),
     ("published checkpoint cut short", IMPORT, lambda p: p.published(length=900), "damaged or holds more than tensors"),
-    ("published checkpoint that is a program", IMPORT, lambda p: p.bytes("x.pth", EVIL), "holds more than tensors"),
+    ("published checkpoint that is a program", IMPORT, lambda p: p.bytes("x.pth", MALICIOUS_PICKLE),
+     "holds more than tensors"),
     ("published checkpoint of text", IMPORT, lambda p: p.bytes("x.pth", b"hello\n" * 99), "damaged or holds more"),
     ("published checkpoint of another network", IMPORT, lambda p: torch.save({"a": torch.zeros(1)}, p.bad / "x.pth"),
      "no model.down.0.weight of four axes"),
@@ -266,41 +267,41 @@ def test_the_table_is_long_and_its_names_are_unique():
     assert len({row[0] for row in ROWS}) == len(ROWS) >= 50
 
 
-def content(folder):
-    """Every file with its time of change: nothing of a user's may be touched."""
+def modification_times(folder):
+    """Every file with its time of change, to check that no file of the user is changed."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.fixture
-def refused(good, tmp_path, monkeypatch, capsys):
-    """What the program says to a command line, which it refuses in one line, with a remedy, leaving all as it was."""
+def refusal_of(good, tmp_path, monkeypatch, capsys):
+    """Function that runs a command line, checks that it is refused and changes no file, and returns the message."""
     monkeypatch.chdir(tmp_path)
 
-    def refusal_of(line):
-        before = content(good), content(tmp_path)
-        words = [word.format(good=good, bad=tmp_path) for word in shlex.split(line)]  # after: folders may have blanks
+    def run(line):
+        before = modification_times(good), modification_times(tmp_path)
+        words = [word.format(good=good, bad=tmp_path) for word in shlex.split(line)]  # folder names may contain blanks
         monkeypatch.setattr(sys, "argv", ["cryogem", *words])
         assert main() == 2
         error = capsys.readouterr().err
-        refusal = error.splitlines()[-1]
-        assert refusal.startswith("cryogem: ")
-        assert ";" in refusal, "no remedy"
-        assert error == refusal + "\n"
-        assert refusal.isprintable()
-        assert (content(good), content(tmp_path)) == before
-        return refusal
-    return refusal_of
+        message = error.splitlines()[-1]
+        assert message.startswith("cryogem: ")
+        assert ";" in message, "no remedy"
+        assert error == message + "\n"
+        assert message.isprintable()
+        assert (modification_times(good), modification_times(tmp_path)) == before
+        return message
+    return run
 
 
-@pytest.mark.parametrize(("line", "spoil", "message"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
-def test_bad_input(good, tmp_path, refused, line, spoil, message):
-    if spoil:
-        spoil(InputFolders(good, tmp_path))
-    assert re.search(message, refused(line))
+@pytest.mark.parametrize(("line", "damage", "message"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_bad_input_is_refused(good, tmp_path, refusal_of, line, damage, message):
+    if damage:
+        damage(InputFolders(good, tmp_path))
+    assert re.search(message, refusal_of(line))
 
 
-def test_more_memory_than_there_is(refused, monkeypatch):
-    """Told that there is little: a field too large for any machine would not fit on its disk either."""
+def test_more_memory_than_is_free_is_refused(refusal_of, monkeypatch):
+    """The free memory is faked: a micrograph too large for the real memory would be too large for the disk."""
     monkeypatch.setattr("cryogem_scipion.engine.compute.parallel._free_memory", lambda: 10**9)
-    said = refused(MAP + " --micrograph-size 6000 6000 --particles-mean 100")
-    assert re.search(r"needs about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean", said)
+    message = refusal_of(MAP + " --micrograph-size 6000 6000 --particles-mean 100")
+    assert re.search(r"needs about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean", message)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The same bytes for any number of threads, and the same labels on any processor.
+"""The number of threads changes no byte of the outputs, and the processor changes no label.
 
-Each run is a process of its own, in which environment variables make the libraries take the processor for another.
+Each run is a process of its own. Environment variables limit its libraries to the instructions of another processor.
 """
 import os
 import subprocess
@@ -16,99 +16,101 @@ from safetensors.torch import load_file
 
 from cryogem_scipion.engine.settings import TrainSettings, parse
 from cryogem_scipion.engine.stages import train
-from tests.reproducible_outputs import SETTINGS
+from tests.reproducible_outputs import ENVIRONMENTS
 
 IMAGES = {".mrc", ".mrcs"}
 CLOSE = 2e-4
-"""Largest difference of a pixel between two processors, in standard deviations of the image; README says so."""
+"""Largest allowed difference of a pixel between two processors, in standard deviations of the image, as in README."""
 
 
 @pytest.fixture(scope="module")
 def good(world):
-    """The world, with a model that was trained a little."""
+    """The shared inputs, and a model that was trained for three steps."""
     train.run(parse(TrainSettings, {"real": [str(world / "real/*.mrc")], "simulation": world / "sim",
                                     "out": world / "run", "steps": 3, "crop": 64, "generator_width": 8,
                                     "discriminator_width": 8}))
     return world
 
 
-def made(good, out, wanted):
-    """Run ``tests.reproducible_outputs`` for each (name of the settings, threads), two at a time; their folders by these."""
-    folders = {one: out / f"{one[0]} {one[1]}" for one in wanted}
-    for pair in [wanted[start:start + 2] for start in range(0, len(wanted), 2)]:
-        running = [subprocess.Popen(
+def run_all(good, out, runs):
+    """Run ``tests.reproducible_outputs`` for each (environment, threads), two at a time; return the output folders."""
+    folders = {(name, threads): out / f"{name} {threads}" for name, threads in runs}
+    for pair in [runs[start:start + 2] for start in range(0, len(runs), 2)]:
+        processes = [subprocess.Popen(
             [sys.executable, "-m", "tests.reproducible_outputs", str(good), str(folders[name, threads])],
             cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads), **SETTINGS[name]})
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads),
+                 **ENVIRONMENTS[name]})
             for name, threads in pair]
-        for process in running:
-            said = process.communicate()[0]
-            assert process.returncode == 0, said[-3000:].decode()
+        for process in processes:
+            printed = process.communicate()[0]
+            assert process.returncode == 0, printed[-3000:].decode()
     return folders
 
 
 def contents(folder):
-    """The bytes of all whose bytes are promised, by the name in the folder; of a model what was measured."""
-    found = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*"))
-             if path.suffix in {*IMAGES, ".star", ".pkl", ".txt"} and path.is_file() and "README" not in path.name}
+    """Return the bytes of all reproducible outputs by file name, and of the model's measurements by tensor name."""
+    outputs = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*"))
+               if path.suffix in {*IMAGES, ".star", ".pkl", ".txt"} and path.is_file() and "README" not in path.name}
     for name, tensor in sorted(load_file(folder / "measured/model.safetensors").items()):
         if not name.startswith("generator."):
-            found[Path(name)] = tensor.numpy().tobytes()
-    # Absolute names differ with the folder.
-    return {name: value.replace(str(folder).encode(), b"") for name, value in found.items()}
+            outputs[Path(name)] = tensor.numpy().tobytes()
+    # Some files contain the absolute name of the folder.
+    return {name: value.replace(str(folder).encode(), b"") for name, value in outputs.items()}
 
 
-def is_image(name):
-    """Whether it may differ in the last bits between processors: pixels, and numbers measured of them."""
+def depends_on_processor(name):
+    """Return whether the last bits may differ between processors: pixels, and numbers measured from pixels."""
     return name.suffix in IMAGES or not name.suffix or name.parts[0] in {"noise.power", "noise.curve", "noise.share"} \
         or name.name.startswith(("ice.", "contaminants."))
 
 
 def compare(folders):
-    """Labels and masks of two processors are the same; returns the largest difference of pixels, in deviations."""
-    one, other = (contents(folder) for folder in folders)
-    assert one.keys() == other.keys()
-    furthest = 0.0
-    for name, value in one.items():
+    """Check that two processors give the same labels and masks, and return the largest difference of their pixels."""
+    first, second = (contents(folder) for folder in folders)
+    assert first.keys() == second.keys()
+    largest = 0.0
+    for name, value in first.items():
         if name.suffix not in IMAGES:
-            assert is_image(name) or value == other[name], f"{name} differs between processors"
+            assert depends_on_processor(name) or value == second[name], f"{name} differs between processors"
             continue
         images = [mrcfile.read(folder / name).astype(np.float64) for folder in folders]
         if "masks" in name.parts and "heights" not in name.parts:
             differing = float((images[0] != images[1]).mean())
-            assert differing < 1e-3, f"{name}: {differing} of the pixels differ"  # on the threshold to a last bit
+            assert differing < 1e-3, f"{name}: {differing} of the pixels differ"  # values at the threshold
         else:
-            furthest = max(furthest, float(np.abs(images[0] - images[1]).max() / max(images[0].std(), 1e-12)))
-    return furthest
+            largest = max(largest, float(np.abs(images[0] - images[1]).max() / max(images[0].std(), 1e-12)))
+    return largest
 
 
 def check(folders):
-    """Same bytes for every number of threads; between settings same labels and nearly the same pixels."""
-    by_settings = {}
+    """Check that threads change no byte and environments no label, and return the largest differences of pixels."""
+    by_environment = {}
     for (name, _), folder in folders.items():
-        by_settings.setdefault(name, []).append(folder)
-    for name, same in by_settings.items():
+        by_environment.setdefault(name, []).append(folder)
+    for name, same in by_environment.items():
         first = contents(same[0])
         assert len(first) > 40
         for other in same[1:]:
-            found = contents(other)
-            assert first.keys() == found.keys()
-            differing = [str(file) for file in first if first[file] != found[file]]
+            outputs = contents(other)
+            assert first.keys() == outputs.keys()
+            differing = [str(file) for file in first if first[file] != outputs[file]]
             assert not differing, f"{name}: the number of threads changed {differing}"
-    found = {pair: compare([by_settings[name][0] for name in pair]) for pair in combinations(by_settings, 2)}
-    for pair, furthest in found.items():
-        print(f"{pair[0]} and {pair[1]}: pixels differ by at most {furthest:.1e} standard deviations")
-        assert furthest < CLOSE
-    return found
+    differences = {pair: compare([by_environment[name][0] for name in pair])
+                   for pair in combinations(by_environment, 2)}
+    for pair, largest in differences.items():
+        print(f"{pair[0]} and {pair[1]}: pixels differ by at most {largest:.1e} standard deviations")
+        assert largest < CLOSE
+    return differences
 
 
-def test_threads_change_no_byte_and_a_processor_without_vectors_no_label(good, tmp_path):
-    found = check(made(good, tmp_path, [("no vector instructions", 1), ("this processor", 3)]))
-    # The settings are obeyed: else nothing was compared.
-    assert max(found.values()) > 0
+def test_threads_change_no_byte_and_a_processor_without_vector_instructions_no_label(good, tmp_path):
+    differences = check(run_all(good, tmp_path, [("no vector instructions", 1), ("this processor", 3)]))
+    # Some pixels differ, so the libraries did use other instructions.
+    assert max(differences.values()) > 0
 
 
 @pytest.mark.slow
 def test_threads_change_no_byte_and_processors_no_label(good, tmp_path):
-    wanted = [(name, threads) for name in SETTINGS for threads in (1, 2, 3, 4)]
-    assert max(check(made(good, tmp_path, wanted)).values()) > 0
+    runs = [(name, threads) for name in ENVIRONMENTS for threads in (1, 2, 3, 4)]
+    assert max(check(run_all(good, tmp_path, runs)).values()) > 0

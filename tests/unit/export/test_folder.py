@@ -139,7 +139,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(exported, tmp_path, m
     ({"dataset": "map"}, "holds the result of 'phantom'"), ({"dataset": "nowhere"}, r"has no manifest\.json"),
     ({"box_size": 200}, r"box_size 200 does not fit micrographs of 190 x 230"),
     ({"to": "cryodrgn", "box_size": 33}, "even box sizes only; give box_size 34"),
-    ({"to": "cryodrgn", "extract": False}, "leave extract on"),
+    ({"to": "cryodrgn", "extract": False}, "turn extract on"),
     ({"to": "cryodrgn", "relative_to": "."}, "hold no paths"),
     ({"binning": 2}, "binning 2 is for Topaz only"), ({"to": "topaz", "binning": 12}, "give up to 5"),
     ({"to": "topaz", "random_shift": 3}, "random_shift 3 needs particle stacks"),
