@@ -67,7 +67,7 @@ def read_mrc(path: Path, dimensions: int) -> tuple[NDArray[np.float32], float | 
     if not np.isfinite(data).all():
         raise DataError(f"{path} holds {np.count_nonzero(~np.isfinite(data))} values that are not finite; replace them")
     if data.size and data.min() == data.max():
-        raise DataError(f"{path} is constant (every value is {data.flat[0]:g}); give an image that is not empty")
+        raise DataError(f"{path} is constant (every value is {data.flat[0]:g}); give an image whose values vary")
     return data, pixel_size
 
 

@@ -22,8 +22,8 @@ __all__ = ["SETTINGS", "check_disk_space", "copy_sources", "fingerprint", "open_
 SETTINGS, INPUTS = "settings.json", "inputs.json"
 INSTRUCTIONS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve")
 """First letters of the instruction sets that decide how numerical libraries compute."""
-# A run may continue with other values of these settings, because they do not change its results.
-FREE = {"device", "threads", "out", "cryodrgn_activation"}
+# Settings that may differ when a run continues, because they do not change its results.
+MAY_CHANGE = {"device", "threads", "out", "cryodrgn_activation"}
 
 
 def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), inputs: Mapping[str, str] | None = None
@@ -33,7 +33,7 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     Parameters
     ----------
     may_change
-        Settings that may differ when the run continues, in addition to ``FREE``.
+        Settings that may differ when the run continues, in addition to ``MAY_CHANGE``.
     inputs
         A fingerprint of each input, by the name for messages. An interrupted run continues only with the same
         fingerprints, so that its results are not a mixture.
@@ -48,7 +48,7 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     """
     out = settings.out
     source = out / "source"
-    free = FREE | set(may_change)
+    free = MAY_CHANGE | set(may_change)
     values = settings.model_dump(mode="json")
     fixed = {key: value for key, value in values.items() if key not in free}
     defaults = {key: value for key, value in values.items() if key not in settings.model_fields_set}

@@ -58,11 +58,11 @@ class RunSettings(Settings):
         0, "Random seed", "Start value of the random numbers. The same seed gives the same result. Another seed gives "
         "other random values of the same kind.", advanced=True, ge=0, lt=2**31)
     device: str = option(
-        "auto", "Device", "auto uses the first GPU, or the CPU if there is no GPU. cpu, cuda or cuda:1 (the second "
-        "GPU) choose one.", form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+        "auto", "Device", "auto uses the first GPU, or the CPU if there is no GPU. Give cpu, cuda or cuda:1 (the "
+        "second GPU) to choose one.", form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = option(
-        0, "Threads", "Number of processor threads. More are faster and need more memory. 0 uses all threads that this "
-        "process may use.", form=False, ge=0, le=1024)
+        0, "Threads", "Number of processor threads. More threads are faster and need more memory. 0 uses all threads "
+        "that this process may use.", form=False, ge=0, le=1024)
 
 
 def error_messages(error: ValidationError) -> list[str]:

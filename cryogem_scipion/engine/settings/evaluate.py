@@ -28,9 +28,9 @@ class EvaluateSettings(RunSettings):
         "fixed random filters. Distances from different networks cannot be compared.", section="Data")
     feature_pixel_size: float = option(
         8.0, "Pixel size for the features (Å)", "Images are averaged to about this pixel size before they enter the "
-        "network. Smaller shows finer detail and takes longer. Topaz's general detectors were trained at about 8.",
-        section="Data", advanced=True, gt=0)
+        "network. A smaller value shows finer detail and takes longer. Topaz's general detectors were trained at about "
+        "8.", section="Data", advanced=True, gt=0)
     limit: int = option(
         200, "Number of micrographs to compare", "Largest number of micrographs to compare in each set; they are "
-        "spread evenly over the set. More make the result more certain and take longer; 20 to 200 are enough.",
-        section="Data", ge=1, le=10_000_000)
+        "spread evenly over the set. More micrographs make the result more certain and take longer; 20 to 200 are "
+        "enough.", section="Data", ge=1, le=10_000_000)

@@ -38,18 +38,18 @@ class ExportSettings(RunSettings):
         "dataset are used. If it has none, the particles are cut from its micrographs. No: only micrographs and "
         "coordinates.", section="Export")
     box_size: int | None = option(
-        None, "Box size (px)", "Edge of the particle images. Larger keeps more of the signal that defocus spreads out, "
-        "and takes more space; 1.3 to 2 diameters is usual. Empty uses the box size of the dataset. With another value "
-        "the particles are cut again.", section="Export", ge=8, le=8192)
+        None, "Box size (px)", "Edge of the particle images. A larger value keeps more of the signal that defocus "
+        "spreads out, and takes more space; 1.3 to 2 diameters is usual. Empty uses the box size of the dataset. With "
+        "another value the particles are cut again.", section="Export", ge=8, le=8192)
     random_shift: int = option(
         0, "Random shifts of the boxes (px)", "Each box is cut off-centre by a random shift of up to this value in x "
         "and in y. This is data augmentation for pose estimators. The particle's origin in the STAR file records the "
         "shift. Larger shifts are harder to estimate; 2 to 10 is usual, and 0 keeps the particles centred.",
         section="Export", ge=0, le=1000)
     binning: int = option(
-        1, "Binning", "For Topaz only. Images and coordinates are downsampled by this factor. Higher makes smaller "
-        "particles; diameters of 10 to 50 pixels are good for Topaz. Pick the real micrographs at the same pixel size.",
-        section="Export", ge=1, le=64)
+        1, "Binning", "For Topaz only. Images and coordinates are downsampled by this factor. A higher value makes "
+        "smaller particles; diameters of 10 to 50 pixels are good for Topaz. Pick the real micrographs at the same "
+        "pixel size.", section="Export", ge=1, le=64)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExportSettings":

@@ -26,7 +26,7 @@ class GenerateSettings(RunSettings):
         "model", "Noise", "model: the trained noise translator. spectrum: the noise spectrum, Thon rings and ice of "
         "the real micrographs, without training. gaussian: white noise.", section="Noise")
     real: tuple[str, ...] = option(
-        (), "Real micrographs", "Files, or patterns in quotation marks such as 'real/*.mrc'. Noise spectrum is "
+        (), "Real micrographs", "Files, or patterns in quotation marks such as 'real/*.mrc'. The noise spectrum is "
         "measured from them. For an imported model the ice is measured from them.", form=False)
     real_pixel_size: float | None = option(
         None, "Pixel size of the real micrographs (Å)", "Set it only if their headers are wrong or empty.", form=False,
@@ -41,8 +41,8 @@ class GenerateSettings(RunSettings):
         advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
-        "pixel size. Higher makes particles easier to see; 0.02 to 0.3 is usual. Empty uses the value of the noise "
-        "model, or else of the simulation.", section="Noise", gt=0, le=100)
+        "pixel size. A higher value makes particles easier to see; 0.02 to 0.3 is usual. Empty uses the value of the "
+        "noise model, or else of the simulation.", section="Noise", gt=0, le=100)
     ice: bool = option(
         True, "Ice", "Yes: with spectrum or gaussian noise, the ice is as uneven as on the real micrographs. No: the "
         "ice is even. A trained model has its own ice maps.", section="Noise", advanced=True)
@@ -51,12 +51,12 @@ class GenerateSettings(RunSettings):
         "edges that are found on the real micrographs. Particles under them are left out. A trained model has its own "
         "contaminants.", section="Noise", advanced=True)
     micrographs: int | None = option(
-        None, "Number of micrographs", "Number of micrographs to generate. More make a larger training set and take "
-        "longer; 10 to 100 is usual for a picker, more for pose estimation. Empty uses the number of the simulation.",
-        section="Output", ge=1, le=10_000_000)
+        None, "Number of micrographs", "Number of micrographs to generate. More micrographs make a larger training set "
+        "and take longer; 10 to 100 is usual for a picker, more for pose estimation. Empty uses the number of the "
+        "simulation.", section="Output", ge=1, le=10_000_000)
     micrograph_size: tuple[int, int] | None = option(
-        None, "Micrograph size (y x, px)", "Height and width. Larger gives more room for the same number of particles "
-        "and takes longer; 512 to 4096 is usual. Empty uses the size of the simulation.", section="Output",
+        None, "Micrograph size (y x, px)", "Height and width. A larger value gives more room for the same number of "
+        "particles and takes longer; 512 to 4096 is usual. Empty uses the size of the simulation.", section="Output",
         advanced=True)
     reuse: bool = option(
         False, "Reuse the simulated specimens", "Yes: add noise to the simulated micrographs themselves, for a direct "

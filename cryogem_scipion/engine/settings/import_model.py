@@ -20,5 +20,6 @@ class ImportModelSettings(RunSettings):
         ..., "Pixel size (Å)", "Pixel size of the micrographs that the model was trained on. Simulate at the same "
         "pixel size. It is 5.36 for the published ribosome; 4 to 6 is usual.", section="Checkpoint", gt=0)
     snr: float = option(
-        0.1, "Signal-to-noise ratio", "Signal-to-noise ratio of the images that the model was trained on. Higher makes "
-        "particles clearer; the published program uses 0.1.", section="Checkpoint", advanced=True, gt=0, le=100)
+        0.1, "Signal-to-noise ratio", "Signal-to-noise ratio of the images that the model was trained on. A higher "
+        "value makes particles clearer; the published program uses 0.1.", section="Checkpoint", advanced=True, gt=0,
+        le=100)

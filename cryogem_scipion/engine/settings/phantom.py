@@ -15,10 +15,11 @@ class PhantomSettings(RunSettings):
     memory_remedy: ClassVar[str] = "lower box"
 
     box: int = option(
-        64, "Box (px)", "Edge of the map. Larger holds a larger complex; 64 is enough for a first try.", ge=8, le=1024)
+        64, "Box (px)", "Edge of the map. A larger value holds a larger complex; 64 is enough for a first try.", ge=8,
+        le=1024)
     pixel_size: float = option(
-        4.0, "Pixel size (Å)", "Pixel size of the map. Larger holds a larger complex in the same box, with less "
-        "detail; 2 to 6 is usual.", gt=0)
+        4.0, "Pixel size (Å)", "Pixel size of the map. A larger value holds a larger complex in the same box, with "
+        "less detail; 2 to 6 is usual.", gt=0)
     diameter_angstrom: float = option(
         180.0, "Diameter (Å)", "Diameter of the complex; it has to fit into the box. 100 to 300 is usual.", gt=0)
 

@@ -17,9 +17,9 @@ class PicksSettings(RunSettings):
         ..., "True coordinates", "The particles.star of a simulated or generated dataset, or any file of coordinates.",
         form=False, min_length=1)
     radius: float | None = option(
-        None, "Matching radius (Å)", "A pick can be a hit only if it is closer than this to a true particle. Smaller "
-        "asks for better centred picks. Empty uses 0.265 particle diameters: at this distance, the overlap of two "
-        "discs of that diameter is half of the area that they cover together.", section="Data", gt=0)
+        None, "Matching radius (Å)", "A pick can be a hit only if it is closer than this to a true particle. A smaller "
+        "value asks for better centred picks. Empty uses 0.265 particle diameters: at this distance, the overlap of "
+        "two discs of that diameter is half of the area that they cover together.", section="Data", gt=0)
     pixel_size: float | None = option(
         None, "Pixel size of the picks (Å)", "Pixel size of the picked micrographs. Needed only if the files do not "
         "contain it.", form=False, gt=0)

@@ -28,8 +28,8 @@ class PosesSettings(RunSettings):
         "nothing is removed.", section="Data")
     radius: float = option(
         50.0, "Pairing radius (Å)", "A refined particle is paired with the nearest true particle if their centres are "
-        "closer than this. Larger also pairs particles with wrong shifts; 20 to 100 is usual, and at most half of the "
-        "particle distance.", section="Data", advanced=True, gt=0)
+        "closer than this. A larger value also pairs particles with wrong shifts; 20 to 100 is usual, and at most half "
+        "of the particle distance.", section="Data", advanced=True, gt=0)
     pixel_size: float | None = option(
         None, "Pixel size of the particles' micrographs (Å)", "Pixel size of the coordinates. Needed only if the file "
         "does not contain it.", form=False, gt=0)

@@ -30,8 +30,9 @@ class SimulateSettings(RunSettings):
         "the first map is three times as frequent as the second. Empty: all maps are equally frequent.",
         section="Specimen", advanced=True)
     cryodrgn_conformations: int = option(
-        10, "Number of conformations", "Number of maps that are decoded; each particle uses one of them. More follow "
-        "the latent distribution more closely and take longer; 5 to 100 is usual.", section="Specimen", ge=1, le=1000)
+        10, "Number of conformations", "Number of maps that are decoded; each particle uses one of them. More "
+        "conformations follow the latent distribution more closely and take longer; 5 to 100 is usual.",
+        section="Specimen", ge=1, le=1000)
     cryodrgn_epoch: int | None = option(
         None, "cryoDRGN epoch", "Number N of the files weights.N.pkl and z.N.pkl. A higher epoch was trained longer. "
         "Empty uses the last epoch.", section="Specimen", advanced=True, ge=0)
@@ -42,8 +43,8 @@ class SimulateSettings(RunSettings):
         None, "Pixel size of the map (Å)", "Set it only if the map's header is wrong or empty, or if the CTF file of a "
         "cryoDRGN folder is missing.", section="Specimen", form=False, gt=0)
     resolution_angstrom: float | None = option(
-        None, "Resolution of the model (Å)", "Resolution of the map that is computed from an atomic model. Larger is "
-        "more blurred; 3 to 10 is usual. Empty uses the finest resolution at the working pixel size.",
+        None, "Resolution of the model (Å)", "Resolution of the map that is computed from an atomic model. A larger "
+        "value blurs more; 3 to 10 is usual. Empty uses the finest resolution at the working pixel size.",
         section="Specimen", advanced=True, gt=0, le=200)
     symmetry: str = option(
         "C1", "Symmetry of the map", "Point group of the map, as in RELION: C1, C7, D2, T, O, I (I1 to I4). Poses are "
@@ -54,50 +55,52 @@ class SimulateSettings(RunSettings):
         "orientations follow the distribution in this file.", section="Specimen", form=False)
     orientation_spread_degrees: float = option(
         3.0, "Spread around measured orientations (°)", "Each measured orientation is tilted by a random angle of up "
-        "to this value, so that no orientation appears twice. Larger blurs the distribution; 0 to 10 is usual.",
+        "to this value, so that no orientation appears twice. A larger value blurs the distribution; 0 to 10 is usual.",
         section="Orientations", advanced=True, ge=0, le=180)
     preferred_views: tuple[str, ...] = option(
         (), "Preferred views", "Views that particles prefer in the ice, as rot:tilt or rot:tilt:weight in degrees. "
         "Example: 0:0 0:90:2 gives top views, and side views twice as often. Angles go from 0 to 360. A higher weight "
         "is more frequent. Empty: all views are equally frequent.", section="Orientations", advanced=True)
     preferred_cone_degrees: float = option(
-        15.0, "Half angle of the preferred cones (°)", "Largest angle between a view and its preferred view. Larger "
-        "spreads the views more evenly; 5 to 40 is usual.", section="Orientations", advanced=True, ge=0, le=180)
+        15.0, "Half angle of the preferred cones (°)", "Largest angle between a view and its preferred view. A larger "
+        "value spreads the views more evenly; 5 to 40 is usual.", section="Orientations", advanced=True, ge=0, le=180)
     preferred_uniform: float = option(
         0.2, "Fraction of particles with random views", "Fraction of the particles that have random views; the others "
-        "have preferred views. Higher makes the distribution more even; 0 to 1.", section="Orientations", advanced=True,
-        ge=0, le=1)
+        "have preferred views. A higher value makes the distribution more even; 0 to 1.", section="Orientations",
+        advanced=True, ge=0, le=1)
 
     pixel_size: float | None = option(
         None, "Working pixel size (Å)", "Pixel size of the micrographs. It must not be finer than that of the real "
-        "micrographs. Larger is faster and enough for picking (4 to 6 Å). Smaller keeps detail for reconstruction (1 "
-        "to 3 Å). Empty uses the pixel size of the map.", section="Microscope", gt=0)
+        "micrographs. A larger value is faster and enough for picking (4 to 6 Å). A smaller value keeps detail for "
+        "reconstruction (1 to 3 Å). Empty uses the pixel size of the map.", section="Microscope", gt=0)
     voltage_kv: float = option(
-        300.0, "Voltage (kV)", "Acceleration voltage of the microscope: 300, 200, 120 or 100. Higher moves the rings "
-        "of the CTF outwards.", section="Microscope", gt=0, le=3000)
+        300.0, "Voltage (kV)", "Acceleration voltage of the microscope: 300, 200, 120 or 100. A higher value moves the "
+        "rings of the CTF outwards.", section="Microscope", gt=0, le=3000)
     cs_mm: float = option(
         2.7, "Spherical aberration (mm)", "Spherical aberration (Cs) of the objective lens: 2.7 for a Titan Krios, 1.4 "
-        "to 2 for other microscopes, 0.01 with a Cs corrector. Larger moves the outer rings of the CTF outwards.",
-        section="Microscope", ge=0, le=20)
+        "to 2 for other microscopes, 0.01 with a Cs corrector. A larger value moves the outer rings of the CTF "
+        "outwards.", section="Microscope", ge=0, le=20)
     amplitude_contrast: float = option(
-        0.1, "Amplitude contrast", "Fraction of amplitude contrast, which is the CTF at zero frequency. Higher keeps "
-        "more of the coarsest features; 0.07 to 0.1 is usual for proteins in ice.", section="Microscope", ge=0, lt=1)
+        0.1, "Amplitude contrast", "Fraction of amplitude contrast, which is the CTF at zero frequency. A higher value "
+        "keeps more of the coarsest features; 0.07 to 0.1 is usual for proteins in ice.", section="Microscope", ge=0,
+        lt=1)
     defocus_min: float = option(
-        8000.0, "Minimum defocus (Å)", "The defocus of each micrograph is drawn between minimum and maximum. Higher "
-        "makes particles easier to see and blurs them; 5000 to 30000 is usual.", section="Microscope", gt=-1e6, lt=1e6)
+        8000.0, "Minimum defocus (Å)", "The defocus of each micrograph is drawn between minimum and maximum. A higher "
+        "value makes particles easier to see and blurs them; 5000 to 30000 is usual.", section="Microscope", gt=-1e6,
+        lt=1e6)
     defocus_max: float = option(
-        25000.0, "Maximum defocus (Å)", "Upper end of the defocus range. Higher makes some micrographs easier to pick "
-        "and less detailed; 15000 to 30000 is usual.", section="Microscope", gt=-1e6, lt=1e6)
+        25000.0, "Maximum defocus (Å)", "Upper end of the defocus range. A higher value makes some micrographs easier "
+        "to pick and less detailed; 15000 to 30000 is usual.", section="Microscope", gt=-1e6, lt=1e6)
     astigmatism_angstrom: float = option(
         300.0, "Largest astigmatism (Å)", "Difference between the two defocus values of a micrograph. It is drawn "
-        "between 0 and this value, at a random angle. Larger makes the rings of the CTF more elliptic; 100 to 500 is "
-        "usual.", section="Microscope", advanced=True, ge=0, lt=1e5)
+        "between 0 and this value, at a random angle. A larger value makes the rings of the CTF more elliptic; 100 to "
+        "500 is usual.", section="Microscope", advanced=True, ge=0, lt=1e5)
     phase_shift_degrees: float = option(
         0.0, "Phase shift (°)", "Phase shift of a phase plate: 0 without a plate, 30 to 120 with one. Up to 90, higher "
         "makes coarse features stronger.", section="Microscope", advanced=True, ge=-360, le=360)
     b_factor_angstrom2: float = option(
-        60.0, "B-factor (Å²)", "The signal decreases with the spatial frequency u as exp(-B/4 u²). Higher is more "
-        "blurred; 0 to 200 is usual.", section="Microscope", advanced=True, ge=0, le=5000)
+        60.0, "B-factor (Å²)", "The signal decreases with the spatial frequency u as exp(-B/4 u²). A higher value "
+        "blurs more; 0 to 200 is usual.", section="Microscope", advanced=True, ge=0, le=5000)
     ctfs: Path | None = option(
         None, "Measured CTFs", "STAR file with rlnDefocusU, rlnDefocusV and rlnDefocusAngle. Each micrograph uses "
         "values from this file instead of the defocus range.", section="Microscope", form=False)
@@ -108,62 +111,63 @@ class SimulateSettings(RunSettings):
         "which is faster.", section="Ice", advanced=True, ge=0, le=1e5)
     ice_tilt_degrees: float = option(
         0.0, "Tilt of the ice (°)", "Tilt of the stage or of a bent film. The defocus changes across the micrograph, "
-        "and the particles turn with the ice. Higher changes the defocus more; 0 to 5 is usual without a tilted stage, "
-        "up to 60 with one.", section="Ice", advanced=True, ge=-80, le=80)
+        "and the particles turn with the ice. A higher value changes the defocus more; 0 to 5 is usual without a "
+        "tilted stage, up to 60 with one.", section="Ice", advanced=True, ge=-80, le=80)
     ice_tilt_axis_degrees: float = option(
-        0.0, "Tilt axis (°)", "Direction of the tilt axis in the micrograph, from 0 to 180. Larger turns it from x "
-        "towards y. The side to the left of the axis is nearer to the electron source.", section="Ice", advanced=True,
-        ge=-360, le=360)
+        0.0, "Tilt axis (°)", "Direction of the tilt axis in the micrograph, from 0 to 180. A larger value turns it "
+        "from x towards y. The side to the left of the axis is nearer to the electron source.", section="Ice",
+        advanced=True, ge=-360, le=360)
 
     micrographs: int = option(
-        12, "Number of micrographs", "Number of micrographs to simulate. More give more variety and take longer; 10 to "
-        "30 are enough to train the noise translator or Topaz.", section="Output", ge=1, le=10_000_000)
+        12, "Number of micrographs", "Number of micrographs to simulate. More micrographs give more variety and take "
+        "longer; 10 to 30 are enough to train the noise translator or Topaz.", section="Output", ge=1, le=10_000_000)
     micrograph_size: tuple[int, int] = option(
-        (1024, 1024), "Micrograph size (y x, px)", "Height and width at the working pixel size. Larger holds more "
-        "particles and takes longer; 512 to 2048 is usual. The real micrographs may have another size.",
+        (1024, 1024), "Micrograph size (y x, px)", "Height and width at the working pixel size. A larger value holds "
+        "more particles and takes longer; 512 to 2048 is usual. The real micrographs may have another size.",
         section="Output")
     particles_mean: float = option(
-        60.0, "Particles per micrograph, mean", "Mean number of particles. More make a crowded micrograph; particles "
-        "that do not fit are left out, with a message. 20 to 300 is usual; use the number on the real micrographs.",
-        section="Particles", ge=0, le=100_000)
+        60.0, "Particles per micrograph, mean", "Mean number of particles. More particles make a crowded micrograph; "
+        "particles that do not fit are left out, with a message. 20 to 300 is usual; use the number on the real "
+        "micrographs.", section="Particles", ge=0, le=100_000)
     particles_sigma: float = option(
         10.0, "Particles per micrograph, deviation", "Standard deviation of the number of particles per micrograph; "
-        "the number stays within two deviations of the mean. Larger mixes crowded and empty micrographs; a tenth to a "
-        "third of the mean is usual. 0 gives all micrographs the same number.", section="Particles", ge=0, le=100_000)
+        "the number stays within two deviations of the mean. A larger value mixes crowded and empty micrographs; a "
+        "tenth to a third of the mean is usual. 0 gives all micrographs the same number.", section="Particles", ge=0,
+        le=100_000)
     particle_distance: float | None = option(
-        None, "Smallest particle distance (Å)", "Smallest distance between the centres of two particles. Larger "
-        "spreads particles out. Smaller than the diameter lets them overlap. 0.7 to 1.5 diameters is usual. Empty uses "
-        "the diameter, reduced by the overlap.", section="Particles", ge=0)
+        None, "Smallest particle distance (Å)", "Smallest distance between the centres of two particles. A larger "
+        "value spreads particles out. A value below the diameter lets them overlap. 0.7 to 1.5 diameters is usual. "
+        "Empty uses the diameter, reduced by the overlap.", section="Particles", ge=0)
     overlap: float = option(
         0.0, "Overlap", "Used only if the particle distance is empty. Two particles may be nearer to each other than "
-        "one diameter, by this fraction of the diameter. Higher packs them closer together; 0 to 0.5 is usual.",
+        "one diameter, by this fraction of the diameter. A higher value packs them closer together; 0 to 0.5 is usual.",
         section="Particles", advanced=True, ge=0, le=1)
     clusters: float = option(
-        0.0, "Clustering", "Probability that a particle is placed directly beside an earlier one. Higher makes larger "
-        "groups: 0 places all particles at random, 0.5 makes groups, 1 makes one large group.", section="Particles",
-        advanced=True, ge=0, le=1)
+        0.0, "Clustering", "Probability that a particle is placed directly beside an earlier one. A higher value makes "
+        "larger groups: 0 places all particles at random, 0.5 makes groups, 1 makes one large group.",
+        section="Particles", advanced=True, ge=0, le=1)
     border: Literal["cut", "inside"] = option(
         "cut", "Particles at the border", "cut: particles may be anywhere, as on real micrographs, and those cut by "
         "the border are marked. inside: all boxes are inside the micrograph.", section="Particles", advanced=True)
     box_size: int | None = option(
-        None, "Box size (px)", "Edge of the extracted particle images at the working pixel size. Larger keeps more of "
-        "the signal that defocus spreads out, and more boxes are cut by the border; 1.3 to 2 diameters is usual. Empty "
-        "uses 1.5 diameters.", section="Particles", ge=8, le=8192)
+        None, "Box size (px)", "Edge of the extracted particle images at the working pixel size. A larger value keeps "
+        "more of the signal that defocus spreads out, and more boxes are cut by the border; 1.3 to 2 diameters is "
+        "usual. Empty uses 1.5 diameters.", section="Particles", ge=8, le=8192)
     mask_threshold: float = option(
         0.1, "Mask threshold", "A pixel belongs to a particle's mask if its projection is above this fraction of the "
-        "projection's maximum. Lower makes wider masks; 0.05 to 0.3 is usual.", section="Particles", advanced=True,
-        gt=0, lt=1)
+        "projection's maximum. A lower value makes wider masks; 0.05 to 0.3 is usual.", section="Particles",
+        advanced=True, gt=0, lt=1)
     soft_mask: bool = option(
         False, "Soft masks", "Yes: masks fall smoothly from 1 to 0 at their edge (float32). No: masks contain 0 and 1 "
         "only and take a quarter of the space.", section="Particles", advanced=True)
 
     snr: float = option(
         0.1, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
-        "pixel size. Higher makes particles easier to see: 0.02 is hardly visible, 0.3 is easy.", section="Output",
-        gt=0, le=100)
+        "pixel size. A higher value makes particles easier to see: 0.02 is hardly visible, 0.3 is easy.",
+        section="Output", gt=0, le=100)
     background_deviation: float = option(
         0.05, "Noise of the background", "Standard deviation of the background of real micrographs, divided by its "
-        "mean. Higher is noisier; 0.03 to 0.1 is usual. The value is used until real micrographs are measured.",
+        "mean. A higher value is noisier; 0.03 to 0.1 is usual. The value is used until real micrographs are measured.",
         section="Output", advanced=True, gt=0, lt=10)
     extract: bool = option(
         False, "Extract particles", "Yes: also write the particles as stacks without noise; protein is bright. No: "

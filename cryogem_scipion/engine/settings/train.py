@@ -36,8 +36,8 @@ class TrainSettings(RunSettings):
         gt=0)
     processes: int = option(
         1, "Processes", "Number of GPUs to train on at once (on processors: number of groups of threads). Each has its "
-        "own batch, so two processes have the same effect as twice the batch size. More finish a larger batch in the "
-        "same time; 1 to 8 is usual.", form=False, ge=1, le=64)
+        "own batch, so two processes have the same effect as twice the batch size. More processes train with a larger "
+        "batch in the same time; 1 to 8 is usual.", form=False, ge=1, le=64)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
         "pixel size. Lower it when generated particles are clearer than real ones; 0.02 to 0.3 is usual. Empty uses "
@@ -48,14 +48,14 @@ class TrainSettings(RunSettings):
         "best checkpoint is kept, judged by held-out micrographs (realism.csv). 1000 to 20000 is usual.",
         section="Training", ge=1, le=10_000_000)
     crop: int = option(
-        256, "Crop (px)", "Edge of the square image pieces that the networks see. Larger lets them learn larger "
-        "structures and takes longer; 128 to 512 is usual.", section="Training", ge=32, le=4096)
+        256, "Crop (px)", "Edge of the square image pieces that the networks see. A larger value lets them learn "
+        "larger structures and takes longer; 128 to 512 is usual.", section="Training", ge=32, le=4096)
     batch: int = option(
-        1, "Batch size", "Number of image pieces in each step. More make steadier steps, need more memory and take "
-        "longer; 1 to 8 is usual.", section="Training", advanced=True, ge=1, le=1024)
+        1, "Batch size", "Number of image pieces in each step. More pieces make steadier steps, need more memory and "
+        "take longer; 1 to 8 is usual.", section="Training", advanced=True, ge=1, le=1024)
     learning_rate: float = option(
         2e-4, "Learning rate", "Learning rate of the optimiser (Adam). It is constant in the first half of the "
-        "training and then falls to zero. Higher learns faster and less steadily; 5e-5 to 5e-4 is usual.",
+        "training and then falls to zero. A higher value learns faster and less steadily; 5e-5 to 5e-4 is usual.",
         section="Training", advanced=True, gt=0, le=1)
     generator: Literal["residual", "published"] = option(
         "residual", "Generator", "Architecture of the generator. residual: a network that adds a correction to the "
@@ -64,12 +64,12 @@ class TrainSettings(RunSettings):
         "multiscale", "Discriminator", "Architecture of the discriminator. multiscale: it judges image pieces at two "
         "scales. patch: the PatchGAN of the CryoGEM paper.", section="Networks", advanced=True)
     generator_width: int = option(
-        32, "Generator width", "Channels of the first layer. More learn finer differences, and twice as many take up "
-        "to four times as long. 16 to 64 is usual; the published network has 64.", section="Networks", advanced=True,
-        ge=1, le=512)
+        32, "Generator width", "Channels of the first layer. More channels learn finer differences, and twice as many "
+        "take up to four times as long. 16 to 64 is usual; the published network has 64.", section="Networks",
+        advanced=True, ge=1, le=512)
     discriminator_width: int = option(
-        32, "Discriminator width", "Channels of the first layer. More judge more strictly and take longer. 16 to 128 "
-        "is usual; the published network has 128.", section="Networks", advanced=True, ge=1, le=512)
+        32, "Discriminator width", "Channels of the first layer. More channels judge more strictly and take longer. 16 "
+        "to 128 is usual; the published network has 128.", section="Networks", advanced=True, ge=1, le=512)
     noise: Literal["spectrum", "gaussian"] = option(
         "spectrum", "Noise before the network", "Noise in the image before the network. spectrum: noise with the "
         "spectrum and Thon rings of the real micrographs. gaussian: white noise, as in the CryoGEM paper.",
@@ -82,23 +82,23 @@ class TrainSettings(RunSettings):
         "found on the real micrographs. Particles under them are left out. It works only with spectrum noise.",
         section="Training", advanced=True)
     contrastive_weight: float = option(
-        10.0, "Weight of the contrastive loss", "Weight of the loss that keeps the content of the simulated image. "
-        "Higher keeps more of it; 1 to 20 is usual.", section="Training", advanced=True, ge=0, le=1e4)
+        10.0, "Weight of the contrastive loss", "Weight of the loss that keeps the content of the simulated image. A "
+        "higher value keeps more of it; 1 to 20 is usual.", section="Training", advanced=True, ge=0, le=1e4)
     contrast_weight: float = option(
         50.0, "Weight of the contrast loss", "Weight of the loss that keeps the particles as strong against the noise "
-        "as in the simulated image. Higher is stricter; 0 to 100 is usual.", section="Training", advanced=True, ge=0,
-        le=1e4)
+        "as in the simulated image. A higher value is stricter; 0 to 100 is usual.", section="Training", advanced=True,
+        ge=0, le=1e4)
     contrastive_form: Literal["guided", "published", "unguided"] = option(
         "guided", "Contrastive loss", "Which places the contrastive loss compares. guided: each place with places of "
         "the other region (particles or background). published: the same, computed as in the published program. "
         "unguided: each place with all other places.", section="Training", advanced=True)
     gradient_penalty: float = option(
-        0.1, "Gradient penalty", "Limits how steeply the discriminator's output changes. Higher makes training "
+        0.1, "Gradient penalty", "Limits how steeply the discriminator's output changes. A higher value makes training "
         "steadier and slower; 0 to 10 is usual. Make it larger if the discriminator's loss falls to zero.",
         section="Training", advanced=True, ge=0, le=1e4)
     averaging: float = option(
         0.998, "Averaging of the weights", "The model is a moving average of the weights over about 1 / (1 - value) "
-        "steps. Higher is steadier; 0.99 to 0.999 is usual. 0 uses the last weights.", section="Training",
+        "steps. A higher value is steadier; 0.99 to 0.999 is usual. 0 uses the last weights.", section="Training",
         advanced=True, ge=0, lt=1)
     precision: Literal["float32", "bf16", "float64"] = option(
         "float32", "Precision", "Number format of the networks. float32: exact. bf16: less exact, and faster on recent "
