@@ -120,7 +120,7 @@ def test_files_that_are_gone_are_said(box, tmp_path, scipion):
     protocol.inputMicrographs.set(saved(tmp_path / "gone.sqlite", [tmp_path / "gone.mrc"], 5.0, 200.0))
     assert re.search(r"\*Real micrographs\*: .*gone\.mrc is not a file", protocol.validate()[0])
     (tmp_path / "gone.mrc").write_bytes(b"TIFF" * 1000)
-    assert re.search(r"gone\.mrc cannot be read as an MRC file", protocol.validate()[0])
+    assert re.search(r"gone\.mrc is not an MRC file", protocol.validate()[0])
     away = scipion / "map.away"
     (scipion / "map.mrc").rename(away)
     try:
