@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from markdown_table import MarkdownTable
 
-from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, write_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table, write_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
 from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
@@ -63,7 +63,7 @@ def write_sets(gen, out):
         (out / name / "micrographs").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(gen / "micrographs.star", out / name / "micrographs.star")
     for index, path in enumerate(micrographs["rlnMicrographName"]):
-        image, pixel_size = read_mrc(inside(gen, path), 2)
+        image, pixel_size = read_mrc(path_inside(gen, path), 2)
         optical, _ = read_mrc(gen / "optical" / Path(path).name, 2)
         image, clean = torch.tensor(image), torch.tensor(optical)
         fit = linear_fit(image, clean)

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
+from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, path_inside, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.noise.background import MOST_REAL, Background, measure_background, physical_noise
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
@@ -21,8 +21,8 @@ from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseM
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
 from cryogem_scipion.engine.simulation.labels import cut_boxes
@@ -66,21 +66,21 @@ def run(settings: GenerateSettings) -> Manifest:
     files = real_files(settings.real)
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _indices(settings, simulated)
-    check_space(settings.out, len(indices) * _bytes(scope, settings))
-    check_memory(device, _memory(scope, model), settings.weighs_most)
+    check_disk_space(settings.out, len(indices) * _bytes(scope, settings))
+    check_memory(device, _memory(scope, model), settings.memory_remedy)
     unused = model is not None and not model.standardised
     warnings = check_contrast_sign(settings, simulated, [] if unused else files)
-    out = begin(settings, inputs=input_fingerprints(simulated, files, settings.model if model else None))
+    out = open_run_folder(settings, inputs=input_fingerprints(simulated, files, settings.model if model else None))
     if model is not None:
         noise = _translated(settings, simulated, files, out, model)
     else:
         noise = _analytic(settings, simulated, files, out)
-    contrast = simulated.contrast.brought_to(noise.snr, noise.physical.background_deviation)
+    contrast = simulated.contrast.rescaled(noise.snr, noise.physical.background_deviation)
     scope = replace(scope, scale=contrast.scale)
     sources = simulated.manifest.sources
     for source in sources:
-        with replacing(inside(out, source.path)) as path:
-            shutil.copyfile(inside(simulated.folder, source.path), path)
+        with replacing(path_inside(out, source.path)) as path:
+            shutil.copyfile(path_inside(simulated.folder, source.path), path)
     folder = LabelledFolder(out, scope, sources, settings.extract)
     kept_images = _KeptImages(out, settings.keep, scope, settings.extract)
     # Reused specimens have the simulation's seed. Fresh specimens have a seed of their own.
@@ -100,13 +100,13 @@ def run(settings: GenerateSettings) -> Manifest:
             folder.write(index, image, clean)
         return index, specimen
 
-    threads = workers(device, len(indices), _memory(scope, model))
-    made = in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
-    for index, specimen in tracked(made, len(indices), "generating micrograph", folder=out):
+    threads = worker_count(device, len(indices), _memory(scope, model))
+    made = map_in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
+    for index, specimen in track_progress(made, len(indices), "generating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(
-        stage="generate", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="generate", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
@@ -124,10 +124,10 @@ def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.de
     values = dict(simulated.manifest.simulation or {})
     folder = simulated.folder
     try:
-        values["volume"] = [str(inside(folder, name)) for name in values["volume"]]
+        values["volume"] = [str(path_inside(folder, name)) for name in values["volume"]]
         for name in ("ctfs", "orientations"):
             if values.get(name):
-                values[name] = str(inside(folder, values[name]))
+                values[name] = str(path_inside(folder, values[name]))
         values |= {"out": str(settings.out), "extract": settings.extract}
         if settings.micrograph_size:
             values["micrograph_size"] = settings.micrograph_size

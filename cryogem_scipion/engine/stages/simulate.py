@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.io.dataset import Contrast, Manifest, Source, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, copy_sources, fingerprint, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.folder import check_disk_space, copy_sources, fingerprint, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.conformations import specimens
 from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
@@ -35,9 +35,10 @@ def run(settings: SimulateSettings) -> Manifest:
         scope = microscope(given, device=device)
         files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.records]
         copies = sum(path.stat().st_size for path in files)
-        check_space(settings.out, settings.micrographs * _bytes(scope) + copies)
-        check_memory(device, scope.memory, settings.weighs_most)
-        out = begin(settings, inputs={path.name: fingerprint(path) for path in files if path not in made.records})
+        check_disk_space(settings.out, settings.micrographs * _bytes(scope) + copies)
+        check_memory(device, scope.memory, settings.memory_remedy)
+        out = open_run_folder(settings, inputs={path.name: fingerprint(path)
+                                                for path in files if path not in made.records})
         sources = copy_sources(out, files, made.origins)
     contrast = measure_contrast(scope, settings.seed)
     scope = replace(scope, scale=contrast.scale)
@@ -50,9 +51,9 @@ def run(settings: SimulateSettings) -> Manifest:
             folder.write(index, 1 - clean.signal, clean)
         return index, specimen
 
-    threads = workers(device, settings.micrographs, scope.memory)
-    exposed = in_order(make, range(settings.micrographs), threads)
-    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph", folder=out):
+    threads = worker_count(device, settings.micrographs, scope.memory)
+    exposed = map_in_order(make, range(settings.micrographs), threads)
+    for index, specimen in track_progress(exposed, settings.micrographs, "simulating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = _manifest(settings, scope, contrast, sources, folder)
@@ -84,7 +85,7 @@ def _bytes(scope: Microscope) -> int:
 def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast, sources: tuple[Source, ...],
               folder: LabelledFolder) -> Manifest:
     return Manifest(
-        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="simulate", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=portable_settings(scope.settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
         box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,

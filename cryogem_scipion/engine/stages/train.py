@@ -32,9 +32,9 @@ from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import MeasuredMicrograph, StoredImage, measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
-from cryogem_scipion.engine.runs.torchrun import launch, launched
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.engine.translator.checkpoint import load_model
 from cryogem_scipion.engine.translator.comparison import compared
@@ -65,12 +65,12 @@ def run(settings: TrainSettings) -> Manifest:
     files = real_files(settings.real)
     _check(settings, simulated, files)
     warnings = check_contrast_sign(settings, simulated, files)
-    if settings.processes > 1 and not launched():
-        launch(settings)
+    if settings.processes > 1 and not is_distributed():
+        run_distributed(settings)
     processes, device = joined(device)
     out = settings.out
     if processes.leads:
-        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+        open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_fingerprints(simulated, files))
     else:
         processes.wait()  # the first process measures the real micrographs, the others read its results
@@ -106,10 +106,10 @@ def run(settings: TrainSettings) -> Manifest:
                                              settings.seed))
     figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
-        stage="train", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="train", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
-        contrast=simulated.contrast.brought_to(background.snr, background.deviation),
+        contrast=simulated.contrast.rescaled(background.snr, background.deviation),
         warnings=warnings, figures=figures)
     write_manifest(out, manifest)
     processes.wait()
@@ -132,7 +132,7 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     if settings.crop > min(shapes[small]):
         raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
                             f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
-    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
+    check_disk_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
 
 
 def _held_out(count: int) -> set[int]:
@@ -178,8 +178,8 @@ def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
     """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
-        deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
-              maxlen=0)
+        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_losses,
+                             folder=out), maxlen=0)
 
 
 def _last(path: Path) -> dict[str, float]:
