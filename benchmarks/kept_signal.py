@@ -26,7 +26,7 @@ import torch
 
 from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, write_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
-from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
+from cryogem_scipion.engine.realism.particle_correlation import fit_to_clean_image, particle_correlations
 from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
 from cryogem_scipion.engine.simulation.microscope import seeded
 
@@ -63,7 +63,7 @@ def sets(gen, out):
         image, pixel_size = read_mrc(inside(gen, path), 2)
         optical, _ = read_mrc(gen / "optical" / Path(path).name, 2)
         image, optical = torch.tensor(image), torch.tensor(optical)
-        fit = linear_fit(image, optical)
+        fit = fit_to_clean_image(image, optical)
         noise = torch.randn(image.shape, generator=seeded(number, "rival"))
         rival = fit.offset + fit.gain * optical + fit.background_deviation * noise
         rows = particles[particles["rlnMicrographName"] == path]

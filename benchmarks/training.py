@@ -23,9 +23,9 @@ from torch import nn
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import in_bf16
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training_state import Goal, TrainingState
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.model import to_bf16
+from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
 
 class FullPasses(nn.Module):
@@ -51,8 +51,8 @@ def scene(size):
     random = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] % 64 - 32
     mask = (y**2 + x**2 < 400).astype(np.uint8)
-    real = RealPieces([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
-    return real, SimulatedPieces([(1 - 0.03 * mask).astype(np.float32)], [mask])
+    real = RealMicrographs([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
+    return real, SimulatedMicrographs([(1 - 0.03 * mask).astype(np.float32)], [mask])
 
 
 def state(arguments, device, **changes):
@@ -61,7 +61,7 @@ def state(arguments, device, **changes):
         real=("-",), simulation="-", out="-", steps=10_000, crop=arguments.crop, generator="published",
         discriminator="patch", generator_width=arguments.width, discriminator_width=arguments.discriminator_width,
         gradient_penalty=0, averaging=0, **changes)
-    goal = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 1.0, {})
+    goal = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 1.0, {})
     return TrainingState(settings, goal, device)
 
 
@@ -94,19 +94,19 @@ def steps(arguments, device, bf16):
         [group] = getattr(plain, name).param_groups
         setattr(plain, name, torch.optim.Adam(group["params"], group["lr"], group["betas"]))
     ours = state(arguments, device)
-    losses = [one.advance(*data) for one in (ours, plain)]
+    losses = [one.train_step(*data) for one in (ours, plain)]
     worst = max(abs(losses[0][name] - losses[1][name]) for name in losses[0])
     print(f"losses of the first step agree to {worst:.1e}")
     if worst > 1e-4:
         raise SystemExit("the two steps are not the same mathematics")
     for precision in ("float32", "bf16") if bf16 else ("float32",):
         one = ours if precision == "float32" else state(arguments, device, precision=precision)
-        seconds = paired(f"training step, {precision}", lambda one=one: one.advance(*data),
-                         lambda: plain.advance(*data), arguments.repeats, device)
+        seconds = paired(f"training step, {precision}", lambda one=one: one.train_step(*data),
+                         lambda: plain.train_step(*data), arguments.repeats, device)
         memory = ""
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            one.advance(*data)
+            one.train_step(*data)
             memory = f", at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of its memory"
         print(f"    {1 / seconds:.3g} steps a second, {seconds * 10_000 / 3600:.2g} h for 10,000 steps{memory}",
               flush=True)
@@ -116,7 +116,7 @@ def generation(arguments, device):
     """Translation of one micrograph in bf16 against a plain pass of the network in float32."""
     values = argparse.Namespace(**{**vars(arguments), "crop": arguments.size})
     model = state(values, device).model()
-    fast = in_bf16(copy.deepcopy(model))
+    fast = to_bf16(copy.deepcopy(model))
     image = torch.randn(arguments.size, arguments.size, generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()

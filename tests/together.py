@@ -11,12 +11,12 @@ import torch
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
 from cryogem_scipion.engine.translator.distributed import joined
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training_state import Goal, TrainingState
+from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
 STEPS = 20
-GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})
+GOAL = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})
 
 
 def data():
@@ -25,7 +25,7 @@ def data():
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = mask[50:70, 5:20] = 1
     images = [rng.normal(500, 25, (80, 72)).astype(np.float32) for _ in range(2)]
-    return RealPieces(images, [500.0] * 2, [25.0] * 2), SimulatedPieces([(1 - 0.02 * mask).astype("f4")], [mask])
+    return RealMicrographs(images, [500.0] * 2, [25.0] * 2), SimulatedMicrographs([(1 - 0.02 * mask).astype("f4")], [mask])
 
 
 def main(out, batch):
@@ -35,8 +35,8 @@ def main(out, batch):
                              generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
     state = TrainingState(settings, GOAL, device, processes)
     pieces = data()
-    losses = [state.advance(*pieces) for _ in range(STEPS)]
-    if processes.leads:
+    losses = [state.train_step(*pieces) for _ in range(STEPS)]
+    if processes.is_rank_zero:
         weights = {**state.generator.state_dict(), **{f"d.{name}": value for name, value in
                                                       state.discriminator.state_dict().items()}}
         torch.save({"losses": losses, "weights": weights, "count": processes.count}, out)

@@ -14,7 +14,7 @@ from cryogem_scipion.engine.noise.contaminants import (
 )
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
+from cryogem_scipion.engine.translator.model import Translator, load_model, save_model
 from cryogem_scipion.engine.translator.networks import generator as network
 
 SHAPE, SIZE = (256, 320), 24

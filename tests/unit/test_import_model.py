@@ -10,7 +10,7 @@ import torch
 from cryogem_scipion.__main__ import main
 from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.model import load_model
 from tests import published
 
 LEVELS, WIDTH = 6, 4

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.io.dataset import read_manifest
-from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.model import load_model
 from tests import together
 from tests.spoiled import make_good
 

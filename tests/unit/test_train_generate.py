@@ -241,7 +241,7 @@ import resource, sys
 from pathlib import Path
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import memory_mapped, measure_real_set
-from cryogem_scipion.engine.translator.patches import RealPieces, draw_real
+from cryogem_scipion.engine.translator.crops import RealPieces, draw_real
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 files = real_files([str(folder / "*.mrc")])[:count]

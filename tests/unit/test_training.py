@@ -11,12 +11,20 @@ from scipy.ndimage import gaussian_filter
 from cryogem_scipion.engine.errors import CheckpointError, DataError, SettingsError
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings, parse
-from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import generator as network
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.engine.translator.tensor_files import load_tensors
-from cryogem_scipion.engine.translator.training import CHECKPOINT, LOSSES, MODEL, PREVIEWS, REALISM, Goal, train
-from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOut, Judge
+from cryogem_scipion.engine.translator.training import (
+    CHECKPOINT,
+    LOSSES,
+    MODEL,
+    PREVIEWS,
+    REALISM,
+    ModelProperties,
+    train,
+)
+from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOutSet, ValidationMetric
 
 CPU = torch.device("cpu")
 
@@ -28,10 +36,10 @@ def data():
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = 1
     clean = (1 - 0.02 * mask).astype(np.float32)
-    return RealPieces(images, [500.0] * 2, [25.0] * 2), SimulatedPieces([clean], [mask])
+    return RealMicrographs(images, [500.0] * 2, [25.0] * 2), SimulatedMicrographs([clean], [mask])
 
 
-GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {"source": "test"})
+GOAL = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {"source": "test"})
 
 
 def settings(folder, **changes):
@@ -82,9 +90,9 @@ def judged():
     images = [(500 + 25 * noise / noise.std()).astype(np.float32) for noise in noises]
     clean = np.ones((112, 96), np.float32)
     clean[20:36, 30:50] = 0.98
-    real = RealPieces(images[:2], [500.0] * 2, [25.0] * 2)
-    return (real, SimulatedPieces([clean], [(clean < 1).astype(np.uint8)])), HeldOut(
-        RealPieces(images[2:], [500.0], [25.0]), PhysicalNoise(0.05))
+    real = RealMicrographs(images[:2], [500.0] * 2, [25.0] * 2)
+    return (real, SimulatedMicrographs([clean], [(clean < 1).astype(np.uint8)])), HeldOutSet(
+        RealMicrographs(images[2:], [500.0], [25.0]), PhysicalNoise(0.05))
 
 
 @pytest.fixture
@@ -98,7 +106,7 @@ def best_is_third(monkeypatch):
             figures[weights] = (3.0, 2.0, 1.0, 4.0, 5.0)[len(figures)]
         return dict.fromkeys(("realism", *DISTANCES), figures[weights])
 
-    monkeypatch.setattr(Judge, "__call__", figure)
+    monkeypatch.setattr(ValidationMetric, "__call__", figure)
 
 
 @pytest.mark.usefixtures("best_is_third")
@@ -127,10 +135,10 @@ def test_a_training_that_only_makes_it_worse_gives_the_start(judged, tmp_path):
     """The real micrographs are what the noise already is."""
     (_, simulated), _ = judged
     rng = np.random.default_rng(8)
-    real, held = (RealPieces([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)], [500.0] * 2,
+    real, held = (RealMicrographs([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)], [500.0] * 2,
                              [25.0] * 2) for _ in range(2))
     trained(tmp_path, (real, simulated), steps=4, judge_every=2, learning_rate=0.05, averaging=0.0,
-            held_out=HeldOut(held, PhysicalNoise(0.05)))
+            held_out=HeldOutSet(held, PhysicalNoise(0.05)))
     rows = [float(row["realism"]) for row in csv.DictReader((tmp_path / REALISM).open())]
     assert rows[0] == min(rows)
     model = load_model(tmp_path / MODEL)
@@ -236,7 +244,7 @@ def test_bf16_trains_too(data, tmp_path):
 def test_training_brings_the_generated_images_nearer(data, tmp_path):
     """Real images have twice the noise of the physical ones: the translator finds out, and the contrast stays."""
     real, simulated = data
-    louder = RealPieces([500 + 2 * (image - 500) for image in real.images], real.medians, real.spreads)
+    louder = RealMicrographs([500 + 2 * (image - 500) for image in real.images], real.medians, real.spreads)
     records = trained(tmp_path, (louder, simulated), steps=60, checkpoint_every=1000, preview_every=1000,
                       learning_rate=2e-3, contrastive_weight=1.0, averaging=0.9, generator_width=8,
                       gradient_penalty=0.0)

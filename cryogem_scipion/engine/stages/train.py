@@ -36,13 +36,13 @@ from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
 from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.runs.torchrun import launch, launched
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import load_model
-from cryogem_scipion.engine.translator.comparison import compared
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
 from cryogem_scipion.engine.translator.distributed import joined
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
-from cryogem_scipion.engine.translator.training_state import disk_bytes
-from cryogem_scipion.engine.translator.validation import HeldOut
+from cryogem_scipion.engine.translator.figure_data import compared
+from cryogem_scipion.engine.translator.model import load_model
+from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, ModelProperties, TrainingRecord, train
+from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
+from cryogem_scipion.engine.translator.validation import HeldOutSet
 
 __all__ = ["run"]
 
@@ -69,7 +69,7 @@ def run(settings: TrainSettings) -> Manifest:
         launch(settings)
     processes, device = joined(device)
     out = settings.out
-    if processes.leads:
+    if processes.is_rank_zero:
         begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_fingerprints(simulated, files))
     else:
@@ -77,7 +77,7 @@ def run(settings: TrainSettings) -> Manifest:
     with one_thread():
         reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
                              settings.real_contrast == "bright")
-    if processes.leads:
+    if processes.is_rank_zero:
         processes.wait()
     held_out = _held_out(len(reals))
     training_set = [real for number, real in enumerate(reals) if number not in held_out]
@@ -88,14 +88,14 @@ def run(settings: TrainSettings) -> Manifest:
     for warning in warnings:
         log.warning("warning: %s", warning)
     physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
-    goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
+    goal = ModelProperties(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
                 {"version": __version__, "crop": settings.crop})
     real_pieces = _real_pieces(training_set, out, background)
     simulated_pieces = _simulated_pieces(simulated, background)
     judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
+    held = HeldOutSet(judges, _of_some(physical, reals, held_out)) if judges else None
     records = train(real_pieces, simulated_pieces, goal, settings, out, device, held, processes)
-    if not processes.leads:
+    if not processes.is_rank_zero:
         deque(records, maxlen=0)
         processes.wait()
         return read_manifest(out)
@@ -132,7 +132,7 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     if settings.crop > min(shapes[small]):
         raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
                             f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
-    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
+    check_space(settings.out, sum(4 * y * x for y, x in shapes) + checkpoint_disk_bytes(settings) + PREVIEWS_BYTES)
 
 
 def _held_out(count: int) -> set[int]:
@@ -162,14 +162,14 @@ def _best(path: Path) -> dict[str, float]:
     return {"realism": float(best["realism"]), "best_step": float(best["step"])}
 
 
-def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealPieces:
+def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealMicrographs:
     spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
                for real in reals]
-    return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
+    return RealMicrographs([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
 
 
-def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
-    return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
+def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedMicrographs:
+    return SimulatedMicrographs([StoredImage(path) for path in simulated.micrographs],
                            [StoredImage(path) for path in simulated.masks], background.contrast,
                            simulated.exposures)
 

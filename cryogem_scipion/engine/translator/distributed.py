@@ -12,18 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-__all__ = ["ALONE", "Processes", "joined"]
+__all__ = ["ALONE", "ProcessGroup", "joined"]
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """The place of this process among those that train together."""
 
     rank: int = 0
     count: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
@@ -43,7 +43,7 @@ class Processes:
         own = self.count * value
         return own - own.detach() + everywhere
 
-    def share_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by the mean over all processes."""
         if self.count == 1:
             return
@@ -68,10 +68,10 @@ class Processes:
             distributed.barrier()
 
 
-ALONE = Processes()
+ALONE = ProcessGroup()
 
 
-def joined(device: torch.device) -> tuple[Processes, torch.device]:
+def joined(device: torch.device) -> tuple[ProcessGroup, torch.device]:
     """Join the processes that torch's launcher started, if it started this one.
 
     Returns
@@ -86,4 +86,4 @@ def joined(device: torch.device) -> tuple[Processes, torch.device]:
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(distributed.get_rank(), count), device
+    return ProcessGroup(distributed.get_rank(), count), device

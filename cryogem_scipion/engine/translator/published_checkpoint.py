@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.translator.checkpoint import Translator
+from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import PatchProjections
 from cryogem_scipion.engine.translator.networks import generator as named_generator
 from cryogem_scipion.engine.translator.tensor_files import mismatches

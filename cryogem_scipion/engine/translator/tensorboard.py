@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["FOLDER", "EventFile"]
+__all__ = ["FOLDER", "TensorBoardWriter"]
 
 FOLDER = "tensorboard"
 START = 1
 """SessionLog.START: of earlier sessions, what lies at or after its step is forgotten."""
 
 
-class EventFile:
+class TensorBoardWriter:
     """The scalars of one session of a run, in a file of its own; TensorBoard joins the sessions of a folder."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -38,7 +38,7 @@ class EventFile:
                            for name, value in values.items())
         self._write(_whole(2, step) + _text(5, summary))
 
-    def __enter__(self) -> "EventFile":
+    def __enter__(self) -> "TensorBoardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from cryogem_scipion.engine.translator.networks import Generator, latent_noise
 
-__all__ = ["TILE", "field_edge", "tiled"]
+__all__ = ["TILE", "largest_tile", "tiled"]
 
 TILE = 512
 """Edge (px) of the pieces that networks of finite view take, the margin apart."""
 
 
 @torch.no_grad()
-def tiled(network: Generator, image: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
+def translate_in_tiles(network: Generator, image: Float[Tensor, "y x"], generator: torch.Generator) -> Float[Tensor, "y x"]:
     """Translate an image of any size; beyond its borders the network sees it mirrored.
 
     A network of finite view gives exactly what the whole image would have given. One that
@@ -23,7 +23,7 @@ def tiled(network: Generator, image: Float[Tensor, "y x"], generator: torch.Gene
     return _exact(network, image, generator) if network.exact_tiles else _faded(network, image)
 
 
-def field_edge(network: Generator) -> int:
+def largest_tile(network: Generator) -> int:
     """Edge (px) of the largest piece that a network is given at a time."""
     return TILE + 2 * _up(network.margin, network.multiple) if network.exact_tiles else network.multiple
 

@@ -12,15 +12,21 @@ import torch
 from cryogem_scipion.engine.compute.threads import torch_threads
 from cryogem_scipion.engine.io.files import replacing
 from cryogem_scipion.engine.settings.train import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import MODEL, save_model
-from cryogem_scipion.engine.translator.distributed import ALONE, Processes
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.distributed import ALONE, ProcessGroup
+from cryogem_scipion.engine.translator.model import MODEL, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS
-from cryogem_scipion.engine.translator.tensorboard import FOLDER, EventFile
-from cryogem_scipion.engine.translator.training_state import CHECKPOINT, HALF_WAY, Goal, TrainingState, seed_of
-from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOut, Judge, judge
+from cryogem_scipion.engine.translator.tensorboard import FOLDER, TensorBoardWriter
+from cryogem_scipion.engine.translator.training_state import (
+    CHECKPOINT,
+    HALFWAY_CHECKPOINT,
+    ModelProperties,
+    TrainingState,
+    derived_seed,
+)
+from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOutSet, ValidationMetric, judge
 
-__all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "REALISM", "Goal", "TrainingRecord", "train"]
+__all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "REALISM", "ModelProperties", "TrainingRecord", "train"]
 
 log = logging.getLogger("cryogem")
 
@@ -43,8 +49,8 @@ class TrainingRecord:
     steps_per_second: float
 
 
-def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: TrainSettings, folder: Path,
-          device: torch.device, held_out: HeldOut | None = None, processes: Processes = ALONE
+def train(real: RealMicrographs, simulated: SimulatedMicrographs, goal: ModelProperties, settings: TrainSettings, folder: Path,
+          device: torch.device, held_out: HeldOutSet | None = None, processes: ProcessGroup = ALONE
           ) -> Iterator[TrainingRecord]:
     """Train, or continue the training in ``folder``; yields a record after each step.
 
@@ -72,15 +78,15 @@ def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: Tr
         log.info("continuing on %d threads, with which the training began: its last bits depend on their number",
                  state.threads)
     with torch_threads(state.threads):
-        if processes.leads:
+        if processes.is_rank_zero:
             yield from _steps(state, real, simulated, folder, held_out)
         else:
             while state.step < settings.steps:
-                state.advance(real, simulated)
+                state.train_step(real, simulated)
 
 
-def _steps(state: TrainingState, real: RealPieces, simulated: SimulatedPieces, folder: Path,
-           held_out: HeldOut | None) -> Iterator[TrainingRecord]:
+def _steps(state: TrainingState, real: RealMicrographs, simulated: SimulatedMicrographs, folder: Path,
+           held_out: HeldOutSet | None) -> Iterator[TrainingRecord]:
     """The steps that are left, and the files they leave."""
     settings = state.settings
     (folder / PREVIEWS).mkdir(exist_ok=True)
@@ -88,12 +94,12 @@ def _steps(state: TrainingState, real: RealPieces, simulated: SimulatedPieces, f
     judging = _judge(state, real, held_out, simulated)
     with (_Table(folder / LOSSES, columns, state.step) as losses,
           _Table(folder / REALISM, ["step", "realism", *DISTANCES], state.step) as realism,
-          EventFile(folder / FOLDER, state.step) as events):
+          TensorBoardWriter(folder / FOLDER, state.step) as events):
         if judging and not state.step:
             _judged(state, judging, realism, events)
         begun, before = time.monotonic(), state.step
         while state.step < settings.steps:
-            found = state.advance(real, simulated)
+            found = state.train_step(real, simulated)
             speed = (state.step - before) / max(time.monotonic() - begun, 1e-9)
             record = TrainingRecord(state.step, settings.steps, **found, steps_per_second=speed)
             losses.add(vars(record))
@@ -104,22 +110,22 @@ def _steps(state: TrainingState, real: RealPieces, simulated: SimulatedPieces, f
             if last or state.step % settings.preview_every == 0:
                 state.preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")
             if state.step == settings.steps // 2:
-                state.save(folder / HALF_WAY)
+                state.save(folder / HALFWAY_CHECKPOINT)
             if last or state.step % settings.checkpoint_every == 0:
                 state.save(folder / CHECKPOINT)
             yield record
     save_model(folder / MODEL, state.model())
 
 
-def _judge(state: TrainingState, real: RealPieces, held_out: HeldOut | None,
-           simulated: SimulatedPieces) -> Judge | None:
+def _judge(state: TrainingState, real: RealMicrographs, held_out: HeldOutSet | None,
+           simulated: SimulatedMicrographs) -> ValidationMetric | None:
     if held_out is None:
         return None
-    random = torch.Generator().manual_seed(seed_of(state.settings.seed, "realism"))
+    random = torch.Generator().manual_seed(derived_seed(state.settings.seed, "realism"))
     return judge(state.average, held_out, real, simulated, random)
 
 
-def _judged(state: TrainingState, judging: Judge, realism: "_Table", events: EventFile) -> None:
+def _judged(state: TrainingState, judging: ValidationMetric, realism: "_Table", events: TensorBoardWriter) -> None:
     """Judge a state; before the first step, the noise that the training starts from."""
     judged = judging(state.averaged)
     state.judged(judged["realism"])

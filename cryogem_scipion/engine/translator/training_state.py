@@ -18,8 +18,13 @@ from torch import Tensor, nn
 from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings.train import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import Translator
-from cryogem_scipion.engine.translator.distributed import ALONE, Processes
+from cryogem_scipion.engine.translator.crops import (
+    RealMicrographs,
+    SimulatedMicrographs,
+    draw_real_crops,
+    draw_simulated_crops,
+)
+from cryogem_scipion.engine.translator.distributed import ALONE, ProcessGroup
 from cryogem_scipion.engine.translator.losses import (
     contrast_drift,
     contrastive,
@@ -27,6 +32,7 @@ from cryogem_scipion.engine.translator.losses import (
     least_squares,
     single,
 )
+from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import (
     Generator,
     PatchProjections,
@@ -34,20 +40,19 @@ from cryogem_scipion.engine.translator.networks import (
     generator,
     latent_noise,
 )
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 from cryogem_scipion.engine.translator.preview import write_preview
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, part, save_tensors
 
-__all__ = ["CHECKPOINT", "HALF_WAY", "Goal", "TrainingState", "disk_bytes", "seed_of"]
+__all__ = ["CHECKPOINT", "HALFWAY_CHECKPOINT", "ModelProperties", "TrainingState", "checkpoint_disk_bytes", "derived_seed"]
 
-CHECKPOINT, HALF_WAY = "checkpoint.safetensors", "checkpoint_half.safetensors"
+CHECKPOINT, HALFWAY_CHECKPOINT = "checkpoint.safetensors", "checkpoint_half.safetensors"
 """The last state, and that from which the learning rate falls: a longer training shares all that is before it."""
 PENALTY_EVERY = 8
 """Steps between gradient penalties, which count that much more."""
 
 
 @dataclass(frozen=True)
-class Goal:
+class ModelProperties:
     """What the finished model has to know beside the weights."""
 
     physical: PhysicalNoise
@@ -61,13 +66,13 @@ class Goal:
 class TrainingState:
     """Networks, optimisers, the number of steps done, and the best state so far."""
 
-    def __init__(self, settings: TrainSettings, goal: Goal, device: torch.device,
-                 processes: Processes = ALONE) -> None:
+    def __init__(self, settings: TrainSettings, goal: ModelProperties, device: torch.device,
+                 processes: ProcessGroup = ALONE) -> None:
         self.settings, self.goal, self.device, self.step = settings, goal, device, 0
         self.processes, self.threads = processes, torch.get_num_threads()
         self.config = _generator_config(settings)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(settings.seed, "weights"))
+            torch.manual_seed(derived_seed(settings.seed, "weights"))
             self.generator = generator(self.config).to(device)
             self.discriminator = discriminator(
                 {"name": settings.discriminator, "width": settings.discriminator_width}).to(device)
@@ -80,15 +85,15 @@ class TrainingState:
         ways = [*self.generator.parameters(), *self.projections.parameters()]
         # One by one, the weights of the published networks take a noticeable part of a step (benchmarks/training.py).
         adam = partial(torch.optim.Adam, lr=settings.learning_rate, betas=(0.5, 0.999), fused=True)
-        self.forward_optimiser, self.backward_optimiser = adam(ways), adam(self.discriminator.parameters())
+        self.generator_optimiser, self.discriminator_optimiser = adam(ways), adam(self.discriminator.parameters())
 
-    def advance(self, real: RealPieces, simulated: SimulatedPieces) -> dict[str, float]:
+    def train_step(self, real: RealMicrographs, simulated: SimulatedMicrographs) -> dict[str, float]:
         """One step; returns the losses.
 
         Every piece of a step has random numbers of its own: which process takes it makes no difference.
         """
         settings, processes = self.settings, self.processes
-        for optimiser in (self.forward_optimiser, self.backward_optimiser):
+        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
             optimiser.param_groups[0]["lr"] = settings.learning_rate * _schedule(self.step, settings.steps)
         randoms, true, clean, masks, physical, latent = self._drawn(real, simulated)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
@@ -99,9 +104,9 @@ class TrainingState:
         if settings.gradient_penalty and self.step % PENALTY_EVERY == 0:
             seen = true.detach().requires_grad_()
             penalty = gradient_penalty(self.discriminator(seen), seen)
-            self._descend(self.backward_optimiser, judged + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
+            self._descend(self.discriminator_optimiser, judged + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
         else:
-            self._descend(self.backward_optimiser, judged)
+            self._descend(self.discriminator_optimiser, judged)
         self.discriminator.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             fooled = least_squares(_full(self.discriminator(made)), 1.0)
@@ -112,7 +117,7 @@ class TrainingState:
                 form=settings.contrastive_form) for number, random in enumerate(randoms)]).mean()
         signal = (clean - 1) / self.goal.physical.background_deviation
         drift = contrast_drift((made - physical)[:, 0], signal, processes.total)
-        self._descend(self.forward_optimiser, fooled + settings.contrastive_weight * kept
+        self._descend(self.generator_optimiser, fooled + settings.contrastive_weight * kept
                  + settings.contrast_weight * drift.square())
         self.discriminator.requires_grad_(True)
         self._follow()
@@ -120,17 +125,17 @@ class TrainingState:
         return processes.mean({"adversarial": fooled, "contrastive": kept, "discriminator": judged,
                                "contrast_drift": drift})
 
-    def _drawn(self, real: RealPieces, simulated: SimulatedPieces) -> tuple[
+    def _drawn(self, real: RealMicrographs, simulated: SimulatedMicrographs) -> tuple[
             list[torch.Generator], Tensor, Tensor, Tensor, Tensor, list[Tensor] | None]:
         """What this process's part of a step begins with: generators, real, clean, masks, physical, latent noise."""
         settings, crop = self.settings, self.settings.crop
         # The first one's seed is that of a training with batches of one.
-        randoms = [torch.Generator().manual_seed(seed_of(settings.seed, (self.step, number) if number else self.step))
+        randoms = [torch.Generator().manual_seed(derived_seed(settings.seed, (self.step, number) if number else self.step))
                    for number in self.processes.numbers(settings.batch)]
         drawn = []
         for random in randoms:
-            true = draw_real(real, crop, 1, random)[:, None].to(self.device, self.dtype)
-            pieces = draw_simulated(simulated, crop, 1, random)
+            true = draw_real_crops(real, crop, 1, random)[:, None].to(self.device, self.dtype)
+            pieces = draw_simulated_crops(simulated, crop, 1, random)
             clean, mask = (tensor.to(self.device, self.dtype) for tensor in (pieces.clean, pieces.masks))
             physical = self.goal.physical.batch(clean, pieces.exposures, random)[:, None]
             latent = latent_noise(self.generator, 1, (crop, crop), random) or []
@@ -138,13 +143,13 @@ class TrainingState:
         true, clean, masks, physical, *latent = (torch.cat(pieces) for pieces in zip(*drawn, strict=True))
         return randoms, true, clean, masks, physical, latent or None
 
-    def preview(self, real: RealPieces, simulated: SimulatedPieces, path: Path) -> None:
+    def preview(self, real: RealMicrographs, simulated: SimulatedMicrographs, path: Path) -> None:
         """Write input, generated and real pieces side by side; always of the same places."""
         settings = self.settings
-        random = torch.Generator().manual_seed(seed_of(settings.seed, "preview"))
+        random = torch.Generator().manual_seed(derived_seed(settings.seed, "preview"))
         crop = settings.crop
-        true = draw_real(real, crop, 2, random)
-        pieces = draw_simulated(simulated, crop, 2, random)
+        true = draw_real_crops(real, crop, 2, random)
+        pieces = draw_simulated_crops(simulated, crop, 2, random)
         physical = self.goal.physical.batch(pieces.clean.to(self.device), pieces.exposures, random)[:, None]
         with torch.no_grad():
             made, _ = self.averaged(physical, latent_noise(self.average, 2, (crop, crop), random))
@@ -194,7 +199,7 @@ class TrainingState:
         CheckpointError
             It is damaged, of another training, or too far for the number of steps.
         """
-        found = [folder / name for name in (CHECKPOINT, HALF_WAY) if (folder / name).is_file()]
+        found = [folder / name for name in (CHECKPOINT, HALFWAY_CHECKPOINT) if (folder / name).is_file()]
         for path in found:
             tensors, values = load_tensors(path, "checkpoint")
             if values.get("digest") != self._digest():
@@ -228,7 +233,7 @@ class TrainingState:
     def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.processes.share_gradients(optimiser.param_groups[0]["params"])
+        self.processes.average_gradients(optimiser.param_groups[0]["params"])
         optimiser.step()
 
     @torch.no_grad()
@@ -243,7 +248,7 @@ class TrainingState:
                 "discriminator": self.discriminator, "projections": self.projections}
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"forward_optimiser": self.forward_optimiser, "backward_optimiser": self.backward_optimiser}
+        return {"forward_optimiser": self.generator_optimiser, "backward_optimiser": self.discriminator_optimiser}
 
     def _digest(self) -> str:
         free = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
@@ -258,7 +263,7 @@ def _generator_config(settings: TrainSettings) -> dict[str, Any]:
     return {"name": settings.generator, "width": settings.generator_width}
 
 
-def disk_bytes(settings: TrainSettings) -> int:
+def checkpoint_disk_bytes(settings: TrainSettings) -> int:
     """Disk space of a training's checkpoints and model, one of them still being written."""
     with torch.device("meta"):
         made = generator(_generator_config(settings))
@@ -271,7 +276,7 @@ def disk_bytes(settings: TrainSettings) -> int:
     return (8 if settings.precision == "float64" else 4) * (3 * checkpoint + own)
 
 
-def seed_of(seed: int, purpose: object) -> int:
+def derived_seed(seed: int, purpose: object) -> int:
     """Seed of one step, or of one other purpose, of the training with this seed."""
     digest = hashlib.sha256(repr((seed, "training", purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -8,13 +8,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.noise.models import PhysicalNoise
-from cryogem_scipion.engine.realism.frechet import frechet
-from cryogem_scipion.engine.realism.summary import SMALLEST, Summary, distances, mean_of, standardised, summary
-from cryogem_scipion.engine.realism.textures import textures
+from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
+from cryogem_scipion.engine.realism.frechet import frechet_distance
+from cryogem_scipion.engine.realism.image_statistics import (
+    MIN_EDGE,
+    ImageStatistics,
+    image_statistics,
+    mean_statistics,
+    standardise,
+    statistics_distances,
+)
+from cryogem_scipion.engine.translator.crops import (
+    RealMicrographs,
+    SimulatedMicrographs,
+    draw_real_crops,
+    draw_simulated_crops,
+)
 from cryogem_scipion.engine.translator.networks import Generator, latent_noise
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 
-__all__ = ["DISTANCES", "HeldOut", "Judge", "judge"]
+__all__ = ["DISTANCES", "HeldOutSet", "ValidationMetric", "judge"]
 
 log = logging.getLogger("cryogem")
 
@@ -31,20 +43,20 @@ MORE = 4
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutSet:
     """Real micrographs that are not trained on, and noise with their own ice and contaminants."""
 
-    pieces: RealPieces
+    pieces: RealMicrographs
     physical: PhysicalNoise
 
 
 @dataclass(frozen=True)
-class Judge:
+class ValidationMetric:
     """The same simulated fields, noise and held-out micrographs for every state of a training."""
 
     physical: Float[Tensor, "b y x"]
     latent: list[Tensor] | None
-    real: Summary
+    real: ImageStatistics
     real_textures: Float[Tensor, "n d"]
     floors: dict[str, float]
     """The distances of micrographs that are trained on from those held out."""
@@ -65,8 +77,8 @@ class Judge:
         return {"realism": sum(ratios) / len(ratios), **found}
 
 
-def judge(network: Generator, held_out: HeldOut, trained: RealPieces, simulated: SimulatedPieces,
-          random: torch.Generator) -> Judge | None:
+def judge(network: Generator, held_out: HeldOutSet, trained: RealMicrographs, simulated: SimulatedMicrographs,
+          random: torch.Generator) -> ValidationMetric | None:
     """Prepare the judgement of a training; None where images are too small to be judged.
 
     Parameters
@@ -80,27 +92,27 @@ def judge(network: Generator, held_out: HeldOut, trained: RealPieces, simulated:
     """
     smallest = min(min(image.shape) for image in [*held_out.pieces.images, *trained.images, *simulated.clean])
     edge = min(smallest, max(EDGE, network.multiple)) // network.multiple * network.multiple
-    if edge < SMALLEST:
+    if edge < MIN_EDGE:
         log.warning("warning: micrographs of %d pixels are too small to judge realism; the last state is kept",
                     smallest)
         return None
     count = min(max(PIXELS // edge**2, FEWEST), MOST)
-    pieces = draw_simulated(simulated, edge, count, random)
+    pieces = draw_simulated_crops(simulated, edge, count, random)
     seen = held_out.physical.batch(pieces.clean, pieces.exposures, random)
     latent = latent_noise(network, count, (edge, edge), random)
-    real = list(draw_real(held_out.pieces, edge, MORE * count, random))
-    mean, features = mean_of([summary(image) for image in real]), _textures(real)
-    floors = [_distances(list(draw_real(trained, edge, count, random)), mean, features) for _ in range(DRAWS)]
-    return Judge(seen, latent, mean, features, {
+    real = list(draw_real_crops(held_out.pieces, edge, MORE * count, random))
+    mean, features = mean_statistics([image_statistics(image) for image in real]), _textures(real)
+    floors = [_distances(list(draw_real_crops(trained, edge, count, random)), mean, features) for _ in range(DRAWS)]
+    return ValidationMetric(seen, latent, mean, features, {
         name: max(sum(found[name] for found in floors) / DRAWS, 1e-9) for name in DISTANCES})
 
 
-def _distances(images: list[Float[Tensor, "_ _"]], real: Summary, real_textures: Float[Tensor, "n d"]
+def _distances(images: list[Float[Tensor, "_ _"]], real: ImageStatistics, real_textures: Float[Tensor, "n d"]
                ) -> dict[str, float]:
-    found = distances(mean_of([summary(image) for image in images]), real)
+    found = statistics_distances(mean_statistics([image_statistics(image) for image in images]), real)
     return {**{name: float(found[name]) for name in DISTANCES if name in found},
-            "frechet": frechet(_textures(images), real_textures)}
+            "frechet": frechet_distance(_textures(images), real_textures)}
 
 
 def _textures(images: list[Float[Tensor, "_ _"]]) -> Float[Tensor, "n d"]:
-    return torch.cat([textures(standardised(image)) for image in images])
+    return torch.cat([random_filter_features(standardise(image)) for image in images])

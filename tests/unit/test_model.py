@@ -11,7 +11,7 @@ from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, NoiseModel, PhysicalNoise
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.translator import tiling
-from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
+from cryogem_scipion.engine.translator.model import Translator, load_model, save_model
 from cryogem_scipion.engine.translator.networks import PatchProjections
 from cryogem_scipion.engine.translator.networks import generator as named_generator
 from cryogem_scipion.engine.translator.published_checkpoint import import_published
@@ -50,10 +50,10 @@ def test_tiles_have_no_seams(shape, model, monkeypatch, generator):
     image = torch.randn(shape, generator=generator)
     whole = model.translate(image, torch.Generator().manual_seed(1))
     monkeypatch.setattr(tiling, "TILE", 64)
-    tiled = model.translate(image, torch.Generator().manual_seed(1))
+    translate_in_tiles = model.translate(image, torch.Generator().manual_seed(1))
     assert whole.shape == shape
     # Convolutions of other sizes round differently; a seam would be some percent of the spread of 27.
-    assert torch.allclose(whole, tiled, atol=0.01)
+    assert torch.allclose(whole, translate_in_tiles, atol=0.01)
 
 
 def test_the_border_is_like_the_inside(model, generator):

@@ -15,9 +15,9 @@ from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.translator.networks import Generator, generator
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, mismatches, part, save_tensors
-from cryogem_scipion.engine.translator.tiling import field_edge, tiled
+from cryogem_scipion.engine.translator.tiling import largest_tile, translate_in_tiles
 
-__all__ = ["MODEL", "Translator", "in_bf16", "load_model", "save_model"]
+__all__ = ["MODEL", "Translator", "load_model", "save_model", "to_bf16"]
 
 MODEL = "model.safetensors"
 
@@ -52,7 +52,7 @@ class Translator:
     @property
     def memory(self) -> int:
         """Bytes, roughly, that the network takes for one micrograph."""
-        return 20 * int(self.config["width"]) * field_edge(self.network) ** 2
+        return 20 * int(self.config["width"]) * largest_tile(self.network) ** 2
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:
@@ -64,13 +64,13 @@ class Translator:
         """Translate a physical image (deviations of the noise around the background) into grey values."""
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            image = tiled(self.network, deviations, generator)
+            image = translate_in_tiles(self.network, deviations, generator)
         if self.standardised:
             image = (image - image.mean()) / image.std().clamp(min=1e-12)
         return self.scale.grey(image)
 
 
-def in_bf16(model: Translator) -> Translator:
+def to_bf16(model: Translator) -> Translator:
     """The same model for processors that are faster in bfloat16, its weights laid out as they like them."""
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return replace(model, precision="bf16")

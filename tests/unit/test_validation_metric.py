@@ -7,13 +7,13 @@ import torch
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
-from cryogem_scipion.engine.realism.frechet import frechet
-from cryogem_scipion.engine.realism.textures import textures
+from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
+from cryogem_scipion.engine.realism.frechet import frechet_distance
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
 from cryogem_scipion.engine.translator.networks import generator as named_generator
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
-from cryogem_scipion.engine.translator.tensorboard import FOLDER, EventFile
-from cryogem_scipion.engine.translator.validation import HeldOut, judge
+from cryogem_scipion.engine.translator.tensorboard import FOLDER, TensorBoardWriter
+from cryogem_scipion.engine.translator.validation import HeldOutSet, judge
 
 
 def coloured(fall, shape, generator):
@@ -44,12 +44,12 @@ def test_the_judge_prefers_what_is_nearer_and_calls_equal_one(generator, monkeyp
         monkeypatch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
     def real(count):
         images = [Blur(0.3)(torch.randn(1, 1, 256, 272, generator=generator))[0][0, 0] for _ in range(count)]
-        return RealPieces([(500 + 25 * image).numpy() for image in images], [500.0] * count, [25.0] * count)
+        return RealMicrographs([(500 + 25 * image).numpy() for image in images], [500.0] * count, [25.0] * count)
     clean = np.ones((256, 256), np.float32)
     real_held, real_seen = real(2), real(4)
 
     def build():
-        return judge(Blur(0.0), HeldOut(real_held, PhysicalNoise(0.05)), real_seen, SimulatedPieces([clean], [clean]),
+        return judge(Blur(0.0), HeldOutSet(real_held, PhysicalNoise(0.05)), real_seen, SimulatedMicrographs([clean], [clean]),
                      torch.Generator().manual_seed(1))
     judging = build()
     found = {weight: judging(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
@@ -62,29 +62,29 @@ def test_the_judge_prefers_what_is_nearer_and_calls_equal_one(generator, monkeyp
 
 
 def test_nothing_is_judged_where_images_are_too_small(generator, caplog):
-    tiny = RealPieces([np.ones((50, 90), np.float32)], [1.0], [1.0])
-    simulated = SimulatedPieces([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
+    tiny = RealMicrographs([np.ones((50, 90), np.float32)], [1.0], [1.0])
+    simulated = SimulatedMicrographs([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
     network = named_generator({"name": "residual", "width": 4})
-    assert judge(network, HeldOut(tiny, PhysicalNoise(0.05)), tiny, simulated, generator) is None
+    assert judge(network, HeldOutSet(tiny, PhysicalNoise(0.05)), tiny, simulated, generator) is None
     assert "too small to judge" in caplog.text
 
 
 def test_textures_tell_noises_apart_and_not_grey_levels(generator):
-    sets = [torch.cat([textures(coloured(fall, (256, 256), generator)) for _ in range(12)]) for fall in (4, 4, 6)]
-    same, other = frechet(sets[0], sets[1]), frechet(sets[0], sets[2])
+    sets = [torch.cat([random_filter_features(coloured(fall, (256, 256), generator)) for _ in range(12)]) for fall in (4, 4, 6)]
+    same, other = frechet_distance(sets[0], sets[1]), frechet_distance(sets[0], sets[2])
     assert other > 3 * same
     image = coloured(4, (130, 200), generator)
-    assert textures(image).shape == (2 * 3, 2 * (8 + 12 + 16))
-    assert torch.allclose(textures(image), textures(image + 7), atol=1e-3)
+    assert random_filter_features(image).shape == (2 * 3, 2 * (8 + 12 + 16))
+    assert torch.allclose(random_filter_features(image), random_filter_features(image + 7), atol=1e-3)
     with pytest.raises(DataError, match="63 x 90 pixels"):
-        textures(torch.randn(63, 90))
+        random_filter_features(torch.randn(63, 90))
 
 
 def test_tensorboard_reads_the_events(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     # A session that is killed after step 4, and one that goes on after step 2.
     for first, last, scale in ((0, 4, 1.0), (2, 300, 10.0)):
-        with EventFile(tmp_path / FOLDER, first) as events:
+        with TensorBoardWriter(tmp_path / FOLDER, first) as events:
             for step in range(first + 1, last + 1):
                 events.add(step, {"adversarial": scale * step, "realism/spectrum": -0.5})
     found = accumulator.EventAccumulator(str(tmp_path / FOLDER), size_guidance={"scalars": 0})

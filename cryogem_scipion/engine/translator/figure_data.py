@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
-from cryogem_scipion.engine.translator.checkpoint import Translator
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
-from cryogem_scipion.engine.translator.tiling import tiled
+from cryogem_scipion.engine.translator.crops import (
+    RealMicrographs,
+    SimulatedMicrographs,
+    draw_real_crops,
+    draw_simulated_crops,
+)
+from cryogem_scipion.engine.translator.model import Translator
+from cryogem_scipion.engine.translator.tiling import translate_in_tiles
 
 __all__ = ["compared"]
 
@@ -20,7 +25,7 @@ FIELDS, EDGE = 4, 512
 """Fields of each kind that the spectra are taken of, and their largest edge (px)."""
 
 
-def compared(model: Translator, real: RealPieces, simulated: SimulatedPieces, seed: int) -> dict[str, NDArray[Any]]:
+def compared(model: Translator, real: RealMicrographs, simulated: SimulatedMicrographs, seed: int) -> dict[str, NDArray[Any]]:
     """Return one field of each kind (deviations of the noise) and the spectra of several.
 
     Returns
@@ -31,10 +36,10 @@ def compared(model: Translator, real: RealPieces, simulated: SimulatedPieces, se
     """
     random = torch.Generator().manual_seed(_seed(seed))
     edge = min(EDGE, *(min(image.shape) for image in [*real.images, *simulated.clean])) // 2 * 2
-    true = draw_real(real, edge, FIELDS, random)
-    pieces = draw_simulated(simulated, edge, FIELDS, random)
+    true = draw_real_crops(real, edge, FIELDS, random)
+    pieces = draw_simulated_crops(simulated, edge, FIELDS, random)
     physical = model.physical.batch(pieces.clean, pieces.exposures, random)
-    made = torch.stack([tiled(model.network, image, random) for image in physical])
+    made = torch.stack([translate_in_tiles(model.network, image, random) for image in physical])
     kinds = {"physical": physical, "generated": made, "real": true}
     tile = min(TILE, edge)
     result: dict[str, NDArray[Any]] = {

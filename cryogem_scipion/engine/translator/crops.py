@@ -13,7 +13,7 @@ from torch import Tensor
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["DrawnPieces", "Image", "RealPieces", "SimulatedPieces", "draw_real", "draw_simulated"]
+__all__ = ["Image", "RealMicrographs", "SimulatedCrops", "SimulatedMicrographs", "draw_real_crops", "draw_simulated_crops"]
 
 BRIGHT, DARK = 10.0, -40.0
 """Deviations of the noise to which pixels are cut: hot pixels above; contaminants are darker than anything else."""
@@ -31,7 +31,7 @@ class Image(Protocol):
 
 
 @dataclass(frozen=True)
-class RealPieces:
+class RealMicrographs:
     """Real micrographs to cut from; the arrays may stay on disk."""
 
     images: Sequence[Image]
@@ -42,7 +42,7 @@ class RealPieces:
 
 
 @dataclass(frozen=True)
-class SimulatedPieces:
+class SimulatedMicrographs:
     """Clean images 1 - s, with their masks; the arrays may stay on disk."""
 
     clean: Sequence[Image]
@@ -54,7 +54,7 @@ class SimulatedPieces:
 
 
 @dataclass(frozen=True)
-class DrawnPieces:
+class SimulatedCrops:
     """Pieces of clean images."""
 
     clean: Float[Tensor, "b y x"]
@@ -63,7 +63,7 @@ class DrawnPieces:
     """Turned and mirrored with their pieces."""
 
 
-def draw_real(pieces: RealPieces, crop: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b y x"]:
+def draw_real_crops(pieces: RealMicrographs, crop: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b y x"]:
     """Pieces of real micrographs, in deviations of the noise around the background."""
     result = []
     for _ in range(batch):
@@ -74,7 +74,7 @@ def draw_real(pieces: RealPieces, crop: int, batch: int, generator: torch.Genera
     return torch.stack(result)
 
 
-def draw_simulated(pieces: SimulatedPieces, crop: int, batch: int, generator: torch.Generator) -> DrawnPieces:
+def draw_simulated_crops(pieces: SimulatedMicrographs, crop: int, batch: int, generator: torch.Generator) -> SimulatedCrops:
     """Pieces of clean images, with their masks and exposures."""
     clean, masks, exposures = [], [], []
     for _ in range(batch):
@@ -82,7 +82,7 @@ def draw_simulated(pieces: SimulatedPieces, crop: int, batch: int, generator: to
         clean.append(1 - pieces.contrast * (1 - _piece(pieces.clean[number], cut)))
         masks.append(_piece(pieces.masks[number], cut))
         exposures.append(pieces.exposures[number].turned(cut.turns, cut.mirrored) if pieces.exposures else None)
-    return DrawnPieces(torch.stack(clean), torch.stack(masks), tuple(exposures))
+    return SimulatedCrops(torch.stack(clean), torch.stack(masks), tuple(exposures))
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,18 @@ import numpy as np
 import torch
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.translator.checkpoint import Translator
-from cryogem_scipion.engine.translator.comparison import compared
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.figure_data import compared
+from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import generator as network
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
 
 
 def test_spectra_and_fields_of_white_noise(generator):
     """Real grey values of deviation 7 around 100 are white noise of deviation 1 in deviations of the noise."""
     config = {"name": "residual", "width": 4}
     model = Translator(network(config).eval(), config, PhysicalNoise(0.05), GreyScale(100.0, 7.0), 5.0, 0.1, 1.0, {})
-    real = RealPieces([100 + 7 * torch.randn(300, 192, generator=generator).numpy()], [100.0], [7.0])
-    simulated = SimulatedPieces([np.ones((192, 192), np.float32)], [np.zeros((192, 192), np.int8)])
+    real = RealMicrographs([100 + 7 * torch.randn(300, 192, generator=generator).numpy()], [100.0], [7.0])
+    simulated = SimulatedMicrographs([np.ones((192, 192), np.float32)], [np.zeros((192, 192), np.int8)])
     found = compared(model, real, simulated, seed=3)
     assert found["frequency"][-1] == 0.5 / 5.0
     for kind in ("physical", "generated", "real"):
