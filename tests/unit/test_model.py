@@ -145,7 +145,7 @@ def test_what_is_not_published_is_refused(published, tmp_path):
     for words in ("model.surplus is unknown", "submodule.up.1.bias is missing",
                   "has shape (8, 4, 3, 3), not (8, 4, 4, 4)"):
         assert words in str(caught.value)
-    for content, words in (({"model": [1, 2]}, "holds a dict"), ([1, 2], "holds a list"), (tiling.tiled, "more than"),
+    for content, words in (({"model": [1, 2]}, "holds a dict"), ([1, 2], "holds a list"), (tiling.translate_in_tiles, "more than"),
                            ({"other": torch.zeros(1)}, "no model.down.0.weight")):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=words):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Unpaired pieces of real and simulated micrographs, cut, turned and mirrored on the fly."""
+"""Random crops of real and simulated micrographs, rotated and mirrored when they are read."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,15 +13,17 @@ from torch import Tensor
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["Image", "RealMicrographs", "SimulatedCrops", "SimulatedMicrographs", "draw_real_crops", "draw_simulated_crops"]
+__all__ = ["ImageArray", "RealMicrographs", "SimulatedCrops", "SimulatedMicrographs", "draw_real_crops",
+           "draw_simulated_crops"]
 
-BRIGHT, DARK = 10.0, -40.0
-"""Deviations of the noise to which pixels are cut: hot pixels above; contaminants are darker than anything else."""
+HIGHEST, LOWEST = 10.0, -40.0
+"""Limits to which grey values are clipped, in standard deviations of the noise. Hot pixels lie above the upper limit.
+The lower limit leaves room for contaminants, which are darker than everything else."""
 
 
 @runtime_checkable
-class Image(Protocol):
-    """An array, or something on disk that gives parts of itself as arrays."""
+class ImageArray(Protocol):
+    """Two-dimensional array, or an image on disk that is read window by window."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,83 +34,121 @@ class Image(Protocol):
 
 @dataclass(frozen=True)
 class RealMicrographs:
-    """Real micrographs to cut from; the arrays may stay on disk."""
+    """Real micrographs and the grey scale of each; the images can stay on disk."""
 
-    images: Sequence[Image]
+    images: Sequence[ImageArray]
     """(y, x), grey values."""
     medians: Sequence[float]
+    """Median grey value of each micrograph."""
     spreads: Sequence[float]
-    """Grey values of one deviation of the noise, for each micrograph."""
+    """Grey-value difference of one standard deviation of the noise, for each micrograph."""
 
 
 @dataclass(frozen=True)
 class SimulatedMicrographs:
-    """Clean images 1 - s, with their masks; the arrays may stay on disk."""
+    """Clean images 1 - s and their masks; the images can stay on disk."""
 
-    clean: Sequence[Image]
-    masks: Sequence[Image]
+    clean: Sequence[ImageArray]
+    """(y, x)."""
+    masks: Sequence[ImageArray]
+    """(y, x), 1 inside particles."""
     contrast: float = 1.0
-    """s is multiplied by this."""
+    """Factor by which s is multiplied."""
     exposures: Sequence[Exposure] = ()
-    """Of each image, where they are known."""
+    """Exposure of each image; empty if they are not known."""
 
 
 @dataclass(frozen=True)
 class SimulatedCrops:
-    """Pieces of clean images."""
+    """Batch of crops of clean images."""
 
     clean: Float[Tensor, "b y x"]
     masks: Float[Tensor, "b y x"]
     exposures: tuple[Exposure | None, ...]
-    """Turned and mirrored with their pieces."""
+    """Exposure of each crop, rotated and mirrored with it."""
 
 
-def draw_real_crops(pieces: RealMicrographs, crop: int, batch: int, generator: torch.Generator) -> Float[Tensor, "b y x"]:
-    """Pieces of real micrographs, in deviations of the noise around the background."""
-    result = []
+def draw_real_crops(micrographs: RealMicrographs, edge: int, batch: int,
+                    generator: torch.Generator) -> Float[Tensor, "b y x"]:
+    """Random crops of real micrographs, in standard deviations of the noise around the median.
+
+    Parameters
+    ----------
+    edge
+        Edge (px) of the crops.
+    batch
+        Number of crops.
+    generator
+        Random generator of the places and orientations.
+
+    Raises
+    ------
+    DataError
+        A micrograph is smaller than the crops, or there is none.
+    """
+    crops = []
     for _ in range(batch):
-        number, cut = _draw(pieces.images, crop, generator)
-        piece = _piece(pieces.images[number], cut)
-        values = (piece - pieces.medians[number]) / pieces.spreads[number]
-        result.append(values.nan_to_num(0.0, BRIGHT, DARK).clamp(DARK, BRIGHT))
-    return torch.stack(result)
+        index, window = _draw_window(micrographs.images, edge, generator)
+        crop = _read_crop(micrographs.images[index], window)
+        deviations = (crop - micrographs.medians[index]) / micrographs.spreads[index]
+        crops.append(deviations.nan_to_num(0.0, HIGHEST, LOWEST).clamp(LOWEST, HIGHEST))
+    return torch.stack(crops)
 
 
-def draw_simulated_crops(pieces: SimulatedMicrographs, crop: int, batch: int, generator: torch.Generator) -> SimulatedCrops:
-    """Pieces of clean images, with their masks and exposures."""
+def draw_simulated_crops(micrographs: SimulatedMicrographs, edge: int, batch: int,
+                         generator: torch.Generator) -> SimulatedCrops:
+    """Random crops of clean images, with their masks and exposures.
+
+    Parameters
+    ----------
+    edge
+        Edge (px) of the crops.
+    batch
+        Number of crops.
+    generator
+        Random generator of the places and orientations.
+
+    Raises
+    ------
+    DataError
+        A micrograph is smaller than the crops, or there is none.
+    """
     clean, masks, exposures = [], [], []
     for _ in range(batch):
-        number, cut = _draw(pieces.clean, crop, generator)
-        clean.append(1 - pieces.contrast * (1 - _piece(pieces.clean[number], cut)))
-        masks.append(_piece(pieces.masks[number], cut))
-        exposures.append(pieces.exposures[number].turned(cut.turns, cut.mirrored) if pieces.exposures else None)
+        index, window = _draw_window(micrographs.clean, edge, generator)
+        clean.append(1 - micrographs.contrast * (1 - _read_crop(micrographs.clean[index], window)))
+        masks.append(_read_crop(micrographs.masks[index], window))
+        exposures.append(micrographs.exposures[index].turned(window.quarter_turns, window.mirrored)
+                         if micrographs.exposures else None)
     return SimulatedCrops(torch.stack(clean), torch.stack(masks), tuple(exposures))
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _CropWindow:
+    """Place of a crop in its micrograph, and how it is rotated and mirrored."""
+
     rows: slice
     columns: slice
-    turns: int
+    quarter_turns: int
     mirrored: bool
 
 
-def _draw(images: Sequence[Image], crop: int, generator: torch.Generator) -> tuple[int, _Cut]:
-    """An image, the more often the larger it is, and a place in it."""
-    sizes = [image.shape for image in images]
-    if not sizes or min(min(size) for size in sizes) < crop:
-        smallest = min(sizes, key=min) if sizes else "none"
-        raise DataError(f"the smallest of {len(sizes)} micrographs has {smallest} pixels; pieces of {crop} need a "
-                        "smaller crop, or larger micrographs")
-    areas = torch.tensor([float(y * x) for y, x in sizes])
-    number = int(torch.multinomial(areas, 1, generator=generator))
-    y, x = sizes[number]
-    corner = [int(torch.randint(size - crop + 1, (), generator=generator)) for size in (y, x)]
-    turns, mirrored = (int(torch.randint(n, (), generator=generator)) for n in (4, 2))
-    return number, _Cut(slice(corner[0], corner[0] + crop), slice(corner[1], corner[1] + crop), turns, bool(mirrored))
+def _draw_window(images: Sequence[ImageArray], edge: int, generator: torch.Generator) -> tuple[int, _CropWindow]:
+    """Index of an image, drawn with a probability proportional to its area, and a window in it."""
+    shapes = [image.shape for image in images]
+    if not shapes or min(min(shape) for shape in shapes) < edge:
+        smallest = min(shapes, key=min) if shapes else "none"
+        raise DataError(f"the smallest of {len(shapes)} micrographs has {smallest} pixels (y x), less than a crop of "
+                        f"{edge}; give a smaller crop, or larger micrographs")
+    areas = torch.tensor([float(y * x) for y, x in shapes])
+    index = int(torch.multinomial(areas, 1, generator=generator))
+    y, x = shapes[index]
+    top, left = (int(torch.randint(size - edge + 1, (), generator=generator)) for size in (y, x))
+    quarter_turns, mirrored = (int(torch.randint(n, (), generator=generator)) for n in (4, 2))
+    return index, _CropWindow(slice(top, top + edge), slice(left, left + edge), quarter_turns, bool(mirrored))
 
 
-def _piece(image: Image, cut: _Cut) -> Float[Tensor, "y x"]:
-    piece = torch.from_numpy(np.array(image[cut.rows, cut.columns], np.float32))
-    piece = torch.rot90(piece, cut.turns)
-    return piece.flip(1) if cut.mirrored else piece
+def _read_crop(image: ImageArray, window: _CropWindow) -> Float[Tensor, "y x"]:
+    crop = torch.from_numpy(np.array(image[window.rows, window.columns], np.float32))
+    crop = torch.rot90(crop, window.quarter_turns)
+    return crop.flip(1) if window.mirrored else crop
