@@ -61,8 +61,8 @@ def state(arguments, device, **changes):
         real=("-",), simulation="-", out="-", steps=10_000, crop=arguments.crop, generator="published",
         discriminator="patch", generator_width=arguments.width, discriminator_width=arguments.discriminator_width,
         gradient_penalty=0, averaging=0, **changes)
-    goal = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 1.0, {})
-    return TrainingState(settings, goal, device)
+    properties = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 1.0, {})
+    return TrainingState(settings, properties, device)
 
 
 def timed(work, device):
@@ -90,7 +90,7 @@ def steps(arguments, device, bf16):
     data = scene(2 * arguments.crop)
     plain = state(arguments, device)
     plain.generator = FullPasses(plain.generator)
-    for name in ("forward_optimiser", "backward_optimiser"):
+    for name in ("generator_optimiser", "discriminator_optimiser"):
         [group] = getattr(plain, name).param_groups
         setattr(plain, name, torch.optim.Adam(group["params"], group["lr"], group["betas"]))
     ours = state(arguments, device)

@@ -24,8 +24,8 @@ def test_a_piece_of_a_batch_depends_on_its_number_alone():
     for batch in (1, 2, 3):
         settings = together.TrainSettings(real=("a.mrc",), simulation="sim", out="out", crop=32, batch=batch,
                                           generator_width=4, discriminator_width=4)
-        state = together.TrainingState(settings, together.GOAL, torch.device("cpu"))
-        drawn[batch] = state._drawn(*pieces)[1:]
+        state = together.TrainingState(settings, together.PROPERTIES, torch.device("cpu"))
+        drawn[batch] = state._draw_batch(*pieces)[1:]
     differ = 0
     for one, two, three in zip(*(drawn[batch] for batch in (1, 2, 3)), strict=True):
         for few, many in ((one, two), (two, three)):

@@ -13,7 +13,7 @@ from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, Physic
 from cryogem_scipion.engine.settings import TrainSettings, parse
 from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
 from cryogem_scipion.engine.translator.model import load_model
-from cryogem_scipion.engine.translator.networks import generator as network
+from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.tensor_files import load_tensors
 from cryogem_scipion.engine.translator.training import (
     CHECKPOINT,
@@ -232,7 +232,7 @@ def test_pieces_must_fit(data, tmp_path):
 def test_a_crop_that_the_settings_take_fits_the_network(name, crop, tmp_path):
     taken = settings(tmp_path, generator=name, crop=crop)
     details = {"levels": taken.crop.bit_length() - 1} if name == "published" else {}
-    assert taken.crop % network({"name": name, "width": 2, **details}).multiple == 0
+    assert taken.crop % build_generator({"name": name, "width": 2, **details}).multiple == 0
 
 
 def test_bf16_trains_too(data, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The judge of a training, its features, and what TensorBoard reads of it."""
+"""The validation metric of a training, its features, and the TensorBoard files."""
 import numpy as np
 import pytest
 import torch
@@ -10,14 +10,14 @@ from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
 from cryogem_scipion.engine.realism.frechet import frechet_distance
 from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
-from cryogem_scipion.engine.translator.networks import generator as named_generator
+from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
-from cryogem_scipion.engine.translator.tensorboard import FOLDER, TensorBoardWriter
-from cryogem_scipion.engine.translator.validation import HeldOutSet, judge
+from cryogem_scipion.engine.translator.tensorboard import TENSORBOARD, TensorBoardWriter
+from cryogem_scipion.engine.translator.validation import HeldOutSet, prepare_validation_metric
 
 
 def coloured(fall, shape, generator):
-    """Noise of variance one whose power falls with frequency."""
+    """Noise of variance 1 whose power falls with frequency."""
     n = 128
     radius = torch.hypot(torch.fft.fftfreq(n)[:, None], torch.fft.rfftfreq(n))
     power = ColouredNoise(torch.exp(-fall * radius))
@@ -25,7 +25,7 @@ def coloured(fall, shape, generator):
 
 
 class Blur(ResidualGenerator):
-    """Stands for a trained generator: makes white noise coloured, by a filter of three pixels."""
+    """Replacement for a trained generator: it filters white noise with a kernel of three pixels."""
 
     latent_channels = 0
 
@@ -34,43 +34,46 @@ class Blur(ResidualGenerator):
         self.weight = weight
 
     def forward(self, image, latent=None):
-        around = image.roll(1, -1) + image.roll(-1, -1) + image.roll(1, -2) + image.roll(-1, -2)
-        return image + self.weight * around, []
+        neighbours = image.roll(1, -1) + image.roll(-1, -1) + image.roll(1, -2) + image.roll(-1, -2)
+        return image + self.weight * neighbours, []
 
 
-def test_the_judge_prefers_what_is_nearer_and_calls_equal_one(generator, monkeypatch):
-    """Real images are white noise through a known filter: the nearer the filter, the better, and that filter is 1."""
-    for name, value in (("MOST", 6), ("MORE", 2), ("DRAWS", 3)):  # fewer fields take less time
+def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(generator, monkeypatch):
+    """Real images are filtered white noise; a generator with the same filter has a metric near 1."""
+    for name, value in (("MAX_CROPS", 6), ("HELD_OUT_FACTOR", 2), ("FLOOR_DRAWS", 3)):  # fewer crops take less time
         monkeypatch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
     def real(count):
         images = [Blur(0.3)(torch.randn(1, 1, 256, 272, generator=generator))[0][0, 0] for _ in range(count)]
         return RealMicrographs([(500 + 25 * image).numpy() for image in images], [500.0] * count, [25.0] * count)
     clean = np.ones((256, 256), np.float32)
-    real_held, real_seen = real(2), real(4)
+    held_out, training_set = real(2), real(4)
 
     def build():
-        return judge(Blur(0.0), HeldOutSet(real_held, PhysicalNoise(0.05)), real_seen, SimulatedMicrographs([clean], [clean]),
-                     torch.Generator().manual_seed(1))
-    judging = build()
-    found = {weight: judging(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
-    values = [one["realism"] for one in found.values()]
+        return prepare_validation_metric(
+            Blur(0.0), HeldOutSet(held_out, PhysicalNoise(0.05)), training_set,
+            SimulatedMicrographs([clean], [clean]), torch.Generator().manual_seed(1))
+    metric = build()
+    results = {weight: metric(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
+    values = [result["realism"] for result in results.values()]
     assert values[0] > values[1] > values[2]
-    assert 0.7 < values[2] < 1.6  # as near as other real ones are, chance apart
+    assert 0.7 < values[2] < 1.6  # as near as other real images, within chance
     assert values[0] > 2.5
-    assert found[0.15] == build()(Blur(0.15))
-    assert set(found[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet"}
+    assert results[0.15] == build()(Blur(0.15))
+    assert set(results[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet"}
 
 
-def test_nothing_is_judged_where_images_are_too_small(generator, caplog):
+def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
     tiny = RealMicrographs([np.ones((50, 90), np.float32)], [1.0], [1.0])
     simulated = SimulatedMicrographs([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
-    network = named_generator({"name": "residual", "width": 4})
-    assert judge(network, HeldOutSet(tiny, PhysicalNoise(0.05)), tiny, simulated, generator) is None
-    assert "too small to judge" in caplog.text
+    network = build_generator({"name": "residual", "width": 4})
+    held_out = HeldOutSet(tiny, PhysicalNoise(0.05))
+    assert prepare_validation_metric(network, held_out, tiny, simulated, generator) is None
+    assert "too small for the validation metric" in caplog.text
 
 
-def test_textures_tell_noises_apart_and_not_grey_levels(generator):
-    sets = [torch.cat([random_filter_features(coloured(fall, (256, 256), generator)) for _ in range(12)]) for fall in (4, 4, 6)]
+def test_random_filter_features_distinguish_noises_and_not_grey_levels(generator):
+    sets = [torch.cat([random_filter_features(coloured(fall, (256, 256), generator)) for _ in range(12)])
+            for fall in (4, 4, 6)]
     same, other = frechet_distance(sets[0], sets[1]), frechet_distance(sets[0], sets[2])
     assert other > 3 * same
     image = coloured(4, (130, 200), generator)
@@ -82,13 +85,13 @@ def test_textures_tell_noises_apart_and_not_grey_levels(generator):
 
 def test_tensorboard_reads_the_events(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    # A session that is killed after step 4, and one that goes on after step 2.
+    # A session that is killed after step 4, and a session that continues after step 2.
     for first, last, scale in ((0, 4, 1.0), (2, 300, 10.0)):
-        with TensorBoardWriter(tmp_path / FOLDER, first) as events:
+        with TensorBoardWriter(tmp_path / TENSORBOARD, first) as writer:
             for step in range(first + 1, last + 1):
-                events.add(step, {"adversarial": scale * step, "realism/spectrum": -0.5})
-    found = accumulator.EventAccumulator(str(tmp_path / FOLDER), size_guidance={"scalars": 0})
-    found.Reload()
-    assert set(found.Tags()["scalars"]) == {"adversarial", "realism/spectrum"}
-    values = {event.step: event.value for event in found.Scalars("adversarial")}
+                writer.add(step, {"adversarial": scale * step, "realism/spectrum": -0.5})
+    events = accumulator.EventAccumulator(str(tmp_path / TENSORBOARD), size_guidance={"scalars": 0})
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"adversarial", "realism/spectrum"}
+    values = {event.step: event.value for event in events.Scalars("adversarial")}
     assert values == {1: 1.0, 2: 2.0, **{step: 10.0 * step for step in range(3, 301)}}

@@ -37,8 +37,8 @@ from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.runs.torchrun import launch, launched
 from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
-from cryogem_scipion.engine.translator.distributed import joined
-from cryogem_scipion.engine.translator.figure_data import compared
+from cryogem_scipion.engine.translator.distributed import join_process_group
+from cryogem_scipion.engine.translator.figure_data import training_figure_data
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, ModelProperties, TrainingRecord, train
 from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
@@ -67,18 +67,18 @@ def run(settings: TrainSettings) -> Manifest:
     warnings = check_contrast_sign(settings, simulated, files)
     if settings.processes > 1 and not launched():
         launch(settings)
-    processes, device = joined(device)
+    processes, device = join_process_group(device)
     out = settings.out
     if processes.is_rank_zero:
         begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_fingerprints(simulated, files))
     else:
-        processes.wait()  # the first process measures the real micrographs, the others read its results
+        processes.barrier()  # the first process measures the real micrographs, the others read its results
     with one_thread():
         reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
                              settings.real_contrast == "bright")
     if processes.is_rank_zero:
-        processes.wait()
+        processes.barrier()
     held_out = _held_out(len(reals))
     training_set = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
@@ -88,22 +88,25 @@ def run(settings: TrainSettings) -> Manifest:
     for warning in warnings:
         log.warning("warning: %s", warning)
     physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
-    goal = ModelProperties(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
-                {"version": __version__, "crop": settings.crop})
-    real_pieces = _real_pieces(training_set, out, background)
-    simulated_pieces = _simulated_pieces(simulated, background)
-    judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    held = HeldOutSet(judges, _of_some(physical, reals, held_out)) if judges else None
-    records = train(real_pieces, simulated_pieces, goal, settings, out, device, held, processes)
+    properties = ModelProperties(physical, background.scale, simulated.manifest.pixel_size, background.snr,
+                                 background.contrast, {"version": __version__, "crop": settings.crop})
+    real_micrographs = _real_micrographs(training_set, out, background)
+    simulated_micrographs = _simulated_micrographs(simulated, background)
+    held_out_micrographs = (_real_micrographs([reals[number] for number in sorted(held_out)], out, background)
+                       if held_out else None)
+    held_out_set = (HeldOutSet(held_out_micrographs, _of_some(physical, reals, held_out))
+                    if held_out_micrographs else None)
+    records = train(real_micrographs, simulated_micrographs, properties, settings, out, device, held_out_set, processes)
     if not processes.is_rank_zero:
         deque(records, maxlen=0)
-        processes.wait()
+        processes.barrier()
         return read_manifest(out)
     _watch(records, settings.steps, out)
     _write_reals(out, reals, held_out, simulated)
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or real_pieces, simulated_pieces,
-                                             settings.seed))
+        np.savez_compressed(path, **training_figure_data(load_model(out / MODEL, device),
+                                                         held_out_micrographs or real_micrographs,
+                                                         simulated_micrographs, settings.seed))
     figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
         stage="train", **made_with(), settings=settings.model_dump(mode="json"),
@@ -112,7 +115,7 @@ def run(settings: TrainSettings) -> Manifest:
         contrast=simulated.contrast.brought_to(background.snr, background.deviation),
         warnings=warnings, figures=figures)
     write_manifest(out, manifest)
-    processes.wait()
+    processes.barrier()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
     return manifest
 
@@ -162,13 +165,13 @@ def _best(path: Path) -> dict[str, float]:
     return {"realism": float(best["realism"]), "best_step": float(best["step"])}
 
 
-def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealMicrographs:
+def _real_micrographs(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealMicrographs:
     spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
                for real in reals]
     return RealMicrographs([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
 
 
-def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedMicrographs:
+def _simulated_micrographs(simulated: SimulatedSet, background: Background) -> SimulatedMicrographs:
     return SimulatedMicrographs([StoredImage(path) for path in simulated.micrographs],
                            [StoredImage(path) for path in simulated.masks], background.contrast,
                            simulated.exposures)
