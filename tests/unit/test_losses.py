@@ -118,7 +118,7 @@ def test_loss_is_that_of_loops_over_layers_and_images(form, generator):
                             for c, s in ((3, 16), (4, 8))] for _ in range(2))
     masks = torch.zeros(2, 32, 64)
     masks[0, :20, 10:40] = 1
-    masks[1, :4, :2] = 1  # less than half a cell of the coarse layer, so no place is inside there
+    masks[1, :4, :2] = 1  # half a cell of the coarse layer: one place is inside there
     seed = 77
     loss = contrastive_loss(projections, generated, physical, masks, torch.Generator().manual_seed(seed), patches=24,
                         form=form)

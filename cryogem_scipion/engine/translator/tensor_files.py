@@ -67,7 +67,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise CheckpointError(f"{path} is a {file_format!r} file where a 'cryogem {kind}' is needed; give the "
                               "right file")
     if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {version}, but this program reads formats up to {FORMAT_VERSION}; "
+        raise CheckpointError(f"{path} has format {version} and this program reads formats up to {FORMAT_VERSION}; "
                               "update cryogem")
     return tensors, values
 
