@@ -28,7 +28,7 @@ from markdown_table import MarkdownTable
 
 from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table, write_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
-from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
+from cryogem_scipion.engine.realism.particle_correlation import fit_to_clean_image, particle_correlations
 from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
 from cryogem_scipion.engine.simulation.microscope import seeded
 
@@ -66,7 +66,7 @@ def write_sets(gen, out):
         image, pixel_size = read_mrc(path_inside(gen, path), 2)
         optical, _ = read_mrc(gen / "optical" / Path(path).name, 2)
         image, clean = torch.tensor(image), torch.tensor(optical)
-        fit = linear_fit(image, clean)
+        fit = fit_to_clean_image(image, clean)
         noise = torch.randn(image.shape, generator=seeded(index, "rival"))
         gaussian = fit.offset + fit.gain * clean + fit.background_deviation * noise
         rows = particles[particles["rlnMicrographName"] == path]

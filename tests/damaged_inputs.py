@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings, TrainSettings
 from cryogem_scipion.engine.stages import generate, phantom, simulate, train
-from cryogem_scipion.engine.translator.networks import generator
+from cryogem_scipion.engine.translator.networks import build_generator
 
 PIXEL_SIZE = 6.0
 
@@ -92,7 +92,7 @@ class InputFolders:
 
     def published(self, length=None, **tensors):
         """Write a small checkpoint in the published layout; ``length`` cuts it after so many bytes."""
-        network = generator({"name": "published", "levels": 6, "width": 4})
+        network = build_generator({"name": "published", "levels": 6, "width": 4})
         torch.save({**network.state_dict(), **tensors}, self.bad / "x.pth")
         self.bytes("x.pth", (self.bad / "x.pth").read_bytes()[:length])
 

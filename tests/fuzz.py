@@ -45,7 +45,7 @@ def seeds(folder):
     from cryogem_scipion.engine.simulation.measured_star import measured_orientations, measured_states
     from cryogem_scipion.engine.simulation.optics import Optics
     from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
-    from cryogem_scipion.engine.translator.checkpoint import load_model
+    from cryogem_scipion.engine.translator.model import load_model
     from cryogem_scipion.engine.translator.published_checkpoint import import_published
     from cryogem_scipion.engine.translator.tensor_files import load_tensors
     from tests.damaged_inputs import InputFolders, make_valid_inputs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The published networks, written again for comparison: names and shapes of the tensors, and a simple forward pass."""
+"""The published generator written independently: names and shapes of its checkpoints, and a forward pass."""
 import torch
 from torch.nn import functional as F
 
@@ -14,14 +14,14 @@ def generator_shapes(levels, width):
         down = "down.0" if k == 0 else "down.1"
         shapes[f"{prefix}{down}.weight"] = (channels[k], outer, 4, 4)
         shapes[f"{prefix}{down}.bias"] = (channels[k],)
-        up_channels = channels[k] if k == levels - 1 else 2 * channels[k]
-        shapes[f"{prefix}up.1.weight"] = (up_channels, outer, 4, 4)
+        channels_in = channels[k] if k == levels - 1 else 2 * channels[k]
+        shapes[f"{prefix}up.1.weight"] = (channels_in, outer, 4, 4)
         shapes[f"{prefix}up.1.bias"] = (outer,)
     return shapes
 
 
-def feature_shapes(width):
-    """Return the names and shapes of the tensors in a ``*_net_F.pth``: one two-layer MLP for each of five layers."""
+def projection_shapes(width):
+    """Names and shapes of a ``*_net_F.pth``: a two-layer network for each of the five contrastive layers."""
     shapes = {}
     for layer, channels in enumerate(width * factor for factor in (1, 2, 4, 8, 8)):
         shapes[f"mlp_{layer}.0.weight"] = (256, channels)
@@ -31,17 +31,16 @@ def feature_shapes(width):
 
 
 def state_dict(shapes, generator):
-    """Return random weights with which the output of every layer has a standard deviation near one."""
+    """Random weights with which the output of every layer has a standard deviation near 1."""
     return {name: torch.randn(shape, generator=generator) * (
         0.1 if len(shape) == 1 else (2 / (shape[1] * shape[2] * shape[3] if len(shape) == 4 else shape[1])) ** 0.5)
         for name, shape in shapes.items()}
 
 
-def layers(state, levels, image):
-    """Return the output of every convolution of the published network, by name, and the image.
+def layer_outputs(state, levels, image):
+    """Output of every convolution of the published network by name, of its contrastive layers, and the image.
 
-    The code has one loop down and one loop up. In the published network the activation before a convolution works in
-    place, so the skip connections carry activated features.
+    The activation before a convolution works in place, so the skip connections have passed through it.
     """
     outputs, skips, features = {}, [], image
     for k in range(levels):
@@ -59,6 +58,6 @@ def layers(state, levels, image):
         outputs[name] = features
         if k:
             features = torch.cat([F.leaky_relu(skips[k - 1], 0.2), F.instance_norm(features)], 1)
-    outputs["contrasted"] = [F.leaky_relu(skip, 0.2) for skip in skips[:5]]
+    outputs["contrastive"] = [F.leaky_relu(skip, 0.2) for skip in skips[:5]]
     outputs["image"] = torch.tanh(features)
     return outputs

@@ -34,10 +34,10 @@ def torch_threads():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_validation_fields():
-    """Validation uses few fields, which takes less time. The tests of the validation set their own number."""
+def few_validation_crops():
+    """The validation metric of a training uses few crops, which takes less time; its tests choose their own numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("MOST", 2), ("MORE", 1), ("DRAWS", 2)):
+        for name, value in (("MAX_CROPS", 2), ("HELD_OUT_FACTOR", 1), ("FLOOR_DRAWS", 2)):
             patch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
         yield
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.io.dataset import read_manifest
-from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.model import load_model
 from tests.damaged_inputs import make_valid_inputs
-from tests.distributed_training import GOAL, TrainingState, TrainSettings, data
+from tests.distributed_training import PROPERTIES, TrainingState, TrainSettings, data
 from tests.distributed_training import main as train_in_float64
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,8 +25,8 @@ def test_an_image_piece_depends_only_on_its_number_in_the_batch():
     for batch in (1, 2, 3):
         settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", crop=32, batch=batch,
                                  generator_width=4, discriminator_width=4)
-        state = TrainingState(settings, GOAL, torch.device("cpu"))
-        batches[batch] = state._drawn(*pieces)[1:]
+        state = TrainingState(settings, PROPERTIES, torch.device("cpu"))
+        batches[batch] = state._draw_batch(*pieces)[1:]
     differ = 0
     for one, two, three in zip(*(batches[batch] for batch in (1, 2, 3)), strict=True):
         for few, many in ((one, two), (two, three)):

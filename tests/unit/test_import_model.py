@@ -10,7 +10,7 @@ import torch
 from cryogem_scipion.__main__ import main
 from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.model import load_model
 from tests import published_layout
 
 LEVELS, WIDTH = 6, 4
@@ -22,7 +22,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     random = torch.Generator().manual_seed(11)
     for name, shapes in (("G", published_layout.generator_shapes(LEVELS, WIDTH)),
-                         ("F", published_layout.feature_shapes(WIDTH))):
+                         ("F", published_layout.projection_shapes(WIDTH))):
         state = published_layout.state_dict(shapes, random)
         torch.save({f"module.{key}": value for key, value in state.items()}, folder / f"latest_net_{name}.pth")
     return folder
@@ -50,7 +50,7 @@ def test_the_model_holds_the_weights_and_says_where_they_are_from(files, importe
     state = torch.load(files / "latest_net_G.pth", weights_only=True)
     assert {f"module.{name}" for name in model.network.state_dict()} == set(state)
     assert all(torch.equal(value, state[f"module.{name}"]) for name, value in model.network.state_dict().items())
-    assert set(model.features) == set(published_layout.feature_shapes(WIDTH))
+    assert set(model.features) == set(published_layout.projection_shapes(WIDTH))
     assert (model.snr, model.details["crop"], model.physical.ice) == (0.2, 64, ())
     assert model.details["imported"]["latest_net_G.pth"] == hashlib.sha256(
         (files / "latest_net_G.pth").read_bytes()).hexdigest()
@@ -136,7 +136,7 @@ def test_the_full_published_size(tmp_path, monkeypatch, generator):
     image = torch.randn(1, 1, 1024, 1024, generator=generator)
     with torch.no_grad():
         found, features = network(image)
-        wanted = published_layout.layers(state, 10, image / network.scale)
+        wanted = published_layout.layer_outputs(state, 10, image / network.scale)
     assert len(seen) == 20
     for name, value in seen.items():
         # float32 in the same order of operations; deeper layers are normalised over few pixels.

@@ -27,7 +27,7 @@ from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, 
 from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
 from cryogem_scipion.engine.simulation.labels import cut_boxes
 from cryogem_scipion.engine.simulation.microscope import CleanMicrograph, Microscope, Specimen, microscope, seeded
-from cryogem_scipion.engine.translator.checkpoint import Translator, in_bf16, load_model
+from cryogem_scipion.engine.translator.model import Translator, load_model, to_bf16
 
 __all__ = ["run"]
 
@@ -62,7 +62,7 @@ def run(settings: GenerateSettings) -> Manifest:
         raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
                         f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
     if model is not None and settings.precision == "bf16":
-        model = in_bf16(model)
+        model = to_bf16(model)
     files = real_files(settings.real)
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _indices(settings, simulated)

@@ -13,7 +13,7 @@ from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
 from cryogem_scipion.engine.runs.folder import check_disk_space, fingerprint, open_run_folder, provenance
 from cryogem_scipion.engine.settings import ImportModelSettings
-from cryogem_scipion.engine.translator.checkpoint import MODEL, Translator, save_model
+from cryogem_scipion.engine.translator.model import MODEL, Translator, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS, write_preview
 from cryogem_scipion.engine.translator.published_checkpoint import import_published
 
