@@ -27,8 +27,8 @@ import torch
 from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, write_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
-from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.scoring.fsc import fourier_shell_correlation, fsc_resolution
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 SETS = ("optical", "generated", "gaussian")
 
@@ -64,7 +64,7 @@ def sets(gen, out):
         optical, _ = read_mrc(gen / "optical" / Path(path).name, 2)
         image, optical = torch.tensor(image), torch.tensor(optical)
         fit = linear_fit(image, optical)
-        noise = torch.randn(image.shape, generator=seeded(number, "rival"))
+        noise = torch.randn(image.shape, generator=seeded_generator(number, "rival"))
         rival = fit.offset + fit.gain * optical + fit.background_deviation * noise
         rows = particles[particles["rlnMicrographName"] == path]
         centres = torch.tensor(np.stack([rows[f"rlnCoordinate{axis}"] - rows[f"rlnOrigin{axis}Angst"] / pixel_size
@@ -137,7 +137,7 @@ def main():
             map_ = reconstruct(folder, table, table[1].index[order], f"map_{count}") * sphere
             halves = [reconstruct(folder, table, table[1].index[order[part::2]], f"half_{part}_{count}") * sphere
                       for part in (0, 1)]
-            curves = shell_correlation(map_, truth), shell_correlation(*halves)
+            curves = fourier_shell_correlation(map_, truth), fourier_shell_correlation(*halves)
             found = [fsc_resolution(curve, edge, pixel_size, threshold)
                      for curve, threshold in zip(curves, (0.5, 0.143), strict=True)]
             results.append({"particles": count, "noise": name, "FSC 0.5 with the truth": words(found[0]),

@@ -31,7 +31,7 @@ from torch.nn import functional
 from cryogem_scipion.engine.compute.resampling import fourier_crop
 from cryogem_scipion.engine.io.dataset import EXTRACTED, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.scoring.alignment import angles_of, uniform_errors
+from cryogem_scipion.engine.scoring.alignment import random_pose_errors, rotation_angles
 from cryogem_scipion.engine.scoring.particles import relion_matrices
 
 VIEWS, SPINS = 192, 24
@@ -180,7 +180,7 @@ def predicted(network, images, cells):
 
 def errors(found, truth):
     """Angles between orientations, degrees; the frames are the same, so nothing is aligned."""
-    return angles_of((found @ truth.mT).double().numpy())
+    return rotation_angles((found @ truth.mT).double().numpy())
 
 
 def main():
@@ -200,7 +200,7 @@ def main():
         tests["labelled"] = labelled(args.labelled, args.box)
     sets = {name: tuple(values[:args.limit] for values in generated(Path(folder), args.box))
             for name, folder in (one.split("=", 1) for one in args.train)}
-    print(f"by chance: median {np.median(uniform_errors(np.eye(3)[None])):.1f}°")
+    print(f"by chance: median {np.median(random_pose_errors(np.eye(3)[None])):.1f}°")
     found = {(name, test): [] for name in sets for test in tests}
     for seed in range(args.seeds):
         for name, (images, poses) in sets.items():

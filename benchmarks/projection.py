@@ -15,8 +15,8 @@ from statistics import median
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections
-from cryogem_scipion.engine.simulation.projection import prepare, project, rotation_matrices
+from cryogem_scipion.engine.simulation.phantom import Gaussians, exact_projections, gaussian_density
+from cryogem_scipion.engine.simulation.projection import prepare_projector, project, rotation_matrices
 
 SETTINGS = [(1, 1.0), (1, 2.0), (1, 3.0), (1, 4.0), (3, 1.0), (3, 1.25), (3, 1.5), (3, 2.0), (3, 3.0)]
 DEFAULT = (3, 1.5)
@@ -50,7 +50,7 @@ def compare(box, rounds, device, settings):
     """Print one line for each setting: error, time, and how many times faster than the reference it is."""
     generator = torch.Generator().manual_seed(box)
     model = beads(box, generator)
-    volume = density(model, box, 1.0)
+    volume = gaussian_density(model, box, 1.0)
     count = max(60, 400 * 64**3 // box**3) * (1 if device.type == "cpu" else 10)
     slow = max(2, 8 * 64**3 // box**3)
     rotations = rotation_matrices(torch.rand(count, 3, generator=generator) * torch.tensor([360.0, 180.0, 360.0]))
@@ -59,7 +59,7 @@ def compare(box, rounds, device, settings):
     norms = exact.flatten(1).norm(dim=1)
     turns, moves, map_there = rotations.to(device), shifts.to(device), volume.density.to(device)
     for order, padding in settings:
-        projector = prepare(type(volume)(map_there, 1.0), padding, order)
+        projector = prepare_projector(type(volume)(map_there, 1.0), padding, order)
         made = project(projector, turns[:20], moves[:20], box, 1.0).cpu()
         error = ((made - exact).flatten(1).norm(dim=1) / norms).max()
         rotate_and_sum(map_there, turns[0])

@@ -15,8 +15,8 @@ from cryogem_scipion.engine.io.dataset import PARTICLES, read_manifest, read_tab
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation import conformations
-from cryogem_scipion.engine.simulation.conformations import CRYODRGN_ENV_ACTIVATION, specimens
-from cryogem_scipion.engine.simulation.cryodrgn_latents import drawn
+from cryogem_scipion.engine.simulation.conformations import CRYODRGN_ENV_ACTIVATION, specimen_files
+from cryogem_scipion.engine.simulation.cryodrgn_latents import draw_particles
 from cryogem_scipion.engine.stages import generate, simulate
 
 CONFORMATIONS = 4
@@ -84,19 +84,19 @@ def settings(folder, activation, out, **changes):
 
 def test_particles_are_drawn_by_the_seed_and_none_twice():
     latents = np.zeros((50, 1))
-    assert len(set(drawn(latents, 50, 1).tolist())) == 50
-    assert drawn(latents, 5, 1).tolist() == drawn(latents, 5, 1).tolist() != drawn(latents, 5, 2).tolist()
-    assert drawn(latents, 80, 1).max() < 50
+    assert len(set(draw_particles(latents, 50, 1).tolist())) == 50
+    first, again, other = (draw_particles(latents, 5, seed).tolist() for seed in (1, 1, 2))
+    assert first == again != other
+    assert draw_particles(latents, 80, 1).max() < 50
 
 
 def test_conformations_become_the_maps(result, activation, tmp_path, caplog):
-    given = settings(result, activation, tmp_path / "sim")
-    with specimens(given) as made:
-        maps = [read_mrc(path, 3) for path in made.settings.volume]
-        record = json.loads(made.records[0].read_text())
-        assert list(made.origins.values()) == [*(f"{result}/weights.pkl, particle {number + 1}"
-                                                 for number in record["particles"]), str(result)]
-    assert not any(path.exists() for path in made.settings.volume)
+    with specimen_files(settings(result, activation, tmp_path / "sim")) as specimens:
+        maps = [read_mrc(path, 3) for path in specimens.settings.volume]
+        record = json.loads(specimens.record_files[0].read_text())
+        origins = [f"{result}/weights.pkl, particle {number + 1}" for number in record["particles"]]
+        assert list(specimens.provenance.values()) == [*origins, str(result)]
+    assert not any(path.exists() for path in specimens.settings.volume)
     with (result / "z.pkl").open("rb") as file:
         latents = pickle.load(file)
     assert np.array_equal(record["latents"], latents[record["particles"]])
@@ -110,18 +110,19 @@ def test_conformations_become_the_maps(result, activation, tmp_path, caplog):
 
 
 def test_an_epoch_and_a_pixel_size_can_be_chosen(result, activation, tmp_path):
-    with specimens(settings(result, activation, tmp_path / "sim", cryodrgn_epoch=3, volume_pixel_size=3.0)) as made:
-        record = json.loads(made.records[0].read_text())
+    chosen = settings(result, activation, tmp_path / "sim", cryodrgn_epoch=3, volume_pixel_size=3.0)
+    with specimen_files(chosen) as specimens:
+        record = json.loads(specimens.record_files[0].read_text())
         assert np.min(record["latents"]) > 50
         assert record["weights"].endswith("weights.3.pkl")
-        assert read_mrc(made.settings.volume[0], 3)[1] == pytest.approx(3.0)
+        assert read_mrc(specimens.settings.volume[0], 3)[1] == pytest.approx(3.0)
 
 
 def test_the_last_epoch_is_taken_of_an_unfinished_run(result, activation, tmp_path):
     (result / "weights.pkl").unlink()
-    with specimens(settings(result, activation, tmp_path / "sim")) as made:
-        # Epoch 4 has weights and no latent coordinates.
-        assert json.loads(made.records[0].read_text())["weights"].endswith("weights.3.pkl")
+    with specimen_files(settings(result, activation, tmp_path / "sim")) as specimens:
+        # Epoch 4 has weights, but no latent coordinates.
+        assert json.loads(specimens.record_files[0].read_text())["weights"].endswith("weights.3.pkl")
 
 
 def test_the_folder_is_made_again_and_continued_without_cryodrgn(result, activation, tmp_path):
@@ -158,7 +159,7 @@ def _without(name):
 
 @pytest.mark.parametrize(("change", "changes", "kind", "message"), [
     (_without("config.yaml"), {}, DataError, r"a result has no config\.yaml; give the folder that cryodrgn train_vae"),
-    (None, {"cryodrgn_epoch": 4}, DataError, r"no weights\.4\.pkl and z\.4\.pkl \(of single epochs it has epochs 3\)"),
+    (None, {"cryodrgn_epoch": 4}, DataError, r"no weights\.4\.pkl and z\.4\.pkl \(it has epochs 3 with both files\)"),
     (_without("ctf.pkl"), {}, SettingsError, "does not tell the pixel size.*set volume_pixel_size"),
     (lambda folder: (folder / "weights.pkl").write_bytes(b""), {}, DataError,
      r"cryoDRGN failed \(RuntimeError: these are no weights\) in the environment of"),

@@ -24,7 +24,7 @@ from cryogem_scipion.engine.realism.summary import (
     standardised,
     summary,
 )
-from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
+from cryogem_scipion.engine.scoring.fsc import fourier_shell_correlation, fsc_resolution
 
 
 def noise(generator, shape=(256, 256), width=0.0):
@@ -253,7 +253,7 @@ def test_shell_correlations_are_those_of_the_signal_and_noise(edge, generator):
     """Against a plain loop over shells of the full transform; and signal over noise gives s / √(s² + n²)."""
     one = torch.randn(edge, edge, edge, generator=generator)
     other = 0.5 * one + torch.randn(edge, edge, edge, generator=generator)
-    found = shell_correlation(one, other)
+    found = fourier_shell_correlation(one, other)
     axis = np.fft.fftfreq(edge) * edge
     radius = np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2))
     a, b = np.fft.fftn(one.double().numpy()), np.fft.fftn(other.double().numpy())
@@ -265,4 +265,4 @@ def test_shell_correlations_are_those_of_the_signal_and_noise(edge, generator):
     assert fsc_resolution(torch.tensor([1, 0.9, 0.7, 0.3, 0.6]), 10, 2.0, 0.5) == pytest.approx(20 / 2.5)
     assert fsc_resolution(torch.tensor([1, 0.9, 0.8]), 10, 2.0, 0.5) is None
     with pytest.raises(DataError, match="compare cubes of one size"):
-        shell_correlation(one, one[:, :, 1:])
+        fourier_shell_correlation(one, one[:, :, 1:])

@@ -21,7 +21,7 @@ from cryogem_scipion.engine.simulation.ctf import (
     electron_wavelength,
     fast_shape,
 )
-from cryogem_scipion.engine.simulation.optics import transfer_zeros
+from cryogem_scipion.engine.simulation.optics import ctf_zeros
 
 ROUND = Optics(300.0, 2.7, 0.1, 15000.0, 15000.0, 0.0)
 ASTIGMATIC = Optics(200.0, 2.0, 0.07, 18000.0, 12000.0, 30.0, phase_shift_degrees=40.0, b_factor_angstrom2=60.0)
@@ -85,7 +85,7 @@ def test_zeros_fall_where_the_formula_puts_them():
     ids=["round", "astigmatic", "turning back", "overfocus"])
 def test_rings_are_where_the_transfer_changes_its_sign(optics):
     size, pixel_size = 2048, 0.8
-    rings = transfer_zeros(optics, np.array([0.0, np.pi / 2]), 0.5 / pixel_size)
+    rings = ctf_zeros(optics, np.array([0.0, np.pi / 2]), 0.5 / pixel_size)
     lines = [ctf((1, size), pixel_size, optics)[0], ctf((size, 1), pixel_size, optics)[:size // 2, 0]]
     for line, ring in zip(lines, rings.T, strict=True):
         changes = np.flatnonzero(np.diff(np.sign(line.numpy())))

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import SettingsError
-from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections, gaussians, phantom
+from cryogem_scipion.engine.simulation.phantom import (
+    Gaussians,
+    exact_projections,
+    gaussian_density,
+    phantom,
+    phantom_gaussians,
+)
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom
 
 
@@ -38,7 +44,7 @@ def test_no_rotation_or_mirror_of_the_cube_maps_it_onto_itself():
 
 
 def test_it_is_centred_on_its_mass_and_has_lobes_of_different_density():
-    beads = gaussians()
+    beads = phantom_gaussians()
     mass = beads.weights * beads.sigmas**3
     torch.testing.assert_close((mass[:, None] * beads.centres).sum(0) / mass.sum(), torch.zeros(3), atol=1e-4, rtol=0)
     assert len(beads.weights.unique()) >= 6
@@ -49,7 +55,7 @@ def test_the_formula_agrees_with_summing_along_z(generator):
     # Gaussians of deviation >= 1.5 voxels: the sum over voxels is the integral to 1e-9 or so.
     centres, weights = 8 * torch.randn(6, 3, generator=generator), torch.rand(6, generator=generator)
     beads = Gaussians(centres, torch.full((6,), 3.0), weights)
-    volume = density(beads, 49, 2.0)
+    volume = gaussian_density(beads, 49, 2.0)
     identity = exact_projections(beads, torch.eye(3)[None], torch.zeros(1, 2), 49, 2.0)[0]
     torch.testing.assert_close(identity, volume.density.sum(0) * 2.0, rtol=1e-4, atol=1e-5)
     along_x = torch.tensor([[[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]])  # image x is y, image y is z
@@ -58,7 +64,7 @@ def test_the_formula_agrees_with_summing_along_z(generator):
 
 
 def test_no_projections():
-    assert exact_projections(gaussians(), torch.zeros(0, 3, 3), torch.zeros(0, 2), 8, 30.0).shape == (0, 8, 8)
+    assert exact_projections(phantom_gaussians(), torch.zeros(0, 3, 3), torch.zeros(0, 2), 8, 30.0).shape == (0, 8, 8)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

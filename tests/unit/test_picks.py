@@ -15,8 +15,8 @@ from cryogem_scipion.engine.errors import CryogemError, DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import read_manifest, write_table
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.scoring.coordinates import read_coordinates
-from cryogem_scipion.engine.scoring.matching import match
-from cryogem_scipion.engine.scoring.names import same_files
+from cryogem_scipion.engine.scoring.file_names import match_file_names
+from cryogem_scipion.engine.scoring.matching import match_positions
 from cryogem_scipion.engine.scoring.picks import precision_recall_curve
 from cryogem_scipion.engine.settings import PicksSettings
 from cryogem_scipion.engine.settings.picks import default_radius
@@ -38,7 +38,7 @@ def test_no_other_pairing_gains_more(picks, particles):
     """All pairings of up to five with five are tried; the gain is what they are compared by."""
     picks, particles = (np.array(some, float).reshape(-1, 2) for some in (picks, particles))
     radius = 5.0
-    found = match(picks, particles, radius)
+    found = match_positions(picks, particles, radius)
     paired = found[found >= 0]
     assert len(set(paired)) == len(paired)
     distance = np.linalg.norm(picks[:, None] - particles, axis=2)
@@ -52,8 +52,8 @@ def test_no_other_pairing_gains_more(picks, particles):
 
 def test_what_lies_on_the_radius_is_out_whatever_the_unit():
     for unit in (1.0, 1.06, 0.3):  # 3, 4 and 5 in units that are no binary fractions
-        assert match(np.array([[3.0, 4.0]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [-1]
-        assert match(np.array([[3.0, 3.99]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [0]
+        assert match_positions(np.array([[3.0, 4.0]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [-1]
+        assert match_positions(np.array([[3.0, 3.99]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [0]
 
 
 def test_the_curve_of_a_case_worked_out_by_hand():
@@ -80,8 +80,8 @@ def write_truth(folder, rows, pixel_size=4.0, micrographs=None, **extra):
 
 
 def write_picks(path, rows):
-    columns = ["image_name", "x_coord", "y_coord", "score"][:len(rows[0])] if rows else ["image_name", "x_coord",
-                                                                                        "y_coord", "score"]
+    columns = ["image_name", "x_coord", "y_coord", "score"]
+    columns = columns[:len(rows[0])] if rows else columns
     pd.DataFrame(rows, columns=columns).to_csv(path, sep="\t", index=False)
     return path
 
@@ -217,7 +217,7 @@ def test_every_format_says_the_same(tmp_path):
                              ("a.box", 2.0), ("p.cs", None)):
         table = coordinates(tmp_path / name, pixel_size)
         assert table[["x", "y", "score"]].to_numpy() == pytest.approx(np.array([[20, 40, 0.5], [61, 80, 0.25]])), name
-        assert set(same_files(["somewhere/a.mrc"], table["micrograph"]).values()) == {"somewhere/a.mrc"}
+        assert set(match_file_names(["somewhere/a.mrc"], table["micrograph"]).values()) == {"somewhere/a.mrc"}
     with pytest.raises(DataError, match=r"a_autopick\.star does not say the pixel size of its coordinates; give pixel"):
         coordinates(tmp_path / "a_autopick.star")
 
@@ -259,15 +259,15 @@ def test_other_micrographs_altogether_are_refused(tmp_path, truth):
 
 
 def test_micrographs_are_told_apart_by_as_many_folders_as_it_takes():
-    assert same_files(["m/a.mrc", "m/b.1.mrc"], ["a", "/data/b.1.mrc", "c"]) == {"a": "m/a.mrc",
-                                                                               "/data/b.1.mrc": "m/b.1.mrc"}
+    assert match_file_names(["m/a.mrc", "m/b.1.mrc"], ["a", "/data/b.1.mrc", "c"]) == {
+        "a": "m/a.mrc", "/data/b.1.mrc": "m/b.1.mrc"}
     twins = ["one/a.mrc", "two/a.mrc", "two/b.mrc"]
-    assert same_files(twins, ["x/two/a.tif", "one/a"]) == {"x/two/a.tif": "two/a.mrc", "one/a": "one/a.mrc"}
+    assert match_file_names(twins, ["x/two/a.tif", "one/a"]) == {"x/two/a.tif": "two/a.mrc", "one/a": "one/a.mrc"}
     with pytest.raises(DataError, match="'a' may be any of 2 files of that name"):
-        same_files(twins, ["a"])
+        match_file_names(twins, ["a"])
     with pytest.raises(DataError, match=r"'x/a' and 'y/a' are both m/a\.mrc by name"):
-        same_files(["m/a.mrc"], ["x/a", "y/a"])
-    assert same_files([], ["a"]) == {}
+        match_file_names(["m/a.mrc"], ["x/a", "y/a"])
+    assert match_file_names([], ["a"]) == {}
 
 
 def test_the_figure_shows_a_micrograph(tmp_path):

@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.spatial import cKDTree
 
 from cryogem_scipion.engine.errors import SettingsError
-from cryogem_scipion.engine.simulation.placement import draw_count, place_centres
+from cryogem_scipion.engine.simulation.placement import draw_particle_count, place_centres
 
 
 def nearest(centres):
@@ -15,7 +15,7 @@ def nearest(centres):
 
 @pytest.mark.parametrize("shape", [(300, 300), (301, 517), (64, 900)])
 @pytest.mark.parametrize("clusters", [0.0, 0.7])
-def test_exclusion_distance_is_exact(shape, clusters, generator):
+def test_centres_keep_the_particle_distance(shape, clusters, generator):
     centres = place_centres(60, shape, 21.5, generator, clusters=clusters)
     assert len(centres) > 30
     # the kernel compares squares: rounding in the last digit
@@ -39,7 +39,7 @@ def test_inset_keeps_centres_from_the_border(inset, generator):
         assert high > size - inset - reach
 
 
-def test_centres_are_uniform_without_exclusion(generator):
+def test_centres_without_particle_distance_are_uniform(generator):
     centres = place_centres(4000, (100, 300), 0.0, generator).numpy()
     # a correct sampler fails once in ten thousand seeds
     assert stats.kstest(centres[:, 0] / 100, "uniform").pvalue > 1e-4
@@ -83,23 +83,23 @@ def test_clusters_bring_neighbours_nearer(generator):
 
 
 def test_counts_are_a_normal_cut_at_two_sigmas(generator):
-    counts = np.array([draw_count(85, 13, generator) for _ in range(2000)])
+    counts = np.array([draw_particle_count(85, 13, generator) for _ in range(2000)])
     assert 59 <= counts.min() <= counts.max() <= 111
     # five standard errors of 2000 draws: mean 5 · 13 / √2000 = 1.5; the cut normal has 0.880 of sigma
     assert counts.mean() == pytest.approx(85, abs=1.5)
     assert counts.std() == pytest.approx(0.880 * 13, rel=0.08)
-    assert {draw_count(7, 0, generator) for _ in range(5)} == {7}
-    assert min(draw_count(1, 3, generator) for _ in range(100)) == 0
+    assert {draw_particle_count(7, 0, generator) for _ in range(5)} == {7}
+    assert min(draw_particle_count(1, 3, generator) for _ in range(100)) == 0
 
 
 @pytest.mark.parametrize(
     ("action", "message"),
     [
         (lambda g: place_centres(-1, (9, 9), 1.0, g), "number of particles is -1"),
-        (lambda g: place_centres(1, (9, 9), -1.0, g), "exclusion distance is -1.0"),
+        (lambda g: place_centres(1, (9, 9), -1.0, g), "particle distance is -1.0"),
         (lambda g: place_centres(1, (9, 9), 1.0, g, clusters=1.5), "degree of clustering is 1.5"),
         (lambda g: place_centres(1, (9, 9), 1.0, g, inset=float("nan")), "inset is nan"),
-        (lambda g: draw_count(-5, 1, g), "particles per micrograph are -5"),
+        (lambda g: draw_particle_count(-5, 1, g), "particles per micrograph are -5"),
     ],
 )
 def test_refusals(action, message, generator):

@@ -11,11 +11,11 @@ from scipy.spatial.transform import Rotation
 from cryogem_scipion.__main__ import run
 from cryogem_scipion.engine.errors import CryogemError, DataError
 from cryogem_scipion.engine.io.dataset import read_manifest, write_table
-from cryogem_scipion.engine.scoring.alignment import HALF_TURN, align, angles_of, map_shift, uniform_errors
+from cryogem_scipion.engine.scoring.alignment import HALF_TURN, align, map_shift, random_pose_errors, rotation_angles
 from cryogem_scipion.engine.scoring.particles import relion_matrices
 from cryogem_scipion.engine.settings import PosesSettings
-from cryogem_scipion.engine.simulation.projection import euler_angles, prepare, project, rotation_matrices
-from cryogem_scipion.engine.simulation.symmetry import operators
+from cryogem_scipion.engine.simulation.projection import euler_angles, prepare_projector, project, rotation_matrices
+from cryogem_scipion.engine.simulation.symmetry import symmetry_operators
 from cryogem_scipion.engine.simulation.volume import Volume
 
 PIXEL_SIZE = 4.0
@@ -44,21 +44,21 @@ def test_matrices_are_those_of_the_projection():
 def test_an_angle_put_in_is_the_angle_found():
     truth = uniform(400)
     for degrees in (0.0, 1e-4, 3.0, 90.0, 179.9):
-        found = align(turns(degrees, 400) @ truth, truth, C1, turn=False)
-        assert found.errors == pytest.approx(np.full(400, degrees), abs=1e-6)
+        found = align(turns(degrees, 400) @ truth, truth, C1, fit_rotation=False)
+        assert found.errors_degrees == pytest.approx(np.full(400, degrees), abs=1e-6)
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "C4", "D2", "O", "I"])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_turned_and_mirrored_maps_with_symmetric_copies_have_no_error(symmetry, mirrored):
-    group = operators(symmetry).numpy()
+    group = symmetry_operators(symmetry).numpy()
     truth = uniform(300)
     copies = truth @ group[np.random.default_rng(5).integers(len(group), size=300)]
     found = (HALF_TURN @ copies if mirrored else copies) @ TURN.T
     aligned = align(found, truth, group)
     assert aligned.mirrored == mirrored
-    assert aligned.errors.max() < 1e-5
-    assert angles_of(aligned.turn.T @ TURN @ group).min() < 1e-5
+    assert aligned.errors_degrees.max() < 1e-5
+    assert rotation_angles(aligned.rotation.T @ TURN @ group).min() < 1e-5
 
 
 def test_a_mirrored_map_looks_the_same_a_half_turn_on():
@@ -71,7 +71,7 @@ def test_a_mirrored_map_looks_the_same_a_half_turn_on():
 
     def images(values, matrices):
         volume = Volume(torch.from_numpy(np.ascontiguousarray(values)).float(), 2.0)
-        return project(prepare(volume), torch.from_numpy(matrices), torch.zeros(5, 2), 33, 2.0).numpy()
+        return project(prepare_projector(volume), torch.from_numpy(matrices), torch.zeros(5, 2), 33, 2.0).numpy()
 
     original, mirrored = images(density, poses), images(density[::-1, ::-1, ::-1], HALF_TURN @ poses)
     # Interpolation errs by less than 0.005 of the image.
@@ -86,23 +86,23 @@ def test_the_turn_is_found_among_lost_particles():
     aligned = align(found, truth, C1)
     assert not aligned.mirrored
     # The mean of 300 errors of 5° is about 5 / sqrt(3 * 300) in each direction.
-    assert angles_of(aligned.turn.T @ TURN) < 1.0
-    assert np.median(aligned.errors[:count]) == pytest.approx(5.0, abs=0.5)
+    assert rotation_angles(aligned.rotation.T @ TURN) < 1.0
+    assert np.median(aligned.errors_degrees[:count]) == pytest.approx(5.0, abs=0.5)
 
 
 def test_random_poses_have_the_errors_of_chance():
     """Uniform on SO(3) an angle w has the distribution (w - sin w) / pi: mean 126.5°, median 132.3°."""
-    errors = align(uniform(20000, 3), uniform(20000, 4), C1, turn=False).errors
+    errors = align(uniform(20000, 3), uniform(20000, 4), C1, fit_rotation=False).errors_degrees
     # Standard error of a fraction of 20000: 0.0035.
     for w in (0.7, 1.5, 2.3, 2.8):
         law = (w - np.sin(w)) / np.pi
         assert np.mean(errors < np.degrees(w)) == pytest.approx(law, abs=0.012)
-        assert np.mean(uniform_errors(C1) < np.degrees(w)) == pytest.approx(law, abs=0.012)
+        assert np.mean(random_pose_errors(C1) < np.degrees(w)) == pytest.approx(law, abs=0.012)
     assert errors.mean() == pytest.approx(np.degrees(np.pi / 2 + 2 / np.pi), abs=1.0)
     assert np.median(errors) == pytest.approx(132.35, abs=1.0)
     # With n symmetric copies about z, w is below w0 n times as often while copies do not overlap (w0 < 180° / n).
     law = 4 * (np.radians(30) - np.sin(np.radians(30))) / np.pi
-    assert np.mean(uniform_errors(operators("C4").numpy()) < 30) == pytest.approx(law, abs=0.004)
+    assert np.mean(random_pose_errors(symmetry_operators("C4").numpy()) < 30) == pytest.approx(law, abs=0.004)
 
 
 @pytest.mark.parametrize(("symmetry", "free"), [("C1", (1, 1, 1)), ("C3", (0, 0, 1)), ("D2", (0, 0, 0))])
@@ -111,7 +111,7 @@ def test_the_maps_shift_lies_on_its_axes(symmetry, free):
     truth, point = uniform(200), np.array([5.0, -3.0, 8.0]) * free
     offsets = (truth @ point)[:, :2]
     offsets[::5] += 60.0
-    assert map_shift(offsets, truth, operators(symmetry).numpy()) == pytest.approx(point, abs=0.5)
+    assert map_shift(offsets, truth, symmetry_operators(symmetry).numpy()) == pytest.approx(point, abs=0.5)
 
 
 # --------------------------- Files
@@ -170,7 +170,7 @@ def test_a_refinement_with_everything_off(tmp_path):
     found = report(tmp_path, refined.drop(columns="rlnImageName").sample(100, random_state=1), rows)
     assert (found["particles"], found["unknown_particles"], found["left_out_particles"]) == (100, 0, 20)
     assert (found["paired_by"], found["map"]["mirrored"]) == ("coordinates", False)
-    assert found["map"]["turn_degrees"] == pytest.approx(angles_of(TURN), abs=0.5)
+    assert found["map"]["turn_degrees"] == pytest.approx(rotation_angles(TURN), abs=0.5)
     assert found["angular_error_degrees"]["median"] == pytest.approx(2.0, abs=0.2)
     assert found["angular_error_degrees"]["within"] == {"2": pytest.approx(0.5, abs=0.2), "5": 1, "10": 1, "20": 1,
                                                         "30": 1}

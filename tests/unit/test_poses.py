@@ -6,8 +6,8 @@ from scipy import stats
 
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.simulation.poses import (
-    drawn_rotations,
     preferred_rotations,
+    resampled_rotations,
     uniform_rotations,
     view_directions,
 )
@@ -100,7 +100,7 @@ def test_weights_of_views_and_of_uniform_poses(generator):
 def test_drawn_rotations_keep_the_view_and_spin_in_the_plane(generator):
     given = uniform_rotations(7, generator)
     before = given.clone()
-    drawn = drawn_rotations(1000, generator, given)
+    drawn = resampled_rotations(1000, generator, given)
     assert torch.equal(given, before)
     assert_rotations(drawn)
     closeness = drawn[:, 2] @ given[:, 2].T
@@ -112,7 +112,7 @@ def test_drawn_rotations_keep_the_view_and_spin_in_the_plane(generator):
 
 def test_spread_tilts_up_to_its_angle(generator):
     given = uniform_rotations(1, generator)
-    drawn = drawn_rotations(500, generator, given, spread_degrees=10.0)
+    drawn = resampled_rotations(500, generator, given, spread_degrees=10.0)
     tilt = torch.rad2deg(torch.arccos((drawn[:, 2] @ given[0, 2]).clamp(-1, 1)))
     assert 7.0 < tilt.max() <= 10.0 + 1e-6  # arccos near 1 loses half of float64's digits
 
@@ -125,8 +125,8 @@ def test_spread_tilts_up_to_its_angle(generator):
         (lambda g: preferred_rotations(1, g, [(0.0, 0.0)], [1.0, 2.0]), "2 weights for 1 views"),
         (lambda g: preferred_rotations(1, g, [(0.0, 0.0)], [0.0]), "not all 0"),
         (lambda g: preferred_rotations(1, g, [(0.0, 0.0)], cone_degrees=200.0), "cone is 200.0"),
-        (lambda g: drawn_rotations(1, g, torch.zeros(0, 3, 3)), "no orientation to draw from"),
-        (lambda g: drawn_rotations(1, g, torch.eye(3)[None], spread_degrees=-1.0), "spread is -1.0"),
+        (lambda g: resampled_rotations(1, g, torch.zeros(0, 3, 3)), "no orientation to draw from"),
+        (lambda g: resampled_rotations(1, g, torch.eye(3)[None], spread_degrees=-1.0), "spread is -1.0"),
     ],
 )
 def test_refusals(action, message, generator):

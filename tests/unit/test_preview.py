@@ -10,7 +10,7 @@ from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import PhantomSettings, PreviewSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import supports
-from cryogem_scipion.engine.simulation.microscope import microscope
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope
 from cryogem_scipion.engine.stages import phantom, preview
 
 
@@ -29,7 +29,7 @@ def shown(out, **values):
 
 def test_views_box_and_diameter_are_those_of_the_simulation(map_file, tmp_path):
     arrays = shown(tmp_path / "p", volume=[map_file], pixel_size=6.0, views=5)
-    scope = microscope(SimulateSettings(out=tmp_path, volume=(map_file,), pixel_size=6.0))
+    scope = prepare_microscope(SimulateSettings(out=tmp_path, volume=(map_file,), pixel_size=6.0))
     manifest = read_manifest(tmp_path / "p")
     assert (manifest.box_size, manifest.pixel_size) == (scope.box_size, 6.0)
     assert manifest.particle_diameter_angstrom == scope.diameter_angstrom

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Projections against the formula for sums of Gaussians, and the convention of rotations."""
+import itertools
 import math
 
 import pytest
@@ -8,9 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.simulation import projection
-from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections, phantom
-from cryogem_scipion.engine.simulation.projection import euler_angles, prepare, project, rotation_matrices
-from cryogem_scipion.engine.simulation.slices import SliceGrid, compiled_slices, slices
+from cryogem_scipion.engine.simulation.phantom import Gaussians, exact_projections, gaussian_density, phantom
+from cryogem_scipion.engine.simulation.projection import euler_angles, prepare_projector, project, rotation_matrices
+from cryogem_scipion.engine.simulation.slices import SliceGrid, compiled_slices, torch_slices
 from cryogem_scipion.engine.simulation.volume import Volume
 
 
@@ -42,19 +43,21 @@ def test_error_against_the_exact_projections(box, generator):
     rotations = rotation_matrices(torch.cat([eulers(8, generator), AXES, IN_PLANE]))
     shifts = 4 * torch.rand(len(rotations), 2, generator=generator) - 2
     exact = exact_projections(model, rotations, shifts, box, 1.0)
-    volume = density(model, box, 1.0)
+    volume = gaussian_density(model, box, 1.0)
     # The demand is 0.015 at the default and 0.005 at a finer setting; cubic interpolation does better than both.
-    assert errors(project(prepare(volume), rotations, shifts, box, 1.0), exact).max() < 0.005
-    assert errors(project(prepare(volume, padding=2.0), rotations, shifts, box, 1.0), exact).max() < 0.001
+    assert errors(project(prepare_projector(volume), rotations, shifts, box, 1.0), exact).max() < 0.005
+    assert errors(project(prepare_projector(volume, padding=2.0), rotations, shifts, box, 1.0), exact).max() < 0.001
 
 
 def test_error_falls_with_padding_and_order(generator):
     model = beads(48, generator)
     rotations, shifts = rotation_matrices(eulers(6, generator)), torch.zeros(6, 2)
     exact = exact_projections(model, rotations, shifts, 48, 1.0)
-    volume = density(model, 48, 1.0)
-    worst = {(order, padding): errors(project(prepare(volume, padding, order), rotations, shifts, 48, 1.0), exact).max()
-             for order in (1, 3) for padding in (1.0, 2.0, 3.0)}
+    volume = gaussian_density(model, 48, 1.0)
+    worst = {}
+    for order, padding in itertools.product((1, 3), (1.0, 2.0, 3.0)):
+        images = project(prepare_projector(volume, padding, order), rotations, shifts, 48, 1.0)
+        worst[order, padding] = errors(images, exact).max()
     assert worst[1, 1.0] > 2 * worst[1, 2.0] > 3 * worst[1, 3.0]
     assert worst[3, 1.0] > 10 * worst[3, 2.0]
     assert worst[1, 2.0] > 10 * worst[3, 2.0]
@@ -63,10 +66,10 @@ def test_error_falls_with_padding_and_order(generator):
 def test_wrong_conventions_are_seen(generator):
     """Negative controls: what each mistake would give is far from the exact images."""
     volume = phantom(48, 5.0)
-    projector = prepare(volume)
+    projector = prepare_projector(volume)
     angles, shifts = eulers(6, generator), 3 * torch.rand(6, 2, generator=generator) + 1
     right = project(projector, rotation_matrices(angles), shifts, 48, 5.0)
-    mirrored = prepare(Volume(volume.density.flip(2).roll(1, 2), 5.0))
+    mirrored = prepare_projector(Volume(volume.density.flip(2).roll(1, 2), 5.0))
     negated = angles * torch.tensor([1.0, 1.0, -1.0])
     for wrong in (project(projector, rotation_matrices(angles).mT, shifts, 48, 5.0),
                   project(projector, rotation_matrices(negated), shifts, 48, 5.0),
@@ -79,8 +82,8 @@ def test_wrong_conventions_are_seen(generator):
 def test_a_blob_appears_where_its_rotated_centre_is():
     # (12, 0, 0) Å seen along z with psi = 90: A turns x into -y.
     model = Gaussians(torch.tensor([[12.0, 0.0, 0.0]]), torch.tensor([4.0]), torch.tensor([1.0]))
-    image = project(prepare(density(model, 40, 2.0)), rotation_matrices(torch.tensor([[0.0, 0.0, 90.0]])),
-                    torch.zeros(1, 2), 40, 2.0)[0]
+    projector = prepare_projector(gaussian_density(model, 40, 2.0))
+    image = project(projector, rotation_matrices(torch.tensor([[0.0, 0.0, 90.0]])), torch.zeros(1, 2), 40, 2.0)[0]
     assert divmod(int(image.argmax()), 40) == (20 - 6, 20)
     # The line integral through the middle of a Gaussian of height 1; 1 % for the interpolation.
     assert float(image.max()) == pytest.approx(4 * math.sqrt(2 * math.pi), rel=0.01)
@@ -91,13 +94,13 @@ def test_any_pixel_size_and_box(box, pixel_size, generator):
     model = beads(48, generator, narrowest=4.0, reach=0.4)  # two of the coarsest pixels wide, inside the smallest box
     rotations = rotation_matrices(eulers(5, generator))
     shifts = torch.rand(5, 2, generator=generator) - 0.5
-    made = project(prepare(density(model, 48, 1.0), padding=2.0), rotations, shifts, box, pixel_size)
+    made = project(prepare_projector(gaussian_density(model, 48, 1.0), padding=2.0), rotations, shifts, box, pixel_size)
     # 0.005: that of the interpolation, for Gaussians that reach farther out than in the demand.
     assert errors(made, exact_projections(model, rotations, shifts, box, pixel_size)).max() < 0.005
 
 
 def test_larger_boxes_are_empty_outside_and_smaller_ones_cut(generator):
-    projector = prepare(phantom(40, 6.0))
+    projector = prepare_projector(phantom(40, 6.0))
     rotations, shifts = rotation_matrices(eulers(3, generator)), torch.rand(3, 2, generator=generator)
     large, same, small = (project(projector, rotations, shifts, box, 6.0) for box in (101, 40, 15))
     assert torch.equal(large[:, 50 - 20 : 50 + 20, 50 - 20 : 50 + 20], same)
@@ -106,7 +109,7 @@ def test_larger_boxes_are_empty_outside_and_smaller_ones_cut(generator):
 
 
 def test_shifts_cut_and_do_not_wrap(generator):
-    projector = prepare(phantom(40, 6.0))
+    projector = prepare_projector(phantom(40, 6.0))
     rotations = rotation_matrices(eulers(1, generator)).expand(4, 3, 3)
     shifts = torch.tensor([[0.0, 0.0], [7.0, -3.0], [25.0, 0.0], [0.0, -300.0]])
     still, moved, half_out, out = project(projector, rotations, shifts, 40, 6.0)
@@ -121,14 +124,14 @@ def test_what_sticks_out_of_the_inscribed_sphere_does_not_wrap(generator):
     model = Gaussians(corner, torch.tensor([2.5, 2.5, 2.5]), torch.ones(3))
     rotations, shifts = rotation_matrices(eulers(6, generator)), torch.zeros(6, 2)
     # Cubes of 2 x 23 voxels hold the Gaussians only to 3 deviations along an axis: hence 0.02.
-    made = project(prepare(density(model, 46, 1.0)), rotations, shifts, 46, 1.0)
+    made = project(prepare_projector(gaussian_density(model, 46, 1.0)), rotations, shifts, 46, 1.0)
     assert errors(made, exact_projections(model, rotations, shifts, 46, 1.0)).max() < 0.02
 
 
 def test_the_integral_is_kept(generator):
     volume = phantom(48, 5.0)
     rotations, shifts = rotation_matrices(eulers(4, generator)), torch.rand(4, 2, generator=generator)
-    images = project(prepare(volume), rotations, shifts, 40, 6.0)
+    images = project(prepare_projector(volume), rotations, shifts, 40, 6.0)
     # 1e-3: the spectrum at zero frequency, interpolated from its neighbours.
     mass = (volume.density.sum() * 5.0**3).expand(4)
     torch.testing.assert_close(images.sum((1, 2)) * 6.0**2, mass, rtol=1e-3, atol=0)
@@ -136,7 +139,7 @@ def test_the_integral_is_kept(generator):
 
 @pytest.mark.parametrize("box", [32, 33])
 def test_same_bits_for_any_batch_and_any_number_of_threads(box, generator, torch_threads, processor):
-    projector = prepare(phantom(box, 8.0))
+    projector = prepare_projector(phantom(box, 8.0))
     rotations, shifts = rotation_matrices(eulers(300, generator)), torch.rand(300, 2, generator=generator)
     torch_threads(2)
     together = project(projector, rotations, shifts, box, 8.0)
@@ -150,17 +153,17 @@ def test_same_bits_for_any_batch_and_any_number_of_threads(box, generator, torch
 
 @pytest.mark.parametrize("order", [1, 3])
 def test_torch_and_the_kernel_agree(order, generator):
-    projector = prepare(phantom(40, 6.0), 1.5, order)
+    projector = prepare_projector(phantom(40, 6.0), 1.5, order)
     rotations, shifts = rotation_matrices(eulers(5, generator)), torch.rand(5, 2, generator=generator)
     grid = SliceGrid(width=34, scale=projector.padded_box * 6 / (34 * 7.1), radius=17.0, gain=0.3, order=order)
-    one, other = (of(projector.spectrum, rotations, shifts, grid) for of in (compiled_slices, slices))
+    one, other = (of(projector.spectrum, rotations, shifts, grid) for of in (compiled_slices, torch_slices))
     # Rounding: places up to 30 in float32 are known to 2e-6, and the spectrum changes by its maximum within a few.
     one = torch.from_numpy(one)
     assert (one - other).abs().max() < 2e-6 * one.abs().max()
 
 
 def test_the_way_of_other_devices_gives_the_same_images(generator, monkeypatch):
-    projector = prepare(phantom(40, 6.0))
+    projector = prepare_projector(phantom(40, 6.0))
     rotations, shifts = rotation_matrices(eulers(5, generator)), 20 * torch.rand(5, 2, generator=generator) - 10
     compiled = project(projector, rotations, shifts, 47, 5.3)
     monkeypatch.setattr(projection, "_has_kernel", lambda device: False)
@@ -172,17 +175,17 @@ def test_the_way_of_other_devices_gives_the_same_images(generator, monkeypatch):
 def test_a_gpu_gives_the_same_images(generator):
     volume = phantom(40, 6.0)
     rotations, shifts = rotation_matrices(eulers(5, generator)), 20 * torch.rand(5, 2, generator=generator) - 10
-    there = prepare(Volume(volume.density.cuda(), volume.pixel_size))
+    there = prepare_projector(Volume(volume.density.cuda(), volume.pixel_size))
     made = project(there, rotations.cuda(), shifts.cuda(), 47, 5.3)
     assert made.device.type == "cuda"
-    assert errors(made.cpu(), project(prepare(volume), rotations, shifts, 47, 5.3)).max() < 1e-5  # rounding
+    assert errors(made.cpu(), project(prepare_projector(volume), rotations, shifts, 47, 5.3)).max() < 1e-5  # rounding
 
 
 def test_no_projections_and_arguments_unchanged(generator):
     volume = phantom(32, 8.0)
     rotations, shifts = rotation_matrices(eulers(2, generator)), torch.full((2, 2), 1.3)
     before = [volume.density.clone(), rotations.clone(), shifts.clone()]
-    projector = prepare(volume)
+    projector = prepare_projector(volume)
     spectrum = projector.spectrum.clone()
     project(projector, rotations, shifts, 32, 8.0)
     assert all(torch.equal(*pair) for pair in zip(before, [volume.density, rotations, shifts], strict=True))
@@ -213,7 +216,8 @@ def test_euler_angles_give_the_rotation_back(generator):
     (0.5, 3, "padding is 0.5; give 1 or more"), (float("nan"), 3, "padding is nan"),
     (2.0, 2, r"order of interpolation is 2; give 1 \(linear\) or 3 \(cubic\)")])
 def test_bad_preparation(padding, order, message):
-    prepare_unchecked = getattr(prepare, "__wrapped__", prepare)  # the check of types would refuse 2 before we do
+    # The type checker of the tests would refuse order 2 before the function itself does.
+    prepare_unchecked = getattr(prepare_projector, "__wrapped__", prepare_projector)
     with pytest.raises(SettingsError, match=message):
         prepare_unchecked(phantom(8, 30.0), padding, order)
 
@@ -221,4 +225,4 @@ def test_bad_preparation(padding, order, message):
 @pytest.mark.parametrize(("box", "pixel_size"), [(0, 1.0), (10, 0.0), (10, -2.0)])
 def test_bad_images(box, pixel_size):
     with pytest.raises(SettingsError, match=f"box {box} and pixel size {pixel_size:g} make no image"):
-        project(prepare(phantom(8, 30.0)), torch.eye(3)[None], torch.zeros(1, 2), box, pixel_size)
+        project(prepare_projector(phantom(8, 30.0)), torch.eye(3)[None], torch.zeros(1, 2), box, pixel_size)

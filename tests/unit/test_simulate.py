@@ -125,7 +125,7 @@ def test_one_thread_in_a_process_of_its_own_makes_the_same_bytes(folder, volume_
 def test_an_interrupted_run_continues_to_the_same_bytes(folder, volume_file, tmp_path, monkeypatch):
     out = tmp_path / "sim"
     started, written = [], []
-    write = simulate.LabelledFolder.write
+    write = simulate.DatasetWriter.write_images
 
     def killed(self, index, image, clean):
         started.append(index)
@@ -134,7 +134,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(folder, volume_file, tmp
         write(self, index, image, clean)
         written.append(index)
 
-    monkeypatch.setattr(simulate.LabelledFolder, "write", killed)
+    monkeypatch.setattr(simulate.DatasetWriter, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         simulate.run(settings(volume_file, out))
     assert not (out / "manifest.json").exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.simulation.phantom import Gaussians, density, phantom
+from cryogem_scipion.engine.simulation.phantom import Gaussians, gaussian_density, phantom
 from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, read_volume, support
 
 
@@ -170,7 +170,7 @@ def test_diameter_is_the_largest_extent():
     centres = torch.tensor([[-30.0, 0, 0], [-15, 0, 0], [0, 0, 0], [15, 0, 0], [30, 0, 0]])
     rod = Gaussians(centres, torch.full((5,), 8.0), torch.ones(5))
     # A tenth of the height lies 2.15 deviations out; the grid and the smoothing know it to 2 voxels.
-    assert diameter_angstrom(density(rod, 60, 2.0)) == pytest.approx(60 + 2 * 2.15 * 8, abs=4)
+    assert diameter_angstrom(gaussian_density(rod, 60, 2.0)) == pytest.approx(60 + 2 * 2.15 * 8, abs=4)
 
 
 def test_small_and_flat_particles_have_a_diameter():

@@ -32,7 +32,7 @@ from cryogem_scipion.engine.realism.summary import FREQUENCIES, GREY, LAGS, LOCA
 from cryogem_scipion.engine.realism.textures import SQUARE
 from cryogem_scipion.engine.runs.folder import begin, made_with
 from cryogem_scipion.engine.settings import EvaluateSettings
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["run"]
 
@@ -64,11 +64,11 @@ def run(settings: EvaluateSettings) -> Manifest:
     most = max(len(one.files) for one in sets)
     threads = workers(torch.device("cpu"), most, _memory(sets))
     generated, real = measured = [measure(one, binning, threads) for one in sets]
-    figures = compare(generated.summaries, real.summaries, distances, seeded(settings.seed, "summaries"))
+    figures = compare(generated.summaries, real.summaries, distances, seeded_generator(settings.seed, "summaries"))
     warnings: list[str] = []
     clouds: list[Pieces] = []
     if generated.artefacts is not None and real.artefacts is not None:
-        figures |= compare(generated.artefacts, real.artefacts, excesses, seeded(settings.seed, "artefacts"))
+        figures |= compare(generated.artefacts, real.artefacts, excesses, seeded_generator(settings.seed, "artefacts"))
     else:
         warnings.append("micrographs of fewer than 256 pixels a side are too small to look for lattices and lines")
     edge = min(PIECE, min(one.smallest() for one in sets) // binning // 16 * 16)
@@ -80,14 +80,14 @@ def run(settings: EvaluateSettings) -> Manifest:
                   for one, known in zip(sets, measured, strict=True)]
     if clouds and min(len(cloud.features) for cloud in clouds) >= FEWEST:
         log.info("comparing %d with %d pieces of image", *(len(cloud.features) for cloud in clouds))
-        figures["frechet"] = compare_frechet(clouds[0], clouds[1], seeded(settings.seed, "features"))
+        figures["frechet"] = compare_frechet(clouds[0], clouds[1], seeded_generator(settings.seed, "features"))
     if "frechet" not in figures:
         warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
                         "micrographs")
     if len(sets[1].files) < 2:
         warnings.append("a single real micrograph cannot be split into two halves, so the distances have no floor; "
                         "give two or more")
-    signal = kept_signal(sets[0].files, seeded(settings.seed, "signal"))
+    signal = kept_signal(sets[0].files, seeded_generator(settings.seed, "signal"))
     report = {
         "pixel_size": pixel_size,
         "features": "random filters" if settings.features is None else str(settings.features), "piece": edge,

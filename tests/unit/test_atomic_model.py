@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, VOLTS, atomic_density, read_atoms, read_structure
+from cryogem_scipion.engine.simulation.atomic_model import (
+    POTENTIAL_FACTOR,
+    SOFT_EDGE,
+    atomic_density,
+    read_atomic_density,
+    read_atoms,
+)
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom
 
 ELEMENTS = ["C", "C", "N", "O", "S", "P", "Zn", "C", "O", "N"]
@@ -66,7 +72,7 @@ def filtered(density, voxel, box, pixel_size, limit):
 
 @pytest.mark.parametrize(("pixel_size", "resolution"), [(2.0, 6.0), (1.5, 3.0), (3.0, 4.0)])
 def test_the_density_is_that_of_gemmi(files, pixel_size, resolution):
-    made = read_structure(files / "model.cif", pixel_size, resolution)
+    made = read_atomic_density(files / "model.cif", pixel_size, resolution)
     box = made.density.shape[0]
     structure = model()
     mass = np.array([place.atom.occ * place.atom.element.weight for place in structure[0].all()])
@@ -83,30 +89,31 @@ def test_the_density_is_that_of_gemmi(files, pixel_size, resolution):
     theirs.grid.set_size(fine, fine, fine)
     theirs.add_model_density_to_grid(structure[0])
     grid = np.array(theirs.grid, copy=True).transpose(2, 1, 0)  # theirs is [x, y, z]
-    expected = VOLTS * filtered(grid, side / fine, box, pixel_size, max(resolution, 2 * pixel_size))
+    expected = POTENTIAL_FACTOR * filtered(grid, side / fine, box, pixel_size, max(resolution, 2 * pixel_size))
     error = np.linalg.norm(made.density.numpy() - expected) / np.linalg.norm(expected)
     assert error < 1e-5  # float32, and both cut their Gaussians off where they are smaller than that
 
 
 def test_all_formats_give_the_same_atoms(files):
     reference = read_atoms(files / "model.cif")
-    assert len(reference.places) == 40  # without the water
+    assert len(reference.positions) == 40  # without the water
     for name in ("model.pdb", "model.pdb.gz", "model.cif.gz"):
         atoms = read_atoms(files / name)
-        torch.testing.assert_close(atoms.places, reference.places)
+        torch.testing.assert_close(atoms.positions, reference.positions)
         torch.testing.assert_close(atoms.amplitudes, reference.amplitudes)
-        torch.testing.assert_close(atoms.widths, reference.widths)
+        torch.testing.assert_close(atoms.b_factors, reference.b_factors)
 
 
 def test_the_integral_is_the_scattering_at_zero_angle(files):
     atoms = read_atoms(files / "model.pdb")
     volume = atomic_density(atoms, 2.5, 8.0)
     # 1e-4: the cut-off Gaussians.
-    assert float(volume.density.sum()) * 2.5**3 == pytest.approx(VOLTS * float(atoms.amplitudes.sum()), rel=1e-4)
+    expected = POTENTIAL_FACTOR * float(atoms.amplitudes.sum())
+    assert float(volume.density.sum()) * 2.5**3 == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_lies_in_the_middle_of_the_box_and_ends_before_its_border(files):
-    volume = read_structure(files / "model.pdb", 2.0, 6.0)
+    volume = read_atomic_density(files / "model.pdb", 2.0, 6.0)
     density = volume.density.clamp(min=0.05 * float(volume.density.max())) - 0.05 * volume.density.max()
     places = torch.arange(len(density)) - len(density) // 2
     for axes in ((1, 2), (0, 2), (0, 1)):
@@ -118,7 +125,7 @@ def test_it_lies_in_the_middle_of_the_box_and_ends_before_its_border(files):
 
 
 def test_nothing_is_finer_than_the_limit(files):
-    volume = read_structure(files / "model.pdb", 2.0, 10.0)
+    volume = read_atomic_density(files / "model.pdb", 2.0, 10.0)
     frequency = torch.fft.fftfreq(len(volume.density), 2.0)
     s = (frequency[:, None, None] ** 2 + frequency[:, None] ** 2 + frequency**2).sqrt()
     power = torch.fft.fftn(volume.density).abs()
@@ -132,7 +139,7 @@ def test_b_factors_blur(files):
         place.atom.b_iso += 200
     for structure, name in ((sharp, "sharp.pdb"), (soft, "soft.pdb")):
         structure.write_pdb(str(files / name))
-    one, other = (read_structure(files / name, 2.0, 6.0).density for name in ("sharp.pdb", "soft.pdb"))
+    one, other = (read_atomic_density(files / name, 2.0, 6.0).density for name in ("sharp.pdb", "soft.pdb"))
     ratio = torch.fft.rfftn(other).abs()[0, 0, 6] / torch.fft.rfftn(one).abs()[0, 0, 6]
     s = 6 / (len(one) * 2.0)
     assert float(ratio) == pytest.approx(math.exp(-200 * s**2 / 4), rel=1e-3)
@@ -176,4 +183,4 @@ def test_refused_coordinates(files):
 @pytest.mark.parametrize(("pixel_size", "resolution"), [(0.0, 5.0), (2.0, -1.0), (float("nan"), 5.0)])
 def test_refused_settings(files, pixel_size, resolution):
     with pytest.raises(SettingsError, match="make no density; give values above 0"):
-        read_structure(files / "model.pdb", pixel_size, resolution)
+        read_atomic_density(files / "model.pdb", pixel_size, resolution)
