@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Composition of micrographs: positions, masks, and a CTF for each particle."""
 import math
 
 import pytest
@@ -35,7 +36,7 @@ def spot(box, shift, sigma=2.0):
 
 @pytest.mark.parametrize("box", [24, 25])
 @pytest.mark.parametrize("margin", [0, 7])
-def test_particles_land_on_their_centres(box, margin, generator):
+def test_particles_appear_at_their_centres(box, margin, generator):
     centres = torch.tensor([[20.3, 30.9], [50.0, 15.5], [2.25, 60.75]], dtype=torch.float64)
     images = torch.stack([spot(box, shift) for shift in subpixel_shifts(centres).tolist()])
     before = images.clone(), centres.clone()
@@ -46,16 +47,16 @@ def test_particles_land_on_their_centres(box, margin, generator):
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(70.0), indexing="ij")
     truth = sum(torch.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 8) for cy, cx in centres.tolist())
     field = canvas[margin : margin + 64, margin : margin + 70]
-    # the Gaussians end at their boxes, eleven pixels out: exp(−11² / 8) = 3e-7
+    # The Gaussians end at the border of their boxes, eleven pixels from the centre: exp(−11² / 8) = 3e-7.
     torch.testing.assert_close(field, truth.double(), atol=3e-6, rtol=0)
 
 
-def test_parts_outside_are_cut_and_nothing_else(generator):
+def test_only_the_parts_outside_the_canvas_are_cut_off(generator):
     images = torch.rand(5, 16, 16, generator=generator)
     centres = torch.tensor([[-20.0, 5.0], [-3.0, -3.0], [39.0, 49.0], [20.0, 25.0], [60.0, 60.0]])
     wide = compose(images, centres, (40, 50), margin=40)
     assert torch.equal(compose(images, centres, (40, 50)), wide[40:80, 40:90])
-    # float32 sums of 1280 numbers below one
+    # Sums of 1280 numbers below one, in float32.
     assert float(wide.sum()) == pytest.approx(float(images.sum()), rel=1e-5)
     assert compose(torch.zeros(0, 8, 8), torch.zeros(0, 2), (12, 13)).shape == (12, 13)
 
@@ -68,7 +69,7 @@ def test_overlapping_particles_add_up():
 
 
 @pytest.mark.parametrize("box", [10, 11])
-def test_whole_boxes_are_those_that_fit(box):
+def test_boxes_inside_are_those_that_fit_completely(box):
     shape = (40, 50)
     y = torch.arange(-2, 44, dtype=torch.float64) + 0.5
     centres = torch.stack([y, torch.full_like(y, 25.0)], dim=1)
@@ -78,7 +79,7 @@ def test_whole_boxes_are_those_that_fit(box):
     assert box_corners(centres[:1], box).tolist() == [[-2 - box // 2, 25 - box // 2]]
 
 
-def test_half_a_box_of_inset_keeps_boxes_whole(generator):
+def test_an_inset_of_half_a_box_makes_all_particles_whole(generator):
     from cryogem_scipion.engine.simulation.placement import place_centres
 
     for box in (10, 11):
@@ -88,12 +89,12 @@ def test_half_a_box_of_inset_keeps_boxes_whole(generator):
 
 @pytest.mark.parametrize("radius", [12.0, 20.5, 31.0])
 @pytest.mark.parametrize("box", [80, 121])
-def test_mask_of_a_ball_has_its_area(radius, box):
+def test_the_mask_of_a_ball_has_the_area_of_the_ball(radius, box):
     centres = torch.tensor([[100.3, 90.8]], dtype=torch.float64)
     image = sphere(box, radius, subpixel_shifts(centres)[0].tolist())[None]
     mask = particle_mask(image, centres, (200, 210))
     assert mask.dtype == torch.bool
-    # above a tenth of its peak a ball has 1 − 0.1² of its area; the pixels of the rim add some 1 %
+    # A mask at a tenth of the peak holds 1 − 0.1² of a ball's area; the pixels at its border add about 1 %.
     assert int(mask.sum()) == pytest.approx(0.99 * math.pi * radius**2, rel=0.02)
     inside = mask.nonzero().double()
     torch.testing.assert_close(inside.mean(dim=0), centres[0], atol=0.2, rtol=0)  # a fifth of a pixel
@@ -127,17 +128,17 @@ def test_masks_are_clipped_at_the_border_and_empty_without_particles():
 
 
 @pytest.mark.parametrize("box", [40, 41])
-def test_equal_heights_give_the_ctf_of_the_whole(box, generator):
-    """The same CTF on each particle before the sum is that CTF on the sum."""
+def test_particles_at_one_height_have_the_ctf_of_the_micrograph(box, generator):
+    """The sum of particles with one CTF each equals the CTF of their sum, if all CTFs are the same."""
     pixel_size, shape = 3.0, (90, 110)
     centres = torch.tensor([[30.4, 40.2], [60.0, 80.0], [4.5, 100.9]], dtype=torch.float64)
     images = torch.stack([spot(box, shift) for shift in subpixel_shifts(centres).tolist()])
     margin = 2 * delocalisation_margin(pixel_size, OPTICS)
-    whole = apply_ctf(compose(images, centres, shape, margin), pixel_size, OPTICS, margin)
-    single = compose_defocused(images, [OPTICS] * 3, centres, shape, pixel_size)
-    assert single.shape == shape
-    # the two paddings differ: their ripples at the border are below 1 % of the strongest
-    assert (single - whole).abs().max() < 0.01 * whole.abs().max()
+    together = apply_ctf(compose(images, centres, shape, margin), pixel_size, OPTICS, margin)
+    one_by_one = compose_defocused(images, [OPTICS] * 3, centres, shape, pixel_size)
+    assert one_by_one.shape == shape
+    # The paddings differ; their ripples at the border are below 1 % of the strongest value.
+    assert (one_by_one - together).abs().max() < 0.01 * together.abs().max()
 
 
 def test_each_particle_has_its_own_defocus():
@@ -163,7 +164,7 @@ def test_result_does_not_depend_on_the_chunks(generator, monkeypatch, processor)
         assert torch.equal(compose_defocused(images, states, centres, (60, 60), 5.0), together)
 
 
-def test_plane_heights():
+def test_plane_heights_follow_the_tilt_and_its_axis():
     shape, pixel_size = (101, 201), 2.0
     centres = torch.tensor([[50.0, 100.0], [50.0, 0.0], [100.0, 100.0]], dtype=torch.float64)
     slope = math.tan(math.radians(30.0))
@@ -186,6 +187,6 @@ def test_plane_heights():
         ),
     ],
 )
-def test_refusals(action, message):
+def test_unusable_arguments_are_refused(action, message):
     with pytest.raises(SettingsError, match=message):
         action()

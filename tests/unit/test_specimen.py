@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options of the virtual specimen: what the settings ask for is what the labels say and the image shows."""
+"""Options of the virtual specimen: labels and images agree with the settings."""
 import math
 from dataclasses import replace
 
@@ -49,10 +49,10 @@ def angles_between(directions, view):
 
 
 def test_maps_are_drawn_in_their_proportions():
-    found = draw_map_indices((1.0, 0.0, 3.0), 4000, seeded_generator(1)).bincount(minlength=3)
-    assert found[1] == 0
-    # Binomial with deviation 27 around 1000: four deviations.
-    assert abs(int(found[0]) - 1000) < 110
+    counts = draw_map_indices((1.0, 0.0, 3.0), 4000, seeded_generator(1)).bincount(minlength=3)
+    assert counts[1] == 0
+    # Binomial with standard deviation 27 around 1000; the limit is four standard deviations.
+    assert abs(int(counts[0]) - 1000) < 110
 
 
 def test_each_particle_is_a_projection_of_its_own_map(values, volume_file, tmp_path):
@@ -75,19 +75,19 @@ def test_preferred_views_lie_in_their_cones(values):
     _, rows = rows_of(run)
     top, side = (angles_between(views(rows), view) for view in view_directions(torch.tensor([[0., 0.], [40., 90.]])))
     assert float(torch.minimum(top, side).max()) <= 12.001
-    # 120 particles, three quarters in the second cone: binomial deviation 4.7, four of them.
+    # 120 particles, three quarters in the second cone: four binomial standard deviations of 4.7.
     assert abs(int((side < 13).sum()) - 90) < 20
-    assert rows["rlnAnglePsi"].std() > 60  # in the plane they lie at random: uniform has 104
+    assert rows["rlnAnglePsi"].std() > 60  # in-plane angles are random; uniform ones have 104
 
 
-def test_a_part_of_the_views_stays_uniform(values):
+def test_uniform_views_are_mixed_in_with_their_share(values):
     run = prepare_microscope(parse(SimulateSettings, values | {
         "preferred_views": ("0:0",), "preferred_cone_degrees": 1, "preferred_uniform": 0.5}))
     _, rows = rows_of(run)
-    assert abs(int((rows["rlnAngleTilt"] > 1.01).sum()) - 60) < 24  # binomial deviation 5.5, four of them
+    assert abs(int((rows["rlnAngleTilt"] > 1.01).sum()) - 60) < 24  # four binomial standard deviations of 5.5
 
 
-def test_views_are_distributed_as_measured(values, tmp_path):
+def test_measured_orientations_give_the_views(values, tmp_path):
     path = tmp_path / "particles.star"
     angles = pd.DataFrame({"rlnAngleRot": [10.0, 200.0], "rlnAngleTilt": [30.0, 100.0], "rlnAnglePsi": [0.0, 5.0]})
     write_table(path, "particles", pd.DataFrame([{"rlnOpticsGroup": 1}]), angles)
@@ -136,26 +136,26 @@ def test_labels_lie_in_the_asymmetric_unit(values, symmetry, rot, tilt):
 
 
 @pytest.mark.parametrize("axis", [0.0, 35.0, 90.0])
-def test_defocus_follows_a_tilted_film(values, axis):
+def test_defocus_follows_the_tilt_of_the_ice(values, axis):
     run = prepare_microscope(parse(SimulateSettings, values | {"ice_tilt_degrees": 25, "ice_tilt_axis_degrees": axis}))
     (specimen, *_), _ = rows_of(run)
     rows = particle_rows("a", specimen, run.pixel_size, 0)
     y, x = (specimen.centres - torch.tensor([159.5, 199.5])).unbind(1)
-    across = y * math.cos(math.radians(axis)) - x * math.sin(math.radians(axis))
-    expected = specimen.optics.defocus_u_angstrom - across * 5.0 * math.tan(math.radians(25))
+    distance = y * math.cos(math.radians(axis)) - x * math.sin(math.radians(axis))
+    expected = specimen.optics.defocus_u_angstrom - distance * 5.0 * math.tan(math.radians(25))
     assert np.allclose(rows["rlnDefocusU"], expected)
     assert np.allclose(rows["rlnDefocusU"] - rows["rlnDefocusV"],
                        specimen.optics.defocus_u_angstrom - specimen.optics.defocus_v_angstrom)
 
 
-def test_particles_turn_with_the_film(values):
-    """What shows its top in flat ice shows it at the film's angle when that is tilted, leaning across the axis."""
+def test_particles_tilt_with_the_ice(values):
+    """Particles seen from the top in flat ice are seen at the tilt angle in tilted ice, tilted about the same axis."""
     run = prepare_microscope(parse(SimulateSettings, values | {
         "ice_tilt_degrees": 25, "ice_tilt_axis_degrees": 90, "preferred_views": ("0:0",), "preferred_cone_degrees": 0,
         "preferred_uniform": 0}))
     specimen, *_ = rows_of(run)[0]
     assert torch.allclose(euler_angles(specimen.rotations)[:, 1], torch.tensor(25.0).double())
-    # The map's z axis in the image. It is the film's normal, so heights fall where it leans to.
+    # The z axis of the map is the normal of the ice. Its direction in the image is that in which the heights decrease.
     leaning = specimen.rotations[:, :2, 2]
     normal = torch.tensor([math.sin(math.radians(25)), 0.0]).double()
     assert torch.allclose(leaning, normal.expand_as(leaning), atol=1e-6)
@@ -168,12 +168,13 @@ def test_heights_fill_the_ice(values):
     specimens, rows = rows_of(run)
     heights = torch.cat([specimen.heights for specimen in specimens])
     assert float(heights.abs().max()) <= 300
-    assert float(heights.std()) == pytest.approx(600 / math.sqrt(12), rel=0.15)  # 120 particles: 5 % each deviation
+    # With 120 particles, the estimate has a standard deviation of 5 %.
+    assert float(heights.std()) == pytest.approx(600 / math.sqrt(12), rel=0.15)
     assert rows["rlnDefocusU"].nunique() == len(rows)
 
 
 def test_each_particle_is_imaged_at_its_own_defocus(values):
-    """Independently: the sum of micrographs with one particle each, at the defocus that its label says."""
+    """The image equals the sum of micrographs with one particle each, at the defocus of the particle's label."""
     run = prepare_microscope(parse(SimulateSettings, values | {
         "ice_thickness_angstrom": 3000, "ice_tilt_degrees": 40, "particles_mean": 9}))
     specimen = run.draw_specimen(0, 0)
@@ -185,10 +186,10 @@ def test_each_particle_is_imaged_at_its_own_defocus(values):
         flat = replace(specimen.subset(chosen), heights=torch.zeros(1), optics=at_height(specimen.optics, height))
         assert flat.same_defocus
         alone += run.form_image(flat).signal
-    # Boxes of other sizes sample the CTF at other frequencies; ripples beyond the padding are below 0.5 %.
+    # The two ways pad differently and so sample the CTF at other frequencies; the ripples outside are below 0.5 %.
     assert float((together - alone).norm() / alone.norm()) < 5e-3
-    level = run.form_image(replace(specimen, heights=torch.zeros_like(specimen.heights))).signal
-    assert float((together - level).norm() / alone.norm()) > 10 * 5e-3
+    same_height = run.form_image(replace(specimen, heights=torch.zeros_like(specimen.heights))).signal
+    assert float((together - same_height).norm() / alone.norm()) > 10 * 5e-3
 
 
 @pytest.mark.parametrize("changes", [{}, {"ice_thickness_angstrom": 1.0}])
@@ -200,28 +201,28 @@ def test_ripples_do_not_wrap_around_the_border(values, changes):
     assert float(signal[:, 200:].abs().max()) < 2e-3 * float(signal.abs().max())
 
 
-def test_clusters_and_overlap(values):
+def test_clusters_and_overlap_set_the_distances(values):
     def nearest(**changes):
         run = prepare_microscope(parse(SimulateSettings, values | {"particles_mean": 12} | changes))
-        found = []
+        distances_of_micrographs = []
         for index in range(5):
             centres = run.draw_specimen(0, index).centres * run.pixel_size
             distances = torch.cdist(centres, centres) + 1e9 * torch.eye(len(centres))
-            found.append(distances.min(1).values)
-        return run, torch.cat(found)
+            distances_of_micrographs.append(distances.min(1).values)
+        return run, torch.cat(distances_of_micrographs)
 
-    _, loose = nearest()
-    _, heaped = nearest(clusters=1.0)
-    assert float(loose.min()) >= 100
-    assert float(heaped.min()) >= 100
-    assert float(heaped.median()) < 130 < float(loose.median())  # beside another: within 1.3 distances
-    run, dense = nearest(particle_distance=None, overlap=0.4, particles_mean=200)
+    _, unclustered = nearest()
+    _, clustered = nearest(clusters=1.0)
+    assert float(unclustered.min()) >= 100
+    assert float(clustered.min()) >= 100
+    assert float(clustered.median()) < 130 < float(unclustered.median())  # clustered: within 1.3 particle distances
+    run, overlapping = nearest(particle_distance=None, overlap=0.4, particles_mean=200)
     assert run.particle_distance == pytest.approx(0.6 * run.diameter_angstrom)
-    assert run.particle_distance <= float(dense.min()) < 0.7 * run.diameter_angstrom
+    assert run.particle_distance <= float(overlapping.min()) < 0.7 * run.diameter_angstrom
 
 
-def test_a_phase_plate_shows_the_particles_dark(values):
-    """At little defocus a shift of 90° turns the contrast of low frequencies on."""
+def test_a_phase_plate_gives_contrast_at_little_defocus(values):
+    """At a small defocus, a phase shift of 90° gives contrast at low frequencies."""
     near = values | {"defocus_min": 500, "defocus_max": 500, "astigmatism_angstrom": 0, "amplitude_contrast": 0.07}
     depth = []
     for shift in (0.0, 90.0):
@@ -230,18 +231,18 @@ def test_a_phase_plate_shows_the_particles_dark(values):
         depth.append(float(micrograph.signal[micrograph.mask].mean() - micrograph.signal[~micrograph.mask].mean()))
         rows = particle_rows("a", micrograph.specimen, 5.0, 0)
         assert (rows["rlnPhaseShift"] == shift).all()
-    # sin(90° + asin 0.07) over 0.07 at zero frequency, less between it and the particle's size.
+    # The ratio is sin(90° + asin 0.07) / 0.07 at zero frequency, and smaller at the frequencies of the particle.
     assert depth[1] > 5 * depth[0] > 0
 
 
 def test_soft_masks_agree_with_hard_ones(values):
     hard, soft = (prepare_microscope(parse(SimulateSettings, values | {"soft_mask": kind})) for kind in (False, True))
     specimen = hard.draw_specimen(0, 0)
-    inside, weight = hard.form_image(specimen).mask, soft.form_image(specimen).mask
-    assert weight.dtype == torch.float32
-    assert 0 <= float(weight.min()) <= float(weight.max()) <= 1
-    assert torch.equal(weight > 0.5, inside)
-    assert float(((weight > 0.01) & (weight < 0.99)).float().mean()) > 0.005
+    hard_mask, soft_mask = hard.form_image(specimen).mask, soft.form_image(specimen).mask
+    assert soft_mask.dtype == torch.float32
+    assert 0 <= float(soft_mask.min()) <= float(soft_mask.max()) <= 1
+    assert torch.equal(soft_mask > 0.5, hard_mask)
+    assert float(((soft_mask > 0.01) & (soft_mask < 0.99)).float().mean()) > 0.005
 
 
 def test_uniform_views_have_no_preference(values):

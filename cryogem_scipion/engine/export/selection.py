@@ -97,7 +97,7 @@ def select_dataset(settings: ExportSettings) -> SelectedDataset:
                         "'cryogem generate' made")
     optics, micrographs = read_table(folder / MICROGRAPHS, "micrographs", MICROGRAPH_COLUMNS)
     if len(optics) != 1:
-        raise DataError(f"{folder / MICROGRAPHS} has {len(optics)} optics groups; export data sets one by one")
+        raise DataError(f"{folder / MICROGRAPHS} has {len(optics)} optics groups; export each dataset by itself")
     has_stacks = (folder / EXTRACTED).is_file()
     table = EXTRACTED if has_stacks else PARTICLES
     _, particles = read_table(folder / table, "particles", PARTICLE_COLUMNS)
@@ -112,8 +112,8 @@ def select_dataset(settings: ExportSettings) -> SelectedDataset:
         raise SettingsError(f"box_size {box} does not fit micrographs of {shape[0]} x {shape[1]} pixels (y x); give "
                             f"box_size up to {min(shape)}")
     if settings.to == "cryodrgn" and box % 2:
-        raise SettingsError(f"the data set's boxes have {box} pixels and cryoDRGN reads even ones only; give box_size "
-                            f"{box + 1}")
+        raise SettingsError(f"the boxes of the dataset have {box} pixels, and cryoDRGN reads even sizes only; give "
+                            f"box_size {box + 1}")
     coordinates = particles[COORDINATE].to_numpy(float)
     particles = particles[inside_field(corners(coordinates, box), box, shape)]
     reuses_stacks = has_stacks and box == manifest.box_size and not settings.random_shift
@@ -162,7 +162,7 @@ def _chosen_part(settings: ExportSettings, micrographs: pd.DataFrame, particles:
         particles = _chosen_rows(particles, "rlnImageName", settings.dataset_particles, "particles")
         micrographs = micrographs[micrographs["rlnMicrographName"].isin(particles["rlnMicrographName"])]
     if not len(micrographs):
-        raise DataError(f"no micrographs of {settings.dataset} are chosen; choose at least one")
+        raise DataError(f"no micrograph of {settings.dataset} is chosen; choose at least one")
     return micrographs, particles[particles["rlnMicrographName"].isin(micrographs["rlnMicrographName"])]
 
 
@@ -170,7 +170,7 @@ def _chosen_rows(rows: pd.DataFrame, column: str, path: Path, name: str) -> pd.D
     _, chosen = read_table(path, name, (column,))
     unknown = set(chosen[column]) - set(rows[column])
     if unknown:
-        raise DataError(f"{path} asks for {min(unknown)}, which the data set does not have; choose from its own {name}")
+        raise DataError(f"{path} asks for {min(unknown)}, which the dataset does not have; choose from its own {name}")
     return rows[rows[column].isin(chosen[column])]
 
 

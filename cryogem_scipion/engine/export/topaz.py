@@ -101,8 +101,8 @@ def _instructions(dataset: SelectedDataset, settings: ExportSettings, path_start
             f"{len(dataset.micrographs)} micrographs.",
             f"  topaz train --train-images {images} --train-targets {coordinates} -n {expected} "
             "--save-prefix model",
-            f"Then pick your own micrographs, normalised and brought to {pixel_size:.4g} Å/px; N is that over their "
-            "own pixel size.",
+            f"Then pick your own micrographs. They have to be normalised and binned to {pixel_size:.4g} Å/px: N is "
+            f"{pixel_size:.4g} divided by their own pixel size (Å).",
             "  topaz preprocess -s N -o small/ micrographs/*.mrc",
             f"  topaz extract -m model_epoch10.sav -r {radius} -x N -o picks.txt small/*.mrc"]
 

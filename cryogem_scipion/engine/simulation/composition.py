@@ -82,7 +82,7 @@ def compose(
 
 def _check_counts(projections: Float[Tensor, "n b b"], centres: Float[Tensor, "n 2"]) -> None:
     if projections.shape[0] != centres.shape[0]:
-        raise SettingsError(f"{projections.shape[0]} projections for {centres.shape[0]} centres; give one each")
+        raise SettingsError(f"{projections.shape[0]} projections for {centres.shape[0]} centres; give one for each")
 
 
 def _add(canvas: Tensor, images: Tensor, corners: Tensor) -> None:
@@ -136,7 +136,8 @@ def compose_defocused(
     """
     _check_counts(projections, centres)
     if len(optics) != projections.shape[0]:
-        raise SettingsError(f"{len(optics)} microscope states for {projections.shape[0]} projections; give one each")
+        raise SettingsError(f"{len(optics)} microscope states for {projections.shape[0]} projections; give one for "
+                            "each")
     field = torch.zeros(shape, dtype=projections.dtype, device=projections.device)
     for images, corners in _defocused_chunks(projections, optics, centres, pixel_size):
         _add(field, images, corners)

@@ -86,15 +86,14 @@ def _restore(source: Path, files: list[Path]) -> bool:
 def _decode(settings: SimulateSettings, folder: Path, maps: list[Path], work_folder: Path) -> None:
     """Draw latent coordinates of particles and decode them into the files ``maps``."""
     weights, latents = _checkpoint_files(folder, settings.cryodrgn_epoch)
-    log.warning("warning: %s holds pickles, which are run as code while they are read; use only folders that you trust",
-                folder)
+    log.warning("warning: %s has pickle files, whose content is run as code; use only folders that you trust", folder)
     program = Path(__file__).with_name("cryodrgn_latents.py")
     drawn_file = work_folder / "drawn.json"
     _run(settings, ["python", program, folder, latents, len(maps), settings.seed, drawn_file])
     latents_record = json.loads(drawn_file.read_text("utf-8"))
     pixel_size = settings.volume_pixel_size or latents_record["pixel_size"]
     if pixel_size is None:
-        raise SettingsError(f"{folder} does not tell the pixel size: its CTF file is gone; set volume_pixel_size")
+        raise SettingsError(f"{folder} does not give the pixel size: its CTF file is missing; set volume_pixel_size")
     lines = [" ".join(map(repr, row)) + "\n" for row in latents_record["latents"]]
     (work_folder / "z.txt").write_text("".join(lines), "ascii")
     log.info("decoding %d conformations with cryoDRGN", len(maps))
@@ -102,7 +101,7 @@ def _decode(settings: SimulateSettings, folder: Path, maps: list[Path], work_fol
                     "--Apix", pixel_size, "-o", work_folder / "decoded"])
     decoded = sorted((work_folder / "decoded").glob("*.mrc"))
     if len(decoded) != len(maps):
-        raise DataError(f"cryoDRGN made {len(decoded)} of {len(maps)} maps of {weights}; look at its version")
+        raise DataError(f"cryoDRGN decoded {len(decoded)} of {len(maps)} maps from {weights}; check its version")
     for decoded_map, file in zip(decoded, maps, strict=True):
         decoded_map.rename(file)
     record = {"weights": str(weights), "seed": settings.seed, **latents_record}

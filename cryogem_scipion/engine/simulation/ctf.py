@@ -57,7 +57,7 @@ def _ctf_kernel(frequency_y, frequency_x, a, b, c, d, e, decay, out):  # type: i
 
 def _frequencies(shape: tuple[int, int], pixel_size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if min(shape) < 1:
-        raise SettingsError(f"image size is {shape}; give at least one pixel a side")
+        raise SettingsError(f"image size is {shape} pixels; give 1 or more for both sides")
     if not 0 < pixel_size < math.inf:
         raise SettingsError(f"pixel size is {pixel_size} Å; give a positive number")
     return np.fft.fftfreq(shape[0], pixel_size), np.fft.rfftfreq(shape[1], pixel_size)
@@ -138,7 +138,7 @@ def apply_ctf(
     """
     if not (margin >= 0 and 2 * margin < min(image.shape[-2:])):
         size = tuple(image.shape[-2:])
-        raise SettingsError(f"margin is {margin}: nothing is left of an image of {size}; give a smaller one")
+        raise SettingsError(f"margin is {margin} pixels, and the image of {size} pixels is too small for it; give less")
     shape = (int(image.shape[-2]), int(image.shape[-1]))
     ctf_values = ctf(shape, pixel_size, optics, image.device)
     result = apply_filter(image, ctf_values)
@@ -247,7 +247,7 @@ def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics])
         There is no state to draw from.
     """
     if not measured_optics:
-        raise SettingsError("no measured CTF to draw from: 0 given; give at least one, or a defocus range")
+        raise SettingsError("no measured CTF to draw from; give at least one, or a defocus range")
     return measured_optics[int(torch.randint(len(measured_optics), (1,), generator=generator))]
 
 

@@ -70,9 +70,9 @@ def _finite_numbers(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     try:
         values = rows.astype("float64")
     except ValueError as error:
-        raise DataError(f"{path} holds a value that is no number ({error}); correct it") from None
+        raise DataError(f"{path} has a value that is no number ({error}); correct it") from None
     broken = values.index[(values.isna() | values.abs().eq(float("inf"))).any(axis=1)]
     if not len(values) or len(broken):
         where = f"row {broken[0] + 1} lacks a value" if len(broken) else "it has no rows"
-        raise DataError(f"{path} cannot be used: {where} of {', '.join(rows.columns)}; give whole rows")
+        raise DataError(f"{path} cannot be used: {where} of {', '.join(rows.columns)}; complete the table")
     return values

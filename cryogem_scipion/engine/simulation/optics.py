@@ -53,7 +53,7 @@ class Optics:
         if not 0 <= abs(self.amplitude_contrast) <= 1:
             raise SettingsError(f"amplitude contrast is {self.amplitude_contrast}; give a number from 0 to 1")
         if not all(math.isfinite(value) for value in vars(self).values()):
-            raise SettingsError(f"optics hold a value that is not finite: {self}; check the CTF file")
+            raise SettingsError(f"the optics have a value that is not finite: {self}; check the CTF file")
 
 
 def electron_wavelength(voltage_kv: float) -> float:

@@ -84,9 +84,9 @@ def preferred_rotations(
     """
     probabilities = [1.0] * len(views_degrees) if weights is None else list(weights)
     if not views_degrees:
-        raise SettingsError("no preferred view given: the list is empty; give at least one (rot, tilt)")
+        raise SettingsError("no preferred view: the list is empty; give at least one (rot, tilt)")
     if len(probabilities) != len(views_degrees):
-        raise SettingsError(f"{len(probabilities)} weights for {len(views_degrees)} views; give one weight a view")
+        raise SettingsError(f"{len(probabilities)} weights for {len(views_degrees)} views; give one for each")
     probabilities.append(uniform_weight)
     if not (all(0 <= chance < math.inf for chance in probabilities) and sum(probabilities) > 0):
         raise SettingsError(f"weights of the views are {probabilities}; give numbers of 0 or more, not all 0")

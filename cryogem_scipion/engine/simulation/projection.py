@@ -43,7 +43,8 @@ def rotation_matrices(euler_degrees: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3
 def euler_angles(matrices: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3"]:
     """Euler angles (rot, tilt, psi) in degrees of rotation matrices A.
 
-    The tilt lies in [0, 180]. Where it is 0 or 180, only one of the other angles is defined, and rot is set to 0.
+    The tilt lies in [0, 180]. If it is 0 or 180, only the sum or the difference of rot and psi is defined; then rot
+    is 0.
     """
     a = matrices.double()
     sine = torch.hypot(a[:, 2, 0], a[:, 2, 1])
