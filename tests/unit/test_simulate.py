@@ -134,7 +134,7 @@ def test_an_interrupted_run_continues_and_gives_the_same_bytes(folder, volume_fi
         write(self, index, image, clean)
         written.append(index)
 
-    monkeypatch.setattr(simulate.DatasetWriter, "write", write_or_stop)
+    monkeypatch.setattr(simulate.DatasetWriter, "write_images", write_or_stop)
     with pytest.raises(KeyboardInterrupt):
         simulate.run(settings(volume_file, out))
     assert not (out / "manifest.json").exists()
