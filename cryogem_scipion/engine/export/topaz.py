@@ -25,7 +25,13 @@ MIN_SIZE_PIXELS = 32
 
 
 def check(dataset: SelectedDataset, settings: ExportSettings) -> None:
-    """Refuse, with ``SettingsError``, a binning that leaves too few pixels, and an export outside ``relative_to``."""
+    """Refuse a binning that leaves too few pixels, and an export outside ``relative_to``.
+
+    Raises
+    ------
+    SettingsError
+        The binning is too large, or ``out`` is not inside ``relative_to``.
+    """
     path_prefix(settings)
     if min(_shape(dataset, settings)) < MIN_SIZE_PIXELS:
         y, x = dataset.shape

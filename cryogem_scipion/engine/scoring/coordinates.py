@@ -63,6 +63,13 @@ def read_coordinates(files: Sequence[Path], pixel_size: float | None, setting: s
 def pixel_sizes(rows: pd.DataFrame, optics: pd.DataFrame) -> Any:
     """Return the micrograph pixel size of each row of a STAR table, from its optics group.
 
+    Parameters
+    ----------
+    rows
+        Rows of the table.
+    optics
+        Optics table of the same file; may be empty.
+
     Returns
     -------
     Å per pixel (n,); None if the optics table does not give it.

@@ -148,7 +148,19 @@ def apply_ctf(
 def apply_filter(
     image: Float[Tensor, "*batch y x"], filter_values: Float[Tensor, "*batch y xh"]
 ) -> Float[Tensor, "*batch y x"]:
-    """Multiply the spectrum of real images by real ``filter_values`` on the half plane of ``rfft2``."""
+    """Multiply the spectrum of real images by real values.
+
+    Parameters
+    ----------
+    image
+        One image, or several.
+    filter_values
+        Factors on the half plane of ``rfft2``, such as those of ``ctf``.
+
+    Returns
+    -------
+    Filtered images, with the dtype and device of the input.
+    """
     spectrum = fourier.rfft2(image).mul_(filter_values.to(image.dtype))
     return fourier.irfft2(spectrum, (image.shape[-2], image.shape[-1]))
 
@@ -241,6 +253,13 @@ def draw_optics(
 def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics]) -> Optics:
     """Draw one of the measured microscope states, each with the same probability.
 
+    Parameters
+    ----------
+    generator
+        Random generator; one number is drawn.
+    measured_optics
+        Microscope states to draw from.
+
     Raises
     ------
     SettingsError
@@ -252,7 +271,15 @@ def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics])
 
 
 def at_height(optics: Optics, height_angstrom: float) -> Optics:
-    """Microscope state for an object that is ``height_angstrom`` nearer to the electron source: less underfocus."""
+    """Microscope state for an object at another height.
+
+    Parameters
+    ----------
+    optics
+        Microscope state at height 0.
+    height_angstrom
+        Height of the object, positive towards the electron source; the underfocus is smaller by this amount.
+    """
     return replace(
         optics,
         defocus_u_angstrom=optics.defocus_u_angstrom - height_angstrom,

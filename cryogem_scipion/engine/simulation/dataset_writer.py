@@ -47,7 +47,17 @@ class DatasetWriter:
         return (self.out / _micrograph(index)).is_file()
 
     def write_images(self, index: int, image: Float[Tensor, "y x"], clean: CleanMicrograph) -> None:
-        """Write the particle stack, the mask and last the micrograph ``index``; ``clean`` gives mask and labels."""
+        """Write the particle stack, the mask and last the micrograph.
+
+        Parameters
+        ----------
+        index
+            Number of the micrograph, from 0.
+        image
+            The micrograph, clean or generated, protein dark.
+        clean
+            Gives the mask and the positions of the particles.
+        """
         pixel_size = self.microscope.pixel_size
         if self.extract and bool(clean.specimen.is_whole.any()):
             boxes = extract_boxes(image, clean.specimen, self.microscope.box_size)

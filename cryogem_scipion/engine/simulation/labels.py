@@ -89,7 +89,17 @@ def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int
 
 
 def cut_boxes(image: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
-    """Cut the boxes (``box`` px) of the whole particles from any image of the micrograph; values stay as they are."""
+    """Cut the boxes of the whole particles from an image; the values do not change.
+
+    Parameters
+    ----------
+    image
+        Any image of the specimen's micrograph.
+    specimen
+        Its particles; those cut by the border are left out.
+    box
+        Box size, px.
+    """
     corners = specimen.centres[specimen.is_whole].floor().long() - box // 2
     if not len(corners):
         return image.new_zeros(0, box, box)

@@ -100,7 +100,15 @@ class Microscope:
         return 40 * y * x + int(5 * self.settings.particles_mean * edge**2)
 
     def draw_specimen(self, seed: int, index: int) -> Specimen:
-        """Draw the particles and the microscope state of micrograph ``index``: all its labels, without any image."""
+        """Draw the particles and the microscope state of one micrograph: all its labels, without any image.
+
+        Parameters
+        ----------
+        seed
+            Seed of the run.
+        index
+            Number of the micrograph, from 0.
+        """
         settings = self.settings
         generator = seeded_generator(seed, "specimen", index)
         shape = settings.micrograph_size

@@ -21,6 +21,13 @@ def uniform_rotations(count: int, generator: torch.Generator) -> Float[Tensor, "
 
     Four normal deviates, normalised, are a uniform quaternion.
 
+    Parameters
+    ----------
+    count
+        Number of rotations.
+    generator
+        Random generator.
+
     Raises
     ------
     SettingsError

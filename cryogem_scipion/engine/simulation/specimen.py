@@ -100,7 +100,21 @@ def draw_orientations(settings: SimulateSettings, count: int, generator: torch.G
 
 
 def draw_map_indices(proportions: tuple[float, ...], count: int, generator: torch.Generator) -> Int[Tensor, " n"]:
-    """Draw the index of each particle's map, with probabilities in these proportions."""
+    """Draw the map of each particle.
+
+    Parameters
+    ----------
+    proportions
+        Relative frequency of each map; need not add up to 1.
+    count
+        Number of particles.
+    generator
+        Random generator.
+
+    Returns
+    -------
+    Index of the map of each particle, from 0.
+    """
     edges = torch.tensor(proportions, dtype=torch.float64).cumsum(0)
     chance = torch.rand(count, generator=generator, dtype=torch.float64) * edges[-1]
     return torch.searchsorted(edges, chance, right=True).clamp(max=len(proportions) - 1)
