@@ -42,7 +42,7 @@ def seeds(folder):
     from cryogem_scipion.engine.scoring.coordinates import read_coordinates
     from cryogem_scipion.engine.settings import STAGES, parse, read_json
     from cryogem_scipion.engine.simulation.atomic_model import read_atoms
-    from cryogem_scipion.engine.simulation.measured_star import measured_orientations, measured_states
+    from cryogem_scipion.engine.simulation.measured_star import read_measured_optics, read_measured_orientations
     from cryogem_scipion.engine.simulation.optics import Optics
     from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
     from cryogem_scipion.engine.translator.model import load_model
@@ -104,8 +104,8 @@ def seeds(folder):
         ("map", folder / "small.mrc", volume), ("map.gz", folder / "x.gz", volume),
         ("map.bz2", folder / "x.bz2", volume),
         ("pdb", folder / "x.pdb", read_atoms), ("cif", folder / "x.cif", read_atoms),
-        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: measured_states(path, base)),
-        ("orientations", particles, measured_orientations), ("simulation", micrographs, simulation),
+        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: read_measured_optics(path, base)),
+        ("orientations", particles, read_measured_orientations), ("simulation", micrographs, simulation),
         ("manifest", good / "sim/manifest.json", manifest), ("settings", folder / "x.json", settings),
         ("model", good / "run/model.safetensors", load_model),
         ("checkpoint", good / "run/checkpoint.safetensors", lambda path: load_tensors(path, "checkpoint")),

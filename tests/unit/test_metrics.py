@@ -29,7 +29,7 @@ from cryogem_scipion.engine.realism.set_distances import (
     estimate_frechet_distance,
     stack_averages,
 )
-from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
+from cryogem_scipion.engine.scoring.fsc import fourier_shell_correlation, fsc_resolution
 
 
 def noise(generator, shape=(256, 256), width=0.0):
@@ -261,7 +261,7 @@ def test_shell_correlations_are_those_of_the_signal_and_noise(edge, generator):
     """Against a loop over the shells of the full Fourier transform; signal s and noise n give s / √(s² + n²)."""
     one = torch.randn(edge, edge, edge, generator=generator)
     other = 0.5 * one + torch.randn(edge, edge, edge, generator=generator)
-    correlation = shell_correlation(one, other)
+    correlation = fourier_shell_correlation(one, other)
     axis = np.fft.fftfreq(edge) * edge
     radius = np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2))
     a, b = np.fft.fftn(one.double().numpy()), np.fft.fftn(other.double().numpy())
@@ -273,4 +273,4 @@ def test_shell_correlations_are_those_of_the_signal_and_noise(edge, generator):
     assert fsc_resolution(torch.tensor([1, 0.9, 0.7, 0.3, 0.6]), 10, 2.0, 0.5) == pytest.approx(20 / 2.5)
     assert fsc_resolution(torch.tensor([1, 0.9, 0.8]), 10, 2.0, 0.5) is None
     with pytest.raises(DataError, match="compare cubes of one size"):
-        shell_correlation(one, one[:, :, 1:])
+        fourier_shell_correlation(one, one[:, :, 1:])

@@ -26,7 +26,7 @@ from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
 from cryogem_scipion.engine.runs.progress import track_progress
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["MOST_REAL", "Background", "measure_background", "physical_noise"]
 
@@ -192,13 +192,13 @@ class _Comparison:
         return contrast.rescaled(snr, self.deviation).scale / contrast.scale
 
     def _measure_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
-        return measure_noise(self.fields, self._simulated_fields(snr), self.deviation, seeded(self.seed, "noise"),
-                             rings)
+        return measure_noise(self.fields, self._simulated_fields(snr), self.deviation,
+                             seeded_generator(self.seed, "noise"), rings)
 
     def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
-        random = seeded(self.seed, "contaminants")
+        random = seeded_generator(self.seed, "contaminants")
         usual = measure_range([simulated_image(field, noise, random) for field in self._simulated_fields(snr)],
                          self.simulated.particle_pixels)
         searched = map_in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
@@ -211,7 +211,7 @@ class _Comparison:
             for flat, pieces in zip(flats, contaminants, strict=True)]
         signals = [1 - image for image in self._clean_images(1)]
         return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
-                       self.simulated.particle_pixels, seeded(self.seed, "contrast"), hidden)
+                       self.simulated.particle_pixels, seeded_generator(self.seed, "contrast"), hidden)
 
     def _simulated_fields(self, snr: float) -> list[SimulatedField]:
         """Simulated images with this signal-to-noise ratio."""

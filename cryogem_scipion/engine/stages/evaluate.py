@@ -45,7 +45,7 @@ from cryogem_scipion.engine.realism.set_distances import (
 from cryogem_scipion.engine.realism.signal_preservation import SignalPreservation, measure_signal_preservation
 from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import EvaluateSettings
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["run"]
 
@@ -78,12 +78,12 @@ def run(settings: EvaluateSettings) -> Manifest:
     threads = worker_count(torch.device("cpu"), most, _memory(sets))
     generated, real = measured = [measure_set(one, binning, threads) for one in sets]
     figures = estimate_distances(generated.statistics, real.statistics, statistics_distances,
-                                 seeded(settings.seed, "summaries"))
+                                 seeded_generator(settings.seed, "summaries"))
     warnings: list[str] = []
     clouds: list[PatchFeatures] = []
     if generated.artefacts is not None and real.artefacts is not None:
         figures |= estimate_distances(generated.artefacts, real.artefacts, artefact_excess,
-                                      seeded(settings.seed, "artefacts"))
+                                      seeded_generator(settings.seed, "artefacts"))
     else:
         warnings.append("micrographs of fewer than 256 pixels a side are too small to look for lattices and lines")
     edge = min(PIECE, min(one.shortest_edge() for one in sets) // binning // 16 * 16)
@@ -95,14 +95,14 @@ def run(settings: EvaluateSettings) -> Manifest:
                   for one, known in zip(sets, measured, strict=True)]
     if clouds and min(len(cloud.features) for cloud in clouds) >= FEWEST:
         log.info("comparing %d with %d pieces of image", *(len(cloud.features) for cloud in clouds))
-        figures["frechet"] = estimate_frechet_distance(clouds[0], clouds[1], seeded(settings.seed, "features"))
+        figures["frechet"] = estimate_frechet_distance(clouds[0], clouds[1], seeded_generator(settings.seed, "features"))
     if "frechet" not in figures:
         warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
                         "micrographs")
     if len(sets[1].files) < 2:
         warnings.append("a single real micrograph cannot be split into two halves, so the distances have no floor; "
                         "give two or more")
-    signal = measure_signal_preservation(sets[0].files, seeded(settings.seed, "signal"))
+    signal = measure_signal_preservation(sets[0].files, seeded_generator(settings.seed, "signal"))
     report = {
         "pixel_size": pixel_size,
         "features": "random filters" if settings.features is None else str(settings.features), "piece": edge,

@@ -17,8 +17,8 @@ from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.scoring.coordinates import read_coordinates
-from cryogem_scipion.engine.scoring.names import same_files
-from cryogem_scipion.engine.scoring.picks import DROPPED, judge, precision_recall_curve, summary
+from cryogem_scipion.engine.scoring.file_names import match_file_names
+from cryogem_scipion.engine.scoring.picks import DROPPED, classify_picks, picks_report, precision_recall_curve
 from cryogem_scipion.engine.settings import PicksSettings
 from cryogem_scipion.engine.settings.picks import default_matching_radius
 
@@ -52,9 +52,9 @@ def run(settings: PicksSettings) -> Manifest:
     """
     compared = _compared(settings)
     radius = _radius(settings, compared.folder)
-    judged, truth = judge(compared.picks, compared.truth, radius)
+    judged, truth = classify_picks(compared.picks, compared.truth, radius)
     pixel_size = float(truth["pixel_size"].iloc[0])
-    report = {"radius_angstrom": radius, "pixel_size": pixel_size, **summary(judged, truth, compared.micrographs)}
+    report = {"radius_angstrom": radius, "pixel_size": pixel_size, **picks_report(judged, truth, compared.micrographs)}
     over_all = report["overall"]
     kept = judged[judged["outcome"] != DROPPED]
     arrays: dict[str, Any] = {name: np.zeros(0) for name in ("threshold", "precision", "recall", "f1")}
@@ -90,13 +90,13 @@ def _compared(settings: PicksSettings) -> Compared:
     truth = read_coordinates(truth_files, settings.truth_pixel_size, "truth_pixel_size")
     folder = truth_files[0].parent
     micrographs = _micrographs(settings, truth, truth_files)
-    own = same_files(micrographs, truth["micrograph"])
+    own = match_file_names(micrographs, truth["micrograph"])
     truth = truth.assign(micrograph=truth["micrograph"].map(own))
     if not bool(truth["whole"].any()):
         raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
     picks = read_coordinates(matching_files(settings.picks, WHAT), settings.pixel_size, hint)
-    names = same_files(micrographs, picks["micrograph"])
+    names = match_file_names(micrographs, picks["micrograph"])
     if len(picks) and not names:
         raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is one of the truth "
                         f"(such as {micrographs[0]!r}); give the truth of these micrographs")
@@ -124,7 +124,7 @@ def _micrographs(settings: PicksSettings, truth: pd.DataFrame, truth_files: list
         return names
     _, rows = read_table(listed, "micrographs", ("rlnMicrographName",))
     known = list(dict.fromkeys(rows["rlnMicrographName"]))
-    found = same_files(known, names)
+    found = match_file_names(known, names)
     return [*known, *(name for name in names if name not in found)]
 
 

@@ -10,9 +10,9 @@ from cryogem_scipion.engine.figures.report_files import save_figure, write_repor
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
 from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.scoring.particles import read_poses
-from cryogem_scipion.engine.scoring.poses import compare
+from cryogem_scipion.engine.scoring.poses import compare_poses
 from cryogem_scipion.engine.settings import PosesSettings
-from cryogem_scipion.engine.simulation.symmetry import operators
+from cryogem_scipion.engine.simulation.symmetry import symmetry_operators
 
 __all__ = ["run"]
 
@@ -31,7 +31,8 @@ def run(settings: PosesSettings) -> Manifest:
     truth = read_poses(settings.truth, settings.truth_pixel_size)
     if truth.pixel_size is None:
         raise DataError(f"{settings.truth} does not say the pixel size of its micrographs; give truth_pixel_size")
-    report, arrays = compare(found, truth, operators(settings.symmetry).numpy(), settings.alignment, settings.radius)
+    operators = symmetry_operators(settings.symmetry).numpy()
+    report, arrays = compare_poses(found, truth, operators, settings.alignment, settings.radius)
     if not arrays:
         raise DataError(f"none of the {len(found)} particles of {settings.particles} is one of {settings.truth} (by "
                         f"{report['paired_by']}); give the truth of these particles, or a larger radius")

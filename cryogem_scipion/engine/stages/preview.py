@@ -17,7 +17,12 @@ from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import PreviewSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import support_peaks
-from cryogem_scipion.engine.simulation.microscope import Microscope, drawing_box, microscope, seeded
+from cryogem_scipion.engine.simulation.microscope import (
+    Microscope,
+    prepare_microscope,
+    projection_box_size,
+    seeded_generator,
+)
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import project
 
@@ -57,13 +62,13 @@ def run(settings: PreviewSettings) -> Manifest:
 def _microscope(settings: PreviewSettings) -> Microscope:
     """The simulation's own microscope, so that diameter and box are those it would take."""
     values = settings.model_dump(include={"volume", "volume_pixel_size", "resolution_angstrom", "pixel_size", "out"})
-    return microscope(parse(SimulateSettings, {**values, "micrograph_size": (65536, 65536)}))
+    return prepare_microscope(parse(SimulateSettings, {**values, "micrograph_size": (65536, 65536)}))
 
 
 def _views(scope: Microscope, settings: PreviewSettings) -> dict[str, NDArray[Any]]:
     """``views`` (n, y, x): random views of the particles in turn; ``peaks`` (n): what the mask's threshold is of."""
-    edge = max(drawing_box(projector, scope.pixel_size) for projector in scope.projectors)
-    rotations = uniform_rotations(settings.views, seeded(settings.seed, "preview"))
+    edge = max(projection_box_size(projector, scope.pixel_size) for projector in scope.projectors)
+    rotations = uniform_rotations(settings.views, seeded_generator(settings.seed, "preview"))
     views = torch.cat([
         project(scope.projectors[index % len(scope.projectors)], rotation[None], torch.zeros(1, 2, dtype=torch.float64),
                 edge, scope.pixel_size) for index, rotation in enumerate(rotations)])
