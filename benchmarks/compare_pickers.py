@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryogem_scipion.engine.scoring.matching import match
+from cryogem_scipion.engine.scoring.matching import match_positions
 from cryogem_scipion.engine.scoring.picks import precision_recall_curve
 
 
@@ -39,7 +39,7 @@ def hits_and_scores(path, truth, radius):
     result = []
     for name, positions in truth.items():
         rows = table[table["image_name"] == name]
-        partner = match(rows[["x_coord", "y_coord"]].to_numpy(float), positions, radius)
+        partner = match_positions(rows[["x_coord", "y_coord"]].to_numpy(float), positions, radius)
         result.append(((partner >= 0).astype(int), rows["score"].to_numpy(float)))
     return result
 

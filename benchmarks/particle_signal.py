@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from markdown_table import MarkdownTable
 
-from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, write_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table, write_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
-from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
-from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.realism.particle_correlation import fit_to_clean_image, particle_correlations
+from cryogem_scipion.engine.scoring.fsc import fourier_shell_correlation, fsc_resolution
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 SETS = ("optical", "generated", "gaussian")
 
@@ -63,11 +63,11 @@ def write_sets(gen, out):
         (out / name / "micrographs").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(gen / "micrographs.star", out / name / "micrographs.star")
     for index, path in enumerate(micrographs["rlnMicrographName"]):
-        image, pixel_size = read_mrc(inside(gen, path), 2)
+        image, pixel_size = read_mrc(path_inside(gen, path), 2)
         optical, _ = read_mrc(gen / "optical" / Path(path).name, 2)
         image, clean = torch.tensor(image), torch.tensor(optical)
-        fit = linear_fit(image, clean)
-        noise = torch.randn(image.shape, generator=seeded(index, "rival"))
+        fit = fit_to_clean_image(image, clean)
+        noise = torch.randn(image.shape, generator=seeded_generator(index, "rival"))
         gaussian = fit.offset + fit.gain * clean + fit.background_deviation * noise
         rows = particles[particles["rlnMicrographName"] == path]
         centres = torch.tensor(np.stack([rows[f"rlnCoordinate{axis}"] - rows[f"rlnOrigin{axis}Angst"] / pixel_size
@@ -142,7 +142,7 @@ def main():
             map_ = reconstruct(folder, tables[name], indices[order], f"map_{count}") * sphere
             halves = [reconstruct(folder, tables[name], indices[order[part::2]], f"half_{part}_{count}") * sphere
                       for part in (0, 1)]
-            curves = shell_correlation(map_, truth), shell_correlation(*halves)
+            curves = fourier_shell_correlation(map_, truth), fourier_shell_correlation(*halves)
             table.row(name, str(count), *(resolution_text(fsc_resolution(curve, edge, pixel_size, threshold))
                                           for curve, threshold in zip(curves, (0.5, 0.143), strict=True)))
             for axis, curve in zip(axes, curves, strict=True):

@@ -32,7 +32,7 @@ from torch.nn import functional
 from cryogem_scipion.engine.compute.resampling import fourier_crop
 from cryogem_scipion.engine.io.dataset import EXTRACTED, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.scoring.alignment import angles_of, uniform_errors
+from cryogem_scipion.engine.scoring.alignment import random_pose_errors, rotation_angles
 from cryogem_scipion.engine.scoring.particles import relion_matrices
 
 DIRECTIONS, ROTATIONS = 192, 24
@@ -182,7 +182,7 @@ def predict(network, images, orientations):
 
 def angular_errors(predicted, truth):
     """Angles (degrees) between predicted and true orientations; both have the same frame."""
-    return angles_of((predicted @ truth.mT).double().numpy())
+    return rotation_angles((predicted @ truth.mT).double().numpy())
 
 
 def main():
@@ -215,7 +215,7 @@ def main():
     for name in sets:
         table.row(name, *(summary(errors[name, test]) for test in tests))
     print(f"\nEach cell: median error, particles within 15°, within 30°. Chance gives a median of "
-          f"{np.median(uniform_errors(np.eye(3)[None])):.1f}°.")
+          f"{np.median(random_pose_errors(np.eye(3)[None])):.1f}°.")
 
 
 def summary(runs):

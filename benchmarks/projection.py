@@ -17,8 +17,8 @@ import torch
 from markdown_table import MarkdownTable
 from torch.nn.functional import affine_grid, grid_sample
 
-from cryogem_scipion.engine.simulation.phantom import Gaussians, density, exact_projections
-from cryogem_scipion.engine.simulation.projection import prepare, project, rotation_matrices
+from cryogem_scipion.engine.simulation.phantom import Gaussians, exact_projections, gaussian_density
+from cryogem_scipion.engine.simulation.projection import prepare_projector, project, rotation_matrices
 
 SETTINGS = [(1, 1.0), (1, 2.0), (1, 3.0), (1, 4.0), (3, 1.0), (3, 1.25), (3, 1.5), (3, 2.0), (3, 3.0)]
 DEFAULT = (3, 1.5)
@@ -52,7 +52,7 @@ def compare(table, box, rounds, device, settings):
     """Add a row to the table for each setting: error, times, and the ratio of the times."""
     generator = torch.Generator().manual_seed(box)
     model = random_gaussians(box, generator)
-    volume = density(model, box, 1.0)
+    volume = gaussian_density(model, box, 1.0)
     count = max(60, 400 * 64**3 // box**3) * (1 if device.type == "cpu" else 10)
     reference_count = max(2, 8 * 64**3 // box**3)
     rotations = rotation_matrices(torch.rand(count, 3, generator=generator) * torch.tensor([360.0, 180.0, 360.0]))
@@ -61,7 +61,7 @@ def compare(table, box, rounds, device, settings):
     norms = exact.flatten(1).norm(dim=1)
     device_rotations, device_shifts, device_density = rotations.to(device), shifts.to(device), volume.density.to(device)
     for order, padding in settings:
-        projector = prepare(type(volume)(device_density, 1.0), padding, order)
+        projector = prepare_projector(type(volume)(device_density, 1.0), padding, order)
         projections = project(projector, device_rotations[:20], device_shifts[:20], box, 1.0).cpu()
         error = ((projections - exact).flatten(1).norm(dim=1) / norms).max()
         rotate_and_sum(device_density, device_rotations[0])

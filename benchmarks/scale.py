@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.simulation.phantom import phantom
-from cryogem_scipion.engine.translator.checkpoint import load_model
+from cryogem_scipion.engine.translator.model import load_model
 
 PIXEL_SIZE, SIZE, LARGE = 5.0, 1024, (10_000, 1_000_000)
 SCENE = ["--micrograph-size", SIZE, SIZE, "--particles-mean", 100, "--particle-distance", 220, "--box-size", 60]

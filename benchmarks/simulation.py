@@ -26,10 +26,10 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import SimulateSettings
-from cryogem_scipion.engine.simulation.composition import compose, field_mask
+from cryogem_scipion.engine.simulation.composition import compose, particle_mask
 from cryogem_scipion.engine.simulation.ctf import apply_ctf, delocalisation_margin, electron_wavelength, fast_shape
-from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
-from cryogem_scipion.engine.simulation.microscope import measure_contrast, microscope
+from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
+from cryogem_scipion.engine.simulation.microscope import measure_contrast, prepare_microscope
 from cryogem_scipion.engine.simulation.phantom import phantom
 from cryogem_scipion.engine.simulation.volume import read_volume
 from cryogem_scipion.engine.stages import simulate
@@ -107,7 +107,7 @@ def reference_micrograph(volume, run, index, out, times):
     generator = torch.Generator().manual_seed(index)
     with times.time("placement"):
         centres = search_free_pixels(DISTANCE / PIXEL_SIZE, generator)
-    specimen = run.specimen(0, index)  # gives orientations and optics; its time is not counted for the reference
+    specimen = run.draw_specimen(0, index)  # gives orientations and optics; its time is not counted for the reference
     with times.time("projections"):
         turns = specimen.rotations.float().to(volume.device)
         images = [rotate_and_sum(volume, turns[number % len(turns)]) * PIXEL_SIZE for number in range(len(centres))]
@@ -124,40 +124,40 @@ def reference_micrograph(volume, run, index, out, times):
     with times.time("masks"):
         mask = canvas[margin:-margin, margin:-margin] > 0.1 * canvas.max()
     with times.time("files"):
-        write(out, index, 1 - run.scale * image, mask)
+        write(out, index, 1 - run.projection_scale * image, mask)
 
 
 def engine_micrograph(run, index, out, times):
     """Write one micrograph by the engine, and time each stage (the program works on several at a time)."""
     s = run.settings
     with times.time("placement"):
-        specimen = run.specimen(0, index)
+        specimen = run.draw_specimen(0, index)
     with times.time("projections"):
-        images = run.projections(specimen)
+        images = run.project_particles(specimen)
     with times.time("composition"):
         margin = delocalisation_margin(PIXEL_SIZE, specimen.optics)
         canvas = compose(images, specimen.centres + margin, fast_shape(SIZE, margin))
     with times.time("optics"):
         image = apply_ctf(canvas, PIXEL_SIZE, specimen.optics)[margin:margin + SIZE[0], margin:margin + SIZE[1]]
     with times.time("masks"):
-        mask = field_mask(images, specimen.centres, SIZE, s.mask_threshold, s.soft_mask)
+        mask = particle_mask(images, specimen.centres, SIZE, s.mask_threshold, s.soft_mask)
     with times.time("files"):
-        write(out, index, 1 - run.scale * image, mask)
+        write(out, index, 1 - run.projection_scale * image, mask)
 
 
 def prepare_run(volume, arguments, folder, times):
     """Virtual microscope of a run; times the steps that a run does once."""
     with times.time("reading the map"):
-        run = microscope(settings(volume, folder, arguments), device=times.device)
+        run = prepare_microscope(settings(volume, folder, arguments), device=times.device)
     with times.time("contrast"):
         measure_contrast(run, 0)
     out = folder / "tables"
     out.mkdir(exist_ok=True)
     with times.time("tables"):
-        tables = LabelledFolder(out, run, (), False)
+        tables = DatasetWriter(out, run, (), False)
         tables._names = ["map"]
         for index in range(MICROGRAPHS):
-            tables.record(index, run.specimen(0, index))
+            tables.add_labels(index, run.draw_specimen(0, index))
         tables.write_tables()
     return run
 

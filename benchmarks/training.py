@@ -25,9 +25,9 @@ from torch import nn
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import in_bf16
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training_state import Goal, TrainingState
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.model import to_bf16
+from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
 
 class WithoutEncoder(nn.Module):
@@ -53,8 +53,8 @@ def example_images(size):
     random = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] % 64 - 32
     mask = (y**2 + x**2 < 400).astype(np.uint8)
-    real = RealPieces([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
-    return real, SimulatedPieces([(1 - 0.03 * mask).astype(np.float32)], [mask])
+    real = RealMicrographs([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
+    return real, SimulatedMicrographs([(1 - 0.03 * mask).astype(np.float32)], [mask])
 
 
 def training_state(arguments, device, **changes):
@@ -63,8 +63,8 @@ def training_state(arguments, device, **changes):
         real=("-",), simulation="-", out="-", steps=10_000, crop=arguments.crop, generator="published",
         discriminator="patch", generator_width=arguments.width, discriminator_width=arguments.discriminator_width,
         gradient_penalty=0, averaging=0, **changes)
-    goal = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 1.0, {})
-    return TrainingState(settings, goal, device)
+    properties = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 1.0, {})
+    return TrainingState(settings, properties, device)
 
 
 def seconds(work, device):
@@ -91,11 +91,11 @@ def compare_steps(arguments, device, bf16):
     data = example_images(2 * arguments.crop)
     simple = training_state(arguments, device)
     simple.generator = WithoutEncoder(simple.generator)
-    for name in ("forward_optimiser", "backward_optimiser"):
+    for name in ("generator_optimiser", "discriminator_optimiser"):
         [group] = getattr(simple, name).param_groups
         setattr(simple, name, torch.optim.Adam(group["params"], group["lr"], group["betas"]))
     ours = training_state(arguments, device)
-    losses = [training.advance(*data) for training in (ours, simple)]
+    losses = [training.train_step(*data) for training in (ours, simple)]
     difference = max(abs(losses[0][name] - losses[1][name]) for name in losses[0])
     print(f"The losses of the first step agree to {difference:.1e}.\n")
     if difference > 1e-4:
@@ -104,12 +104,12 @@ def compare_steps(arguments, device, bf16):
                           "10,000 steps (h)", "GPU memory (GiB)")
     for precision in ("float32", "bf16") if bf16 else ("float32",):
         training = ours if precision == "float32" else training_state(arguments, device, precision=precision)
-        step, cells = compare_times(lambda training=training: training.advance(*data),
-                                    lambda: simple.advance(*data), arguments.repeats, device)
+        step, cells = compare_times(lambda training=training: training.train_step(*data),
+                                    lambda: simple.train_step(*data), arguments.repeats, device)
         memory = "–"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            training.advance(*data)
+            training.train_step(*data)
             memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}"
         table.row(f"training step, {precision}", *cells, f"{1 / step:.3g}", f"{step * 10_000 / 3600:.2g}", memory)
     return table
@@ -119,7 +119,7 @@ def compare_translation(arguments, device, table):
     """Add a row: translation of one micrograph in bf16 against a float32 pass of the network."""
     values = argparse.Namespace(**{**vars(arguments), "crop": arguments.size})
     model = training_state(values, device).model()
-    in_bf16_model = in_bf16(copy.deepcopy(model))
+    in_bf16_model = to_bf16(copy.deepcopy(model))
     image = torch.randn(arguments.size, arguments.size, generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_manifest
-from cryogem_scipion.engine.simulation.optics import Optics, phase_terms, transfer_zeros
+from cryogem_scipion.engine.simulation.optics import Optics, ctf_zeros, phase_terms
 from cryogem_scipion.viewers.images import circles, grey_range, mean_spectrum, outline, scale_bar, show
 from cryogem_scipion.viewers.labels import micrograph_rows, optics_of, particles_of
 from cryogem_scipion.viewers.pages import Pages
@@ -115,7 +115,7 @@ def _plane(axis: Any, power: NDArray[np.float64], optics: Optics, nyquist: float
     axis.set_axis_off()
     axis.imshow(values, cmap="gray", vmin=low, vmax=high, extent=(-edge, nyquist, nyquist, -edge))
     directions = np.linspace(-np.pi / 2, np.pi / 2, 181)
-    for ring in transfer_zeros(optics, directions, nyquist):
+    for ring in ctf_zeros(optics, directions, nyquist):
         axis.plot(ring * np.cos(directions), ring * np.sin(directions), color=RING, linewidth=0.7)
     axis.set(xlim=(-edge, nyquist), ylim=(nyquist, -edge))
     axis.set_title("power spectrum | zeros of the label's CTF", fontsize=10)

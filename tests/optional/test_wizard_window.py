@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A wand's window on a virtual screen: its widgets, what moving a slider does, and a capture to look at."""
+"""The window of a wizard on a virtual screen: its widgets, the effect of a slider, and a screen capture."""
 import os
 import shutil
 import subprocess
@@ -90,11 +90,11 @@ def screen(tmp_path):
     server.wait()
 
 
-def test_the_window_shows_its_sliders_and_gives_back_what_was_moved(screen, tmp_path):
+def test_the_wizard_window_shows_its_sliders_and_returns_their_values(screen, tmp_path):
     capture = os.environ.get("CRYOGEM_CAPTURES", str(tmp_path)) + "/wizard.png"
     environment = {**os.environ, "DISPLAY": screen, "PYTHONPATH": str(CHECKOUT), "SCIPION_DOMAIN": "pwem"}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(WINDOW), capture], env=environment, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "{'boxSize': 60.0, 'particleDistance': 144}" in done.stdout
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(WINDOW), capture], env=environment, cwd=tmp_path,
+                             capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "{'boxSize': 60.0, 'particleDistance': 144}" in process.stdout
     assert os.path.getsize(capture) > 10_000

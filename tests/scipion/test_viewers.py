@@ -88,7 +88,7 @@ def test_rings_lie_on_the_dark_rings_of_a_clean_micrograph(tmp_path, figure):
     import torch
 
     from cryogem_scipion.engine.simulation.ctf import apply_ctf
-    from cryogem_scipion.engine.simulation.optics import Optics, transfer_zeros
+    from cryogem_scipion.engine.simulation.optics import Optics, ctf_zeros
     from cryogem_scipion.viewers.images import mean_spectrum
     optics = Optics(300.0, 2.7, 0.1, 14000.0, 9000.0, 35.0)
     noise = torch.randn(1024, 768, generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,7 @@ def test_rings_lie_on_the_dark_rings_of_a_clean_micrograph(tmp_path, figure):
     power = mean_spectrum(tmp_path / "image.mrc")
     n = len(power)
     directions = np.linspace(0, 2 * np.pi, 60)
-    ring = transfer_zeros(optics, directions, 0.5 / 3.0)[0]
+    ring = ctf_zeros(optics, directions, 0.5 / 3.0)[0]
 
     def mean_along(radius):
         x, y = (np.round(radius * f(directions) * n * 3.0).astype(int) + n // 2 for f in (np.cos, np.sin))

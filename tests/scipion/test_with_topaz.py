@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
-from cryogem_scipion.engine.scoring.picks import figures, judge
+from cryogem_scipion.engine.scoring.picks import classify_picks, pick_metrics
 from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings
 from cryogem_scipion.workflow import run
 from tests.optional.environments import Program
@@ -83,11 +83,11 @@ def judged(coordinates, folder, turned=False):
                           "whole": rows["cryogemWhole"] == 1,
                           "x": rows["rlnCoordinateX"] * scale - rows["rlnOriginXAngst"],
                           "y": rows["rlnCoordinateY"] * scale - rows["rlnOriginYAngst"]})
-    return judge(picks, truth, RADIUS)
+    return classify_picks(picks, truth, RADIUS)
 
 
 def average_precision(coordinates, folder, turned=False):
-    return figures(*judged(coordinates, folder, turned), scored=True)["auprc"]
+    return pick_metrics(*judged(coordinates, folder, turned), scored=True)["auprc"]
 
 
 def test_a_picker_learns_from_a_generated_set(project, boxes, picker):

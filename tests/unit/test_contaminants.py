@@ -14,8 +14,8 @@ from cryogem_scipion.engine.noise.contaminants import (
 )
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
-from cryogem_scipion.engine.translator.networks import generator as network
+from cryogem_scipion.engine.translator.model import Translator, load_model, save_model
+from cryogem_scipion.engine.translator.networks import build_generator
 
 SHAPE, SIZE = (256, 320), 24
 FRAMES = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
@@ -139,7 +139,8 @@ def test_a_model_keeps_its_contaminants(tmp_path, generator):
     ice = (IceMap(torch.ones(3, 3), SHAPE),) * 3
     physical = PhysicalNoise(0.05, ice, contaminants=((), None, (piece,)))
     config = {"name": "residual", "width": 4}
-    save_model(tmp_path / "m", Translator(network(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0, {}))
+    model = Translator(build_generator(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0, {})
+    save_model(tmp_path / "m", model)
     [found] = load_model(tmp_path / "m").physical.contaminants[2]
     assert load_model(tmp_path / "m").physical.contaminants[:2] == ((), None)
     assert torch.equal(found.values, piece.values)

@@ -34,8 +34,8 @@ TESTED = {
     ".ci/cryodrgn-env.sh": ".ci/run", ".ci/run": ".ci/run"}
 """Commands of other programs, and the file that tries them or what they stand for."""
 SHELL = {"cd", "export", "git"}
-OTHER_FLAGS = {"--help", "--version", "--config", "--logdir", "--strict"}
-"""Flags in running text that are those of other programs."""
+OTHER_FLAGS = {"--gain-spread", "--help", "--version", "--config", "--logdir", "--strict"}
+"""Flags in running text that are of other programs, or of a recipe."""
 
 
 def blocks(language):
@@ -187,7 +187,7 @@ def test_other_programs_are_tried_elsewhere(words):
         assert {word for word in words[1:] if "=" not in word} <= make_targets()
     elif words[0].rpartition("/")[2].startswith("python"):
         if words[1] == "-m":
-            assert words[2] in {"pytest", "venv", "cryogem_scipion", "tests.fuzz"}
+            assert words[2] in {"pytest", "pip", "venv", "cryogem_scipion", "tests.fuzz"}
         else:
             assert (ROOT / words[1]).is_file()
     elif words[0] not in SHELL:

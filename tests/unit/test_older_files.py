@@ -13,7 +13,7 @@ import pytest
 
 from cryogem_scipion.engine.settings import ExportSettings, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.stages import export, generate, simulate
-from tests.unit.test_processors import CLOSE
+from tests.unit.test_reproducible_outputs import CLOSE
 
 OLD = Path(__file__).parents[1] / "data/version_0.1.0"
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
@@ -25,8 +25,8 @@ from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
-from cryogem_scipion.engine.runs.progress import tracked
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["MOST_REAL", "Background", "measure_background", "physical_noise"]
 
@@ -189,20 +189,20 @@ class _Comparison:
     def contrast_at(self, snr: float) -> float:
         """Factor by which the simulation's signal has to be multiplied to have this signal-to-noise ratio."""
         contrast = self.simulated.contrast
-        return contrast.brought_to(snr, self.deviation).scale / contrast.scale
+        return contrast.rescaled(snr, self.deviation).scale / contrast.scale
 
     def _measure_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
-        return measure_noise(self.fields, self._simulated_fields(snr), self.deviation, seeded(self.seed, "noise"),
-                             rings)
+        return measure_noise(self.fields, self._simulated_fields(snr), self.deviation,
+                             seeded_generator(self.seed, "noise"), rings)
 
     def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
-        random = seeded(self.seed, "contaminants")
+        random = seeded_generator(self.seed, "contaminants")
         usual = measure_range([simulated_image(field, noise, random) for field in self._simulated_fields(snr)],
                          self.simulated.particle_pixels)
-        searched = in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
-        return tuple(tracked(searched, len(flats), "searching for contaminants on real micrograph"))
+        searched = map_in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
+        return tuple(track_progress(searched, len(flats), "searching for contaminants on real micrograph"))
 
     def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
                  contaminants: Sequence[Sequence[Contaminant]] | None = None) -> SnrFit:
@@ -211,7 +211,7 @@ class _Comparison:
             for flat, pieces in zip(flats, contaminants, strict=True)]
         signals = [1 - image for image in self._clean_images(1)]
         return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
-                       self.simulated.particle_pixels, seeded(self.seed, "contrast"), hidden)
+                       self.simulated.particle_pixels, seeded_generator(self.seed, "contrast"), hidden)
 
     def _simulated_fields(self, snr: float) -> list[SimulatedField]:
         """Simulated images with this signal-to-noise ratio."""

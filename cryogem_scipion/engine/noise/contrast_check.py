@@ -14,7 +14,7 @@ from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, read_rea
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["check_contrast_sign"]
 
@@ -40,7 +40,7 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
         if min(min(image.shape) for image in [*flats, *signals]) < TILE or not any(bool(s.any()) for s in signals):
             return ()
         sign = measure_contrast_sign(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
-                                seeded(settings.seed, "polarity"))
+                                seeded_generator(settings.seed, "polarity"))
     figures = f"asymmetry {sign.found:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
     if sign.inverted:
         raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.engine.compute.parallel import in_order, workers
+from cryogem_scipion.engine.compute.parallel import map_in_order, worker_count
 from cryogem_scipion.engine.io.dataset import plain_name, replacing
 from cryogem_scipion.engine.io.mrc import read_header, write_mrc
 from cryogem_scipion.engine.noise.real_micrograph import read_real_micrograph
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 
 BYTES = 32
 """Memory that reading and measuring takes for each pixel of a real micrograph, roughly."""
@@ -89,9 +89,9 @@ def measure_real_set(out: Path, images: str, files: Sequence[Path], working_pixe
         return _measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size, inverted)
 
     pixels = max(math.prod(read_header(path, 2)[0]) for path in files)
-    threads = workers(torch.device("cpu"), len(files), BYTES * pixels)
-    measured = in_order(measure, zip(files, _stems(files), strict=True), threads)
-    return list(tracked(measured, len(files), "reading real micrograph", folder=out))
+    threads = worker_count(torch.device("cpu"), len(files), BYTES * pixels)
+    measured = map_in_order(measure, zip(files, _stems(files), strict=True), threads)
+    return list(track_progress(measured, len(files), "reading real micrograph", folder=out))
 
 
 def memory_mapped(path: Path) -> NDArray[Any]:

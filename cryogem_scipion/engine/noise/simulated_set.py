@@ -16,7 +16,7 @@ from cryogem_scipion.engine.io.dataset import (
     MICROGRAPHS,
     Contrast,
     Manifest,
-    inside,
+    path_inside,
     read_manifest,
     read_table,
 )
@@ -26,7 +26,7 @@ from cryogem_scipion.engine.noise.real_micrograph import check_real_micrographs
 from cryogem_scipion.engine.noise.real_set import memory_mapped
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.runs.folder import fingerprint
-from cryogem_scipion.engine.simulation.measured_star import measured_states
+from cryogem_scipion.engine.simulation.measured_star import read_measured_optics
 from cryogem_scipion.engine.simulation.optics import Optics
 
 __all__ = ["SimulatedSet", "check_sizes", "input_fingerprints", "open_simulated_set"]
@@ -76,7 +76,7 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     optics, rows = read_table(table, "micrographs", ("rlnMicrographName", "cryogemMask"))
     if rows.empty:
         raise DataError(f"{table} has no rows; choose at least one simulated micrograph")
-    files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
+    files = [[path_inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
     missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
@@ -85,7 +85,8 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
         if shapes[0] != shapes[1]:
             sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in shapes)
             raise DataError(f"{micrograph} and its mask {mask} have {sizes} pixels; simulate again")
-    exposures = tuple(Exposure(state, manifest.pixel_size) for state in measured_states(table, _optics(table, optics)))
+    exposures = tuple(Exposure(state, manifest.pixel_size)
+                      for state in read_measured_optics(table, _optics(table, optics)))
     return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]), exposures)
 
 

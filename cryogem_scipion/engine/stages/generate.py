@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
+from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, path_inside, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.noise.background import MOST_REAL, Background, measure_background, physical_noise
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
@@ -21,13 +21,19 @@ from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseM
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
-from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
+from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
 from cryogem_scipion.engine.simulation.labels import cut_boxes
-from cryogem_scipion.engine.simulation.microscope import CleanMicrograph, Microscope, Specimen, microscope, seeded
-from cryogem_scipion.engine.translator.checkpoint import Translator, in_bf16, load_model
+from cryogem_scipion.engine.simulation.microscope import (
+    CleanMicrograph,
+    Microscope,
+    Specimen,
+    prepare_microscope,
+    seeded_generator,
+)
+from cryogem_scipion.engine.translator.model import Translator, load_model, to_bf16
 
 __all__ = ["run"]
 
@@ -62,58 +68,59 @@ def run(settings: GenerateSettings) -> Manifest:
         raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
                         f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
     if model is not None and settings.precision == "bf16":
-        model = in_bf16(model)
+        model = to_bf16(model)
     files = real_files(settings.real)
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _indices(settings, simulated)
-    check_space(settings.out, len(indices) * _bytes(scope, settings))
-    check_memory(device, _memory(scope, model), settings.weighs_most)
+    check_disk_space(settings.out, len(indices) * _bytes(scope, settings))
+    check_memory(device, _memory(scope, model), settings.memory_remedy)
     unused = model is not None and not model.standardised
     warnings = check_contrast_sign(settings, simulated, [] if unused else files)
-    out = begin(settings, inputs=input_fingerprints(simulated, files, settings.model if model else None))
+    out = open_run_folder(settings, inputs=input_fingerprints(simulated, files, settings.model if model else None))
     if model is not None:
         noise = _translated(settings, simulated, files, out, model)
     else:
         noise = _analytic(settings, simulated, files, out)
-    contrast = simulated.contrast.brought_to(noise.snr, noise.physical.background_deviation)
-    scope = replace(scope, scale=contrast.scale)
+    contrast = simulated.contrast.rescaled(noise.snr, noise.physical.background_deviation)
+    scope = replace(scope, projection_scale=contrast.scale)
     sources = simulated.manifest.sources
     for source in sources:
-        with replacing(inside(out, source.path)) as path:
-            shutil.copyfile(inside(simulated.folder, source.path), path)
-    folder = LabelledFolder(out, scope, sources, settings.extract)
+        with replacing(path_inside(out, source.path)) as path:
+            shutil.copyfile(path_inside(simulated.folder, source.path), path)
+    folder = DatasetWriter(out, scope, sources, settings.extract)
     kept_images = _KeptImages(out, settings.keep, scope, settings.extract)
     # Reused specimens have the simulation's seed. Fresh specimens have a seed of their own.
-    fresh = int(torch.randint(2**62, (), generator=seeded(settings.seed, "fresh specimens")))
+    fresh = int(torch.randint(2**62, (), generator=seeded_generator(settings.seed, "fresh specimens")))
     seed = simulated.manifest.seed if settings.reuse else fresh
 
     def make(index: int) -> tuple[int, Specimen]:
-        random = seeded(settings.seed, "noise", index)
+        random = seeded_generator(settings.seed, "noise", index)
         chosen = _scene_number(settings.seed, index, len(noise.physical.ice))
         scene = noise.physical.scene(scope.settings.micrograph_size, random, chosen=chosen)
-        specimen = _visible(scope.specimen(seed, index), scene)
-        if not folder.has(index):
-            clean = scope.expose(specimen)
+        specimen = _visible(scope.draw_specimen(seed, index), scene)
+        if not folder.has_micrograph(index):
+            clean = scope.form_image(specimen)
             scene = replace(scene, exposure=Exposure(specimen.optics, scope.pixel_size))
             kept_images.write(index, clean, noise.physical, scene, random)
             image = noise.render(1 - clean.signal, random, scene)
-            folder.write(index, image, clean)
+            folder.write_images(index, image, clean)
         return index, specimen
 
-    threads = workers(device, len(indices), _memory(scope, model))
-    made = in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
-    for index, specimen in tracked(made, len(indices), "generating micrograph", folder=out):
-        folder.record(index, specimen)
+    threads = worker_count(device, len(indices), _memory(scope, model))
+    made = map_in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
+    for index, specimen in track_progress(made, len(indices), "generating micrograph", folder=out):
+        folder.add_labels(index, specimen)
     folder.write_tables()
     manifest = Manifest(
-        stage="generate", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="generate", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
-        micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
+        micrographs=len(indices), particles=folder.particle_count, whole_particles=folder.whole_particle_count,
+        box_size=scope.box_size,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
         warnings=(*warnings, *noise.warnings, *folder.warnings()), figures=noise.figures)
     write_manifest(out, manifest)
-    log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), folder.count, folder.whole,
-             out)
+    log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), folder.particle_count,
+             folder.whole_particle_count, out)
     for warning in manifest.warnings:
         log.warning("warning: %s", warning)
     return manifest
@@ -124,17 +131,17 @@ def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.de
     values = dict(simulated.manifest.simulation or {})
     folder = simulated.folder
     try:
-        values["volume"] = [str(inside(folder, name)) for name in values["volume"]]
+        values["volume"] = [str(path_inside(folder, name)) for name in values["volume"]]
         for name in ("ctfs", "orientations"):
             if values.get(name):
-                values[name] = str(inside(folder, values[name]))
+                values[name] = str(path_inside(folder, values[name]))
         values |= {"out": str(settings.out), "extract": settings.extract}
         if settings.micrograph_size:
             values["micrograph_size"] = settings.micrograph_size
         made = parse(SimulateSettings, values)
     except (KeyError, TypeError, SettingsError) as error:
         raise DataError(f"{folder / MANIFEST} does not tell how it was simulated ({error}); simulate again") from None
-    return microscope(made, device=device)
+    return prepare_microscope(made, device=device)
 
 
 def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
@@ -176,7 +183,7 @@ def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[P
 def _visible(specimen: Specimen, scene: Scene) -> Specimen:
     """The specimen without the particles that a contaminant hides."""
     hidden = scene.hidden(specimen.centres)
-    return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
+    return replace(specimen.subset(~hidden), requested_count=specimen.requested_count - int(hidden.sum()))
 
 
 def _scene_number(seed: int, index: int, count: int) -> int | None:
@@ -187,7 +194,7 @@ def _scene_number(seed: int, index: int, count: int) -> int | None:
     if not count:
         return None
     turn, place = divmod(index, count)
-    return int(torch.randperm(count, generator=seeded(seed, "scenes", turn))[place])
+    return int(torch.randperm(count, generator=seeded_generator(seed, "scenes", turn))[place])
 
 
 def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
@@ -204,7 +211,7 @@ def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
 def _memory(scope: Microscope, model: Translator | None) -> int:
     """Memory (bytes) that one micrograph takes, roughly."""
     y, x = scope.settings.micrograph_size
-    return scope.memory + 60 * y * x + (0 if model is None else model.memory)
+    return scope.memory_bytes + 60 * y * x + (0 if model is None else model.memory)
 
 
 def _bytes(scope: Microscope, settings: GenerateSettings) -> int:
@@ -236,7 +243,7 @@ class _KeptImages:
         if "optical" in self.keep:
             with replacing(self.out / "optical" / name) as path:
                 write_mrc(path, optical.cpu().numpy(), pixel_size)
-            if self.extract and bool(clean.specimen.whole.any()):
+            if self.extract and bool(clean.specimen.is_whole.any()):
                 boxes = cut_boxes(clean.signal, clean.specimen, self.scope.box_size)
                 with replacing(self.out / "optical" / f"{name}s") as path:
                     write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)

@@ -10,17 +10,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.figures.picks import NAME, SIZE, draw_picks
-from cryogem_scipion.engine.figures.record import save_figure, thumbnail, write_report
+from cryogem_scipion.engine.figures.picks import FIGURE_SIZE, REPORT_NAME, draw_picks
+from cryogem_scipion.engine.figures.report_files import save_figure, thumbnail, write_report
 from cryogem_scipion.engine.io.dataset import MANIFEST, MICROGRAPHS, Manifest, read_manifest, read_table, write_manifest
-from cryogem_scipion.engine.io.file_patterns import files_of
+from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.scoring.coordinates import read_coordinates
-from cryogem_scipion.engine.scoring.names import same_files
-from cryogem_scipion.engine.scoring.picks import DROPPED, judge, precision_recall_curve, summary
+from cryogem_scipion.engine.scoring.file_names import match_file_names
+from cryogem_scipion.engine.scoring.picks import DROPPED, classify_picks, picks_report, precision_recall_curve
 from cryogem_scipion.engine.settings import PicksSettings
-from cryogem_scipion.engine.settings.picks import default_radius
+from cryogem_scipion.engine.settings.picks import default_matching_radius
 
 __all__ = ["run"]
 
@@ -52,9 +52,9 @@ def run(settings: PicksSettings) -> Manifest:
     """
     compared = _compared(settings)
     radius = _radius(settings, compared.folder)
-    judged, truth = judge(compared.picks, compared.truth, radius)
+    judged, truth = classify_picks(compared.picks, compared.truth, radius)
     pixel_size = float(truth["pixel_size"].iloc[0])
-    report = {"radius_angstrom": radius, "pixel_size": pixel_size, **summary(judged, truth, compared.micrographs)}
+    report = {"radius_angstrom": radius, "pixel_size": pixel_size, **picks_report(judged, truth, compared.micrographs)}
     over_all = report["overall"]
     kept = judged[judged["outcome"] != DROPPED]
     arrays: dict[str, Any] = {name: np.zeros(0) for name in ("threshold", "precision", "recall", "f1")}
@@ -64,13 +64,13 @@ def run(settings: PicksSettings) -> Manifest:
         report["best"] = {name: float(getattr(curve, name)[best]) for name in arrays}
         arrays = {name: getattr(curve, name) for name in arrays}
     arrays |= _arrays(judged, truth, compared.micrographs) | _example(report, compared, pixel_size)
-    out = begin(settings)
-    write_report(out, NAME, report, arrays)
-    figure = Figure(figsize=SIZE)
+    out = open_run_folder(settings)
+    write_report(out, REPORT_NAME, report, arrays)
+    figure = Figure(figsize=FIGURE_SIZE)
     draw_picks(figure, out)
-    save_figure(figure, out / f"{NAME}.png")
+    save_figure(figure, out / f"{REPORT_NAME}.png")
     manifest = Manifest(
-        stage="picks", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="picks", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=pixel_size, micrographs=len(compared.micrographs), particles=len(truth),
         whole_particles=over_all["particles"], warnings=compared.warnings,
         figures={key: value for key, value in {**over_all, "radius_angstrom": radius}.items()
@@ -86,17 +86,17 @@ def run(settings: PicksSettings) -> Manifest:
 
 def _compared(settings: PicksSettings) -> Compared:
     """Read picks and ground truth; picks on other micrographs are left out."""
-    truth_files = files_of(settings.truth, WHAT)
+    truth_files = matching_files(settings.truth, WHAT)
     truth = read_coordinates(truth_files, settings.truth_pixel_size, "truth_pixel_size")
     folder = truth_files[0].parent
     micrographs = _micrographs(settings, truth, truth_files)
-    own = same_files(micrographs, truth["micrograph"])
+    own = match_file_names(micrographs, truth["micrograph"])
     truth = truth.assign(micrograph=truth["micrograph"].map(own))
     if not bool(truth["whole"].any()):
         raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
-    picks = read_coordinates(files_of(settings.picks, WHAT), settings.pixel_size, hint)
-    names = same_files(micrographs, picks["micrograph"])
+    picks = read_coordinates(matching_files(settings.picks, WHAT), settings.pixel_size, hint)
+    names = match_file_names(micrographs, picks["micrograph"])
     if len(picks) and not names:
         raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is one of the truth "
                         f"(such as {micrographs[0]!r}); give the truth of these micrographs")
@@ -124,7 +124,7 @@ def _micrographs(settings: PicksSettings, truth: pd.DataFrame, truth_files: list
         return names
     _, rows = read_table(listed, "micrographs", ("rlnMicrographName",))
     known = list(dict.fromkeys(rows["rlnMicrographName"]))
-    found = same_files(known, names)
+    found = match_file_names(known, names)
     return [*known, *(name for name in names if name not in found)]
 
 
@@ -134,7 +134,7 @@ def _radius(settings: PicksSettings, folder: Path) -> float:
     diameter = read_manifest(folder).particle_diameter_angstrom if (folder / MANIFEST).is_file() else None
     if not diameter:
         raise SettingsError("the particle's diameter is not known; give radius (Å)")
-    return default_radius(diameter)
+    return default_matching_radius(diameter)
 
 
 def _arrays(judged: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:

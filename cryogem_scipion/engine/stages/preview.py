@@ -10,14 +10,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.engine.compute.resampling import TOLERANCE, fourier_crop, working_shape
+from cryogem_scipion.engine.compute.resampling import PIXEL_SIZE_TOLERANCE, fourier_crop, working_shape
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import Manifest, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import PreviewSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import support_peaks
-from cryogem_scipion.engine.simulation.microscope import Microscope, drawing_box, microscope, seeded
+from cryogem_scipion.engine.simulation.microscope import (
+    Microscope,
+    prepare_microscope,
+    projection_box_size,
+    seeded_generator,
+)
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import project
 
@@ -40,12 +45,12 @@ def run(settings: PreviewSettings) -> Manifest:
     arrays = _views(scope, settings) if scope else {}
     if settings.real is not None:
         arrays |= _fields(settings, settings.real)
-    out = begin(settings)
+    out = open_run_folder(settings)
     with replacing(out / "preview.npz") as path:
         np.savez_compressed(path, **arrays)
     _write_picture(out / "preview.png", arrays)
     manifest = Manifest(
-        stage="preview", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="preview", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=scope.pixel_size if scope else float(arrays["pixel_sizes"][0]), micrographs=0,
         box_size=scope.box_size if scope else None,
         particle_diameter_angstrom=scope.diameter_angstrom if scope else None)
@@ -57,13 +62,13 @@ def run(settings: PreviewSettings) -> Manifest:
 def _microscope(settings: PreviewSettings) -> Microscope:
     """The simulation's own microscope, so that diameter and box are those it would take."""
     values = settings.model_dump(include={"volume", "volume_pixel_size", "resolution_angstrom", "pixel_size", "out"})
-    return microscope(parse(SimulateSettings, {**values, "micrograph_size": (65536, 65536)}))
+    return prepare_microscope(parse(SimulateSettings, {**values, "micrograph_size": (65536, 65536)}))
 
 
 def _views(scope: Microscope, settings: PreviewSettings) -> dict[str, NDArray[Any]]:
     """``views`` (n, y, x): random views of the particles in turn; ``peaks`` (n): what the mask's threshold is of."""
-    edge = max(drawing_box(projector, scope.pixel_size) for projector in scope.projectors)
-    rotations = uniform_rotations(settings.views, seeded(settings.seed, "preview"))
+    edge = max(projection_box_size(projector, scope.pixel_size) for projector in scope.projectors)
+    rotations = uniform_rotations(settings.views, seeded_generator(settings.seed, "preview"))
     views = torch.cat([
         project(scope.projectors[index % len(scope.projectors)], rotation[None], torch.zeros(1, 2, dtype=torch.float64),
                 edge, scope.pixel_size) for index, rotation in enumerate(rotations)])
@@ -79,7 +84,8 @@ def _fields(settings: PreviewSettings, path: Path) -> dict[str, NDArray[Any]]:
     pixel_size = settings.real_pixel_size or found
     if pixel_size is None:
         raise DataError(f"{path} has no pixel size in its header; set real_pixel_size")
-    wanted = sorted({size for size in settings.pixel_sizes if size >= pixel_size * (1 - TOLERANCE)} or {pixel_size})
+    finest = pixel_size * (1 - PIXEL_SIZE_TOLERANCE)
+    wanted = sorted({size for size in settings.pixel_sizes if size >= finest} or {pixel_size})
     part = torch.tensor(_middle(data, round(settings.field_angstrom / pixel_size)))
     shape = (data.shape[0], data.shape[1])
     arrays: dict[str, NDArray[Any]] = {

@@ -5,15 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.io.dataset import Contrast, Manifest, Source, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, copy_sources, fingerprint, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.folder import check_disk_space, copy_sources, fingerprint, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import SimulateSettings
-from cryogem_scipion.engine.simulation.conformations import specimens
-from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
-from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, microscope
+from cryogem_scipion.engine.simulation.conformations import specimen_files
+from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
+from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, prepare_microscope
 
 __all__ = ["portable_settings", "run"]
 
@@ -30,35 +30,35 @@ def run(settings: SimulateSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    with specimens(settings) as made:
+    with specimen_files(settings) as made:
         given = made.settings
-        scope = microscope(given, device=device)
-        files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.records]
+        scope = prepare_microscope(given, device=device)
+        files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.record_files]
         copies = sum(path.stat().st_size for path in files)
-        check_space(settings.out, settings.micrographs * _bytes(scope) + copies)
-        check_memory(device, scope.memory, settings.weighs_most)
-        out = begin(settings, inputs={path.name: fingerprint(path) for path in files if path not in made.records})
-        sources = copy_sources(out, files, made.origins)
+        check_disk_space(settings.out, settings.micrographs * _bytes(scope) + copies)
+        check_memory(device, scope.memory_bytes, settings.memory_remedy)
+        out = open_run_folder(settings, inputs={path.name: fingerprint(path) for path in files if path not in made.record_files})
+        sources = copy_sources(out, files, made.provenance)
     contrast = measure_contrast(scope, settings.seed)
-    scope = replace(scope, scale=contrast.scale)
-    folder = LabelledFolder(out, scope, sources, settings.extract)
+    scope = replace(scope, projection_scale=contrast.scale)
+    folder = DatasetWriter(out, scope, sources, settings.extract)
 
     def make(index: int) -> tuple[int, Specimen]:
-        specimen = scope.specimen(settings.seed, index)
-        if not folder.has(index):
-            clean = scope.expose(specimen)
-            folder.write(index, 1 - clean.signal, clean)
+        specimen = scope.draw_specimen(settings.seed, index)
+        if not folder.has_micrograph(index):
+            clean = scope.form_image(specimen)
+            folder.write_images(index, 1 - clean.signal, clean)
         return index, specimen
 
-    threads = workers(device, settings.micrographs, scope.memory)
-    exposed = in_order(make, range(settings.micrographs), threads)
-    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph", folder=out):
-        folder.record(index, specimen)
+    threads = worker_count(device, settings.micrographs, scope.memory_bytes)
+    exposed = map_in_order(make, range(settings.micrographs), threads)
+    for index, specimen in track_progress(exposed, settings.micrographs, "simulating micrograph", folder=out):
+        folder.add_labels(index, specimen)
     folder.write_tables()
     manifest = _manifest(settings, scope, contrast, sources, folder)
     write_manifest(out, manifest)
-    log.info("simulated %d micrographs with %d particles (%d whole) in %s", settings.micrographs, folder.count,
-             folder.whole, out)
+    log.info("simulated %d micrographs with %d particles (%d whole) in %s", settings.micrographs, folder.particle_count,
+             folder.whole_particle_count, out)
     for warning in manifest.warnings:
         log.warning("warning: %s", warning)
     return manifest
@@ -82,10 +82,10 @@ def _bytes(scope: Microscope) -> int:
 
 
 def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast, sources: tuple[Source, ...],
-              folder: LabelledFolder) -> Manifest:
+              folder: DatasetWriter) -> Manifest:
     return Manifest(
-        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="simulate", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=portable_settings(scope.settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
-        micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
+        micrographs=settings.micrographs, particles=folder.particle_count, whole_particles=folder.whole_particle_count,
         box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,
         sources=sources, warnings=folder.warnings())

@@ -32,17 +32,17 @@ from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import MeasuredMicrograph, StoredImage, measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
-from cryogem_scipion.engine.runs.torchrun import launch, launched
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import load_model
-from cryogem_scipion.engine.translator.comparison import compared
-from cryogem_scipion.engine.translator.distributed import joined
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
-from cryogem_scipion.engine.translator.training_state import disk_bytes
-from cryogem_scipion.engine.translator.validation import HeldOut
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.distributed import join_process_group
+from cryogem_scipion.engine.translator.figure_data import training_figure_data
+from cryogem_scipion.engine.translator.model import load_model
+from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, ModelProperties, TrainingRecord, train
+from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
+from cryogem_scipion.engine.translator.validation import HeldOutSet
 
 __all__ = ["run"]
 
@@ -65,20 +65,20 @@ def run(settings: TrainSettings) -> Manifest:
     files = real_files(settings.real)
     _check(settings, simulated, files)
     warnings = check_contrast_sign(settings, simulated, files)
-    if settings.processes > 1 and not launched():
-        launch(settings)
-    processes, device = joined(device)
+    if settings.processes > 1 and not is_distributed():
+        run_distributed(settings)
+    processes, device = join_process_group(device)
     out = settings.out
-    if processes.leads:
-        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+    if processes.is_rank_zero:
+        open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_fingerprints(simulated, files))
     else:
-        processes.wait()  # the first process measures the real micrographs, the others read its results
+        processes.barrier()  # the first process measures the real micrographs, the others read its results
     with one_thread():
         reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
                              settings.real_contrast == "bright")
-    if processes.leads:
-        processes.wait()
+    if processes.is_rank_zero:
+        processes.barrier()
     held_out = _held_out(len(reals))
     training_set = [real for number, real in enumerate(reals) if number not in held_out]
     coloured = settings.noise == "spectrum"
@@ -88,31 +88,34 @@ def run(settings: TrainSettings) -> Manifest:
     for warning in warnings:
         log.warning("warning: %s", warning)
     physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
-    goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
-                {"version": __version__, "crop": settings.crop})
-    real_pieces = _real_pieces(training_set, out, background)
-    simulated_pieces = _simulated_pieces(simulated, background)
-    judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
-    records = train(real_pieces, simulated_pieces, goal, settings, out, device, held, processes)
-    if not processes.leads:
+    properties = ModelProperties(physical, background.scale, simulated.manifest.pixel_size, background.snr,
+                                 background.contrast, {"version": __version__, "crop": settings.crop})
+    real_micrographs = _real_micrographs(training_set, out, background)
+    simulated_micrographs = _simulated_micrographs(simulated, background)
+    held_out_micrographs = (_real_micrographs([reals[number] for number in sorted(held_out)], out, background)
+                       if held_out else None)
+    held_out_set = (HeldOutSet(held_out_micrographs, _of_some(physical, reals, held_out))
+                    if held_out_micrographs else None)
+    records = train(real_micrographs, simulated_micrographs, properties, settings, out, device, held_out_set, processes)
+    if not processes.is_rank_zero:
         deque(records, maxlen=0)
-        processes.wait()
+        processes.barrier()
         return read_manifest(out)
     _watch(records, settings.steps, out)
     _write_reals(out, reals, held_out, simulated)
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or real_pieces, simulated_pieces,
-                                             settings.seed))
+        np.savez_compressed(path, **training_figure_data(load_model(out / MODEL, device),
+                                                         held_out_micrographs or real_micrographs,
+                                                         simulated_micrographs, settings.seed))
     figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
-        stage="train", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="train", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
-        contrast=simulated.contrast.brought_to(background.snr, background.deviation),
+        contrast=simulated.contrast.rescaled(background.snr, background.deviation),
         warnings=warnings, figures=figures)
     write_manifest(out, manifest)
-    processes.wait()
+    processes.barrier()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
     return manifest
 
@@ -132,7 +135,7 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     if settings.crop > min(shapes[small]):
         raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
                             f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
-    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
+    check_disk_space(settings.out, sum(4 * y * x for y, x in shapes) + checkpoint_disk_bytes(settings) + PREVIEWS_BYTES)
 
 
 def _held_out(count: int) -> set[int]:
@@ -162,14 +165,14 @@ def _best(path: Path) -> dict[str, float]:
     return {"realism": float(best["realism"]), "best_step": float(best["step"])}
 
 
-def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealPieces:
+def _real_micrographs(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealMicrographs:
     spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
                for real in reals]
-    return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
+    return RealMicrographs([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
 
 
-def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
-    return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
+def _simulated_micrographs(simulated: SimulatedSet, background: Background) -> SimulatedMicrographs:
+    return SimulatedMicrographs([StoredImage(path) for path in simulated.micrographs],
                            [StoredImage(path) for path in simulated.masks], background.contrast,
                            simulated.exposures)
 
@@ -178,8 +181,8 @@ def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
     """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
-        deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
-              maxlen=0)
+        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_losses,
+                             folder=out), maxlen=0)
 
 
 def _last(path: Path) -> dict[str, float]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Densities of atomic models against gemmi's own, and the refusal of what is no model."""
+"""Densities of atomic models compared with those of gemmi, and errors for unusable files."""
 import gzip
 import math
 
@@ -9,14 +9,20 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, VOLTS, atomic_density, read_atoms, read_structure
+from cryogem_scipion.engine.simulation.atomic_model import (
+    POTENTIAL_FACTOR,
+    SOFT_EDGE,
+    atomic_density,
+    read_atomic_density,
+    read_atoms,
+)
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom
 
 ELEMENTS = ["C", "C", "N", "O", "S", "P", "Zn", "C", "O", "N"]
 
 
 def model(count=40, seed=3):
-    """Atoms scattered through a flat ellipsoid around (30, -20, 10), some in part, with B-factors of 5 to 120."""
+    """Atoms in a flat ellipsoid around (30, -20, 10), some with occupancy 0.5, with B-factors of 5 to 120."""
     random = np.random.default_rng(seed)
     chain = gemmi.Chain("A")
     for index in range(count):
@@ -44,7 +50,7 @@ def water(structure):
 
 @pytest.fixture
 def files(tmp_path):
-    """The model, with a water, in the formats that people have."""
+    """The model, with a water molecule, in all supported formats."""
     structure = water(model())
     structure.write_pdb(str(tmp_path / "model.pdb"))
     structure.make_mmcif_document().write_file(str(tmp_path / "model.cif"))
@@ -54,7 +60,7 @@ def files(tmp_path):
 
 
 def filtered(density, voxel, box, pixel_size, limit):
-    """The low frequencies of a fine density with our soft edge, on our grid."""
+    """The low frequencies of a fine density, with the soft edge of ``atomic_density`` and on its grid."""
     spectrum = np.fft.fftn(density)
     keep = np.r_[0 : box // 2, -box // 2 : 0]
     spectrum = spectrum[np.ix_(keep, keep, keep)] * (box / len(density)) ** 3
@@ -65,60 +71,62 @@ def filtered(density, voxel, box, pixel_size, limit):
 
 
 @pytest.mark.parametrize(("pixel_size", "resolution"), [(2.0, 6.0), (1.5, 3.0), (3.0, 4.0)])
-def test_the_density_is_that_of_gemmi(files, pixel_size, resolution):
-    made = read_structure(files / "model.cif", pixel_size, resolution)
-    box = made.density.shape[0]
+def test_the_density_agrees_with_that_of_gemmi(files, pixel_size, resolution):
+    volume = read_atomic_density(files / "model.cif", pixel_size, resolution)
+    box = volume.density.shape[0]
     structure = model()
     mass = np.array([place.atom.occ * place.atom.element.weight for place in structure[0].all()])
-    places = np.array([place.atom.pos.tolist() for place in structure[0].all()])
-    centre = (mass[:, None] * places).sum(0) / mass.sum()
+    positions = np.array([place.atom.pos.tolist() for place in structure[0].all()])
+    centre = (mass[:, None] * positions).sum(0) / mass.sum()
     for place in structure[0].all():
         place.atom.pos = gemmi.Position(*(np.array(place.atom.pos.tolist()) - centre))
-    theirs = gemmi.DensityCalculatorE()
-    theirs.d_min, theirs.cutoff = 0.5, 1e-7
+    calculator = gemmi.DensityCalculatorE()
+    calculator.d_min, calculator.cutoff = 0.5, 1e-7
     side = box * pixel_size
-    fine = box * math.ceil(pixel_size / 0.5)
-    theirs.grid.unit_cell = gemmi.UnitCell(side, side, side, 90, 90, 90)
-    theirs.grid.spacegroup = gemmi.SpaceGroup("P1")
-    theirs.grid.set_size(fine, fine, fine)
-    theirs.add_model_density_to_grid(structure[0])
-    grid = np.array(theirs.grid, copy=True).transpose(2, 1, 0)  # theirs is [x, y, z]
-    expected = VOLTS * filtered(grid, side / fine, box, pixel_size, max(resolution, 2 * pixel_size))
-    error = np.linalg.norm(made.density.numpy() - expected) / np.linalg.norm(expected)
-    assert error < 1e-5  # float32, and both cut their Gaussians off where they are smaller than that
+    fine_box = box * math.ceil(pixel_size / 0.5)
+    calculator.grid.unit_cell = gemmi.UnitCell(side, side, side, 90, 90, 90)
+    calculator.grid.spacegroup = gemmi.SpaceGroup("P1")
+    calculator.grid.set_size(fine_box, fine_box, fine_box)
+    calculator.add_model_density_to_grid(structure[0])
+    grid = np.array(calculator.grid, copy=True).transpose(2, 1, 0)  # gemmi's grid is [x, y, z]
+    expected = POTENTIAL_FACTOR * filtered(grid, side / fine_box, box, pixel_size, max(resolution, 2 * pixel_size))
+    error = np.linalg.norm(volume.density.numpy() - expected) / np.linalg.norm(expected)
+    assert error < 1e-5  # float32; both programs end their Gaussians where they are smaller than that
 
 
 def test_all_formats_give_the_same_atoms(files):
     reference = read_atoms(files / "model.cif")
-    assert len(reference.places) == 40  # without the water
+    assert len(reference.positions) == 40  # without the water
     for name in ("model.pdb", "model.pdb.gz", "model.cif.gz"):
         atoms = read_atoms(files / name)
-        torch.testing.assert_close(atoms.places, reference.places)
+        torch.testing.assert_close(atoms.positions, reference.positions)
         torch.testing.assert_close(atoms.amplitudes, reference.amplitudes)
-        torch.testing.assert_close(atoms.widths, reference.widths)
+        torch.testing.assert_close(atoms.b_factors, reference.b_factors)
 
 
 def test_the_integral_is_the_scattering_at_zero_angle(files):
     atoms = read_atoms(files / "model.pdb")
     volume = atomic_density(atoms, 2.5, 8.0)
-    # 1e-4: the cut-off Gaussians.
-    assert float(volume.density.sum()) * 2.5**3 == pytest.approx(VOLTS * float(atoms.amplitudes.sum()), rel=1e-4)
+    # 1e-4, because the Gaussians are cut off.
+    expected = POTENTIAL_FACTOR * float(atoms.amplitudes.sum())
+    assert float(volume.density.sum()) * 2.5**3 == pytest.approx(expected, rel=1e-4)
 
 
-def test_it_lies_in_the_middle_of_the_box_and_ends_before_its_border(files):
-    volume = read_structure(files / "model.pdb", 2.0, 6.0)
+def test_the_density_is_centred_and_ends_before_the_border_of_the_box(files):
+    volume = read_atomic_density(files / "model.pdb", 2.0, 6.0)
     density = volume.density.clamp(min=0.05 * float(volume.density.max())) - 0.05 * volume.density.max()
-    places = torch.arange(len(density)) - len(density) // 2
+    positions = torch.arange(len(density)) - len(density) // 2
     for axes in ((1, 2), (0, 2), (0, 1)):
         profile = density.sum(axes)
-        assert abs(float((profile * places).sum() / profile.sum())) < 1  # mass and potential are not the same
+        # Below one voxel, not 0: the centre of mass is not that of the potential.
+        assert abs(float((profile * positions).sum() / profile.sum())) < 1
     border = torch.cat([volume.density[0].flatten(), volume.density[:, 0].flatten(), volume.density[..., 0].flatten()])
     assert border.abs().max() < 0.01 * volume.density.max()
     assert diameter_angstrom(volume) < 2 * (len(density) // 2) * 2.0
 
 
-def test_nothing_is_finer_than_the_limit(files):
-    volume = read_structure(files / "model.pdb", 2.0, 10.0)
+def test_no_frequency_is_above_the_resolution_limit(files):
+    volume = read_atomic_density(files / "model.pdb", 2.0, 10.0)
     frequency = torch.fft.fftfreq(len(volume.density), 2.0)
     s = (frequency[:, None, None] ** 2 + frequency[:, None] ** 2 + frequency**2).sqrt()
     power = torch.fft.fftn(volume.density).abs()
@@ -126,15 +134,16 @@ def test_nothing_is_finer_than_the_limit(files):
     assert power[(s > 0.06) & (s < 0.08)].max() > 1e-2 * power.max()
 
 
-def test_b_factors_blur(files):
+def test_b_factors_damp_the_spectrum(files):
     sharp, soft = model(), model()
     for place in soft[0].all():
         place.atom.b_iso += 200
     for structure, name in ((sharp, "sharp.pdb"), (soft, "soft.pdb")):
         structure.write_pdb(str(files / name))
-    one, other = (read_structure(files / name, 2.0, 6.0).density for name in ("sharp.pdb", "soft.pdb"))
-    ratio = torch.fft.rfftn(other).abs()[0, 0, 6] / torch.fft.rfftn(one).abs()[0, 0, 6]
-    s = 6 / (len(one) * 2.0)
+    sharp_density, soft_density = (read_atomic_density(files / name, 2.0, 6.0).density
+                                   for name in ("sharp.pdb", "soft.pdb"))
+    ratio = torch.fft.rfftn(soft_density).abs()[0, 0, 6] / torch.fft.rfftn(sharp_density).abs()[0, 0, 6]
+    s = 6 / (len(sharp_density) * 2.0)
     assert float(ratio) == pytest.approx(math.exp(-200 * s**2 / 4), rel=1e-3)
 
 
@@ -152,7 +161,7 @@ def broken(path, old, new):
     (lambda path: broken(path, "ZN", " X"), r"bad.pdb has an atom .* of the element X, whose scattering"),
     (lambda path: broken(path, "ZN", "ES"), "of the element Es, whose scattering is not known; correct its element"),
 ])
-def test_refused_files(files, make, message):
+def test_files_that_are_no_atomic_models_are_refused(files, make, message):
     make(files / "bad.pdb")
     with pytest.raises(DataError, match=message):
         read_atoms(files / "bad.pdb")
@@ -164,7 +173,7 @@ def test_an_empty_mmcif_is_refused(tmp_path):
         read_atoms(tmp_path / "bad.cif")
 
 
-def test_refused_coordinates(files):
+def test_atoms_without_coordinates_are_refused(files):
     text = (files / "model.cif").read_text()
     x = f"{model()[0]['A'][0][0].pos.x:g}"
     assert x in text
@@ -174,6 +183,6 @@ def test_refused_coordinates(files):
 
 
 @pytest.mark.parametrize(("pixel_size", "resolution"), [(0.0, 5.0), (2.0, -1.0), (float("nan"), 5.0)])
-def test_refused_settings(files, pixel_size, resolution):
+def test_unusable_pixel_sizes_and_resolutions_are_refused(files, pixel_size, resolution):
     with pytest.raises(SettingsError, match="make no density; give values above 0"):
-        read_structure(files / "model.pdb", pixel_size, resolution)
+        read_atomic_density(files / "model.pdb", pixel_size, resolution)
