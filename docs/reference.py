@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cryogem_scipion.engine.cli import parser
+from cryogem_scipion.engine.cli import command_line_parser
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import STAGES
 
@@ -52,7 +52,7 @@ def command_page() -> str:
     lines = ["# Commands", "", "This page is made from the settings in the code. `cryogem COMMAND --help` prints the "
              "same text. Lengths are in Å, image sizes in pixels (y x). `--config FILE` reads the settings from a JSON "
              "file; flags that are given too have priority.", ""]
-    stages = next(action for action in parser()._actions if action.dest == "stage").choices
+    stages = next(action for action in command_line_parser()._actions if action.dest == "stage").choices
     for stage, settings in STAGES.items():
         lines += [f"(command-{stage})=", "", f"## cryogem {stage}", "", _escaped(_first_paragraph(settings)), ""]
         for action in stages[stage]._actions:

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "cryogem_scipion/engine"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md",
          *sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"generated", "_build"} & set(page.parts))]
+NEW_IN_RECIPES = {"counts", "test_counts", "plain_networks", "table", "count", "protocol_count"}
+"""Files that the recipes make."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,13 @@ def test_links_and_pictures_exist(page):
         path = target.partition("#")[0]
         if path and not re.match(r"https?:", path) and "generated/" not in path:
             assert (page.parent / path).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page):
+    for name in re.findall(r"`([\w./-]+/[\w.-]*\.(?:py|md|sh|txt))`", page.read_text("utf-8")):
+        if Path(name).stem not in NEW_IN_RECIPES:
+            assert (ROOT / name).is_file() or (ENGINE / name).is_file(), name
 
 
 def test_every_picture_of_the_tour_that_a_page_shows_is_taken_by_it():

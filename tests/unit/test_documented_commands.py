@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cryogem_scipion.__main__ import main
-from cryogem_scipion.engine.cli import command, parser
+from cryogem_scipion.engine.cli import command_line_parser, parse_command_line
 from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, read_table
 from cryogem_scipion.engine.settings import STAGES
 
@@ -85,7 +85,7 @@ def test_the_pages_show_the_commands_of_all_stages():
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_flags_are_accepted_as_shown(words):
-    command(arguments(words))
+    parse_command_line(arguments(words))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def inputs(world, tmp_path_factory):
     """A folder with a tiny file or folder of every name that the pages use."""
     import torch
 
-    from tests.published import generator_shapes, state_dict
+    from tests.published_layout import generator_shapes, state_dict
     from tests.unit.test_feature_networks import resnet8
     folder = tmp_path_factory.mktemp("documented")
     generator = torch.Generator().manual_seed(3)
@@ -206,7 +206,7 @@ def test_no_block_with_our_commands_is_of_another_language():
 
 
 def test_flags_in_running_text_exist():
-    stages = next(action for action in parser()._actions if action.dest == "stage").choices
+    stages = next(action for action in command_line_parser()._actions if action.dest == "stage").choices
     flags = {flag for stage in stages.values() for action in stage._actions for flag in action.option_strings}
     for page in PAGES:
         text = BLOCK.sub("", page.read_text("utf-8"))
