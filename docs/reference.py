@@ -6,6 +6,7 @@ manifest.json from its schema, API pages from the list of modules. README, CHANG
 benchmarks/RESULTS become pages of the site, with their links turned to it.
 """
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,14 +88,14 @@ def protocol_page() -> str:
         kind = getattr(protocols, name)
         protocol = kind()
         lines += [f"(protocol-{name.lower()})=", "", f"## {kind._label}", "", f"`{name}`", "",
-                  _escaped(_first_paragraph(kind)), "", *_outputs(kind)]
+                  _from_scipion(inspect.cleandoc(kind.__doc__ or "")), "", *_outputs(kind)]
         for section in protocol.getDefinition().iterSections():
             parameters = [(key, param) for key, param in _parameters(section, ElementGroup) if key not in SCIPION_OWN]
             if parameters:
                 lines += [f"### {kind._label}: {section.getLabel()}", ""]
             for key, param in parameters:
                 lines += _definition(f"**{_escaped(str(param.getLabel()))}** {_notes(key, param)}",
-                                     _escaped(str(param.getHelp())))
+                                     " ".join(_from_scipion(str(param.getHelp())).split()))
     return "\n".join(lines) + "\n"
 
 
@@ -232,6 +233,10 @@ def plain_docstring(app: Any, what: str, name: str, obj: Any, options: Any, line
     Napoleon takes the first line of such a section for a type.
     """
     RETURNS.pop(name, None)
+    if what == "class" and name.startswith("cryogem_scipion.protocols.protocol_"):
+        # Written in Scipion's markup; the page of protocols has the whole text.
+        end = lines.index("") if "" in lines else len(lines)
+        lines[:] = [re.sub(r"_(?=\W|$)", r"\\_", line) for line in lines[:end]]
     if "Returns" in lines[:-2] and set(lines[lines.index("Returns") + 1]) == {"-"}:
         start = lines.index("Returns")
         end = next((number - 1 for number in range(start + 2, len(lines)) if re.fullmatch("-{3,}", lines[number])),
@@ -286,6 +291,19 @@ def _definition(term: str, text: str) -> list[str]:
 
 def _first_paragraph(kind: type) -> str:
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def _from_scipion(text: str) -> str:
+    """Markdown of a text in Scipion's markup: *bold*, _italic_, [[address][words]], lists, headings in bold."""
+    lines = []
+    for line in text.splitlines():
+        line = re.sub(r"([\\`*_<>\[\]#|])", r"\\\1", line)
+        line = re.sub(r"\\\[\\\[([^]]*?)\\\]\\\[([^]]*?)\\\]\\\]", r"[\2](\1)", line)
+        line = re.sub(r"\\\*(\w(?:[^*]*?\w)?)\\\*", r"*\1*", line)
+        line = re.sub(r"(?<!\w)\\_(\w(?:[^_]*?\w)?)\\_(?!\w)", r"*\1*", line)
+        heading = re.fullmatch(r"\*([^*]+)\*", line.strip())
+        lines += ["", f"**{heading[1]}**", ""] if heading else [line]
+    return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:
