@@ -7,8 +7,8 @@ import torch
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.ice import IceMap, draw_ice
-from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms, white
 
 
@@ -105,16 +105,16 @@ def test_noise_follows_transmission_by_the_exponent(generator):
 
 
 def test_analytic_model_has_the_grey_values_of_the_real_set(generator):
-    image = AnalyticModel(PhysicalNoise(0.05), GreyScale(500.0, 25.0))(torch.ones(301, 200), generator)
+    image = AnalyticModel(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 0.1)(torch.ones(301, 200), generator)
     assert float(image.mean()) == pytest.approx(500, abs=1)
     assert float(image.std()) == pytest.approx(25, rel=0.02)
 
 
-def real_field(truth, clean, generator, hot=True):
+def real_image(truth, clean, generator, hot=True):
     image = 400 * truth(clean, generator)
     if hot:
         image[5, 7], image[40, 41] = 9000.0, -3000.0
-    return RealField(image, 400.0, 400 * truth.background_deviation)
+    return RealImage(image, GreyScale(400.0, 400 * truth.background_deviation))
 
 
 def test_measured_noise_is_that_of_the_real_micrographs(generator):
@@ -122,9 +122,9 @@ def test_measured_noise_is_that_of_the_real_micrographs(generator):
     truth = PhysicalNoise(0.05, noise=ColouredNoise(power / ColouredNoise(power).variance))
     clean = torch.ones(384, 384)
     clean[100:140, 100:140] = clean[300:350, 40:90] = 0.96
-    reals = [real_field(truth, clean, generator) for _ in range(3)]
-    reals[0].image[200:260, 200:260] *= 0.4  # a contaminant
-    measured = measure_noise(reals, [SimulatedField(clean)], 0.05, generator).noise
+    reals = [real_image(truth, clean, generator) for _ in range(3)]
+    reals[0].grey[200:260, 200:260] *= 0.4  # a contaminant
+    measured = fit_noise(reals, [CleanImage(clean)], 0.05, generator).noise
     ratio = (measured.power / truth.noise.power)[2:-2, 2:-2].log()
     # 75 half-overlapping tiles: 16 % chance a bin before the smoothing.
     assert abs(float(ratio.mean())) < 0.06
@@ -136,7 +136,7 @@ def test_measured_exponent(generator):
     ice = IceMap(torch.tensor([[0.7, 1.0, 1.3], [0.8, 1.0, 1.2], [0.7, 1.0, 1.3]]), (384, 384))
     transmission = ice.window((0.0, 0.0), (384, 384))
     image = 400 * PhysicalNoise(0.05, exponent=0.5)(transmission, generator)
-    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [SimulatedField(torch.ones(256, 256))], 0.05,
+    physical = fit_noise([RealImage(image, GreyScale(400.0, 20.0), ice)], [CleanImage(torch.ones(256, 256))], 0.05,
                              generator)
     assert physical.exponent == pytest.approx(0.5, abs=0.15)
     assert physical.ice == (ice,)
@@ -144,7 +144,7 @@ def test_measured_exponent(generator):
 
 def test_noise_cannot_be_measured_of_nothing_or_of_small_pieces(generator):
     with pytest.raises(DataError, match="0 real"):
-        measure_noise([], [SimulatedField(torch.ones(200, 200))], 0.05, generator)
+        fit_noise([], [CleanImage(torch.ones(200, 200))], 0.05, generator)
     with pytest.raises(DataError, match="needs 128"):
-        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [SimulatedField(torch.ones(200, 200))], 0.05,
+        fit_noise([RealImage(torch.rand(90, 200), GreyScale(1.0, 0.1))], [CleanImage(torch.ones(200, 200))], 0.05,
                       generator)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.engine.noise import background
+from cryogem_scipion.engine.noise import noise_measurement
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise
-from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, without_thon_rings
 from cryogem_scipion.engine.simulation.optics import Optics
@@ -107,12 +107,12 @@ def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator
         white = torch.fft.rfft2(torch.randn(512, 512, generator=generator))
         passed = (exposure(defocus).modulation(torch.ones(TILE // 2 + 1), (512, 512)) / 2).sqrt()
         particles = torch.fft.irfft2(white * passed * torch.exp(-20 * radius), s=(512, 512))
-        clean.append(SimulatedField(1 - 0.05 * particles / particles.std(), exposure(defocus)))
+        clean.append(CleanImage(1 - 0.05 * particles / particles.std(), exposure(defocus)))
     scenes = [truth.scene((512, 512), generator, field.exposure) for field in clean]
-    reals = [RealField(400 * truth(field.image, generator, scene), 400.0, 20.0)
+    reals = [RealImage(400 * truth(field.image, generator, scene), GreyScale(400.0, 20.0))
              for field, scene in zip(clean, scenes, strict=True)]
     rings = fit_thon_rings([field.deviations() for field in reals], exposure(1.0))
-    measured = measure_noise(reals, clean, 0.05, generator, rings).noise
+    measured = fit_noise(reals, clean, 0.05, generator, rings).noise
     middle = slice(10, 40)
     before, after = ((share - SHARE)[middle].mean() for share in (rings.share, measured.share))
     assert before > 0.1  # the particles' part
@@ -127,10 +127,10 @@ def simulation(*defoci):
 
 @pytest.mark.parametrize(("found", "made"), [((9e3, 14e3, 30e3), (8e3, 20e3)), ((10e3, 11e3), (12e3, 20e3))])
 def test_a_defocus_in_or_near_the_range_is_no_matter(found, made):
-    assert background._defocus_warnings(found, simulation(*made)) == []
+    assert noise_measurement._defocus_warnings(found, simulation(*made)) == []
 
 
 def test_another_defocus_than_the_simulations_is_mentioned():
-    [said] = background._defocus_warnings((9e3, 14e3, 21e3), simulation(20e3, 30e3))
+    [said] = noise_measurement._defocus_warnings((9e3, 14e3, 21e3), simulation(20e3, 30e3))
     assert "0.90 to 2.10 µm" in said
     assert "2.00 to 3.00 µm" in said

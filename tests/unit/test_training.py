@@ -136,7 +136,7 @@ def test_a_training_that_only_makes_it_worse_gives_the_start(judged, tmp_path):
     model = load_model(tmp_path / MODEL)
     assert model.details["best_step"] == 0
     made = [maker(torch.ones(96, 96), torch.Generator().manual_seed(1))
-            for maker in (model, AnalyticModel(model.physical, model.scale))]
+            for maker in (model, AnalyticModel(model.physical, model.scale, model.snr))]
     assert torch.equal(*made)  # the noise that it started from
 
 

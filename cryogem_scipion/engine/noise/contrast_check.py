@@ -23,7 +23,7 @@ MOST_REAL, MOST_SIMULATED = 6, 12
 
 
 def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: SimulatedSet,
-                   files: Sequence[Path]) -> tuple[str, ...]:
+                        files: Sequence[Path]) -> tuple[str, ...]:
     """Return a warning if particles in the real micrographs are probably bright; writes nothing.
 
     Raises
@@ -40,7 +40,7 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
         if min(min(image.shape) for image in [*flats, *signals]) < TILE or not any(bool(s.any()) for s in signals):
             return ()
         sign = measure_contrast_sign(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
-                                seeded(settings.seed, "polarity"))
+                                     seeded(settings.seed, "polarity"))
     figures = f"asymmetry {sign.found:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
     if sign.inverted:
         raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "
@@ -53,8 +53,7 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
 
 def _flat(path: Path, working_pixel_size: float, pixel_size: float | None) -> Float[Tensor, "y x"]:
     """The image without ice in standard deviations of the noise, outliers clipped."""
-    real = read_real_micrograph(path, working_pixel_size, pixel_size)
-    image = real.image
+    image, real = read_real_micrograph(path, working_pixel_size, pixel_size)
     if real.ice is not None:
-        image = image / upsample_ice(real.ice, (image.shape[0], image.shape[1]))
+        image = image / upsample_ice(real.ice.grid, (image.shape[0], image.shape[1]))
     return ((image - image.median()) / real.deviation).clamp(-6, 6)

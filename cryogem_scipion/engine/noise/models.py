@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Noise models without a network: Gaussian noise, and noise measured from real micrographs."""
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,13 +18,29 @@ from cryogem_scipion.engine.noise.contaminants import (
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap, ice_of_part
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise, white
+from cryogem_scipion.engine.simulation.specimen import Specimen, seeded
 
 __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
 
 
 @runtime_checkable
 class NoiseModel(Protocol):
-    """Turns a clean image into a micrograph."""
+    """Turns a clean image into a micrograph: ice and noise, then the network if the model has one."""
+
+    @property
+    def physical(self) -> "PhysicalNoise":
+        """Ice and noise of the physical image."""
+        ...
+
+    @property
+    def scale(self) -> "GreyScale":
+        """Grey scale of the micrographs."""
+        ...
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio of the physical image at the working pixel size."""
+        ...
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: "Scene | None" = None) -> Float[Tensor, "y x"]:
@@ -62,6 +78,11 @@ class Scene:
         """Return for each particle whether it lies under a contaminant."""
         return hidden_particles(self.cover, centres)
 
+    def visible(self, specimen: Specimen) -> Specimen:
+        """Return the specimen without the particles that a contaminant hides."""
+        hidden = self.hidden(specimen.centres)
+        return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
+
 
 @dataclass(frozen=True)
 class PhysicalNoise:
@@ -79,6 +100,21 @@ class PhysicalNoise:
     """γ: 0 if the noise is the same everywhere, 1/2 for counted electrons."""
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
     """For each ice map, the contaminants of its micrograph; None if it was not searched. Empty: no contaminants."""
+
+    def part(self, numbers: Sequence[int]) -> "PhysicalNoise":
+        """Return the same noise with some of the ice maps and their contaminants."""
+        contaminants = tuple(self.contaminants[number] for number in numbers) if self.contaminants else ()
+        return replace(self, ice=tuple(self.ice[number] for number in numbers), contaminants=contaminants)
+
+    def ice_map_of(self, index: int, seed: int) -> int | None:
+        """Return the index of the ice map that generated micrograph ``index`` gets; None if there are no ice maps.
+
+        All ice maps take turns in random order, so that a generated set has as many carbon edges as the real one.
+        """
+        if not self.ice:
+            return None
+        turn, position = divmod(index, len(self.ice))
+        return int(torch.randperm(len(self.ice), generator=seeded(seed, "scenes", turn))[position])
 
     def scene(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
               chosen: int | None = None) -> Scene:
@@ -142,6 +178,8 @@ class AnalyticModel:
 
     physical: PhysicalNoise
     scale: GreyScale
+    snr: float
+    """Signal-to-noise ratio at the working pixel size."""
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:

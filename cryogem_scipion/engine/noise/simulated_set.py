@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A simulation as the input of training and generation."""
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,28 @@ class SimulatedSet:
     masks: tuple[Path, ...]
     exposures: tuple[Exposure, ...]
 
-    def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
-        """Return 1 - contrast · s of one micrograph, where the file holds 1 - s."""
-        return 1 - contrast * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+    def clean(self, number: int, signal_factor: float) -> Float[Tensor, "y x"]:
+        """Return 1 - factor · s of one micrograph, where the file holds 1 - s."""
+        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+
+    def signal_factor(self, snr: float, background_deviation: float) -> float:
+        """Return the factor by which the signal s of the files is multiplied to have this signal-to-noise ratio.
+
+        Parameters
+        ----------
+        background_deviation
+            σ_n: standard deviation of the background divided by its mean.
+        """
+        return self.contrast.brought_to(snr, background_deviation).scale / self.contrast.scale
+
+    @property
+    def specimen_indices(self) -> list[int]:
+        """Indices that the specimens of the micrographs have in the simulation; ``DataError`` if a name has none."""
+        matches = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in self.micrographs]
+        if None in matches:
+            raise DataError(f"{self.micrographs[matches.index(None)]} is no name that 'cryogem simulate' gives; reuse "
+                            "its micrographs as they are")
+        return [int(match[1]) for match in matches if match]
 
     @property
     def particle_pixels(self) -> float:

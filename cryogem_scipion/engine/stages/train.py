@@ -2,13 +2,11 @@
 """``cryogem train``: the noise translator, from real micrographs and a simulation, without labels."""
 import logging
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cryogem_scipion import __version__
 from cryogem_scipion.engine.compute.devices import chosen_device
@@ -18,19 +16,16 @@ from cryogem_scipion.engine.io.dataset import (
     FIGURES,
     MICROGRAPHS,
     Manifest,
-    quoted_path,
     read_manifest,
     read_table,
     replacing,
     write_manifest,
-    write_table,
 )
 from cryogem_scipion.engine.io.mrc import read_header
-from cryogem_scipion.engine.noise.background import Background, measure_background, physical_noise
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
-from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.noise_measurement import measure_noise
 from cryogem_scipion.engine.noise.real_micrograph import real_files
-from cryogem_scipion.engine.noise.real_set import MeasuredMicrograph, StoredImage, measure_real_set
+from cryogem_scipion.engine.noise.real_set import RealSet, StoredImage, measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
 from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
 from cryogem_scipion.engine.runs.progress import tracked
@@ -40,7 +35,8 @@ from cryogem_scipion.engine.translator.checkpoint import load_model
 from cryogem_scipion.engine.translator.comparison import compared
 from cryogem_scipion.engine.translator.distributed import joined
 from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
+from cryogem_scipion.engine.translator.training import MODEL, Goal, TrainingRecord, train
+from cryogem_scipion.engine.translator.training_figures import training_figures
 from cryogem_scipion.engine.translator.training_state import disk_bytes
 from cryogem_scipion.engine.translator.validation import HeldOut
 
@@ -76,41 +72,45 @@ def run(settings: TrainSettings) -> Manifest:
         processes.wait()  # the first process measures the real micrographs, the others read its results
     with one_thread():
         reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
-                             settings.real_contrast == "bright")
+                                 settings.real_contrast == "bright")
     if processes.leads:
         processes.wait()
-    held_out = _held_out(len(reals))
-    training_set = [real for number, real in enumerate(reals) if number not in held_out]
-    coloured = settings.noise == "spectrum"
     with one_thread():
-        background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
-    warnings += background.warnings
+        noise = measure_noise(reals, simulated, snr=settings.snr, seed=settings.seed,
+                              spectrum=settings.noise == "spectrum", contaminants=settings.contaminants,
+                              ice=settings.ice)
+    warnings += noise.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
-    physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
-    goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
+    model, physical = noise.model, noise.model.physical
+    factor = simulated.signal_factor(model.snr, physical.background_deviation)
+    training_images = _real_pieces(reals, [number for number in range(len(reals)) if number not in reals.held_out])
+    held_out_images = _real_pieces(reals, reals.held_out) if reals.held_out else None
+    simulated_images = SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
+                                       [StoredImage(path) for path in simulated.masks], factor, simulated.exposures)
+    goal = Goal(physical, model.scale, simulated.manifest.pixel_size, model.snr, factor,
                 {"version": __version__, "crop": settings.crop})
-    real_pieces = _real_pieces(training_set, out, background)
-    simulated_pieces = _simulated_pieces(simulated, background)
-    judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
-    records = train(real_pieces, simulated_pieces, goal, settings, out, device, held, processes)
+    held_out = None
+    if held_out_images is not None:
+        held_out = HeldOut(held_out_images, physical.part(reals.ice_map_numbers(reals.held_out)))
+    records = train(training_images, simulated_images, goal, settings, out, device, held_out, processes)
     if not processes.leads:
         deque(records, maxlen=0)
         processes.wait()
         return read_manifest(out)
-    _watch(records, settings.steps, out)
-    _write_reals(out, reals, held_out, simulated)
+    _finish(records, settings.steps, out)
+    optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
+    reals.write_table(optics)
+    translator = load_model(out / MODEL, device)
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or real_pieces, simulated_pieces,
+        np.savez_compressed(path, **compared(translator, held_out_images or training_images, simulated_images,
                                              settings.seed))
-    figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
     manifest = Manifest(
         stage="train", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
-        contrast=simulated.contrast.brought_to(background.snr, background.deviation),
-        warnings=warnings, figures=figures)
+        contrast=simulated.contrast.brought_to(model.snr, physical.background_deviation),
+        warnings=warnings, figures={**noise.figures, **training_figures(out)})
     write_manifest(out, manifest)
     processes.wait()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
@@ -135,46 +135,14 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
 
 
-def _held_out(count: int) -> set[int]:
-    """Indices of the held-out micrographs: every sixth, and at least one of three.
-
-    The networks are never trained on them. The validation metric compares the networks' images with them, with their
-    own ice and contaminants. The noise that training starts from is measured on all micrographs.
-    """
-    held = max(count // 6, 1) if count >= 3 else 0
-    return {(2 * number + 1) * count // (2 * held) for number in range(held)}
+def _real_pieces(reals: RealSet, numbers: Sequence[int]) -> RealPieces:
+    """Some of the real micrographs with their grey scales, to cut pieces from."""
+    scales = [reals.scales[number] for number in numbers]
+    return RealPieces([reals.image(number) for number in numbers], [scale.median for scale in scales],
+                      [scale.spread for scale in scales])
 
 
-def _of_some(physical: PhysicalNoise, reals: list[MeasuredMicrograph], chosen: set[int]) -> PhysicalNoise:
-    """Noise with the ice and contaminants of some of the real micrographs only."""
-    with_ice = [number for number, real in enumerate(reals) if real.ice is not None]
-    places = [place for place, number in enumerate(with_ice) if number in chosen]
-    return replace(physical, ice=tuple(physical.ice[place] for place in places),
-                   contaminants=tuple(physical.contaminants[place] for place in places if physical.contaminants))
-
-
-def _best(path: Path) -> dict[str, float]:
-    """Validation metric of the best checkpoint, and its step."""
-    judged = pd.read_csv(path)
-    if judged.empty:
-        return {}
-    best = judged.loc[judged["realism"].idxmin()]
-    return {"realism": float(best["realism"]), "best_step": float(best["step"])}
-
-
-def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealPieces:
-    spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
-               for real in reals]
-    return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
-
-
-def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
-    return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
-                           [StoredImage(path) for path in simulated.masks], background.contrast,
-                           simulated.exposures)
-
-
-def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
+def _finish(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
     """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
@@ -182,25 +150,7 @@ def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
               maxlen=0)
 
 
-def _last(path: Path) -> dict[str, float]:
-    """Losses of the last step, read from the table, so that a continued run has them as well."""
-    return {str(name): float(value) for name, value in pd.read_csv(path).iloc[-1].items()
-            if name not in ("step", "steps")}
-
-
 def _losses(record: TrainingRecord) -> str:
     return (f"adversarial {record.adversarial:.3f}, contrastive {record.contrastive:.3f}, discriminator "
             f"{record.discriminator:.3f}, contrast {record.contrast_drift:+.3f}, "
             f"{record.steps_per_second:.2f} steps/s")
-
-
-def _write_reals(out: Path, reals: list[MeasuredMicrograph], held_out: set[int], simulated: SimulatedSet) -> None:
-    """Write the table of real micrographs at the working pixel size, with their origin and which are held out."""
-    optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
-    optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
-    write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
-        "rlnMicrographName": [real.name for real in reals], "rlnOpticsGroup": 1,
-        "cryogemPixelSizeX": [real.pixel_sizes[1] for real in reals],
-        "cryogemPixelSizeY": [real.pixel_sizes[0] for real in reals],
-        "cryogemHeldOut": [int(number in held_out) for number in range(len(reals))],
-        "cryogemOriginal": [quoted_path(real.original) for real in reals]}))
