@@ -2,20 +2,20 @@
 """``cryogem simulate``: clean micrographs of a map, with all labels."""
 import logging
 from dataclasses import replace
-from typing import Any
 
 from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
 from cryogem_scipion.engine.compute.threads import one_thread
-from cryogem_scipion.engine.io.dataset import Contrast, Manifest, Source, write_manifest
+from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
 from cryogem_scipion.engine.runs.folder import begin, check_space, copy_sources, fingerprint, made_with
 from cryogem_scipion.engine.runs.progress import tracked
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.conformations import specimens
 from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, microscope
+from cryogem_scipion.engine.simulation.portable_settings import portable_settings
 
-__all__ = ["portable_settings", "run"]
+__all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
@@ -30,32 +30,38 @@ def run(settings: SimulateSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    with specimens(settings) as made:
-        given = made.settings
-        scope = microscope(given, device=device)
-        files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.records]
-        copies = sum(path.stat().st_size for path in files)
-        check_space(settings.out, settings.micrographs * _bytes(scope) + copies)
+    with specimens(settings) as specimen_files:
+        scope = microscope(specimen_files.settings, device=device)
+        files = [*scope.settings.volume, *filter(None, (scope.settings.ctfs, scope.settings.orientations)),
+                 *specimen_files.records]
+        copies = sum(file.stat().st_size for file in files)
+        check_space(settings.out, settings.micrographs * _disk_bytes(scope) + copies)
         check_memory(device, scope.memory, settings.weighs_most)
-        out = begin(settings, inputs={path.name: fingerprint(path) for path in files if path not in made.records})
-        sources = copy_sources(out, files, made.origins)
+        out = begin(settings, inputs={file.name: fingerprint(file) for file in files
+                                      if file not in specimen_files.records})
+        sources = copy_sources(out, files, specimen_files.origins)
     contrast = measure_contrast(scope, settings.seed)
     scope = replace(scope, scale=contrast.scale)
     folder = LabelledFolder(out, scope, sources, settings.extract)
 
-    def make(index: int) -> tuple[int, Specimen]:
+    def simulate(index: int) -> tuple[int, Specimen]:
+        """From the virtual specimen through the optics into the dataset."""
         specimen = scope.specimen(settings.seed, index)
         if not folder.has(index):
             clean = scope.expose(specimen)
             folder.write(index, 1 - clean.signal, clean)
         return index, specimen
 
-    threads = workers(device, settings.micrographs, scope.memory)
-    exposed = in_order(make, range(settings.micrographs), threads)
-    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph", folder=out):
+    simulated = in_order(simulate, range(settings.micrographs), workers(device, settings.micrographs, scope.memory))
+    for index, specimen in tracked(simulated, settings.micrographs, "simulating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
-    manifest = _manifest(settings, scope, contrast, sources, folder)
+    manifest = Manifest(
+        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
+        simulation=portable_settings(scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
+        micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
+        box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,
+        sources=sources, warnings=folder.warnings())
     write_manifest(out, manifest)
     log.info("simulated %d micrographs with %d particles (%d whole) in %s", settings.micrographs, folder.count,
              folder.whole, out)
@@ -64,28 +70,8 @@ def run(settings: SimulateSettings) -> Manifest:
     return manifest
 
 
-def portable_settings(settings: SimulateSettings, scope: Microscope, sources: tuple[Source, ...]) -> dict[str, Any]:
-    """Settings with every derived value filled in and files named as in ``source/``: enough to make the run again."""
-    names = iter(source.path for source in sources)
-    filled = settings.model_copy(update={
-        "pixel_size": scope.pixel_size, "box_size": scope.box_size, "particle_distance": scope.particle_distance,
-        "volume": tuple(next(names) for _ in settings.volume),
-        "ctfs": next(names) if settings.ctfs else None, "orientations": next(names) if settings.orientations else None})
-    return filled.model_dump(mode="json", exclude={"out", "device", "threads", "cryodrgn_activation"}, warnings=False)
-
-
-def _bytes(scope: Microscope) -> int:
-    """Disk space of one micrograph with its mask and stack."""
+def _disk_bytes(scope: Microscope) -> int:
+    """Disk space (bytes) of one micrograph with its mask and stack."""
     y, x = scope.settings.micrograph_size
     stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if scope.settings.extract else 0
     return (8 if scope.settings.soft_mask else 5) * y * x + stack + 3072
-
-
-def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast, sources: tuple[Source, ...],
-              folder: LabelledFolder) -> Manifest:
-    return Manifest(
-        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
-        simulation=portable_settings(scope.settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
-        micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
-        box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,
-        sources=sources, warnings=folder.warnings())
