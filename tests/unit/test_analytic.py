@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The physical image and analytic noise: ice, spectrum, distribution, and what is measured of them."""
+"""The physical image and noise without a network: ice, spectrum, distribution, and their measurement."""
 import math
 
 import pytest
@@ -13,7 +13,7 @@ from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_peri
 
 
 def coloured_power():
-    """A plane that falls with frequency, with a ridge along y as read-out rows make it."""
+    """Power that falls with frequency, with a ridge along y as the read-out of a detector's rows makes it."""
     y, x = torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE)[None]
     return 0.3 + 4 * torch.exp(-(y**2 + x**2) / 0.02) + 2 * torch.exp(-((y.abs() - 0.25) ** 2 + x**2) / 0.002)
 
@@ -30,8 +30,8 @@ def test_white_noise_of_any_shape(shape, generator):
 def test_noise_has_the_spectrum_it_is_given(shape, generator):
     power = coloured_power()
     noise = ColouredNoise(power)
-    found = torch.cat([tile_periodograms(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
-    ratio = (found / power)[2:-2, 2:-2]
+    measured = torch.cat([tile_periodograms(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
+    ratio = (measured / power)[2:-2, 2:-2]
     # Some 300 half-overlapping tiles: 8 % chance a bin, and the window smooths the flanks.
     assert abs(float(ratio.mean()) - 1) < 0.03
     assert float(ratio.std()) < 0.15
@@ -42,9 +42,9 @@ def test_noise_does_not_wrap_around(generator):
     power = torch.zeros(TILE, TILE // 2 + 1)
     power[:3, :3] = 100.0
     draws = torch.stack([ColouredNoise(power).draw((64, 256), generator) for _ in range(60)])
-    ends = (draws[:, :, 0] * draws[:, :, -1]).mean() / draws.square().mean()
-    # Of 60 draws a correlation is known to 1 / sqrt(60) = 0.13; wrapped around it would be near 1.
-    assert abs(float(ends)) < 0.5
+    correlation = (draws[:, :, 0] * draws[:, :, -1]).mean() / draws.square().mean()
+    # 60 draws give the correlation of opposite borders to 1 / sqrt(60) = 0.13; periodic noise would have nearly 1.
+    assert abs(float(correlation)) < 0.5
 
 
 def test_a_curve_changes_the_distribution_and_not_the_deviation(generator):
@@ -93,15 +93,15 @@ def test_physical_image_is_ice_times_clean_plus_fresh_noise(generator):
     assert torch.equal(clean, before)
     assert float((first - clean).std()) == pytest.approx(0.05, rel=0.02)
     assert float(first[:, 150:].mean()) == pytest.approx(0.8, abs=0.002)
-    again = [physical(clean, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert torch.equal(*again)
+    repeated = [physical(clean, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*repeated)
 
 
 def test_noise_follows_transmission_by_the_exponent(generator):
     clean = torch.ones(300, 600)
     clean[:, 300:] = 0.5
-    change = PhysicalNoise(0.05, exponent=0.5)(clean, generator) - clean
-    assert float(change[:, 300:].std() / change[:, :300].std()) == pytest.approx(math.sqrt(0.5), rel=0.02)
+    noise = PhysicalNoise(0.05, exponent=0.5)(clean, generator) - clean
+    assert float(noise[:, 300:].std() / noise[:, :300].std()) == pytest.approx(math.sqrt(0.5), rel=0.02)
 
 
 def test_analytic_model_has_the_grey_values_of_the_real_set(generator):
@@ -142,7 +142,7 @@ def test_measured_exponent(generator):
     assert physical.ice == (ice,)
 
 
-def test_noise_cannot_be_measured_of_nothing_or_of_small_pieces(generator):
+def test_noise_cannot_be_fitted_to_no_image_or_to_small_images(generator):
     with pytest.raises(DataError, match="0 real"):
         fit_noise([], [CleanImage(torch.ones(200, 200))], 0.05, generator)
     with pytest.raises(DataError, match="needs 128"):
