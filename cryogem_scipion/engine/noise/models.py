@@ -88,7 +88,8 @@ class Scene:
 class PhysicalNoise:
     """The physical image I_phy = T + σ_n T^γ n with T = ice · (1 - s), and contaminants over it.
 
-    Noise n, ice and contaminants are drawn anew for every call.
+    Noise n, ice and contaminants are drawn anew for every call. The published form (doi:10.48550/arXiv.2312.02235) has
+    white noise, γ = 0 and no contaminants.
     """
 
     background_deviation: float
@@ -130,15 +131,15 @@ class PhysicalNoise:
         fields = [ice.field for ice in self.ice]
         frame = draw_field_part(fields, shape, generator, chosen)
         ice = ice_of_part(self.ice, frame, shape)
-        searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
+        searched = [number for number, contaminants in enumerate(self.contaminants) if contaminants is not None]
         if not searched:
             return Scene(ice, exposure=exposure)
         number = frame.number
-        pieces = self.contaminants[number]
-        if pieces is None:
+        contaminants = self.contaminants[number]
+        if contaminants is None:
             number = searched[int(torch.randint(len(searched), (), generator=generator))]
-            pieces = tuple(piece for piece in self.contaminants[number] or () if not piece.fixed)
-        return Scene(ice, lay_contaminants(pieces, fields[number], frame, shape, generator), exposure)
+            contaminants = tuple(each for each in self.contaminants[number] or () if not each.fixed)
+        return Scene(ice, lay_contaminants(contaminants, fields[number], frame, shape, generator), exposure)
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:

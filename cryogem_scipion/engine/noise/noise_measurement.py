@@ -218,16 +218,15 @@ class _Comparison:
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
         random = seeded(self.seed, "contaminants")
-        usual = measure_range([simulated_image(image, noise, random) for image in self._simulated_images(snr)],
-                              self.simulated.particle_pixels)
-        searched = in_order(lambda flat: find_contaminants(flat, usual), flats, available_threads())
+        images = [simulated_image(image, noise, random) for image in self._simulated_images(snr)]
+        statistics_range = measure_range(images, self.simulated.particle_pixels)
+        searched = in_order(lambda flat: find_contaminants(flat, statistics_range), flats, available_threads())
         return tuple(tracked(searched, len(flats), "searching for contaminants on real micrograph"))
 
     def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
                  contaminants: Sequence[Sequence[Contaminant]] | None = None) -> SnrFit:
         hidden = None if contaminants is None else [
-            opacity_map(pieces, (flat.shape[0], flat.shape[1]))
-            for flat, pieces in zip(flats, contaminants, strict=True)]
+            opacity_map(own, (flat.shape[0], flat.shape[1])) for flat, own in zip(flats, contaminants, strict=True)]
         signals = [1 - image for image in self._clean_images(1)]
         return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
                        self.simulated.particle_pixels, seeded(self.seed, "contrast"), hidden)

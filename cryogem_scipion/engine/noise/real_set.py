@@ -93,6 +93,12 @@ class RealSet:
         count = max(total // 6, 1) if total >= 3 else 0
         return tuple((2 * number + 1) * total // (2 * count) for number in range(count))
 
+    @property
+    def training(self) -> tuple[int, ...]:
+        """Indices of the micrographs that are not held out."""
+        held_out = self.held_out
+        return tuple(number for number in range(len(self.micrographs)) if number not in held_out)
+
     def write_table(self, optics: pd.DataFrame) -> None:
         """Write micrographs.star: the micrographs, their originals, and which are held out.
 

@@ -125,11 +125,12 @@ def input_fingerprints(simulated: SimulatedSet, reals: Sequence[Path], model: Pa
 
     The fingerprint of real micrographs is made of names and sizes only, because they may be terabytes.
     """
-    prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
+    fingerprints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
     if reals:
-        listed = repr([(str(path), path.stat().st_size) for path in reals])
-        prints["set of real micrographs"] = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
-    return prints if model is None else {**prints, "model": fingerprint(model)}
+        names_and_sizes = repr([(str(path), path.stat().st_size) for path in reals])
+        fingerprints["set of real micrographs"] = hashlib.sha256(
+            names_and_sizes.encode("utf-8", "surrogateescape")).hexdigest()
+    return fingerprints if model is None else {**fingerprints, "model": fingerprint(model)}
 
 
 def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,
