@@ -33,7 +33,7 @@ from cryogem_scipion.engine.runs.torchrun import launch, launched
 from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.engine.translator.checkpoint import load_model
 from cryogem_scipion.engine.translator.comparison import compared
-from cryogem_scipion.engine.translator.distributed import joined
+from cryogem_scipion.engine.translator.distributed import Processes, joined
 from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
 from cryogem_scipion.engine.translator.training import MODEL, Goal, TrainingRecord, train
 from cryogem_scipion.engine.translator.training_figures import training_figures
@@ -64,17 +64,8 @@ def run(settings: TrainSettings) -> Manifest:
     if settings.processes > 1 and not launched():
         launch(settings)
     processes, device = joined(device)
-    out = settings.out
-    if processes.leads:
-        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
-              inputs=input_fingerprints(simulated, files))
-    else:
-        processes.wait()  # the first process measures the real micrographs, the others read its results
-    with one_thread():
-        reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
-                                 settings.real_contrast == "bright")
-    if processes.leads:
-        processes.wait()
+    # Ice and noise of the real micrographs.
+    reals = _real_set(settings, simulated, files, processes)
     with one_thread():
         noise = measure_noise(reals, simulated, snr=settings.snr, seed=settings.seed,
                               spectrum=settings.noise == "spectrum", contaminants=settings.contaminants,
@@ -82,29 +73,28 @@ def run(settings: TrainSettings) -> Manifest:
     warnings += noise.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
-    model, physical = noise.model, noise.model.physical
+    # From simulated micrographs, brought to the strength of the real ones, to the noise translator.
+    model, physical, out = noise.model, noise.model.physical, settings.out
     factor = simulated.signal_factor(model.snr, physical.background_deviation)
-    training_images = _real_pieces(reals, [number for number in range(len(reals)) if number not in reals.held_out])
-    held_out_images = _real_pieces(reals, reals.held_out) if reals.held_out else None
     simulated_images = SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
                                        [StoredImage(path) for path in simulated.masks], factor, simulated.exposures)
+    training_images = _real_images(reals, reals.training)
+    held_out_images = _real_images(reals, reals.held_out) if reals.held_out else None
+    held_out_noise = physical.part(reals.ice_map_numbers(reals.held_out))
     goal = Goal(physical, model.scale, simulated.manifest.pixel_size, model.snr, factor,
                 {"version": __version__, "crop": settings.crop})
-    held_out = None
-    if held_out_images is not None:
-        held_out = HeldOut(held_out_images, physical.part(reals.ice_map_numbers(reals.held_out)))
-    records = train(training_images, simulated_images, goal, settings, out, device, held_out, processes)
+    records = train(training_images, simulated_images, goal, settings, out, device,
+                    HeldOut(held_out_images, held_out_noise) if held_out_images else None, processes)
     if not processes.leads:
         deque(records, maxlen=0)
         processes.wait()
         return read_manifest(out)
-    _finish(records, settings.steps, out)
-    optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
-    reals.write_table(optics)
-    translator = load_model(out / MODEL, device)
+    _run_steps(records, settings.steps, out)
+    # Tables, figures and manifest.
+    reals.write_table(read_table(simulated.folder / MICROGRAPHS, "micrographs")[0])
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(translator, held_out_images or training_images, simulated_images,
-                                             settings.seed))
+        np.savez_compressed(path, **compared(load_model(out / MODEL, device), held_out_images or training_images,
+                                             simulated_images, settings.seed))
     manifest = Manifest(
         stage="train", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
@@ -119,30 +109,48 @@ def run(settings: TrainSettings) -> Manifest:
 
 def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) -> None:
     """Refuse inputs that would fail later; reads only headers."""
-    working = simulated.manifest.pixel_size
-    if settings.pixel_size is not None and abs(settings.pixel_size / working - 1) > 1e-3:
-        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation ({working:g} Å); "
-                            "simulate at this pixel size, or leave it empty")
+    working_pixel_size = simulated.manifest.pixel_size
+    if settings.pixel_size is not None and abs(settings.pixel_size / working_pixel_size - 1) > 1e-3:
+        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation "
+                            f"({working_pixel_size:g} Å); simulate at this pixel size, or leave it empty")
     shapes = check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
     if settings.crop > smallest:
         raise SettingsError(f"crop {settings.crop} is larger than the simulated micrographs ({smallest} pixels); "
                             f"give {smallest // 32 * 32} or less")
-    small = min(range(len(files)), key=lambda number: min(shapes[number]))
-    if settings.crop > min(shapes[small]):
-        raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
-                            f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
+    edge, file = min((min(shape), file) for shape, file in zip(shapes, files, strict=True))
+    if settings.crop > edge:
+        raise SettingsError(f"crop {settings.crop} is larger than {file} at {working_pixel_size:g} Å per pixel "
+                            f"({edge} pixels); lower crop, or leave this micrograph out")
     check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
 
 
-def _real_pieces(reals: RealSet, numbers: Sequence[int]) -> RealPieces:
-    """Some of the real micrographs with their grey scales, to cut pieces from."""
+def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path], processes: Processes) -> RealSet:
+    """Open the run's folder and measure the real micrographs.
+
+    The first process measures them. The others wait and then read its results.
+    """
+    if processes.leads:
+        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+              inputs=input_fingerprints(simulated, files))
+    else:
+        processes.wait()
+    with one_thread():
+        reals = measure_real_set(settings.out, "micrographs", files, simulated.manifest.pixel_size,
+                                 settings.real_pixel_size, settings.real_contrast == "bright")
+    if processes.leads:
+        processes.wait()
+    return reals
+
+
+def _real_images(reals: RealSet, numbers: Sequence[int]) -> RealPieces:
+    """Some of the real micrographs with their grey scales."""
     scales = [reals.scales[number] for number in numbers]
     return RealPieces([reals.image(number) for number in numbers], [scale.median for scale in scales],
                       [scale.spread for scale in scales])
 
 
-def _finish(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
+def _run_steps(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
     """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
@@ -151,6 +159,7 @@ def _finish(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
 
 
 def _losses(record: TrainingRecord) -> str:
+    """Losses of one step, for the progress bar."""
     return (f"adversarial {record.adversarial:.3f}, contrastive {record.contrastive:.3f}, discriminator "
             f"{record.discriminator:.3f}, contrast {record.contrast_drift:+.3f}, "
             f"{record.steps_per_second:.2f} steps/s")
