@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, write_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table, write_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
 from cryogem_scipion.engine.scoring.fsc import fsc_resolution, shell_correlation
@@ -60,7 +60,7 @@ def sets(gen, out):
         (out / name / "micrographs").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(gen / "micrographs.star", out / name / "micrographs.star")
     for number, path in enumerate(micrographs["rlnMicrographName"]):
-        image, pixel_size = read_mrc(inside(gen, path), 2)
+        image, pixel_size = read_mrc(path_inside(gen, path), 2)
         optical, _ = read_mrc(gen / "optical" / Path(path).name, 2)
         image, optical = torch.tensor(image), torch.tensor(optical)
         fit = linear_fit(image, optical)

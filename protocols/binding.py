@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pyworkflow.protocol.constants import LEVEL_ADVANCED, LEVEL_NORMAL
 from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, IntParam, PathParam, StringParam
 
-from cryogem_scipion.engine.settings import RunSettings, messages
+from cryogem_scipion.engine.settings import RunSettings, error_messages
 
 __all__ = ["complaints", "define_fields", "fill_form", "form_values", "parameter_name"]
 
@@ -91,7 +91,7 @@ def complaints(kind: type[RunSettings], values: dict[str, Any]) -> list[str]:
     try:
         kind.model_validate(values)
     except ValidationError as error:
-        return [_with_label(kind, line) for line in messages(error)]
+        return [_with_label(kind, line) for line in error_messages(error)]
     return []
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.engine.figures.evaluation import NAMES
+from cryogem_scipion.engine.figures.evaluation import METRIC_NAMES
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import EvaluateSettings
 from cryogem_scipion.protocols.binding import define_fields
@@ -66,7 +66,7 @@ class ProtCryogemEvaluate(ProtCryogemStage):
         figures = manifest.figures
         words = [f"{manifest.micrographs} generated were compared with {figures['real_micrographs']:.0f} real "
                  f"micrographs at {manifest.pixel_size:.3g} Å/px."]
-        for name, (title, unit) in NAMES.items():
+        for name, (title, unit) in METRIC_NAMES.items():
             if name in figures:
                 words.append(_sentence(name, f"{title} ({unit})" if unit else title, figures))
         if "signal_correlation" in figures:

@@ -10,7 +10,7 @@ from pyworkflow.protocol.params import PointerParam, StringParam
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import PicksSettings
-from cryogem_scipion.engine.settings.picks import default_radius
+from cryogem_scipion.engine.settings.picks import default_matching_radius
 from cryogem_scipion.protocols.binding import define_fields
 from cryogem_scipion.protocols.evaluation import (
     ProtCryogemEvaluation,
@@ -64,7 +64,7 @@ class ProtCryogemEvaluatePicks(ProtCryogemEvaluation):
             if not diameter:
                 raise SettingsError("the true coordinates do not tell the particle's diameter; give the matching "
                                     "radius")
-            values["radius"] = round(default_radius(diameter), 3)
+            values["radius"] = round(default_matching_radius(diameter), 3)
         return values
 
     def writeInputs(self) -> None:

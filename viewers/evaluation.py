@@ -10,7 +10,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
 from cryogem_scipion.engine.figures import picks
 from cryogem_scipion.engine.figures.poses import draw_poses
-from cryogem_scipion.engine.figures.record import read_report
+from cryogem_scipion.engine.figures.report_files import read_report
 from cryogem_scipion.protocols import ProtCryogemEvaluatePicks, ProtCryogemEvaluatePoses
 from cryogem_scipion.viewers.images import show
 from cryogem_scipion.viewers.pages import Pages
@@ -37,7 +37,7 @@ class CryogemPicksViewer(ProtocolViewer):
         return {"displayReport": self._report, "displayMicrographs": self._micrographs}
 
     def _report(self, name: str | None = None) -> list[View]:
-        return opened(self, "Picks against the truth", picks.SIZE, lambda figure: picks.draw_picks(
+        return opened(self, "Picks against the truth", picks.FIGURE_SIZE, lambda figure: picks.draw_picks(
             figure, self.protocol.outFolder()))
 
     def _micrographs(self, name: str | None = None) -> list[View]:
@@ -61,13 +61,13 @@ class CryogemPosesViewer(ProtocolViewer):
         return {"displayReport": self._report}
 
     def _report(self, name: str | None = None) -> list[View]:
-        return opened(self, "Poses against the truth", picks.SIZE, lambda figure: draw_poses(
+        return opened(self, "Poses against the truth", picks.FIGURE_SIZE, lambda figure: draw_poses(
             figure, self.protocol.outFolder()))
 
 
 def judged_micrographs(figure: Figure, folder: Path) -> None:
     """Show one micrograph after another with circles around hits, false picks and missed particles."""
-    report, arrays = read_report(folder, picks.NAME)
+    report, arrays = read_report(folder, picks.REPORT_NAME)
     axis = figure.add_axes((0.02, 0.12, 0.96, 0.82))
 
     def draw(index: int) -> None:
@@ -77,6 +77,6 @@ def judged_micrographs(figure: Figure, folder: Path) -> None:
         path = Path(one["micrograph"])
         shape = show(axis, path) if path.is_file() else None
         picks.mark_picks(axis, report, arrays, index, shape)
-        figure.suptitle(f"{path.name}: {picks.scores(one)}", fontsize=11)
+        figure.suptitle(f"{path.name}: {picks.scores_text(one)}", fontsize=11)
 
     Pages(figure, len(report["micrographs"]), int(arrays["example"]), draw)

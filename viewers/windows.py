@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pyworkflow.protocol.params import BooleanParam, EnumParam, IntParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
-from cryogem_scipion.engine.figures.evaluation import SIZE, draw_evaluation
+from cryogem_scipion.engine.figures.evaluation import FIGURE_SIZE, draw_evaluation
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols import (
     ProtCryogemEvaluate,
@@ -140,7 +140,7 @@ class CryogemEvaluateViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj: ProtCryogemEvaluate, **kwargs: Any) -> list[View]:
-        return opened(self, "Generated and real micrographs", SIZE,
+        return opened(self, "Generated and real micrographs", FIGURE_SIZE,
                       lambda figure: draw_evaluation(figure, obj.outFolder()))
 
 

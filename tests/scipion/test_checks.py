@@ -13,7 +13,7 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pwem.objects import Micrograph, SetOfMicrographs
 from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING
 
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.checks import crowding
 from cryogem_scipion.workflow import filled
@@ -48,7 +48,7 @@ def test_good_forms_are_refused_nothing_and_quickly(box, kind, monkeypatch):
 @pytest.mark.parametrize(("kind", "parameters", "message"), [
     ("Simulate", {"boxSize": 2000}, r"\*Box size\*: 2000 px is larger than the micrographs \(1024 px\)"),
     ("Simulate", {"pixelSize": 0.1}, r"\*Map\*: its edge is 198 Å, longer than the micrographs \(102 Å\)"),
-    ("Train", {"crop": 72}, "crop 72 is no multiple of 16, which the residual generator needs; give 64"),
+    ("Train", {"crop": 72}, "crop 72 is not a multiple of 16, as the residual generator needs; give 64"),
     ("Train", {"crop": 256}, r"\*Real micrographs\*: they are 188 px .* smaller than the crop \(256 px\)"),
     ("Generate", {"micrographSize": "16 3000"}, r"\*Micrograph size\*: the box of the simulation is \d+ px, larger "
      "than micrographs of 16 x 3000 px"),
@@ -120,7 +120,7 @@ def test_files_that_are_gone_are_said(box, tmp_path, scipion):
     protocol.inputMicrographs.set(saved(tmp_path / "gone.sqlite", [tmp_path / "gone.mrc"], 5.0, 200.0))
     assert re.search(r"\*Real micrographs\*: .*gone\.mrc is not a file", protocol.validate()[0])
     (tmp_path / "gone.mrc").write_bytes(b"TIFF" * 1000)
-    assert re.search(r"gone\.mrc is no MRC file", protocol.validate()[0])
+    assert re.search(r"gone\.mrc cannot be read as an MRC file", protocol.validate()[0])
     away = scipion / "map.away"
     (scipion / "map.mrc").rename(away)
     try:
@@ -151,7 +151,8 @@ def test_the_summary_of_a_running_box_tells_how_far_it_is(project, box):
     assert protocol.summary() == ["Not finished yet."]
     folder = protocol.outFolder()
     folder.mkdir(parents=True)
-    steps = tracked(range(2000), 2000, "training step", seconds=0, note=lambda item: "contrastive 0.4", folder=folder)
+    steps = track_progress(range(2000), 2000, "training step", seconds=0, note=lambda item: "contrastive 0.4",
+                           folder=folder)
     next(steps)
     protocol.setStatus(STATUS_RUNNING)
     assert protocol.summary() == ["Running: training step 0 of 2000."]

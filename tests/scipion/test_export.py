@@ -121,5 +121,5 @@ def test_copies_with_paths_of_a_relion_project(project, simulation, tmp_path):
 def test_wrong_inputs_are_refused_before_anything_runs(project, inputs, simulation):
     with pytest.raises(WorkflowError, match=r"real_0\.mrc is not a generated or simulated micrograph"):
         run(project, "ProtCryogemExport", inputSet=inputs["real"])
-    with pytest.raises(WorkflowError, match="even boxes only; give box_size 22"):
+    with pytest.raises(WorkflowError, match="even box sizes only; give box_size 22"):
         run(project, "ProtCryogemExport", inputSet=(simulation, "outputParticles"), to="cryodrgn", boxSize=21)

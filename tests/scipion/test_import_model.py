@@ -7,13 +7,13 @@ import torch
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from cryogem_scipion.workflow import WorkflowError, run
-from tests import published
+from tests import published_layout
 from tests.scipion.conftest import PIXEL_SIZE
 
 
 @pytest.mark.slow
 def test_an_imported_model_generates(scipion, project, inputs, simulation, tmp_path):
-    state = published.state_dict(published.generator_shapes(6, 4), torch.Generator().manual_seed(1))
+    state = published_layout.state_dict(published_layout.generator_shapes(6, 4), torch.Generator().manual_seed(1))
     torch.save(state, scipion / "latest_net_G.pth")
     with pytest.raises(WorkflowError, match=r"\*Generator file\* is missing"):
         run(project, "ProtCryogemImportModel", pixelSize=PIXEL_SIZE)

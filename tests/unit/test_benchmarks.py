@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The runner of the benchmarks: sections of RESULTS.md, each its own; what compares pickers."""
+"""Benchmarks: the runner writes each result into its own section of RESULTS.md, and pickers are compared."""
 import argparse
 import importlib.util
 import json
@@ -49,19 +49,19 @@ def test_every_benchmark_writes_its_own_section(runner, monkeypatch):
     assert text.index("2.5x") < text.index("More.") < text.index("1.5x")
 
 
-def test_one_that_needs_data_is_given_its_arguments(runner, monkeypatch):
+def test_a_benchmark_that_needs_data_gets_its_arguments(runner, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run.py", "far", "--", "--map", "x.mrc"])
     runner.main()
     text = runner.RESULTS.read_text()
     assert "### far\n\n`python benchmarks/one.py --map x.mrc`" in text
     assert "1.5x --map" in text
-    assert "old" in text  # of the others nothing changes
+    assert "old" in text  # the other sections do not change
     monkeypatch.setattr(sys, "argv", ["run.py", "far"])
     with pytest.raises(SystemExit, match="no benchmark 'far'; choose from one, two; with -- and its arguments: far"):
         runner.main()
 
 
-def test_a_benchmark_that_fails_keeps_the_figures_of_the_last(runner, monkeypatch):
+def test_a_failed_benchmark_keeps_the_figures_of_the_last_run(runner, monkeypatch):
     (runner.HERE / "two.py").write_text("print('3.5x'); raise SystemExit(3)")
     monkeypatch.setattr(sys, "argv", ["run.py", "two"])
     with pytest.raises(SystemExit, match=r"two\.py ended with 3"):
@@ -85,7 +85,7 @@ def test_the_picks_of_every_seed_are_kept(tmp_path):
     assert len((picks / "picks_1.txt").read_text().split()) == 4
 
 
-def test_a_better_picker_is_told_from_chance(tmp_path, monkeypatch, capsys):
+def test_the_interval_shows_which_picker_is_better(tmp_path, monkeypatch, capsys):
     random = np.random.default_rng(1)
     rows = {"same": [], "better": [], "worse": []}
     for name in "abcdef":

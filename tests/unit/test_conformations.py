@@ -181,7 +181,7 @@ def test_refusals_leave_nothing_behind(result, activation, tmp_path, monkeypatch
 @pytest.mark.parametrize(("values", "message"), [
     ({"volume": ["a.mrc"], "cryodrgn_folder": "d"}, "both a map and a cryoDRGN folder"),
     ({"cryodrgn_folder": "d", "volume_proportions": [1, 2]}, "do not fit 0 maps"),
-    ({}, "nothing to make particles of")])
+    ({}, "no specimen is given")])
 def test_one_kind_of_specimen_is_asked_for(values, message):
     with pytest.raises(CryogemError, match=message):
         parse(SimulateSettings, {"out": "x", **values})

@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(generator
                                (far, "pixel sizes of 100 \\(generated\\) and 4 Å \\(real\\) cannot be compared"),
                                (bare, "no pixel size in its header; set generated_pixel_size"),
                                (mixed, "has 4 and .* has 5 Å per pixel; compare micrographs of one"),
-                               (tmp_path / "none*.mrc", "stands for no file")):
+                               (tmp_path / "none*.mrc", "no file matches")):
         with pytest.raises(DataError, match=message):
             evaluate.run(settings(tmp_path / "out", generated, real))
     (tmp_path / "x.sav").write_text("text")

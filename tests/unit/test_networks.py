@@ -6,7 +6,7 @@ import torch
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.translator.networks import PatchProjections, discriminator, latent_noise
 from cryogem_scipion.engine.translator.networks import generator as named_generator
-from tests import published
+from tests import published_layout
 from tests.unit.conftest import awake
 
 
@@ -15,7 +15,7 @@ def test_published_layout(levels, width):
     with torch.device("meta"):
         network = named_generator({"name": "published", "levels": levels, "width": width})
     found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert found == published.generator_shapes(levels, width)
+    assert found == published_layout.generator_shapes(levels, width)
     if levels == 10:
         assert len(found) == 40
         assert sum(p.numel() for p in network.parameters()) == pytest.approx(79.6e6, rel=0.001)
@@ -27,13 +27,13 @@ def test_published_features_have_their_layout():
     with torch.device("meta"):
         projections = PatchProjections((64, 128, 256, 512, 512))
     found = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
-    assert found == published.feature_shapes(64)
+    assert found == published_layout.feature_shapes(64)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 128)])
 def test_published_forward_pass_layer_by_layer(shape, generator):
     network = named_generator({"name": "published", "levels": 6, "width": 2}).double()
-    state = published.state_dict(published.generator_shapes(6, 2), generator)
+    state = published_layout.state_dict(published_layout.generator_shapes(6, 2), generator)
     network.load_state_dict(state)
     image = torch.randn(2, 1, *shape, generator=generator, dtype=torch.float64)
     seen = {}
@@ -41,7 +41,7 @@ def test_published_forward_pass_layer_by_layer(shape, generator):
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
     found, features = network(image)
-    wanted = published.layers({name: value.double() for name, value in state.items()}, 6, image / network.scale)
+    wanted = published_layout.layers({name: value.double() for name, value in state.items()}, 6, image / network.scale)
     assert len(seen) == 12
     for name, value in seen.items():
         assert float(value.detach().std()) > 0.05, name  # a layer that says nothing would be checked for nothing

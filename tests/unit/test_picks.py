@@ -19,7 +19,7 @@ from cryogem_scipion.engine.scoring.matching import match
 from cryogem_scipion.engine.scoring.names import same_files
 from cryogem_scipion.engine.scoring.picks import precision_recall_curve
 from cryogem_scipion.engine.settings import PicksSettings
-from cryogem_scipion.engine.settings.picks import default_radius
+from cryogem_scipion.engine.settings.picks import default_matching_radius
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_the_radius_follows_the_particle(tmp_path, truth):
         report(tmp_path, picks, truth, radius=None)
     # Two discs at this distance share half of their union, by counting points.
     y, x = np.mgrid[-1:2:0.005, -1:2:0.005]
-    one, other = (np.hypot(x - centre, y) < 0.5 for centre in (0, default_radius(1.0)))
+    one, other = (np.hypot(x - centre, y) < 0.5 for centre in (0, default_matching_radius(1.0)))
     assert (one & other).sum() / (one | other).sum() == pytest.approx(0.5, abs=0.005)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.settings import PhantomSettings, SimulateSettings
 from cryogem_scipion.engine.simulation import projection
@@ -55,8 +55,8 @@ def test_the_folder_holds_what_the_contract_says(folder):
     assert (manifest.particles, manifest.whole_particles) == (len(particles), len(extracted))
     assert 0 < manifest.whole_particles < manifest.particles
     for row in micrographs.itertuples():
-        image, pixel_size = read_mrc(inside(folder, row.rlnMicrographName), 2)
-        mask, _ = read_mrc(inside(folder, row.cryogemMask), 2)
+        image, pixel_size = read_mrc(path_inside(folder, row.rlnMicrographName), 2)
+        mask, _ = read_mrc(path_inside(folder, row.cryogemMask), 2)
         assert image.shape == mask.shape == (160, 200)
         assert pixel_size == 5.0
         own = particles[particles["rlnMicrographName"] == row.rlnMicrographName]

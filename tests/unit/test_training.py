@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_refused(data, tmp_path):
 def test_pieces_must_fit(data, tmp_path):
     with pytest.raises(DataError, match="pieces of 96"):
         trained(tmp_path / "a", data, crop=96)
-    for changes, found in [({}, "crop 40 is no multiple of 16, which the residual generator needs; give 32"),
+    for changes, found in [({}, "crop 40 is not a multiple of 16, as the residual generator needs; give 32"),
                            ({"generator": "published"}, "no multiple of 32, which the published generator needs; "
                             "give 32")]:
         with pytest.raises(SettingsError, match=found):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.export.selection import PLACE, Selection, image_places
-from cryogem_scipion.engine.io.dataset import PARTIAL, inside, replacing
+from cryogem_scipion.engine.io.dataset import PARTIAL_PREFIX, path_inside, replacing
 from cryogem_scipion.engine.io.mrc import read_mrc, read_stack, write_mrc
-from cryogem_scipion.engine.io.particle_boxes import corners, cut, prepared
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.io.particle_boxes import box_corners, cut_boxes, normalised_particles
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import ExportSettings
 
 __all__ = ["boxes", "bring_micrographs", "bring_stacks", "bytes_of_images", "is_current", "path_prefix", "star_prefix"]
@@ -58,19 +58,19 @@ def bring_micrographs(selection: Selection, settings: ExportSettings, out: Path)
     """Link or copy the micrographs to ``micrographs/``."""
     names = list(selection.micrographs["rlnMicrographName"])
     (out / "micrographs").mkdir(exist_ok=True)
-    for name in tracked(names, len(names), "exporting micrograph"):
-        _bring(inside(selection.folder, name), out / name, settings.files)
+    for name in track_progress(names, len(names), "exporting micrograph"):
+        _bring(path_inside(selection.folder, name), out / name, settings.files)
 
 
 def bring_stacks(selection: Selection, settings: ExportSettings, out: Path) -> None:
     """Link, copy or cut the stacks that the particles' rows name, to ``particles/``."""
     (out / "particles").mkdir(exist_ok=True)
     groups = _groups(selection.particles)
-    for micrograph, rows in tracked(groups, len(groups), "exporting stack"):
+    for micrograph, rows in track_progress(groups, len(groups), "exporting stack"):
         for stack in sorted(set(image_places(rows["rlnImageName"])[1])):
             if selection.ready:
-                _bring(inside(selection.folder, stack), out / stack, settings.files)
-            elif not is_current(out / stack, inside(selection.folder, micrograph)):
+                _bring(path_inside(selection.folder, stack), out / stack, settings.files)
+            elif not is_current(out / stack, path_inside(selection.folder, micrograph)):
                 with replacing(out / stack) as path:
                     write_mrc(path, _cut(selection, micrograph, rows), selection.pixel_size, stack=True)
 
@@ -78,7 +78,7 @@ def bring_stacks(selection: Selection, settings: ExportSettings, out: Path) -> N
 def boxes(selection: Selection) -> Iterator[NDArray[np.float32]]:
     """The particles' boxes (n, y, x) of one micrograph after another, bright, in the order of the rows."""
     groups = _groups(selection.particles)
-    for micrograph, rows in tracked(groups, len(groups), "exporting particles of micrograph"):
+    for micrograph, rows in track_progress(groups, len(groups), "exporting particles of micrograph"):
         yield _own(selection, rows) if selection.ready else _cut(selection, micrograph, rows)
 
 
@@ -90,7 +90,7 @@ def bytes_of_images(selection: Selection, settings: ExportSettings) -> int:
         if settings.extract and selection.ready:
             copies |= set(image_places(selection.particles["rlnImageName"])[1])
     cut = 0 if selection.ready or not settings.extract else 4 * selection.box_size**2 * len(selection.particles)
-    return cut + sum(inside(selection.folder, name).stat().st_size for name in copies)
+    return cut + sum(path_inside(selection.folder, name).stat().st_size for name in copies)
 
 
 def is_current(target: Path, source: Path) -> bool:
@@ -105,14 +105,15 @@ def _groups(particles: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _own(selection: Selection, rows: pd.DataFrame) -> NDArray[np.float32]:
     """Boxes from the data set's stacks."""
     numbers, names = image_places(rows["rlnImageName"])
-    stacks = {name: read_stack(inside(selection.folder, name)) for name in set(names)}
+    stacks = {name: read_stack(path_inside(selection.folder, name)) for name in set(names)}
     return np.stack([stacks[name][number - 1] for number, name in zip(numbers, names, strict=True)])
 
 
 def _cut(selection: Selection, micrograph: str, rows: pd.DataFrame) -> NDArray[np.float32]:
     """Boxes cut from a micrograph."""
-    image, _ = read_mrc(inside(selection.folder, micrograph), 2)
-    return prepared(cut(image, corners(rows[PLACE].to_numpy(float), selection.box_size), selection.box_size))
+    image, _ = read_mrc(path_inside(selection.folder, micrograph), 2)
+    first = box_corners(rows[PLACE].to_numpy(float), selection.box_size)
+    return normalised_particles(cut_boxes(image, first, selection.box_size))
 
 
 def _bring(source: Path, target: Path, how: str) -> None:
@@ -122,6 +123,6 @@ def _bring(source: Path, target: Path, how: str) -> None:
                 shutil.copyfile(source, path)
     elif not (target.is_symlink() and os.readlink(target) == str(source)):
         # A link cannot be made over an existing file, so it is made beside it and takes its place.
-        link = target.with_name(f"{PARTIAL}{target.name}")
+        link = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
         link.symlink_to(source)
         os.replace(link, target)

@@ -15,12 +15,12 @@ from cryogem_scipion.engine.io.dataset import (
     MICROGRAPHS,
     PARTICLES,
     Manifest,
-    inside,
+    path_inside,
     read_manifest,
     read_table,
 )
 from cryogem_scipion.engine.io.mrc import read_header
-from cryogem_scipion.engine.io.particle_boxes import corners, inside_field
+from cryogem_scipion.engine.io.particle_boxes import box_corners, boxes_inside
 from cryogem_scipion.engine.settings import ExportSettings
 
 __all__ = ["CTF", "ORIGIN", "PLACE", "Selection", "image_places", "own_columns", "select"]
@@ -109,7 +109,7 @@ def select(settings: ExportSettings) -> Selection:
         raise SettingsError(f"the data set's boxes have {box} pixels and cryoDRGN reads even ones only; give box_size "
                             f"{box + 1}")
     place = particles[PLACE].to_numpy(float)
-    particles = particles[inside_field(corners(place, box), box, shape)]
+    particles = particles[boxes_inside(box_corners(place, box), box, shape)]
     ready = has_stacks and box == manifest.box_size and not settings.random_shift
     if settings.random_shift:
         particles = _shifted(particles, settings, box, shape, float(optics["rlnMicrographPixelSize"].iloc[0]))
@@ -168,7 +168,7 @@ def _chosen(rows: pd.DataFrame, column: str, path: Path, name: str) -> pd.DataFr
 
 def _shape(folder: Path, micrographs: pd.DataFrame) -> tuple[int, int]:
     """Size (y, x) that all micrographs have; also makes sure that every one is there."""
-    shapes = {read_header(inside(folder, name), 2)[0] for name in micrographs["rlnMicrographName"]}
+    shapes = {read_header(path_inside(folder, name), 2)[0] for name in micrographs["rlnMicrographName"]}
     if len(shapes) != 1:
         raise DataError(f"{folder} has micrographs of {len(shapes)} sizes; make it again")
     y, x = shapes.pop()
@@ -178,7 +178,7 @@ def _shape(folder: Path, micrographs: pd.DataFrame) -> tuple[int, int]:
 def _shifted(particles: pd.DataFrame, settings: ExportSettings, box: int, shape: tuple[int, int], pixel_size: float
              ) -> pd.DataFrame:
     """Boxes moved at random, as far as they stay in the field; coordinates and origins move together."""
-    first = corners(particles[PLACE].to_numpy(float), box)
+    first = box_corners(particles[PLACE].to_numpy(float), box)
     most = np.array(shape[::-1]) - box
     reach = settings.random_shift
     random = np.random.default_rng([settings.seed, 0xB0])

@@ -11,9 +11,9 @@ from cryogem_scipion.engine.compute.resampling import fourier_crop
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.export.images import is_current, path_prefix
 from cryogem_scipion.engine.export.selection import Selection
-from cryogem_scipion.engine.io.dataset import inside, replacing
+from cryogem_scipion.engine.io.dataset import path_inside, replacing
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import ExportSettings
 
 __all__ = ["check", "needed", "write"]
@@ -43,8 +43,8 @@ def write(selection: Selection, settings: ExportSettings, out: Path) -> list[str
     """Write the export; returns what to do next."""
     (out / IMAGES).mkdir(exist_ok=True)
     names = list(selection.micrographs["rlnMicrographName"])
-    for name in tracked(names, len(names), "exporting micrograph"):
-        _write_image(selection, settings, inside(selection.folder, name), out / IMAGES / PurePosixPath(name).name)
+    for name in track_progress(names, len(names), "exporting micrograph"):
+        _write_image(selection, settings, path_inside(selection.folder, name), out / IMAGES / PurePosixPath(name).name)
     prefix = path_prefix(settings)
     before = f"{out.resolve().as_posix()}/" if prefix is None else prefix
     _write_table(out / LIST, pd.DataFrame({

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
@@ -23,7 +23,7 @@ from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.simulation.microscope import seeded
 
 __all__ = ["MOST_REAL", "NoiseMeasurement", "measure_noise"]

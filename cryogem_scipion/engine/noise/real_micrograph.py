@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.io.file_patterns import files_of
+from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.ice_map import background_deviation, ice_map, upsample_ice
@@ -58,7 +58,7 @@ class RealMicrograph:
 
 def real_files(patterns: Sequence[str]) -> list[Path]:
     """Return the files that match names and patterns, sorted and without repetition; ``DataError`` if one has none."""
-    return files_of(patterns, "real micrographs (MRC)")
+    return matching_files(patterns, "real micrographs (MRC)")
 
 
 def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,

@@ -17,7 +17,7 @@ from cryogem_scipion.engine.io.dataset import (
     MICROGRAPHS,
     Contrast,
     Manifest,
-    inside,
+    path_inside,
     read_manifest,
     read_table,
 )
@@ -96,7 +96,7 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     optics, rows = read_table(table, "micrographs", ("rlnMicrographName", "cryogemMask"))
     if rows.empty:
         raise DataError(f"{table} has no rows; choose at least one simulated micrograph")
-    files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
+    files = [[path_inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
     missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")

@@ -11,7 +11,7 @@ from cryogem_scipion.engine.io.dataset import MANIFEST, PARTICLES, read_manifest
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced
 from cryogem_scipion.engine.realism.signal import linear_fit, particle_correlations
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 
 __all__ = ["KeptSignal", "kept_signal"]
 
@@ -58,7 +58,7 @@ def kept_signal(files: Sequence[Path], generator: torch.Generator) -> KeptSignal
     _, rows = read_table(folder / PARTICLES, "particles", COLUMNS)
     chosen = evenly_spaced([path for path in known if path.parent.parent == folder], MOST)
     found, chance, ratios = [], [], []
-    for number, path in enumerate(tracked(chosen, len(chosen), "correlating micrograph")):
+    for number, path in enumerate(track_progress(chosen, len(chosen), "correlating micrograph")):
         here = rows[rows["rlnMicrographName"] == f"micrographs/{path.name}"]
         centres = torch.tensor(np.stack([here[f"rlnCoordinate{axis}"] - here[f"rlnOrigin{axis}Angst"]
                                          / manifest.pixel_size for axis in "YX"], 1))

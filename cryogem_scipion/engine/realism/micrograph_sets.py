@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc
@@ -17,7 +17,7 @@ from cryogem_scipion.engine.realism.artefacts import TILES, Artefacts, artefacts
 from cryogem_scipion.engine.realism.comparison import Pieces, Sample
 from cryogem_scipion.engine.realism.summary import Summary, blocks, standardised, summary
 from cryogem_scipion.engine.realism.textures import textures
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 
 __all__ = ["Measured", "MicrographSet", "measure", "network_pieces", "opened", "texture_pieces"]
 
@@ -111,9 +111,9 @@ def measure(micrographs: MicrographSet, binning: int, threads: int) -> Measured:
     summaries: _Groups[Summary] = _Groups(min(GROUPS, count))
     found: _Groups[Artefacts] = _Groups(min(GROUPS, count))
     totals, examples = torch.zeros(3, dtype=torch.float64), []
-    results = in_order(work, micrographs.files, threads)
+    results = map_in_order(work, micrographs.files, threads)
     for number, (one, other, numbers, example) in enumerate(
-            tracked(results, count, f"reading {micrographs.name} micrograph")):
+            track_progress(results, count, f"reading {micrographs.name} micrograph")):
         summaries.add(number, one)
         if other is not None:
             found.add(number, other)
@@ -164,7 +164,7 @@ def _some(pieces: Tensor, most: int) -> Tensor:
 
 
 def _collected(micrographs: MicrographSet, work: Callable[[Path], Tensor], threads: int) -> Pieces:
-    results = tracked(in_order(work, micrographs.files, threads), len(micrographs.files),
+    results = track_progress(map_in_order(work, micrographs.files, threads), len(micrographs.files),
                       f"features of {micrographs.name} micrograph")
     vectors = list(results)
     owners = torch.arange(len(vectors)).repeat_interleave(torch.tensor([len(part) for part in vectors]))

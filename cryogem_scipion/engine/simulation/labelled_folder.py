@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, PARTICLES, Source, replacing
 from cryogem_scipion.engine.io.mrc import write_mrc
-from cryogem_scipion.engine.io.star_writer import GrowingTable
+from cryogem_scipion.engine.io.star_writer import StarTableWriter
 from cryogem_scipion.engine.simulation.labels import extract_boxes, micrograph_row, optics_table, particle_rows
 from cryogem_scipion.engine.simulation.microscope import CleanMicrograph, Microscope, Specimen
 
@@ -26,9 +26,9 @@ class LabelledFolder:
         self.count = self.wanted = self.whole = 0
         for name in ["micrographs", "masks", *(["particles"] if extract else [])]:
             (out / name).mkdir(exist_ok=True)
-        self._micrographs = GrowingTable(out / MICROGRAPHS, "micrographs")
-        self._particles = GrowingTable(out / PARTICLES, "particles")
-        self._extracted = GrowingTable(out / EXTRACTED, "particles") if extract else None
+        self._micrographs = StarTableWriter(out / MICROGRAPHS, "micrographs")
+        self._particles = StarTableWriter(out / PARTICLES, "particles")
+        self._extracted = StarTableWriter(out / EXTRACTED, "particles") if extract else None
 
     def has(self, index: int) -> bool:
         """Whether micrograph ``index`` is whole; it is written after all that belongs to it."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogem_scipion.engine.io.particle_boxes import prepared
+from cryogem_scipion.engine.io.particle_boxes import normalised_particles
 from cryogem_scipion.engine.simulation.ctf import Optics
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen
 from cryogem_scipion.engine.simulation.projection import euler_angles
@@ -66,7 +66,7 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, first: int) 
 def extract_boxes(micrograph: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:
     """Cut the whole particles: protein bright, background ring mean 0 and deviation 1, as RELION prepares them."""
     boxes = cut_boxes(micrograph, specimen, box)
-    return torch.from_numpy(prepared(boxes.cpu().numpy())).to(boxes.device)
+    return torch.from_numpy(normalised_particles(boxes.cpu().numpy())).to(boxes.device)
 
 
 def cut_boxes(image: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Float[Tensor, "m box box"]:

@@ -48,7 +48,7 @@ def compiled_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor,
 
     They lie in memory of this thread, until the next call.
     """
-    out = fourier.scratch("slices", (len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
+    out = fourier.scratch_array("slices", (len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
     floats = torch.view_as_real(spectrum).numpy().reshape(-1)
     fill_slices(floats, spectrum.shape[1], spectrum.shape[2], rotations.numpy(), shifts.numpy(), grid.width,
                 np.float32(grid.scale), grid.radius, grid.gain, grid.order == 3, out.view(np.float32))

@@ -68,7 +68,7 @@ def drawn_poses(settings: SimulateSettings, count: int, draw: torch.Generator,
     if measured is not None:
         rotations = drawn_rotations(count, draw, measured, settings.orientation_spread_degrees)
     elif settings.preferred_views:
-        views = settings.views()
+        views = settings.parsed_preferred_views()
         free = settings.preferred_uniform
         weights = [weight for *_, weight in views]
         rotations = preferred_rotations(count, draw, [(rot, tilt) for rot, tilt, _ in views],

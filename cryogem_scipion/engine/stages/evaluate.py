@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure as Picture
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import workers
+from cryogem_scipion.engine.compute.parallel import worker_count
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.figures.evaluation import NAME, SIZE, draw_evaluation
-from cryogem_scipion.engine.figures.record import save_figure, write_report
+from cryogem_scipion.engine.figures.evaluation import FIGURE_SIZE, REPORT_NAME, draw_evaluation
+from cryogem_scipion.engine.figures.report_files import save_figure, write_report
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
 from cryogem_scipion.engine.io.mrc import read_header
 from cryogem_scipion.engine.noise.real_micrograph import check_real_micrographs, evenly_spaced, real_files
@@ -30,7 +30,7 @@ from cryogem_scipion.engine.realism.micrograph_sets import (
 )
 from cryogem_scipion.engine.realism.summary import FREQUENCIES, GREY, LAGS, LOCAL, SMALLEST, distances
 from cryogem_scipion.engine.realism.textures import SQUARE
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import EvaluateSettings
 from cryogem_scipion.engine.simulation.microscope import seeded
 
@@ -60,9 +60,9 @@ def run(settings: EvaluateSettings) -> Manifest:
     network = None if settings.features is None else feature_network(settings.features).to(device)
     pixel_size = sets[0].working_pixel_size
     binning = max(1, round(settings.feature_pixel_size / pixel_size))
-    out = begin(settings)
+    out = open_run_folder(settings)
     most = max(len(one.files) for one in sets)
-    threads = workers(torch.device("cpu"), most, _memory(sets))
+    threads = worker_count(torch.device("cpu"), most, _memory(sets))
     generated, real = measured = [measure(one, binning, threads) for one in sets]
     figures = compare(generated.summaries, real.summaries, distances, seeded(settings.seed, "summaries"))
     warnings: list[str] = []
@@ -97,11 +97,11 @@ def run(settings: EvaluateSettings) -> Manifest:
         "figures": {name: asdict(figure) for name, figure in figures.items()},
         "lattice_db": _lattices(generated, real), "signal": None if signal is None else asdict(signal),
         "warnings": warnings}
-    write_report(out, NAME, report, _arrays(generated, real))
-    picture = Picture(figsize=SIZE)
+    write_report(out, REPORT_NAME, report, _arrays(generated, real))
+    picture = Picture(figsize=FIGURE_SIZE)
     draw_evaluation(picture, out)
-    save_figure(picture, out / f"{NAME}.png")
-    manifest = Manifest(stage="evaluate", **made_with(),
+    save_figure(picture, out / f"{REPORT_NAME}.png")
+    manifest = Manifest(stage="evaluate", **provenance(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=pixel_size,
                         micrographs=len(sets[0].files), warnings=tuple(warnings),
                         figures=_flat(figures, len(sets[1].files), signal))
@@ -111,7 +111,7 @@ def run(settings: EvaluateSettings) -> Manifest:
     for warning in warnings:
         log.warning("warning: %s", warning)
     log.info("compared %d generated with %d real micrographs: %s", len(sets[0].files), len(sets[1].files),
-             out / f"{NAME}.png")
+             out / f"{REPORT_NAME}.png")
     return manifest
 
 

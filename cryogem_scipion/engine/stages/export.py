@@ -9,7 +9,7 @@ from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.export import cryodrgn, cryosparc, relion, topaz
 from cryogem_scipion.engine.export.selection import Selection, select
 from cryogem_scipion.engine.io.dataset import README, Manifest, replacing, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, fingerprint, made_with
+from cryogem_scipion.engine.runs.folder import check_disk_space, fingerprint, open_run_folder, provenance
 from cryogem_scipion.engine.settings import ExportSettings
 
 __all__ = ["run"]
@@ -45,14 +45,14 @@ def run(settings: ExportSettings) -> Manifest:
     target = TARGETS[settings.to]
     selection = select(settings)
     target.check(selection, settings)
-    check_space(settings.out, target.needed(selection, settings))
-    out = begin(settings, inputs={"data set": fingerprint(*selection.sources), **_parts(settings)})
+    check_disk_space(settings.out, target.needed(selection, settings))
+    out = open_run_folder(settings, inputs={"data set": fingerprint(*selection.sources), **_parts(settings)})
     lines = target.write(selection, settings, out)
     with replacing(out / README) as path:
         path.write_text("\n".join(lines) + "\n", "utf-8")
     source = selection.manifest
     manifest = Manifest(
-        stage="export", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="export", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=source.simulation, seed=settings.seed, pixel_size=selection.pixel_size * settings.binning,
         micrographs=len(selection.micrographs), particles=len(selection.particles),
         whole_particles=len(selection.particles), box_size=selection.box_size,

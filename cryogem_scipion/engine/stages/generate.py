@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import Manifest, inside, replacing, write_manifest
@@ -84,7 +84,7 @@ def run(settings: GenerateSettings) -> Manifest:
         folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(
-        stage="generate", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="generate", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast,

@@ -11,7 +11,7 @@ from torch import Tensor
 from cryogem_scipion import __version__
 from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, fingerprint, made_with
+from cryogem_scipion.engine.runs.folder import check_disk_space, fingerprint, open_run_folder, provenance
 from cryogem_scipion.engine.settings import ImportModelSettings
 from cryogem_scipion.engine.translator.checkpoint import MODEL, Translator, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS, write_preview
@@ -39,12 +39,12 @@ def run(settings: ImportModelSettings) -> Manifest:
     model = replace(model, details={"version": __version__, "crop": 2 ** int(model.config["levels"]), "imported": {
         path.name: fingerprint(path) for path in files}})
     weights = sum(tensor.numel() for tensor in [*model.network.state_dict().values(), *model.features.values()])
-    check_space(settings.out, 4 * weights + 1024**2)
-    out = begin(settings, inputs=model.details["imported"])
+    check_disk_space(settings.out, 4 * weights + 1024**2)
+    out = open_run_folder(settings, inputs=model.details["imported"])
     save_model(out / MODEL, model)
     (out / PREVIEWS).mkdir(exist_ok=True)
     _picture(model, out / PREVIEWS / "imported.png", device)
-    manifest = Manifest(stage="import-model", **made_with(),
+    manifest = Manifest(stage="import-model", **provenance(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=model.pixel_size,
                         micrographs=0, model=MODEL, figures={
                             "levels": model.config["levels"], "width": model.config["width"],

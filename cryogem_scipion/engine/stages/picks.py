@@ -10,17 +10,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.figures.picks import NAME, SIZE, draw_picks
-from cryogem_scipion.engine.figures.record import save_figure, thumbnail, write_report
+from cryogem_scipion.engine.figures.picks import FIGURE_SIZE, REPORT_NAME, draw_picks
+from cryogem_scipion.engine.figures.report_files import save_figure, thumbnail, write_report
 from cryogem_scipion.engine.io.dataset import MANIFEST, MICROGRAPHS, Manifest, read_manifest, read_table, write_manifest
-from cryogem_scipion.engine.io.file_patterns import files_of
+from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.scoring.coordinates import read_coordinates
 from cryogem_scipion.engine.scoring.names import same_files
 from cryogem_scipion.engine.scoring.picks import DROPPED, judge, precision_recall_curve, summary
 from cryogem_scipion.engine.settings import PicksSettings
-from cryogem_scipion.engine.settings.picks import default_radius
+from cryogem_scipion.engine.settings.picks import default_matching_radius
 
 __all__ = ["run"]
 
@@ -69,7 +69,7 @@ def run(settings: PicksSettings) -> Manifest:
     write_report(out, NAME, report, arrays)
     figure = Figure(figsize=SIZE)
     draw_picks(figure, out)
-    save_figure(figure, out / f"{NAME}.png")
+    save_figure(figure, out / f"{REPORT_NAME}.png")
     manifest = Manifest(
         stage="picks", **made_with(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=pixel_size, micrographs=len(inputs.micrographs), particles=len(truth),
@@ -87,7 +87,7 @@ def run(settings: PicksSettings) -> Manifest:
 
 def _read_inputs(settings: PicksSettings) -> PicksAndTruth:
     """Read picks and ground truth; picks on other micrographs are left out."""
-    truth_files = files_of(settings.truth, WHAT)
+    truth_files = matching_files(settings.truth, WHAT)
     truth = read_coordinates(truth_files, settings.truth_pixel_size, "truth_pixel_size")
     folder = truth_files[0].parent
     micrographs = _micrographs(settings, truth, truth_files)
@@ -96,7 +96,7 @@ def _read_inputs(settings: PicksSettings) -> PicksAndTruth:
     if not bool(truth["whole"].any()):
         raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
-    picks = read_coordinates(files_of(settings.picks, WHAT), settings.pixel_size, hint)
+    picks = read_coordinates(matching_files(settings.picks, WHAT), settings.pixel_size, hint)
     names = same_files(micrographs, picks["micrograph"])
     if len(picks) and not names:
         raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is one of the truth "
@@ -136,7 +136,7 @@ def _radius(settings: PicksSettings, folder: Path) -> float:
     diameter = read_manifest(folder).particle_diameter_angstrom if (folder / MANIFEST).is_file() else None
     if not diameter:
         raise SettingsError("the particle's diameter is not known; give radius (Å)")
-    return default_radius(diameter)
+    return default_matching_radius(diameter)
 
 
 def _arrays(judged: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:

@@ -5,10 +5,10 @@ import logging
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.figures.poses import NAME, SIZE, draw_poses
-from cryogem_scipion.engine.figures.record import save_figure, write_report
+from cryogem_scipion.engine.figures.poses import FIGURE_SIZE, REPORT_NAME, draw_poses
+from cryogem_scipion.engine.figures.report_files import save_figure, write_report
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.scoring.particles import read_poses
 from cryogem_scipion.engine.scoring.poses import compare
 from cryogem_scipion.engine.settings import PosesSettings
@@ -36,11 +36,11 @@ def run(settings: PosesSettings) -> Manifest:
         raise DataError(f"none of the {len(refined)} particles of {settings.particles} is one of {settings.truth} (by "
                         f"{report['paired_by']}); give the truth of these particles, or a larger radius")
     report = {"symmetry": settings.symmetry, "alignment": settings.alignment, **report}
-    out = begin(settings)
-    write_report(out, NAME, report, arrays)
-    figure = Figure(figsize=SIZE)
+    out = open_run_folder(settings)
+    write_report(out, REPORT_NAME, report, arrays)
+    figure = Figure(figsize=FIGURE_SIZE)
     draw_poses(figure, out)
-    save_figure(figure, out / f"{NAME}.png")
+    save_figure(figure, out / f"{REPORT_NAME}.png")
     medians = {f"{name}_median": report[name]["median"] for name in
                ("angular_error_degrees", "view_error_degrees", "in_plane_error_degrees", "shift_error_angstrom",
                 "defocus_error_angstrom") if report[name]}
@@ -51,7 +51,7 @@ def run(settings: PosesSettings) -> Manifest:
     if report["map"]["mirrored"]:
         warnings.append("the refined map has the other hand; its poses are compared as those of the mirrored map")
     manifest = Manifest(
-        stage="poses", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="poses", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=truth.pixel_size, micrographs=0, particles=report["particles"],
         warnings=tuple(warnings), figures=medians)
     write_manifest(out, manifest)

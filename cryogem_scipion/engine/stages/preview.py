@@ -10,11 +10,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.engine.compute.resampling import TOLERANCE, fourier_crop, working_shape
+from cryogem_scipion.engine.compute.resampling import PIXEL_SIZE_TOLERANCE, fourier_crop, working_shape
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import Manifest, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import PreviewSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import support_peaks
 from cryogem_scipion.engine.simulation.microscope import Microscope, drawing_box, microscope, seeded
@@ -40,12 +40,12 @@ def run(settings: PreviewSettings) -> Manifest:
     arrays = _views(scope, settings) if scope else {}
     if settings.real is not None:
         arrays |= _fields(settings, settings.real)
-    out = begin(settings)
+    out = open_run_folder(settings)
     with replacing(out / "preview.npz") as path:
         np.savez_compressed(path, **arrays)
     _write_picture(out / "preview.png", arrays)
     manifest = Manifest(
-        stage="preview", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="preview", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=scope.pixel_size if scope else float(arrays["pixel_sizes"][0]), micrographs=0,
         box_size=scope.box_size if scope else None,
         particle_diameter_angstrom=scope.diameter_angstrom if scope else None)

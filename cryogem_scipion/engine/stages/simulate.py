@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
 from cryogem_scipion.engine.runs.folder import begin, check_space, copy_sources, fingerprint, made_with

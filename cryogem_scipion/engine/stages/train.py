@@ -27,9 +27,9 @@ from cryogem_scipion.engine.noise.noise_measurement import measure_noise
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import RealSet, StoredImage, measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
-from cryogem_scipion.engine.runs.torchrun import launch, launched
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.engine.translator.checkpoint import load_model
 from cryogem_scipion.engine.translator.comparison import compared
@@ -61,8 +61,8 @@ def run(settings: TrainSettings) -> Manifest:
     files = real_files(settings.real)
     _check(settings, simulated, files)
     warnings = check_contrast_sign(settings, simulated, files)
-    if settings.processes > 1 and not launched():
-        launch(settings)
+    if settings.processes > 1 and not is_distributed():
+        run_distributed(settings)
     processes, device = joined(device)
     # Ice and noise of the real micrographs.
     reals = _real_set(settings, simulated, files, processes)
@@ -96,7 +96,7 @@ def run(settings: TrainSettings) -> Manifest:
         np.savez_compressed(path, **compared(load_model(out / MODEL, device), held_out_images or training_images,
                                              simulated_images, settings.seed))
     manifest = Manifest(
-        stage="train", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="train", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
         contrast=simulated.contrast.brought_to(model.snr, physical.background_deviation),
@@ -154,8 +154,8 @@ def _run_steps(records: Iterator[TrainingRecord], steps: int, out: Path) -> None
     """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
-        deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
-              maxlen=0)
+        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_losses,
+                             folder=out), maxlen=0)
 
 
 def _losses(record: TrainingRecord) -> str:

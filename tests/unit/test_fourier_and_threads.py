@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stand-in for other processors bites, and what the engine computes with does not feel it."""
+"""Fourier transforms and threads: same result with any number of images and threads, also on a simulated processor.
+
+The first tests check that the simulated processor changes results at all.
+"""
 import numpy as np
 import pytest
 import torch
@@ -10,21 +13,21 @@ from cryogem_scipion.engine.compute.threads import available_threads, one_thread
 from tests.other_processor import other_processor, transforms
 
 
-def test_the_stand_in_changes_transforms_with_all_that_it_may(generator):
+def test_the_simulated_processor_changes_transforms_with_each_dependency(generator):
     images = torch.rand(3, 24, 20, generator=generator).numpy()
     other = transforms(fft)
     alone = other.r2c(images[:1].copy()[0], axes=(0, 1))
-    assert not np.array_equal(other.r2c(images, axes=(1, 2))[0], alone)  # images beside it
+    assert not np.array_equal(other.r2c(images, axes=(1, 2))[0], alone)  # other images in the call
     assert not np.array_equal(other.r2c(images[0].copy(), axes=(0, 1), nthreads=2), alone)
     same = np.stack([images[0]] * 3)
     together = other.r2c(same, axes=(1, 2))
-    assert not np.array_equal(together[0], together[1])  # the place among them
+    assert not np.array_equal(together[0], together[1])  # the position of the image
     memory = np.empty(images[0].size + 16, np.float32)
-    places = [memory[start:start + images[0].size].reshape(images[0].shape) for start in (0, 4)]
-    for place in places:
-        place[...] = images[0]
-    assert not np.array_equal(*(other.r2c(place, axes=(0, 1), out=None) for place in places))
-    # It stays the same transform.
+    copies = [memory[start:start + images[0].size].reshape(images[0].shape) for start in (0, 4)]
+    for copy in copies:
+        copy[...] = images[0]
+    assert not np.array_equal(*(other.r2c(copy, axes=(0, 1), out=None) for copy in copies))  # the address
+    # Apart from the last bits it is the same transform.
     np.testing.assert_allclose(alone, np.fft.rfft2(images[0]), rtol=0, atol=2e-3)
 
 
@@ -32,19 +35,19 @@ def test_the_stand_in_changes_transforms_with_all_that_it_may(generator):
     lambda x: x.sum(), lambda x: x.mean((1, 2)), lambda x: x.std(), lambda x: x[0] @ x[1].T, lambda x: x.exp(),
     lambda x: torch.nn.functional.conv2d(x[:, None], x[:1, None, :3, :3]), lambda x: x.exp_(),
     lambda x: torch.fft.rfft2(x)])
-def test_the_stand_in_changes_what_torch_computes_with_the_threads(work, generator, torch_threads):
+def test_the_simulated_processor_changes_torch_results_with_the_threads(work, generator, torch_threads):
     image = torch.rand(3, 20, 20, generator=generator)
     with other_processor():
         torch_threads(1)
-        one, again = work(image.clone()), work(image.clone())
+        first, second = work(image.clone()), work(image.clone())
         torch_threads(2)
-        two = work(image.clone())
-    assert torch.equal(one, again)
-    assert not torch.equal(one, two)
-    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-3)
+        on_two = work(image.clone())
+    assert torch.equal(first, second)
+    assert not torch.equal(first, on_two)
+    torch.testing.assert_close(first, on_two, rtol=1e-4, atol=1e-3)
 
 
-def test_the_stand_in_is_there_in_every_thread_and_changes_linear_algebra(torch_threads):
+def test_the_simulated_processor_changes_every_thread_and_linear_algebra(torch_threads):
     numbers = torch.arange(1.0, 12.0)
     matrix = np.array([[2.0, 1.0], [1.0, 3.0]])
     with other_processor():
@@ -60,14 +63,14 @@ def test_the_stand_in_is_there_in_every_thread_and_changes_linear_algebra(torch_
 
 
 def fewest_blas_threads():
-    """Threads that linear algebra has at hand on this machine."""
+    """Return the number of threads that linear algebra may use on this machine."""
     from threadpoolctl import threadpool_info
     return min(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
 
 
 @pytest.mark.parametrize("shape", [(15, 12), (16, 18), (33, 1), (1, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_transforms_are_those_of_numpy_for_one_image_as_for_many(shape, dtype, processor, generator):
+def test_transforms_of_one_and_many_images_equal_those_of_numpy(shape, dtype, processor, generator):
     images = torch.rand(2, 5, *shape, generator=generator, dtype=torch.float64).to(dtype)
     before = images.clone()
     spectra = fourier.rfft2(images)
@@ -77,32 +80,32 @@ def test_transforms_are_those_of_numpy_for_one_image_as_for_many(shape, dtype, p
     assert back.dtype == dtype
     assert torch.equal(back[0, 4], fourier.irfft2(spectra[0, 4], shape))
     assert torch.equal(images, before)
-    # Rounding of the type, and 16 times the stand-in's last bits.
-    exact = 2e-6 if dtype == torch.float32 else 1e-14
-    tolerance = exact if processor == "this" else 3e-5
+    # The rounding of the type, and 16 times the changes by the simulated processor.
+    rounding = 2e-6 if dtype == torch.float32 else 1e-14
+    tolerance = rounding if processor == "this" else 3e-5
     torch.testing.assert_close(spectra, torch.from_numpy(np.fft.rfft2(images.numpy())).to(spectra.dtype),
                                rtol=0, atol=tolerance * shape[0] * shape[1])
     torch.testing.assert_close(back, images, rtol=0, atol=4 * tolerance)
 
 
 @pytest.mark.parametrize("shape", [(7, 8, 9), (8, 6, 4)])
-def test_volumes_are_transformed_the_same_on_any_number_of_threads(shape, processor, generator, torch_threads):
+def test_threads_change_no_bit_of_the_transform_of_a_volume(shape, processor, generator, torch_threads):
     volume = torch.rand(shape, generator=generator)
-    found = []
+    results = []
     for count in (1, 3):
         torch_threads(count)
         spectrum = fourier.rfft3(volume)
-        found.append((spectrum, fourier.irfft3(spectrum, shape)))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
+        results.append((spectrum, fourier.irfft3(spectrum, shape)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
     tolerance = 1e-6 if processor == "this" else 6e-5
-    torch.testing.assert_close(found[0][0], torch.from_numpy(np.fft.rfftn(volume.numpy())).to(torch.complex64),
+    torch.testing.assert_close(results[0][0], torch.from_numpy(np.fft.rfftn(volume.numpy())).to(torch.complex64),
                                rtol=0, atol=tolerance * volume.numel())
-    torch.testing.assert_close(found[0][1], volume, rtol=0, atol=4 * tolerance)
+    torch.testing.assert_close(results[0][1], volume, rtol=0, atol=4 * tolerance)
 
 
 @pytest.mark.parametrize("start", range(0, 16, 3))
-def test_the_place_in_memory_changes_nothing(start, processor):
+def test_the_address_in_memory_changes_no_bit(start, processor):
     memory = torch.zeros(400)
     image = memory[start:start + 330].view(15, 22)
     image[...] = torch.arange(330.0).view(15, 22).sin()
@@ -111,18 +114,18 @@ def test_the_place_in_memory_changes_nothing(start, processor):
     assert torch.equal(fourier.rfft2(image.T), fourier.rfft2(aligned.T.contiguous()))
 
 
-def test_square_images_one_by_one_are_those_together(processor, generator):
+def test_images_transformed_one_by_one_equal_those_transformed_together(processor, generator):
     spectra = fourier.rfft2(torch.rand(4, 14, 14, generator=generator))
     alone = [torch.tensor(image) for image in fourier.each_irfft2(spectra.numpy(), 14)]
     assert torch.equal(torch.stack(alone), fourier.irfft2(spectra, (14, 14)))
 
 
-def test_lengths_that_transform_fast():
+def test_fast_lengths_have_small_prime_factors():
     assert [fourier.fast_length(size) for size in (1, 7, 11, 127, 1024)] == [1, 8, 12, 128, 1024]
     assert [fourier.fast_length(size, real=False) for size in (7, 11, 13, 127)] == [7, 11, 14, 128]
 
 
-def test_threads_are_shared_and_given_back(torch_threads):
+def test_threads_are_limited_inside_the_block_and_restored_after_it(torch_threads):
     torch_threads(3)
     with one_thread():
         assert (torch.get_num_threads(), available_threads()) == (1, 3)
@@ -131,7 +134,7 @@ def test_threads_are_shared_and_given_back(torch_threads):
     assert (torch.get_num_threads(), available_threads()) == (3, 3)
 
 
-def test_an_error_in_one_of_many_ends_all(torch_threads):
+def test_an_error_in_one_item_stops_all_work(torch_threads):
     torch_threads(2)
     with pytest.raises(ZeroDivisionError):
         parallel_map(lambda item: 1 / item, [1, 0, 2])

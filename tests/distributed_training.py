@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small training in float64, alone or as one of the processes that torchrun starts; the first one saves the result.
+"""A small training in float64, in one process or in several that torchrun starts. The first process saves the result.
 
-    python tests/together.py OUT.pt BATCH                                    alone
-    torchrun --nproc-per-node 2 tests/together.py OUT.pt BATCH               each with batches of BATCH
+    python tests/distributed_training.py OUT.pt BATCH                                    one process
+    torchrun --nproc-per-node 2 tests/distributed_training.py OUT.pt BATCH               two processes
 """
 import sys
 
@@ -20,7 +20,7 @@ GOAL = Goal(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})
 
 
 def data():
-    """Real noise, and a clean image with two particles."""
+    """Return real noise, and a clean image with two particles."""
     rng = np.random.default_rng(4)
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = mask[50:70, 5:20] = 1
@@ -29,7 +29,7 @@ def data():
 
 
 def main(out, batch):
-    """Take the steps; losses and weights go to ``out``."""
+    """Train, and write losses and weights to ``out``."""
     processes, device = joined(torch.device("cpu"))
     settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", steps=2 * STEPS, crop=32, batch=batch,
                              generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
@@ -43,5 +43,5 @@ def main(out, batch):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # as tests have
+    torch.set_num_threads(1)  # as in the tests
     main(sys.argv[1], int(sys.argv[2]))

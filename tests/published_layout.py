@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The published layout written out anew: names and shapes of its checkpoints, and a straightforward forward pass."""
+"""The published networks, written again for comparison: names and shapes of the tensors, and a simple forward pass."""
 import torch
 from torch.nn import functional as F
 
 
 def generator_shapes(levels, width):
-    """Names and shapes of a ``*_net_G.pth``."""
+    """Return the names and shapes of the tensors in a ``*_net_G.pth``."""
     channels = [min(width * 2**k, 8 * width) for k in range(levels)]
     shapes = {}
     for k in range(levels):
@@ -14,14 +14,14 @@ def generator_shapes(levels, width):
         down = "down.0" if k == 0 else "down.1"
         shapes[f"{prefix}{down}.weight"] = (channels[k], outer, 4, 4)
         shapes[f"{prefix}{down}.bias"] = (channels[k],)
-        into = channels[k] if k == levels - 1 else 2 * channels[k]
-        shapes[f"{prefix}up.1.weight"] = (into, outer, 4, 4)
+        up_channels = channels[k] if k == levels - 1 else 2 * channels[k]
+        shapes[f"{prefix}up.1.weight"] = (up_channels, outer, 4, 4)
         shapes[f"{prefix}up.1.bias"] = (outer,)
     return shapes
 
 
 def feature_shapes(width):
-    """Names and shapes of a ``*_net_F.pth``: a two-layer network for each of the five layers contrasted."""
+    """Return the names and shapes of the tensors in a ``*_net_F.pth``: one two-layer MLP for each of five layers."""
     shapes = {}
     for layer, channels in enumerate(width * factor for factor in (1, 2, 4, 8, 8)):
         shapes[f"mlp_{layer}.0.weight"] = (256, channels)
@@ -31,24 +31,24 @@ def feature_shapes(width):
 
 
 def state_dict(shapes, generator):
-    """Weights of a size that lets every layer matter: each output has a deviation near one."""
+    """Return random weights with which the output of every layer has a standard deviation near one."""
     return {name: torch.randn(shape, generator=generator) * (
         0.1 if len(shape) == 1 else (2 / (shape[1] * shape[2] * shape[3] if len(shape) == 4 else shape[1])) ** 0.5)
         for name, shape in shapes.items()}
 
 
 def layers(state, levels, image):
-    """What every convolution of the published network puts out, by name, and at last the image.
+    """Return the output of every convolution of the published network, by name, and the image.
 
-    Written down flat: a way down, a way up. The activation before a convolution works in place, so what is
-    handed across to the way up has been through it.
+    The code has one loop down and one loop up. In the published network the activation before a convolution works in
+    place, so the skip connections carry activated features.
     """
-    found, skips, features = {}, [], image
+    outputs, skips, features = {}, [], image
     for k in range(levels):
         name = "model." + "submodule." * k + ("down.0" if k == 0 else "down.1")
         features = F.conv2d(F.leaky_relu(features, 0.2) if k else features, state[name + ".weight"],
                             state[name + ".bias"], 2, 1)
-        found[name] = features
+        outputs[name] = features
         if 0 < k < levels - 1:
             features = F.instance_norm(features)
         skips.append(features)
@@ -56,9 +56,9 @@ def layers(state, levels, image):
     for k in reversed(range(levels)):
         name = "model." + "submodule." * k + "up.1"
         features = F.conv_transpose2d(F.relu(features), state[name + ".weight"], state[name + ".bias"], 2, 1)
-        found[name] = features
+        outputs[name] = features
         if k:
             features = torch.cat([F.leaky_relu(skips[k - 1], 0.2), F.instance_norm(features)], 1)
-    found["contrasted"] = [F.leaky_relu(skip, 0.2) for skip in skips[:5]]
-    found["image"] = torch.tanh(features)
-    return found
+    outputs["contrasted"] = [F.leaky_relu(skip, 0.2) for skip in skips[:5]]
+    outputs["image"] = torch.tanh(features)
+    return outputs
