@@ -220,8 +220,8 @@ class _Comparison:
         random = seeded(self.seed, "contaminants")
         images = [simulated_image(image, noise, random) for image in self._simulated_images(snr)]
         statistics_range = measure_range(images, self.simulated.particle_pixels)
-        searched = in_order(lambda flat: find_contaminants(flat, statistics_range), flats, available_threads())
-        return tuple(tracked(searched, len(flats), "searching for contaminants on real micrograph"))
+        searched = map_in_order(lambda flat: find_contaminants(flat, statistics_range), flats, available_threads())
+        return tuple(track_progress(searched, len(flats), "searching for contaminants on real micrograph"))
 
     def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
                  contaminants: Sequence[Sequence[Contaminant]] | None = None) -> SnrFit:

@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cryogem_scipion.engine.compute.parallel import in_order, workers
+from cryogem_scipion.engine.compute.parallel import map_in_order, worker_count
 from cryogem_scipion.engine.io.dataset import MICROGRAPHS, plain_name, quoted_path, replacing, write_table
 from cryogem_scipion.engine.io.mrc import read_header, write_mrc
 from cryogem_scipion.engine.noise.models import GreyScale
 from cryogem_scipion.engine.noise.real_micrograph import RealMicrograph, read_real_micrograph
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.progress import track_progress
 
 __all__ = ["RealSet", "StoredImage", "measure_real_set", "memory_mapped"]
 
@@ -155,9 +155,9 @@ def measure_real_set(out: Path, images: str, files: Sequence[Path], working_pixe
         return real
 
     pixels = max(math.prod(read_header(path, 2)[0]) for path in files)
-    threads = workers(torch.device("cpu"), len(files), BYTES_PER_PIXEL * pixels)
-    measured = in_order(measure, zip(files, _stems(files), strict=True), threads)
-    return RealSet(out, tuple(tracked(measured, len(files), "reading real micrograph", folder=out)))
+    threads = worker_count(torch.device("cpu"), len(files), BYTES_PER_PIXEL * pixels)
+    measured = map_in_order(measure, zip(files, _stems(files), strict=True), threads)
+    return RealSet(out, tuple(track_progress(measured, len(files), "reading real micrograph", folder=out)))
 
 
 def memory_mapped(path: Path) -> NDArray[Any]:

@@ -56,7 +56,7 @@ class SimulatedSet:
         background_deviation
             σ_n: standard deviation of the background divided by its mean.
         """
-        return self.contrast.brought_to(snr, background_deviation).scale / self.contrast.scale
+        return self.contrast.rescaled(snr, background_deviation).scale / self.contrast.scale
 
     @property
     def specimen_indices(self) -> list[int]:

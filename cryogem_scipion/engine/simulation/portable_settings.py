@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, Source, inside
+from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, Source, path_inside
 from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.engine.simulation.microscope import Microscope, microscope
 
@@ -44,10 +44,10 @@ def microscope_of_folder(folder: Path, manifest: Manifest, device: torch.device,
     """
     values = dict(manifest.simulation or {})
     try:
-        values["volume"] = [str(inside(folder, name)) for name in values["volume"]]
+        values["volume"] = [str(path_inside(folder, name)) for name in values["volume"]]
         for name in ("ctfs", "orientations"):
             if values.get(name):
-                values[name] = str(inside(folder, values[name]))
+                values[name] = str(path_inside(folder, values[name]))
         settings = parse(SimulateSettings, values | changes)
     except (KeyError, TypeError, SettingsError) as error:
         raise DataError(f"{folder / MANIFEST} does not tell how it was simulated ({error}); simulate again") from None

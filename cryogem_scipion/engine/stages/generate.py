@@ -11,7 +11,7 @@ from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.io.dataset import Manifest, inside, replacing, write_manifest
+from cryogem_scipion.engine.io.dataset import Manifest, path_inside, replacing, write_manifest
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.intermediate_images import IntermediateImages
@@ -20,8 +20,8 @@ from cryogem_scipion.engine.noise.noise_measurement import MOST_REAL, NoiseMeasu
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import GenerateSettings
 from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, seeded
@@ -50,14 +50,14 @@ def run(settings: GenerateSettings) -> Manifest:
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     indices = _specimen_indices(settings, simulated)
     memory = _memory(scope, translator)
-    check_space(settings.out, len(indices) * _disk_bytes(scope, settings))
-    check_memory(device, memory, settings.weighs_most)
+    check_disk_space(settings.out, len(indices) * _disk_bytes(scope, settings))
+    check_memory(device, memory, settings.memory_remedy)
     has_noise = translator is not None and not translator.standardised
     warnings = check_contrast_sign(settings, simulated, [] if has_noise else files)
-    out = begin(settings, inputs=input_fingerprints(simulated, files, settings.model if translator else None))
+    out = open_run_folder(settings, inputs=input_fingerprints(simulated, files, settings.model if translator else None))
     noise = _noise(settings, simulated, files, translator)
     model, physical = noise.model, noise.model.physical
-    contrast = simulated.contrast.brought_to(model.snr, physical.background_deviation)
+    contrast = simulated.contrast.rescaled(model.snr, physical.background_deviation)
     scope = replace(scope, scale=contrast.scale)
     _copy_sources(simulated, out)
     folder = LabelledFolder(out, scope, simulated.manifest.sources, settings.extract)
@@ -78,9 +78,9 @@ def run(settings: GenerateSettings) -> Manifest:
             folder.write(index, image, clean)
         return index, specimen
 
-    threads = workers(device, len(indices), memory) if translator is None or device.type == "cpu" else 1
-    generated = in_order(generate, indices, threads)
-    for index, specimen in tracked(generated, len(indices), "generating micrograph", folder=out):
+    threads = worker_count(device, len(indices), memory) if translator is None or device.type == "cpu" else 1
+    generated = map_in_order(generate, indices, threads)
+    for index, specimen in track_progress(generated, len(indices), "generating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(
@@ -159,8 +159,8 @@ def _specimen_seed(settings: GenerateSettings, simulated: SimulatedSet) -> int:
 def _copy_sources(simulated: SimulatedSet, out: Path) -> None:
     """Copy the simulation's input files, so that the folder can be moved and made again."""
     for source in simulated.manifest.sources:
-        with replacing(inside(out, source.path)) as path:
-            shutil.copyfile(inside(simulated.folder, source.path), path)
+        with replacing(path_inside(out, source.path)) as path:
+            shutil.copyfile(path_inside(simulated.folder, source.path), path)
 
 
 def _memory(scope: Microscope, translator: Translator | None) -> int:

@@ -65,13 +65,13 @@ def run(settings: PicksSettings) -> Manifest:
         report["best"] = {name: float(getattr(curve, name)[best]) for name in arrays}
         arrays = {name: getattr(curve, name) for name in arrays}
     arrays |= _arrays(judged, truth, inputs.micrographs) | _example(report, inputs, pixel_size)
-    out = begin(settings)
-    write_report(out, NAME, report, arrays)
-    figure = Figure(figsize=SIZE)
+    out = open_run_folder(settings)
+    write_report(out, REPORT_NAME, report, arrays)
+    figure = Figure(figsize=FIGURE_SIZE)
     draw_picks(figure, out)
     save_figure(figure, out / f"{REPORT_NAME}.png")
     manifest = Manifest(
-        stage="picks", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="picks", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=pixel_size, micrographs=len(inputs.micrographs), particles=len(truth),
         whole_particles=over_all["particles"], warnings=inputs.warnings,
         figures={key: value for key, value in {**over_all, "radius_angstrom": radius}.items()

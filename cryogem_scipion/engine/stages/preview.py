@@ -79,7 +79,8 @@ def _fields(settings: PreviewSettings, path: Path) -> dict[str, NDArray[Any]]:
     pixel_size = settings.real_pixel_size or recorded
     if pixel_size is None:
         raise DataError(f"{path} has no pixel size in its header; set real_pixel_size")
-    sizes = sorted({size for size in settings.pixel_sizes if size >= pixel_size * (1 - TOLERANCE)} or {pixel_size})
+    finest = pixel_size * (1 - PIXEL_SIZE_TOLERANCE)
+    sizes = sorted({size for size in settings.pixel_sizes if size >= finest} or {pixel_size})
     middle = torch.tensor(_middle(data, round(settings.field_angstrom / pixel_size)))
     shape = (data.shape[0], data.shape[1])
     arrays: dict[str, NDArray[Any]] = {

@@ -7,8 +7,8 @@ from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, copy_sources, fingerprint, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.runs.folder import check_disk_space, copy_sources, fingerprint, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.conformations import specimens
 from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
@@ -35,9 +35,9 @@ def run(settings: SimulateSettings) -> Manifest:
         files = [*scope.settings.volume, *filter(None, (scope.settings.ctfs, scope.settings.orientations)),
                  *specimen_files.records]
         copies = sum(file.stat().st_size for file in files)
-        check_space(settings.out, settings.micrographs * _disk_bytes(scope) + copies)
-        check_memory(device, scope.memory, settings.weighs_most)
-        out = begin(settings, inputs={file.name: fingerprint(file) for file in files
+        check_disk_space(settings.out, settings.micrographs * _disk_bytes(scope) + copies)
+        check_memory(device, scope.memory, settings.memory_remedy)
+        out = open_run_folder(settings, inputs={file.name: fingerprint(file) for file in files
                                       if file not in specimen_files.records})
         sources = copy_sources(out, files, specimen_files.origins)
     contrast = measure_contrast(scope, settings.seed)
@@ -52,12 +52,13 @@ def run(settings: SimulateSettings) -> Manifest:
             folder.write(index, 1 - clean.signal, clean)
         return index, specimen
 
-    simulated = in_order(simulate, range(settings.micrographs), workers(device, settings.micrographs, scope.memory))
-    for index, specimen in tracked(simulated, settings.micrographs, "simulating micrograph", folder=out):
+    threads = worker_count(device, settings.micrographs, scope.memory)
+    simulated = map_in_order(simulate, range(settings.micrographs), threads)
+    for index, specimen in track_progress(simulated, settings.micrographs, "simulating micrograph", folder=out):
         folder.record(index, specimen)
     folder.write_tables()
     manifest = Manifest(
-        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="simulate", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=portable_settings(scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
         micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
         box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,

@@ -99,7 +99,7 @@ def run(settings: TrainSettings) -> Manifest:
         stage="train", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
-        contrast=simulated.contrast.brought_to(model.snr, physical.background_deviation),
+        contrast=simulated.contrast.rescaled(model.snr, physical.background_deviation),
         warnings=warnings, figures={**noise.figures, **training_figures(out)})
     write_manifest(out, manifest)
     processes.wait()
@@ -122,7 +122,7 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     if settings.crop > edge:
         raise SettingsError(f"crop {settings.crop} is larger than {file} at {working_pixel_size:g} Å per pixel "
                             f"({edge} pixels); lower crop, or leave this micrograph out")
-    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
+    check_disk_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
 
 
 def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path], processes: Processes) -> RealSet:
@@ -131,7 +131,7 @@ def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path
     The first process measures them. The others wait and then read its results.
     """
     if processes.leads:
-        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+        open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps"},
               inputs=input_fingerprints(simulated, files))
     else:
         processes.wait()
