@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""CryoGEM for Scipion: labelled synthetic micrographs that look like one's own microscope's.
+"""CryoGEM for Scipion: labelled synthetic cryo-EM micrographs that look like your own microscope's.
 
-Importing this package loads neither Scipion nor torch: ``Plugin`` is found on demand.
+Importing this package loads neither Scipion nor torch. Scipion's ``Plugin`` class is imported on its first use.
 """
 from typing import Any
 
@@ -11,7 +11,7 @@ _references = ["Zhang2024"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load Scipion's plugin class when somebody asks for it."""
+    """Import Scipion's plugin class on its first use."""
     if name == "Plugin":
         from cryogem_scipion.plugin import Plugin
         return Plugin

@@ -27,7 +27,7 @@ from cryogem_scipion.protocols import (
     ProtCryogemSimulate,
     ProtCryogemTrain,
 )
-from cryogem_scipion.protocols.binding import complaints, fill_form, form_values, parameter_name
+from cryogem_scipion.protocols.binding import fill_form, form_values, parameter_name, validation_errors
 
 # What the inputs give: the least that makes the settings complete.
 INPUTS = {
@@ -124,9 +124,10 @@ def test_an_emptied_field_means_unset():
 ])
 def test_wrong_values_are_refused_with_the_label_and_the_value(parameters, message):
     protocol = ProtCryogemSimulate(**parameters)
-    found = complaints(SimulateSettings, {**form_values(protocol, SimulateSettings), **INPUTS[ProtCryogemSimulate]})
-    assert len(found) == 1
-    assert re.search(message, found[0])
+    values = {**form_values(protocol, SimulateSettings), **INPUTS[ProtCryogemSimulate]}
+    errors = validation_errors(SimulateSettings, values)
+    assert len(errors) == 1
+    assert re.search(message, errors[0])
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
@@ -200,7 +201,7 @@ def test_the_command_says_which_device(gpus, use, device, monkeypatch, tmp_path)
 
 
 def test_several_gpus_are_refused():
-    assert "takes one" in ProtCryogemSimulate(gpuList="0 1")._validate()[0]
+    assert "uses one GPU" in ProtCryogemSimulate(gpuList="0 1")._validate()[0]
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_the_environment_variable_wins_and_keeps_scipions_packages_out(monkeypat
 
 @pytest.mark.usefixtures("unread")
 def test_a_missing_environment_is_said(monkeypatch):
-    monkeypatch.setattr("cryogem_scipion.plugin.ENGINE", ("torch", "no_such_library"))
+    monkeypatch.setattr("cryogem_scipion.plugin.ENGINE_LIBRARIES", ("torch", "no_such_library"))
     monkeypatch.delenv("CRYOGEM_ENV_ACTIVATION", raising=False)
     first, second = Plugin.validateInstallation()
     assert "lacks no_such_library" in first

@@ -11,7 +11,7 @@ from pyworkflow.protocol.params import ElementGroup, PointerParam
 
 from cryogem_scipion import protocols
 from cryogem_scipion.engine.settings import STAGES
-from cryogem_scipion.protocols.stage import ProtCryogemStage
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 PROTOCOLS = [kind for kind in map(protocols.__dict__.get, protocols.__all__) if issubclass(kind, ProtCryogemStage)]
 SCIPION = {"hostName", "runName", "runMode", "numberOfThreads", "numberOfMpi"}

@@ -68,14 +68,14 @@ def report(protocol, name):
 
 
 @pytest.fixture(scope="module")
-def judged(project, simulation):
+def scored(project, simulation):
     picked = finished(project, "picker", picks(simulation))
     return run(project, "ProtCryogemEvaluatePicks", "picks", inputCoordinates=(picked, "outputCoordinates"),
                inputTruth=(simulation, "outputCoordinates"))
 
 
-def test_picks_are_judged_by_all_labels(simulation, judged):
-    found = report(judged, "picks")
+def test_picks_are_judged_by_all_labels(simulation, scored):
+    found = report(scored, "picks")
     over_all, count = found["overall"], simulation.outputCoordinates.getSize()
     _, rows = read_table(simulation.outFolder() / PARTICLES, "particles")
     assert over_all["particles"] == count
@@ -88,13 +88,13 @@ def test_picks_are_judged_by_all_labels(simulation, judged):
     assert len(found["micrographs"]) == 3
     # 0.265 of the diameter that the simulation knows.
     assert 20 < found["radius_angstrom"] < 60
-    words = " ".join(judged.summary())
+    words = " ".join(scored.summary())
     assert f"Of {count} particles on 3 micrographs {count - 1} were found" in words
     assert "AUPRC 0.9" in words
 
 
-def test_what_cannot_be_judged_is_refused(project, judged, simulation):
-    picked = judged.inputCoordinates.getObjValue()
+def test_what_cannot_be_judged_is_refused(project, scored, simulation):
+    picked = scored.inputCoordinates.getObjValue()
     with pytest.raises(WorkflowError, match="the picks have no attribute '_score' \\(found: _topazScore\\)"):
         run(project, "ProtCryogemEvaluatePicks", inputCoordinates=(picked, "outputCoordinates"),
             inputTruth=(simulation, "outputCoordinates"), scoreAttribute="_score")
@@ -141,7 +141,7 @@ def test_poses_are_judged_after_the_maps_turn(simulation, posed):
     assert "particles were compared with the truth" in " ".join(posed.summary())
 
 
-@pytest.mark.parametrize("which", ["judged", "posed"])
+@pytest.mark.parametrize("which", ["scored", "posed"])
 def test_every_button_draws_a_figure(which, request, project, tmp_path):
     matplotlib.use("Agg")
     protocol = request.getfixturevalue(which)

@@ -12,7 +12,7 @@ from pyworkflow.object import Float, Pointer
 from scipy import ndimage
 
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.protocols.protocol_return import ProtCryogemReturnCoordinates, original_places
+from cryogem_scipion.protocols.protocol_return_coordinates import ProtCryogemReturnCoordinates, original_micrographs
 from cryogem_scipion.viewers import CryogemReturnViewer
 from cryogem_scipion.workflow import WorkflowError, run
 from tests.scipion.conftest import PIXEL_SIZE, POINT_WIDTH, POINTS, REAL_COUNT, REAL_PIXEL_SIZE
@@ -115,11 +115,11 @@ def coordinates(folder, on, positions):
 def test_each_axis_has_its_own_exact_scale(tmp_path):
     picked = micrographs(tmp_path, "picked", {1: "a.mrc"}, 5.0, (696, 979), exact=(5.001, 4.9974))
     originals = micrographs(tmp_path, "originals", {1: "a.mrc"}, 0.85, (4092, 5760))
-    place = original_places(coordinates(tmp_path, picked, [(1, 970, 690)]), originals)[1]
+    place = original_micrographs(coordinates(tmp_path, picked, [(1, 970, 690)]), originals)[1]
     assert (place.scale_x, place.scale_y) == pytest.approx((5.001 / 0.85, 4.9974 / 0.85))
     plain = micrographs(tmp_path, "plain", {1: "a.mrc"}, 5.0, (696, 979))
     (tmp_path / "coordinates.sqlite").unlink()
-    place = original_places(coordinates(tmp_path, plain, [(1, 970, 690)]), originals)[1]
+    place = original_micrographs(coordinates(tmp_path, plain, [(1, 970, 690)]), originals)[1]
     assert (place.scale_x, place.scale_y) == pytest.approx((5 / 0.85, 5 / 0.85))
 
 
@@ -128,12 +128,12 @@ def test_micrographs_of_one_name_are_told_by_their_ids(tmp_path):
     names = {1: "mic.mrc", 2: "mic.mrc", 3: "other.mrc"}
     picked = micrographs(tmp_path, "picked", names, 5.0, (50, 60))
     originals = micrographs(tmp_path, "originals", names, 2.5, (100, 120))
-    places = original_places(coordinates(tmp_path, picked, [(2, 5, 5), (3, 6, 6)]), originals)
+    places = original_micrographs(coordinates(tmp_path, picked, [(2, 5, 5), (3, 6, 6)]), originals)
     assert {number: place.micrograph.getObjId() for number, place in places.items()} == {2: 2, 3: 3}
     # One name once: whatever its id.
     moved = micrographs(tmp_path, "moved", {7: "mic.mrc", 9: "other.mrc"}, 2.5, (100, 120))
     (tmp_path / "coordinates.sqlite").unlink()
-    places = original_places(coordinates(tmp_path, picked, [(3, 6, 6)]), moved)
+    places = original_micrographs(coordinates(tmp_path, picked, [(3, 6, 6)]), moved)
     assert places[3].micrograph.getObjId() == 9
 
 
@@ -148,7 +148,7 @@ def test_originals_that_do_not_fit_are_refused(tmp_path, on, names, shape, pixel
     picked = micrographs(tmp_path, "picked", {1: "a.mrc"}, 5.0, (50, 60))
     originals = micrographs(tmp_path, "originals", names, pixel_size, shape)
     with pytest.raises(DataError, match=message):
-        original_places(coordinates(tmp_path, picked, [(on, 5, 5)]), originals)
+        original_micrographs(coordinates(tmp_path, picked, [(on, 5, 5)]), originals)
 
 
 def test_the_form_says_what_does_not_fit(project, training, simulation, picked):

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from cryogem_scipion.engine.runs.progress import read_progress
-from cryogem_scipion.workflow import filled, rerun
+from cryogem_scipion.workflow import new_protocol, rerun
 
 pytestmark = pytest.mark.slow
 STEPS, PATIENCE = 400, 600
@@ -32,9 +32,9 @@ def engine_of(folder):
 
 def test_a_training_is_stopped_and_goes_on(project, inputs, simulation):
     from pyworkflow.protocol import MODE_RESUME
-    protocol = filled(project, "ProtCryogemTrain", "stopped", inputMicrographs=inputs["real"], crop=32, steps=STEPS,
-                      inputSimulation=(simulation, "outputMicrographs"), generatorWidth=4, discriminatorWidth=4,
-                      checkpointEvery=20, previewEvery=100, numberOfThreads=1)
+    protocol = new_protocol(project, "ProtCryogemTrain", "stopped", inputMicrographs=inputs["real"], crop=32,
+                            steps=STEPS, inputSimulation=(simulation, "outputMicrographs"), generatorWidth=4,
+                            discriminatorWidth=4, checkpointEvery=20, previewEvery=100, numberOfThreads=1)
     assert protocol.validate() == []
     project.saveProtocol(protocol)
     project.launchProtocol(protocol, wait=False)

@@ -82,7 +82,7 @@ def test_every_protocol_shows_its_form(tour, protocols, project):
         assert set(shown) <= set(texts), name
 
 
-def test_wands_open_their_windows(tour):
+def test_wizards_open_their_windows(tour):
     pytest.importorskip("cryogem_scipion.wizards")
     for number, label in enumerate(("Working pixel size (Å)", "Box size (px)"), 1):
         texts = tour[1][f"wizard_simulate_{number}"]

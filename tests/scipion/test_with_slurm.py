@@ -15,7 +15,7 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pyworkflow.protocol.constants import MODE_RESUME
 
 from cryogem_scipion.engine.io.dataset import read_manifest
-from cryogem_scipion.workflow import WorkflowError, filled, rerun, run
+from cryogem_scipion.workflow import WorkflowError, new_protocol, rerun, run
 from tests.slurm import cluster, missing
 
 pytestmark = [pytest.mark.optional, pytest.mark.slow]
@@ -96,7 +96,7 @@ def test_the_three_stages_are_jobs(queue, inputs, simulation, trained):
 
 def test_a_cancelled_job_goes_on(queue, inputs, simulation, trained):
     """Stop in the window is ``scancel``; Continue submits a job that ends with the bytes of an undisturbed one."""
-    protocol = filled(queue, "ProtCryogemTrain", "cancelled", QUEUE, inputMicrographs=inputs["real"],
+    protocol = new_protocol(queue, "ProtCryogemTrain", "cancelled", QUEUE, inputMicrographs=inputs["real"],
                       inputSimulation=(simulation, "outputMicrographs"), **TRAINING)
     assert protocol.validate() == []
     queue.saveProtocol(protocol)
@@ -127,9 +127,9 @@ def engines(protocol):
 
 def test_a_bad_queue_is_refused(queue, inputs):
     with pytest.raises(WorkflowError, match="has no queue 'fast'; give one of: cpu, gpu"):
-        filled(queue, "ProtCryogemSimulate", "refused", ("fast", {}))
+        new_protocol(queue, "ProtCryogemSimulate", "refused", ("fast", {}))
     with pytest.raises(WorkflowError, match="queue 'cpu' has no field 'HOURS'; give one of: JOB_TIME, "):
-        filled(queue, "ProtCryogemSimulate", "refused", ("cpu", {"HOURS": "1"}))
+        new_protocol(queue, "ProtCryogemSimulate", "refused", ("cpu", {"HOURS": "1"}))
 
 
 def test_what_a_job_says_is_the_error_of_the_box(queue, inputs, scipion):

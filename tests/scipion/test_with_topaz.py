@@ -38,7 +38,7 @@ def world(scipion):
 
 
 @pytest.fixture(scope="module")
-def boxes(project, world):
+def protocols(project, world):
     """The workflow up to the pickers' inputs: a set to learn from, a held-out one, the real one in both sizes."""
     volume = run(project, "ProtImportVolumes", filesPath=world / "map/phantom.mrc", samplingRate=6.0)
     real = run(project, "ProtImportMicrographs", filesPath=world / "real/micrographs", filesPattern="*.mrc",
@@ -55,16 +55,16 @@ def boxes(project, world):
 
 
 @pytest.fixture(scope="module")
-def picker(project, boxes):
+def picker(project, protocols):
     """Topaz, trained on the generated micrographs and coordinates as they come."""
-    learnt = boxes["learnt"]
+    learnt = protocols["learnt"]
     return run(project, "TopazProtTraining", inputMicrographs=(learnt, "outputMicrographs"),
                inputCoordinates=(learnt, "outputCoordinates"), micsForTraining=6, radius=2, numPartPerImg=14, scale=1,
                numEpochs=2, trainExtra="--epoch-size 25 --minibatch-size 32", gpuList="0")
 
 
-def picked(project, picker, boxes, name):
-    return run(project, "TopazProtPicking", f"pick {name}", inputMicrographs=(boxes[name], "outputMicrographs"),
+def picked(project, picker, protocols, name):
+    return run(project, "TopazProtPicking", f"pick {name}", inputMicrographs=(protocols[name], "outputMicrographs"),
                prevTopazModel=(picker, "outputModel"), radius=8, scale=1, gpuList="0", streamingBatchSize=32)
 
 
@@ -90,24 +90,24 @@ def average_precision(coordinates, folder, turned=False):
     return figures(*judged(coordinates, folder, turned), scored=True)["auprc"]
 
 
-def test_a_picker_learns_from_a_generated_set(project, boxes, picker):
+def test_a_picker_learns_from_a_generated_set(project, protocols, picker):
     """Measured 0.96; upside down, as some programs count y, 0.01."""
-    picks = picked(project, picker, boxes, "held out")
-    found, folder = picks.outputCoordinates, boxes["held out"].outFolder()
+    picks = picked(project, picker, protocols, "held out")
+    found, folder = picks.outputCoordinates, protocols["held out"].outFolder()
     precision = average_precision(found, folder)
     assert precision > 0.8
     assert average_precision(found, folder, turned=True) < 0.1
-    # The box that compares them takes Topaz's scores by itself, and says the same.
+    # The protocol that compares them takes Topaz's scores by itself, and says the same.
     judgement = run(project, "ProtCryogemEvaluatePicks", inputCoordinates=(picks, "outputCoordinates"),
-                    inputTruth=(boxes["held out"], "outputCoordinates"), radius=RADIUS)
+                    inputTruth=(protocols["held out"], "outputCoordinates"), radius=RADIUS)
     assert judgement.manifest().figures["auprc"] == pytest.approx(precision, abs=1e-6)
 
 
-def test_its_picks_of_real_micrographs_come_back_to_the_originals(project, boxes, picker, world):
+def test_its_picks_of_real_micrographs_come_back_to_the_originals(project, protocols, picker, world):
     """The mission: the truth is that of the originals, in their pixels."""
-    found = picked(project, picker, boxes, "working")
+    found = picked(project, picker, protocols, "working")
     back = run(project, "ProtCryogemReturnCoordinates", inputCoordinates=(found, "outputCoordinates"),
-               inputMicrographs=(boxes["real"], "outputMicrographs")).outputCoordinates
+               inputMicrographs=(protocols["real"], "outputMicrographs")).outputCoordinates
     assert back.getSize() == found.outputCoordinates.getSize()
     assert back.getMicrographs().getSamplingRate() == REAL_PIXEL_SIZE
     assert average_precision(back, world / "real") > 0.8
