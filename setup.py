@@ -22,8 +22,9 @@ setup(
     long_description=(here / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="GPL-3.0-or-later",
-    keywords="scipion cryoem imageprocessing simulation deep-learning",
-    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Bio-Informatics"],
+    keywords="scipion scipion-3.0 cryo-em electron-microscopy structural-biology simulation deep-learning",
+    classifiers=["Development Status :: 4 - Beta", "Intended Audience :: Science/Research",
+                 "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Bio-Informatics"],
     python_requires=">=3.10",
     packages=find_packages(include=["cryogem_scipion", "cryogem_scipion.*"]),
     include_package_data=True,
@@ -33,7 +34,7 @@ setup(
         "scipion": scipion,
         # setuptools: the package is built as a test, and older ones need another package for it.
         "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14", "setuptools>=70.1"],
-        # Scipion's plugins of the programs that the optional tests hand our sets to.
+        # Scipion's plugins of the programs that the optional tests run on our sets.
         "optional": ["scipion-em-topaz>=3.1.2,<4", "scipion-em-relion>=5.0.2,<6"],
         "lint": ["ruff==0.17.*", "mypy>=1.11"],
     },

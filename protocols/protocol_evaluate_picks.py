@@ -37,8 +37,8 @@ class ProtCryogemEvaluatePicks(ProtCryogemEvaluation):
     *Inputs*
     - _Picks_: coordinates of a picker on the micrographs of the true coordinates,
       or on some of them. The pixel size may differ.
-    - _True coordinates_: outputCoordinates of *simulate micrographs* or *generate
-      dataset*, or other coordinates that you trust
+    - _True coordinates_: outputCoordinates of *simulate micrographs* or
+      *generate dataset*, or other coordinates that you trust
 
     *Outputs*
     - no sets. _Analyze Results_ shows the curves, and hits, misses and false picks

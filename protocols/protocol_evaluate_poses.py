@@ -25,8 +25,8 @@ class ProtCryogemEvaluatePoses(ProtCryogemEvaluation):
 
     *Inputs*
     - _Refined particles_: output of a 3D refinement or a pose estimator
-    - _True particles_: outputParticles of *simulate micrographs* or *generate
-      dataset*. The particles of both sets are matched by micrograph and
+    - _True particles_: outputParticles of *simulate micrographs* or
+      *generate dataset*. The particles of both sets are matched by micrograph and
       coordinate, or by image.
 
     *Outputs*

@@ -34,8 +34,8 @@ class ProtCryogemExport(ProtCryogemStage):
     Inside Scipion you do not need it: use the outputs of *generate dataset*.
 
     *Inputs*
-    - _Micrographs or particles_: output of *generate dataset* or *simulate
-      micrographs*, or a subset of it
+    - _Micrographs or particles_: output of *generate dataset* or
+      *simulate micrographs*, or a subset of it
 
     *Outputs*
     - no sets, but a folder with images, tables and a README. _Analyze Results_

@@ -38,8 +38,8 @@ class ProtCryogemGenerate(ProtCryogemStage):
     of every particle are known.
 
     Use the dataset to train pickers and pose estimators, or to test a processing
-    workflow. *Evaluate dataset* compares it with real micrographs, *export
-    dataset* writes it for programs outside of Scipion.
+    workflow. *Evaluate dataset* compares it with real micrographs.
+    *Export dataset* writes it for programs outside of Scipion.
 
     *Inputs*
     - _Simulated micrographs_: output of *simulate micrographs*

@@ -34,8 +34,8 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
     after any other picking.
 
     *Inputs*
-    - _Picked coordinates_: picked by any picker on outputMicrographs of *train
-      noise translator*, or on a part of them
+    - _Picked coordinates_: picked by any picker on outputMicrographs of
+      *train noise translator*, or on a part of them
     - _Original micrographs_: the micrographs that the noise translator was trained
       on, or micrographs of the same names and fields at any pixel size
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every form says: labels with units, helps that help, few parameters at first sight. For all our protocols."""
+"""Forms of all protocols: labels with units, useful help texts, few parameters at first sight, protocol help."""
 import re
 import typing
 
@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("pwem", reason="the forms need Scipion's packages")
 
 from pyworkflow.protocol.params import ElementGroup, PointerParam
+from pyworkflow.utils import parseHyperText
 
 from cryogem_scipion import protocols
 from cryogem_scipion.engine.settings import STAGES
@@ -104,6 +105,31 @@ def test_an_empty_form_asks_for_its_inputs_and_says_nothing_else(kind):
         assert protocol._warnings() == []
     assert protocol._summary() == ["Not finished yet."]
     assert protocol._methods() == []
+
+
+@pytest.mark.parametrize("kind", map(protocols.__dict__.get, protocols.__all__))
+def test_the_help_of_a_protocol_uses_scipions_markup(kind):
+    text = kind.getHelpText()
+    first, *lines = text.splitlines()
+    assert first.endswith(".")
+    found = []
+    for line in lines:
+        parseHyperText(line, lambda match, tag: found.append((tag, match.group(tag))))
+        assert len(re.sub(r"\[\[.*?\]\[(.*?)\]\]", r"\1", line)) <= 80, line  # the width of Scipion's window
+    assert {("bold", "Inputs"), ("bold", "Outputs"), ("link2", "https://arxiv.org/abs/2312.02235")} <= set(found)
+    # Each markup sign is part of a match: none is shown as it is.
+    assert sum(line.count("*") for line in lines) == 2 * sum(tag == "bold" for tag, _ in found)
+    # The names of inputs are labels of the form.
+    labels = {str(param.getLabel()) for _, param in kind().getDefinition().iterAllParams()}
+    assert {name for tag, name in found if tag == "italic"} <= labels | {"Analyze Results", "Continue"}
+
+
+@pytest.mark.parametrize("kind", map(protocols.__dict__.get, protocols.__all__))
+def test_the_help_of_a_protocol_names_its_outputs(kind):
+    outputs = [item.name for item in getattr(kind, "_possibleOutputs", None) or ()]
+    assert all(re.search(rf"\b{name}\b", kind.getHelpText()) for name in outputs)
+    assert kind.isBeta()
+    assert kind.getClassLabel(False) == kind._label
 
 
 def test_the_sections_of_the_simulation_are_in_the_order_of_thinking():

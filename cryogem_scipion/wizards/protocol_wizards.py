@@ -9,7 +9,12 @@ from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.protocols import ProtCryogemSimulate
 from cryogem_scipion.wizards import dialogs
 from cryogem_scipion.wizards.dialogs import Page, Slider
-from cryogem_scipion.wizards.figures import draw_masks, draw_micrograph_field, draw_particle_views
+from cryogem_scipion.wizards.figures import (
+    draw_masks,
+    draw_micrograph_field,
+    draw_particle_numbers,
+    draw_particle_views,
+)
 from cryogem_scipion.wizards.previews import micrograph_fields, particle_numbers, particle_views
 
 __all__ = ["CryogemCountWizard", "CryogemMaskWizard", "CryogemParticleWizard", "CryogemPixelSizeWizard"]
