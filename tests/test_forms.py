@@ -17,12 +17,12 @@ from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 PROTOCOLS = [kind for kind in map(protocols.__dict__.get, protocols.__all__) if issubclass(kind, ProtCryogemStage)]
 SCIPION = {"hostName", "runName", "runMode", "numberOfThreads", "numberOfMpi"}
 HIDDEN = {"useGpu", "gpuList"}
-# What a name's ending promises, the label says.
+# The unit in the name of a field is in its label, too.
 UNITS = {"angstrom": "Å", "angstrom2": "Å²", "degrees": "°", "kv": "kV", "mm": "mm", "pixel_size": "Å",
          "box_size": "px", "micrograph_size": "px", "crop": "px", "distance": "Å"}
 DIRECTION = re.compile(r"\b(more|fewer|less|higher|lower|larger|smaller|longer|shorter|thicker|wider|finer|coarser|"
                        r"stronger|stricter)\b", re.IGNORECASE)
-# Numbers that are what they are: nothing becomes more or less with them.
+# Numbers without an effect that could become stronger or weaker.
 FACTS = {"seed", "cryodrgn_epoch", "pixel_size", "real_pixel_size", "volume_pixel_size"}
 
 
@@ -83,7 +83,7 @@ def test_few_parameters_at_first_sight_and_none_twice(kind):
         if name in HIDDEN:
             continue
         labels.append(str(param.getLabel()))
-        # What a condition hides stands for what is shown instead of it.
+        # A parameter with a condition is shown instead of another one.
         shown += not param.isExpert() and not param.hasCondition()
     assert shown <= 14
     assert len(set(labels)) == len(labels)

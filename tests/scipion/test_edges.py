@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def here(scipion, project):
-    """A project in a workspace with blanks and other letters, beside that of the other tests."""
+    """A project of its own, in a workspace with blanks and accents in its name."""
     before = os.getcwd()
     yield open_project(scipion / "dossier é, ñ", "Mon projet")
     project.load()
@@ -26,7 +26,7 @@ def here(scipion, project):
 
 @pytest.fixture(scope="module")
 def real(scipion, here):
-    """Two micrographs of one name from two folders, as one import, and as two imports that are joined."""
+    """Two micrographs of the same name from two folders, as one import, and as two joined imports."""
     folder = scipion / "réel, deux fois"
     for number, name in enumerate(("a b", "ç")):
         (folder / name).mkdir(parents=True)
@@ -52,7 +52,7 @@ def joined(project, *sets):
 
 @pytest.fixture(scope="module")
 def protocols(scipion, here):
-    """A simulation with particles, and one of a single micrograph without."""
+    """A simulation with particles, and a simulation of one micrograph without particles."""
     shutil.copy(scipion / "map.mrc", scipion / "carte é.mrc")
     volume = run(here, "ProtImportVolumes", filesPath=scipion / "carte é.mrc", samplingRate=6.0)
     settings = {"inputVolume": (volume, "outputVolume"), **SIZE}
@@ -70,7 +70,7 @@ def test_real_micrographs_keep_ids_and_names(here, real, protocols, which):
                   inputSimulation=(protocols["full"], "outputMicrographs"), **SMALL)
     found = trained.outputMicrographs
     assert found.getSize() == originals.getSize() == (1 if which == "one micrograph" else 2)
-    # Of a joined set both have one name, and only their ids tell them apart.
+    # In a joined set both have the same name, and only their ids differ.
     names = {item.getObjId(): item.getMicName() for item in originals.iterItems()}
     assert {item.getObjId(): item.getMicName() for item in found.iterItems()} == names
     files = {item.getObjId(): os.path.realpath(item.getFileName()) for item in originals.iterItems()}
@@ -90,7 +90,7 @@ def test_micrographs_without_particles_go_through(here, protocols):
 
 
 def test_joined_sets_work_or_are_refused(here, protocols):
-    """Particles of two sets are one; simulated micrographs of two runs cannot be, each has settings of its own."""
+    """Particles of two sets can be joined. Simulated micrographs of two runs cannot, because their settings differ."""
     generated = run(here, "ProtCryogemGenerate", inputSimulation=(protocols["full"], "outputMicrographs"),
                     noise="gaussian", seed=1, numberOfThreads=1)
     join = joined(here, (protocols["full"], "outputParticles"), (generated, "outputParticles"))
@@ -103,7 +103,7 @@ def test_joined_sets_work_or_are_refused(here, protocols):
     both = joined(here, (protocols["full"], "outputMicrographs"), (protocols["empty"], "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"come from 2 simulations .* choose one simulation, or a subset of one"):
         run(here, "ProtCryogemGenerate", inputSimulation=(both, "outputSet"), noise="gaussian")
-    # Scipion's pickers and extraction go by names.
+    # Scipion's pickers and extraction tell micrographs apart by name.
     assert len({item.getMicName() for item in both.outputSet.iterItems()}) == both.outputSet.getSize() == 3
     doubled = joined(here, (generated, "outputMicrographs"), (generated, "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"holds generated micrographs, not simulated ones"):
@@ -111,7 +111,7 @@ def test_joined_sets_work_or_are_refused(here, protocols):
 
 
 def test_joined_coordinates_are_refused(here, protocols):
-    """Scipion's join leaves those of the second set on micrographs of the first."""
+    """Scipion's 'join sets' puts the coordinates of the second set on micrographs of the first."""
     other = run(here, "ProtCryogemGenerate", inputSimulation=(protocols["full"], "outputMicrographs"), noise="gaussian",
                 seed=2, extract=False, numberOfThreads=1)
     union = joined(here, (protocols["full"], "outputCoordinates"), (other, "outputCoordinates"))
@@ -121,7 +121,7 @@ def test_joined_coordinates_are_refused(here, protocols):
                          ((other, "outputCoordinates"), (union, "outputSet"))):
         with pytest.raises(WorkflowError, match=refused):
             run(here, "ProtCryogemEvaluatePicks", inputCoordinates=picks, inputTruth=truth)
-    # Picks of one set and the truth of another are not taken for each other either, though their files have one name.
+    # Picks of one set are not matched with the truth of another set, although their files have the same names.
     with pytest.raises(WorkflowError, match=r"none of the 2 micrographs of the true coordinates .* was picked"):
         run(here, "ProtCryogemEvaluatePicks", inputCoordinates=(other, "outputCoordinates"),
             inputTruth=(protocols["full"], "outputCoordinates"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Scipion set, whole or in part, handed over to other programs."""
+"""Protocol export dataset: a Scipion set, or a subset, for other programs."""
 import os
 from pathlib import Path
 
@@ -22,7 +22,7 @@ DATA_SET = "generated or simulated particle", "dataset", "generate dataset"
 
 
 def part(kind, whole, wanted, path):
-    """Some items of a set, as Scipion's subset protocols copy them."""
+    """A subset, like that of Scipion's subset protocols."""
     result = kind(filename=str(path))
     result.copyInfo(whole)
     for item in [item.clone() for item in whole.iterItems()]:
@@ -75,7 +75,7 @@ def test_joined_and_foreign_sets_are_refused(simulation, inputs, tmp_path):
 @pytest.mark.slow
 def test_the_box_writes_an_export_and_says_what_is_next(project, simulation, tmp_path):
     folder = tmp_path / "für topaz"
-    # A box size and shifts of an earlier choice, which the form no longer shows, do no harm.
+    # A box size and shifts of an earlier choice, which the form no longer shows, are ignored.
     protocol = run(project, "ProtCryogemExport", inputSet=(simulation, "outputMicrographs"), to="topaz", randomShift=3,
               extract=False, exportFolder=folder, numberOfThreads=1)
     assert read_manifest(folder).micrographs == MICROGRAPH_COUNT

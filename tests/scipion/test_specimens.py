@@ -80,7 +80,7 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     assert re.search(r"environment of cryoDRGN cannot be used \(.*/no/such/activate.*\); correct CRYODRGN_ENV", message)
     monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, "PATH=$PATH:/")
     assert "(no program cryodrgn)" in protocol.validate()[0]
-    # An environment is a folder of programs; this one has a single one.
+    # This environment is a folder with one program.
     (tmp_path / "cryodrgn").write_text("#!/bin/sh\n")
     (tmp_path / "cryodrgn").chmod(0o755)
     activation = f"PATH=$PATH:'{tmp_path}'"
@@ -90,6 +90,6 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     values = parse(SimulateSettings, protocol.settingsValues())
     assert (values.cryodrgn_folder, values.volume, values.cryodrgn_conformations) == (tmp_path, (), 7)
     assert values.cryodrgn_activation == activation
-    # Of maps, nothing of cryoDRGN is asked for.
+    # With maps, cryoDRGN is not checked.
     protocol.specimenSource.set(0)
     assert any("*Map* cannot be EMPTY" in message for message in protocol.validate())

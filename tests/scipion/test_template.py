@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The workflow template: found and filled in as Scipion's template dialog does it, and run."""
+"""The workflow template: found, filled in and run as by Scipion's template dialog."""
 import json
 import os
 from pathlib import Path
@@ -16,19 +16,19 @@ NAME = "cryogem_scipion-labelled_micrographs"
 
 @pytest.fixture
 def template(scipion, project):
-    """The template, chosen by its name from those of all plugins."""
+    """The template, selected by its name among the templates of all plugins."""
     from pyworkflow.template import TemplateList
-    found = TemplateList()
-    found.addPluginTemplates(NAME)
-    [template] = found.templates
-    # As the dialog and `scipion3 template` prepare it.
+    templates = TemplateList()
+    templates.addPluginTemplates(NAME)
+    [template] = templates.templates
+    # The dialog and `scipion3 template` prepare it in the same way.
     template.replaceEnvVariables()
     template.parseContent()
     return template
 
 
 def filled(template, **values):
-    """The workflow's JSON file, filled in like the dialog's fields or `scipion3 template NAME mics=… map=…`."""
+    """The workflow's JSON file with the values of the dialog, as in `scipion3 template NAME mics=… map=…`."""
     for alias, value in values.items():
         assert template.setParamValue(alias, str(value)) == 1
     assert all(field.validate() is None for field in template.getParams().values())
@@ -40,14 +40,14 @@ def test_the_dialog_shows_labels_defaults_and_a_description(template):
     assert len(fields) == sum(1 for part in template.content if part.count("|") == 3)  # no title twice
     assert {"mics", "map", "sampling", "pixel", "steps", "generated"} <= set(fields)
     assert fields["pixel"].getTitle() == "Working pixel size (Å)"
-    # Only the files have to be chosen; every other default is one that runs.
+    # Only the files have to be chosen; all other fields have valid defaults.
     assert {name for name, field in fields.items() if field.validate()} == {"mics", "map"}
     assert "real micrographs" in template.description
     assert "[" not in template.description
 
 
 def test_every_parameter_of_the_template_exists(template, scipion, project):
-    """Scipion passes over names that it does not know: a typing error would go unnoticed."""
+    """Scipion ignores unknown names, so it would not report a typing error."""
     protocols = json.loads(Path(filled(template, mics=scipion / "real", map=scipion / "map.mrc")).read_text("utf-8"))
     known = project.getDomain().getProtocols()
     for protocol in protocols:
