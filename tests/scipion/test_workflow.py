@@ -54,7 +54,8 @@ def test_micrographs_have_size_sampling_acquisition_and_what_later_boxes_need(la
     count, shape = (MICROGRAPH_COUNT, SHAPE) if protocol.getObjLabel() == "simulation" else (2, (150, 170))
     assert micrographs.getSize() == count
     assert micrographs.getDim()[:2] == shape[::-1]
-    assert micrographs.getSamplingRate() == pytest.approx(PIXEL_SIZE, rel=1e-3)  # the nearest one that gives whole sizes in pixels
+    # The pixel size is the nearest one that gives whole sizes in pixels.
+    assert micrographs.getSamplingRate() == pytest.approx(PIXEL_SIZE, rel=1e-3)
     for found in (micrographs.getAcquisition(), micrographs.getFirstItem().getAcquisition()):
         assert (found.getVoltage(), found.getSphericalAberration(), found.getAmplitudeContrast()) == (200.0, 1.4, 0.08)
     for micrograph in micrographs.iterItems():
@@ -177,7 +178,8 @@ def test_the_real_micrographs_come_back_at_the_working_pixel_size(scipion, train
     found, original = read_back(scipion, training).outputMicrographs, inputs["real"][0].outputMicrographs
     assert found.getSize() == REAL_COUNT
     assert found.getSamplingRate() == pytest.approx(PIXEL_SIZE, rel=1e-3)
-    assert found.getDim()[0] == pytest.approx(REAL_SHAPE[1] * REAL_PIXEL_SIZE / PIXEL_SIZE, abs=4)  # cropped until both sizes are whole
+    # Cropped until both sizes are whole numbers of pixels.
+    assert found.getDim()[0] == pytest.approx(REAL_SHAPE[1] * REAL_PIXEL_SIZE / PIXEL_SIZE, abs=4)
     assert found.getAcquisition().getVoltage() == 200.0
     names = {micrograph.getObjId(): micrograph.getMicName() for micrograph in original.iterItems()}
     assert {micrograph.getObjId(): micrograph.getMicName() for micrograph in found.iterItems()} == names
