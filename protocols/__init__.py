@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Protocols of the plugin; each one but *return coordinates* runs one stage of the engine."""
+"""Protocols of the plugin. All but *return coordinates* run one stage of the engine."""
 from cryogem_scipion.protocols.protocol_evaluate import ProtCryogemEvaluate
 from cryogem_scipion.protocols.protocol_evaluate_picks import ProtCryogemEvaluatePicks
 from cryogem_scipion.protocols.protocol_evaluate_poses import ProtCryogemEvaluatePoses
