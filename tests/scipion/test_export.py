@@ -57,7 +57,7 @@ def test_joined_and_foreign_sets_are_refused(simulation, inputs, tmp_path):
     other._cryogemManifest.set("Runs/another/manifest.json")
     joined.append(other)
     joined.write()
-    with pytest.raises(DataError, match="come from 2 data sets"):
+    with pytest.raises(DataError, match="come from 2 datasets"):
         dataset_folder(joined, *DATA_SET)
     moved = part(SetOfParticles, simulation.outputParticles, set(), tmp_path / "moved.sqlite")
     with pytest.raises(DataError, match="is empty"):
