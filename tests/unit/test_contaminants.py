@@ -142,7 +142,8 @@ def test_a_model_keeps_its_contaminants(tmp_path, generator):
     ice = (IceMap(torch.ones(3, 3), SHAPE),) * 3
     physical = PhysicalNoise(0.05, ice, contaminants=((), None, (contaminant,)))
     config = {"name": "residual", "width": 4}
-    save_model(tmp_path / "m", Translator(build_generator(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0, {}))
+    save_model(tmp_path / "m", Translator(build_generator(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0,
+                                          {}))
     [loaded] = load_model(tmp_path / "m").physical.contaminants[2]
     assert load_model(tmp_path / "m").physical.contaminants[:2] == ((), None)
     assert torch.equal(loaded.values, contaminant.values)

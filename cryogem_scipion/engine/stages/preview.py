@@ -72,7 +72,8 @@ def _views(microscope: Microscope, settings: PreviewSettings) -> dict[str, NDArr
     rotations = uniform_rotations(settings.views, seeded_generator(settings.seed, "preview"))
     views = torch.cat([
         project(microscope.projectors[index % len(microscope.projectors)], rotation[None],
-                torch.zeros(1, 2, dtype=torch.float64), edge, microscope.pixel_size) for index, rotation in enumerate(rotations)])
+                torch.zeros(1, 2, dtype=torch.float64), edge, microscope.pixel_size)
+        for index, rotation in enumerate(rotations)])
     return {"views": views.numpy(), "peaks": support_peaks(views)[:, 0, 0].numpy()}
 
 
