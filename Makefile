@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo tour test test-all test-oldest lint bench clean
+.PHONY: demo tour test test-all test-oldest lint docs bench clean
 
 demo: $(BIN)/.installed
 	$(BIN)/python -m cryogem_scipion.demo --out $(DEMO)
@@ -36,6 +36,10 @@ lint: $(BIN)/.linted
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The site, in docs/_build/html; every warning is an error, and nothing is fetched from elsewhere.
+docs: $(BIN)/.documented
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 # torch is installed first, with its version: without a version, pip downloads gigabytes of GPU libraries
 # also on machines without a GPU. With a GPU: make TORCH="torch" …
 TORCH ?= torch==2.13.0
@@ -59,5 +63,9 @@ $(BIN)/.linted: $(BIN)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	touch $@
 
+$(BIN)/.documented: $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) docs/_build docs/generated build dist *.egg-info

@@ -36,7 +36,9 @@ setup(
         "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14", "setuptools>=70.1"],
         # Scipion plugins that the optional tests run on our data sets.
         "optional": ["scipion-em-topaz>=3.1.2,<4", "scipion-em-relion>=5.0.2,<6"],
-        "lint": ["ruff==0.17.*", "mypy>=1.11"],
+        "lint": ["ruff==0.17.*", "mypy>=1.11", "pre-commit>=4,<5"],
+        # docs/architecture says why these.
+        "docs": ["sphinx>=9,<10", "myst-parser>=5,<6", "furo>=2025.12"],
     },
     entry_points={
         "pyworkflow.plugin": "cryogem_scipion = cryogem_scipion",
