@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program sets it
 import pytest
 from jaxtyping import install_import_hook
 
+collect_ignore = ["test_protocols_cryogem.py"]  # for Scipion's test runner, see tests/scipion/test_scipion_runner.py
 PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 
 

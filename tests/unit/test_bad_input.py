@@ -233,7 +233,7 @@ ROWS = [
     ("model without noise", MODEL + " {bad}/model.safetensors",
      lambda p: p.model(sigma_n=None), "wrong form|sigma_n"),
     ("model at another pixel size", MODEL + " {bad}/model.safetensors",
-     lambda p: p.model(pixel_size=3.0), "is of 3 Å and the simulation is at 6 Å"),
+     lambda p: p.model(pixel_size=3.0), "has 3 Å per pixel and the simulation has 6 Å"),
     ("reuse of micrographs that were not simulated", f"{GENERATE} --simulation {{bad}}/sim --noise gaussian --reuse "
      "--simulation-micrographs {bad}/x.star", lambda p: (
          p.copy("sim"), (p.bad / "sim/micrographs/mic_000000.mrc").rename(p.bad / "sim/micrographs/mine.mrc"),

@@ -241,15 +241,16 @@ import resource, sys
 from pathlib import Path
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import memory_mapped, measure_real_set
-from cryogem_scipion.engine.translator.crops import RealMicrographs, draw_real_crops
+from cryogem_scipion.engine.translator.patches import RealPieces, draw_real
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 files = real_files([str(folder / "*.mrc")])[:count]
 reals = measure_real_set(folder / f"out{count}", "micrographs", files, 4.0, None)
-images = [memory_mapped(folder / f"out{count}" / real.name) for real in reals]
+images = [memory_mapped(reals.folder / real.name) for real in reals.micrographs]
 assert all(image.shape == (900, 900) and not image.flags.owndata for image in images)
-micrographs = RealMicrographs(images, [real.median for real in reals], [real.deviation for real in reals])
-draw_real_crops(micrographs, 64, 200, torch.Generator().manual_seed(0))
+medians, deviations = zip(*((real.median, real.deviation) for real in reals.micrographs))
+pieces = RealPieces(images, medians, deviations)
+draw_real(pieces, 64, 200, torch.Generator().manual_seed(0))
 status = Path("/proc/self/status").read_text()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, status.split("RssAnon:")[1].split()[0])
 """

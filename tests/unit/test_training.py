@@ -145,7 +145,7 @@ def test_a_training_without_improvement_gives_the_untrained_model(data_and_held_
     model = load_model(tmp_path / MODEL)
     assert model.details["best_step"] == 0
     images = [noise_model(torch.ones(96, 96), torch.Generator().manual_seed(1))
-              for noise_model in (model, AnalyticModel(model.physical, model.scale))]
+              for noise_model in (model, AnalyticModel(model.physical, model.scale, model.snr))]
     assert torch.equal(*images)  # the untrained network returns the physical image
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A simulation as the input of training and generation."""
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,28 @@ class SimulatedSet:
     masks: tuple[Path, ...]
     exposures: tuple[Exposure, ...]
 
-    def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
-        """Return 1 - contrast · s of one micrograph, where the file holds 1 - s."""
-        return 1 - contrast * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+    def clean(self, number: int, signal_factor: float) -> Float[Tensor, "y x"]:
+        """Return 1 - factor · s of one micrograph, where the file holds 1 - s."""
+        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+
+    def signal_factor(self, snr: float, background_deviation: float) -> float:
+        """Return the factor by which the signal s of the files is multiplied to have this signal-to-noise ratio.
+
+        Parameters
+        ----------
+        background_deviation
+            σ_n: standard deviation of the background divided by its mean.
+        """
+        return self.contrast.rescaled(snr, background_deviation).scale / self.contrast.scale
+
+    @property
+    def specimen_indices(self) -> list[int]:
+        """Indices that the specimens of the micrographs have in the simulation; ``DataError`` if a name has none."""
+        matches = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in self.micrographs]
+        if None in matches:
+            raise DataError(f"{self.micrographs[matches.index(None)]} is no name that 'cryogem simulate' gives; reuse "
+                            "its micrographs as they are")
+        return [int(match[1]) for match in matches if match]
 
     @property
     def particle_pixels(self) -> float:
@@ -106,11 +126,12 @@ def input_fingerprints(simulated: SimulatedSet, reals: Sequence[Path], model: Pa
 
     The fingerprint of real micrographs is made of names and sizes only, because they may be terabytes.
     """
-    prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
+    fingerprints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
     if reals:
-        listed = repr([(str(path), path.stat().st_size) for path in reals])
-        prints["set of real micrographs"] = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
-    return prints if model is None else {**prints, "model": fingerprint(model)}
+        names_and_sizes = repr([(str(path), path.stat().st_size) for path in reals])
+        fingerprints["set of real micrographs"] = hashlib.sha256(
+            names_and_sizes.encode("utf-8", "surrogateescape")).hexdigest()
+    return fingerprints if model is None else {**fingerprints, "model": fingerprint(model)}
 
 
 def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,

@@ -95,7 +95,8 @@ def run(settings: EvaluateSettings) -> Manifest:
                   for one, known in zip(sets, measured, strict=True)]
     if clouds and min(len(cloud.features) for cloud in clouds) >= FEWEST:
         log.info("comparing %d with %d pieces of image", *(len(cloud.features) for cloud in clouds))
-        figures["frechet"] = estimate_frechet_distance(clouds[0], clouds[1], seeded_generator(settings.seed, "features"))
+        figures["frechet"] = estimate_frechet_distance(clouds[0], clouds[1],
+                                                       seeded_generator(settings.seed, "features"))
     if "frechet" not in figures:
         warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
                         "micrographs")

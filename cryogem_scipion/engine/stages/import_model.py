@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem import-model``: a checkpoint of the published program becomes a noise model of ours."""
+"""``cryogem import-model``: turns a checkpoint of the published program into a noise model."""
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +21,12 @@ __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
-SHOWN = 512
-"""Edge (px) of the picture, at most: networks of this kind are slow."""
+PICTURE = 512
+"""Largest edge of the picture in pixels: networks of this kind are slow."""
 
 
 def run(settings: ImportModelSettings) -> Manifest:
-    """Write ``model.safetensors``, a picture of what it does, and the manifest.
+    """Write ``model.safetensors``, a picture of its input and output, and the manifest.
 
     Raises
     ------
@@ -56,14 +56,14 @@ def run(settings: ImportModelSettings) -> Manifest:
 
 
 def _picture(model: Translator, path: Path, device: torch.device) -> None:
-    """What the network makes of dark discs in white noise; beside them, as they are."""
-    edge = min(SHOWN, model.network.multiple)
+    """Write an image of dark discs in white noise, and the network's translation of it."""
+    edge = min(PICTURE, model.network.multiple)
     random = torch.Generator().manual_seed(0)
     clean = _discs(edge, model)
     physical = model.physical.deviations(clean, random)
-    shown = replace(model, network=model.network.to(device)).translate(physical, random)
+    translated = replace(model, network=model.network.to(device)).translate(physical, random)
     physical = (physical - physical.mean()) / physical.std()
-    write_preview(path, physical[None], shown[None])
+    write_preview(path, physical[None], translated[None])
 
 
 def _discs(edge: int, model: Translator) -> Float[Tensor, "y x"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem phantom``: the map of a complex that never was."""
+"""``cryogem phantom``: the map of an invented complex, for a first try and for tests."""
 import logging
 
 from cryogem_scipion.engine.compute.threads import one_thread
@@ -25,5 +25,5 @@ def run(settings: PhantomSettings) -> Manifest:
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=volume.pixel_size,
                         micrographs=0, particle_diameter_angstrom=settings.diameter_angstrom)
     write_manifest(out, manifest)
-    log.info("made %s", out / "phantom.mrc")
+    log.info("wrote %s", out / "phantom.mrc")
     return manifest

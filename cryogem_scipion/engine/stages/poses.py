@@ -27,14 +27,14 @@ def run(settings: PosesSettings) -> Manifest:
     CryogemError
         Input or settings are unusable; nothing has been written then.
     """
-    found = read_poses(settings.particles, settings.pixel_size)
+    refined = read_poses(settings.particles, settings.pixel_size)
     truth = read_poses(settings.truth, settings.truth_pixel_size)
     if truth.pixel_size is None:
         raise DataError(f"{settings.truth} does not say the pixel size of its micrographs; give truth_pixel_size")
     operators = symmetry_operators(settings.symmetry).numpy()
-    report, arrays = compare_poses(found, truth, operators, settings.alignment, settings.radius)
+    report, arrays = compare_poses(refined, truth, operators, settings.alignment, settings.radius)
     if not arrays:
-        raise DataError(f"none of the {len(found)} particles of {settings.particles} is one of {settings.truth} (by "
+        raise DataError(f"none of the {len(refined)} particles of {settings.particles} is one of {settings.truth} (by "
                         f"{report['paired_by']}); give the truth of these particles, or a larger radius")
     report = {"symmetry": settings.symmetry, "alignment": settings.alignment, **report}
     out = open_run_folder(settings)
@@ -47,17 +47,18 @@ def run(settings: PosesSettings) -> Manifest:
                 "defocus_error_angstrom") if report[name]}
     warnings = []
     if report["unknown_particles"]:
-        warnings.append(f"{report['unknown_particles']} of {len(found)} particles have no true one within reach and "
-                        "were not judged")
+        warnings.append(f"{report['unknown_particles']} of {len(refined)} particles have no true particle within the "
+                        "radius; they are left out")
     if report["map"]["mirrored"]:
-        warnings.append("the refined map has the other hand; its poses were judged as those of the mirrored map")
+        warnings.append("the refined map has the other hand; its poses are compared as those of the mirrored map")
     manifest = Manifest(
         stage="poses", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=truth.pixel_size, micrographs=0, particles=report["particles"],
         warnings=tuple(warnings), figures=medians)
     write_manifest(out, manifest)
-    said = [f"{name.split('_')[0]} {value:.3g} {'°' if 'degrees' in name else 'Å'}" for name, value in medians.items()]
-    log.info("%d particles: median errors %s; report in %s", report["particles"], ", ".join(said), out)
+    errors = [f"{name.split('_')[0]} {value:.3g} {'°' if 'degrees' in name else 'Å'}"
+              for name, value in medians.items()]
+    log.info("%d particles: median errors %s; report in %s", report["particles"], ", ".join(errors), out)
     for warning in manifest.warnings:
         log.warning("warning: %s", warning)
     return manifest

@@ -58,7 +58,7 @@ class Translator:
         return self.physical.background_deviation
 
     @property
-    def memory(self) -> int:
+    def memory_bytes(self) -> int:
         """Approximate memory in bytes that the network needs for one micrograph."""
         return 20 * int(self.config["width"]) * largest_tile(self.network) ** 2
 

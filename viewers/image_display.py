@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images thinned out to what a window shows, and what is drawn over them."""
+"""Display of images, binned to the size of a window, and of particles, masks and scale bars over them."""
 from pathlib import Path
 from typing import Any
 
@@ -13,59 +13,60 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import DataError
 
-__all__ = ["CUT", "OUTLINE", "WHOLE", "circles", "grey_range", "mean_spectrum", "outline", "read_thinned", "rings",
-           "scale_bar", "show"]
+__all__ = ["CUT_COLOUR", "OUTLINE_COLOUR", "WHOLE_COLOUR", "draw_circles", "draw_outline", "draw_particles",
+           "draw_scale_bar", "grey_range", "mean_spectrum", "read_binned", "show_image"]
 
-SHOWN = 1200
-"""Pixels that a window can show; larger images are thinned out for it."""
-WHOLE, CUT, OUTLINE = "#3fd0ff", "#ff9f40", "#ffe066"
+MAX_DISPLAY_PIXELS = 1200
+"""Largest edge (px) of a displayed image; larger images are binned."""
+WHOLE_COLOUR, CUT_COLOUR, OUTLINE_COLOUR = "#3fd0ff", "#ff9f40", "#ffe066"
 TILES = 100
-"""About as many tiles of an image as a spectrum is averaged over."""
+"""Approximate number of tiles over which a power spectrum is averaged."""
 
 
-def show(axis: Any, path: Path) -> tuple[int, int]:
-    """Show an image in a grey scale of its own; axes count the pixels (y, x) that it has on disk and that we return."""
-    image, (height, width) = read_thinned(path)
+def show_image(axis: Any, path: Path) -> tuple[int, int]:
+    """Show an image in its own grey scale, on axes in pixels of the file; return the file's size (y, x)."""
+    image, (height, width) = read_binned(path)
     low, high = grey_range(image)
     axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-    axis.set(autoscale_on=False)  # What is drawn on top stays within.
+    axis.set(autoscale_on=False)  # so that nothing drawn later changes the limits
     return height, width
 
 
-def outline(axis: Any, path: Path) -> None:
-    """Draw the edge of a mask."""
-    mask, (height, width) = read_thinned(path)
+def draw_outline(axis: Any, path: Path) -> None:
+    """Draw the outline of a mask."""
+    mask, (height, width) = read_binned(path)
     if mask.min() < 0.5 < mask.max():
-        # Centres of the blocks that were averaged.
+        # Centres of the averaged blocks.
         y = (np.arange(mask.shape[0]) + 0.5) * height / mask.shape[0] - 0.5
         x = (np.arange(mask.shape[1]) + 0.5) * width / mask.shape[1] - 0.5
-        axis.contour(x, y, mask, levels=[0.5], colors=OUTLINE, linewidths=0.6)
+        axis.contour(x, y, mask, levels=[0.5], colors=OUTLINE_COLOUR, linewidths=0.6)
 
 
-def circles(axis: Any, particles: pd.DataFrame, diameter_angstrom: float, pixel_size: float) -> None:
-    """Draw a circle around each particle's true centre, in another colour where the border cuts its box."""
+def draw_particles(axis: Any, particles: pd.DataFrame, diameter_angstrom: float, pixel_size: float) -> None:
+    """Draw a circle around each particle's true centre; particles cut by the border have another colour."""
     if particles.empty:
         return
     x = particles["rlnCoordinateX"] - particles["rlnOriginXAngst"] / pixel_size
     y = particles["rlnCoordinateY"] - particles["rlnOriginYAngst"] / pixel_size
-    edge = max(diameter_angstrom / pixel_size, 4.0)
-    rings(axis, np.column_stack([x, y]), edge, np.where(particles["cryogemWhole"] == 1, WHOLE, CUT))
+    diameter = max(diameter_angstrom / pixel_size, 4.0)
+    draw_circles(axis, np.column_stack([x, y]), diameter,
+                 np.where(particles["cryogemWhole"] == 1, WHOLE_COLOUR, CUT_COLOUR))
 
 
-def rings(axis: Any, positions: Any, diameter: float, colours: Any) -> None:
-    """Draw circles around positions (x, y), all in pixels."""
+def draw_circles(axis: Any, positions: Any, diameter: float, colours: Any) -> None:
+    """Draw circles around positions (x, y); positions and diameter are in pixels."""
     count = len(positions)
     axis.add_collection(EllipseCollection([diameter] * count, [diameter] * count, [0.0] * count, units="xy",
                                           offsets=positions, transOffset=axis.transData, facecolors="none",
                                           edgecolors=colours, linewidths=0.9))
 
 
-def scale_bar(axis: Any, shape: tuple[int, int], pixel_size: float) -> None:
-    """Draw a bar of a round length, about a fifth of the image's width, in its lower left corner."""
+def draw_scale_bar(axis: Any, shape: tuple[int, int], pixel_size: float) -> None:
+    """Draw a scale bar of a round length, about a fifth of the image's width, into the lower left corner."""
     height, width = shape
-    wanted = width * pixel_size / 5
-    power = 10.0 ** np.floor(np.log10(wanted))
-    angstrom = max(step * power for step in (1, 2, 5) if step * power <= wanted)
+    longest = width * pixel_size / 5
+    power = 10.0 ** np.floor(np.log10(longest))
+    angstrom = max(step * power for step in (1, 2, 5) if step * power <= longest)
     left, length = 0.02 * width, angstrom / pixel_size
     axis.add_patch(Rectangle((left, 0.968 * height), length, 0.012 * height, facecolor="white", edgecolor="black",
                              linewidth=0.8, zorder=5))
@@ -74,23 +75,24 @@ def scale_bar(axis: Any, shape: tuple[int, int], pixel_size: float) -> None:
 
 
 def grey_range(image: NDArray[Any]) -> tuple[float, float]:
-    """The grey values from black to white: all but the outermost 0.5 % on either side."""
+    """Return the grey values shown as black and as white: the 0.5 and 99.5 percentiles."""
     low, high = np.percentile(image, (0.5, 99.5))
     return float(low), float(max(high, low + 1e-12))
 
 
-def read_thinned(path: Path) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """An image thinned out by whole blocks to what a window shows, and the size it has on disk."""
+def read_binned(path: Path) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Return an image binned to the size of a window, and the part of the file (y, x; px) that it covers."""
     with _mapped(path) as file:
         data = file.data
-        step = max(1, -(-max(data.shape) // SHOWN))
-        height, width = (edge // step * step for edge in data.shape)
-        blocks = np.asarray(data[:height, :width], np.float32).reshape(height // step, step, width // step, step)
+        binning = max(1, -(-max(data.shape) // MAX_DISPLAY_PIXELS))
+        height, width = (edge // binning * binning for edge in data.shape)
+        blocks = np.asarray(data[:height, :width], np.float32).reshape(
+            height // binning, binning, width // binning, binning)
         return blocks.mean((1, 3)), (height, width)
 
 
 def mean_spectrum(path: Path, tile: int = 256) -> NDArray[np.float64]:
-    """The power spectrum of an image, averaged over Hann-windowed tiles that are read one by one.
+    """Return the power spectrum of an image, averaged over Hann-windowed tiles.
 
     Returns
     -------
@@ -109,13 +111,13 @@ def mean_spectrum(path: Path, tile: int = 256) -> NDArray[np.float64]:
                 piece = np.asarray(data[y:y + tile, x:x + tile], np.float64)
                 power += np.abs(np.fft.rfft2((piece - piece.mean()) * window)) ** 2
     power /= len(starts[0]) * len(starts[1]) * (window**2).sum()
-    # The other half of the plane is this one turned by 180 degrees.
+    # The left half of the plane is the right half rotated by 180 degrees.
     left = np.roll(power[::-1, 1:-1][:, ::-1], 1, 0)
     return np.fft.fftshift(np.concatenate([power, left], 1))
 
 
 def _mapped(path: Path) -> mrcfile.mrcmemmap.MrcMemmap:
-    """An image file whose pixels stay on disk."""
+    """An image file, memory-mapped."""
     try:
         file = mrcfile.mmap(path, mode="r", permissive=True)
     except (OSError, ValueError) as error:

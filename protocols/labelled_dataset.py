@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What simulate and generate have in common: outputs and words about a labelled folder."""
+"""Outputs and summary of a labelled dataset folder, for *simulate micrographs* and *generate dataset*."""
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from pwem.objects import SetOfCoordinates, SetOfCTF, SetOfMicrographs, SetOfPart
 from cryogem_scipion.engine.io.dataset import EXTRACTED, Manifest, read_manifest
 from cryogem_scipion.protocols.outputs import coordinates_output, ctf_output, micrographs_output, particles_output
 
-__all__ = ["LabelledOutputs", "define_labelled_outputs", "labelled_sentences"]
+__all__ = ["LabelledOutputs", "define_labelled_outputs", "labelled_summary"]
 
 
 class LabelledOutputs(Enum):
-    """Outputs of simulate and generate; particles only when they are extracted."""
+    """Outputs of simulate and generate; ``outputParticles`` only when particles are extracted."""
 
     outputMicrographs = SetOfMicrographs
     outputCoordinates = SetOfCoordinates
@@ -22,16 +22,16 @@ class LabelledOutputs(Enum):
 
 
 def define_labelled_outputs(protocol: Any, folder: Path, inputs: list[Any]) -> None:
-    """Define the outputs of a labelled folder, and where they come from.
+    """Define the outputs of a labelled dataset folder, and their relations to the inputs.
 
     Parameters
     ----------
     protocol
-        The one that made the folder.
+        The protocol that made the folder.
     folder
-        Relative to the project.
+        The dataset folder, relative to the project.
     inputs
-        Pointers; those that point nowhere are passed over.
+        Pointers to the protocol's inputs; empty pointers are ignored.
     """
     manifest = read_manifest(folder)
     micrographs = micrographs_output(protocol, folder, manifest)
@@ -50,32 +50,32 @@ def define_labelled_outputs(protocol: Any, folder: Path, inputs: list[Any]) -> N
                 protocol._defineSourceRelation(pointer, output)
 
 
-def labelled_sentences(manifest: Manifest, size: Any, what: str) -> list[str]:
-    """Return the content of a labelled folder in words.
+def labelled_summary(manifest: Manifest, size: Any, verb: str) -> list[str]:
+    """Return sentences about the content of a labelled dataset folder.
 
     Parameters
     ----------
     manifest
-        Of the folder.
+        The folder's manifest.
     size
         Micrograph size (y, x) in pixels, if known.
-    what
+    verb
         ``simulated`` or ``generated``.
     """
     pixels = f" of {size[0]} x {size[1]} px (y x)" if size else ""
-    words = [f"{manifest.micrographs} micrographs{pixels} at {manifest.pixel_size:.3g} Å/px were {what}, "
-             f"with {manifest.particles} particles, {manifest.whole_particles} of them whole."]
+    sentences = [f"{manifest.micrographs} micrographs{pixels} at {manifest.pixel_size:.3g} Å/px were {verb}, "
+                 f"with {manifest.particles} particles, {manifest.whole_particles} of them whole."]
     if manifest.box_size:
         diameter = manifest.particle_diameter_angstrom
-        words.append(f"The box is {manifest.box_size} px"
-                     + (f", the particle's diameter {diameter:.0f} Å." if diameter else "."))
+        sentences.append(f"The box size is {manifest.box_size} px"
+                         + (f", the particle's diameter {diameter:.0f} Å." if diameter else "."))
     optics = manifest.simulation or {}
     if optics:
         defocus = "of measured CTFs" if optics.get("ctfs") else (
             f"of {optics['defocus_min'] / 1e4:.2f} to {optics['defocus_max'] / 1e4:.2f} µm")
-        words.append(f"The microscope has {optics['voltage_kv']:g} kV, a spherical aberration of {optics['cs_mm']:g} "
-                     f"mm and a defocus {defocus}.")
+        sentences.append(f"The microscope has {optics['voltage_kv']:g} kV, a spherical aberration of "
+                         f"{optics['cs_mm']:g} mm and a defocus {defocus}.")
     if manifest.contrast:
-        words.append(f"Signal-to-noise ratio {manifest.contrast.snr:.3g}, noise of the background "
-                     f"{manifest.contrast.background_deviation:.3g} of its mean.")
-    return words
+        sentences.append(f"The signal-to-noise ratio is {manifest.contrast.snr:.3g}, the standard deviation of the "
+                         f"background {manifest.contrast.background_deviation:.3g} of its mean.")
+    return sentences

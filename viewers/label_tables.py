@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Labels of big sets, read in parts: a table of a million particles is never loaded as a whole."""
+"""Labels of large datasets, read in parts: a table of a million particles is never loaded as a whole."""
 import io
 import mmap
 from collections.abc import Iterator, Sequence
@@ -12,53 +12,53 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, read_table
 from cryogem_scipion.engine.simulation.optics import Optics
 
-__all__ = ["micrograph_rows", "optics_of", "particle_columns", "particles_of"]
+__all__ = ["micrograph_particles", "micrograph_rows", "particle_columns", "row_optics"]
 
 
 def micrograph_rows(folder: Path) -> pd.DataFrame:
-    """Return the rows of micrographs.star, each with the microscope's columns of its optics group."""
+    """Return the rows of micrographs.star, each with the columns of its optics group."""
     optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "rlnOpticsGroup"))
     return rows.merge(optics, on="rlnOpticsGroup", how="left")
 
 
-def optics_of(row: pd.Series) -> Optics:
-    """Return the microscope state in a row of ``micrograph_rows``."""
+def row_optics(row: pd.Series) -> Optics:
+    """Return the optics in a row of ``micrograph_rows``."""
     return Optics(*(float(row[name]) for name in (
         "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnDefocusU", "rlnDefocusV",
         "rlnDefocusAngle")), float(row.get("rlnPhaseShift", 0.0)))
 
 
-def particles_of(folder: Path, name: str) -> pd.DataFrame:
-    """Return the rows of one micrograph in particles.star; they stand together, as the stages write them."""
-    with _opened(folder / PARTICLES) as (text, columns, start):
+def micrograph_particles(folder: Path, name: str) -> pd.DataFrame:
+    """Return the rows of one micrograph in particles.star, where the rows of a micrograph are contiguous."""
+    with _mapped_table(folder / PARTICLES) as (text, columns, start):
         if columns[0] != "rlnMicrographName":
             rows = read_table(folder / PARTICLES, "particles", ("rlnMicrographName",))[1]
             return rows[rows["rlnMicrographName"] == name]
-        wanted = name.encode() + b"\t"
-        first = text.find(b"\n" + wanted, start - 1) + 1
+        row_start = name.encode() + b"\t"
+        first = text.find(b"\n" + row_start, start - 1) + 1
         if not first:
             return pd.DataFrame(columns=columns)
         text.seek(first)
         lines = []
-        while (line := text.readline()).startswith(wanted):
+        while (line := text.readline()).startswith(row_start):
             lines.append(line)
     return pd.read_csv(io.BytesIO(b"".join(lines)), sep="\t", names=columns)
 
 
 def particle_columns(folder: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Return some columns of particles.star."""
+    """Return the named columns of particles.star."""
     path = folder / PARTICLES
-    with _opened(path) as (text, known, start):
-        missing = [name for name in columns if name not in known]
+    with _mapped_table(path) as (text, file_columns, start):
+        missing = [name for name in columns if name not in file_columns]
         if missing:
             raise DataError(f"{path} lacks {', '.join(missing)}; make the set again")
         text.seek(start)
-        return pd.read_csv(text, sep=r"\s+", names=known, usecols=list(columns))[list(columns)]
+        return pd.read_csv(text, sep=r"\s+", names=file_columns, usecols=list(columns))[list(columns)]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[mmap.mmap, list[str], int]]:
-    """The file on disk, the names of the particles' columns and where the first row begins."""
+def _mapped_table(path: Path) -> Iterator[tuple[mmap.mmap, list[str], int]]:
+    """The memory-mapped file, the names of the particle table's columns, and the byte where its rows begin."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             text.seek(max(text.find(b"data_particles"), 0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of a training: losses and previews, also while it runs; ice, images and spectra beside the real ones."""
+"""Figures of a training: losses and previews while it runs, ice maps, images and spectra beside the real ones."""
 import json
 import os
 from pathlib import Path
@@ -14,67 +14,67 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import FIGURES
-from cryogem_scipion.viewers.images import grey_range, scale_bar, show
-from cryogem_scipion.viewers.pages import Pages, follow
+from cryogem_scipion.viewers.image_display import draw_scale_bar, grey_range, show_image
+from cryogem_scipion.viewers.paging import Pages, update_regularly
 
-__all__ = ["comparison", "ice_maps", "losses", "previews", "spectra"]
+__all__ = ["draw_comparison", "draw_ice_maps", "draw_losses", "draw_previews", "draw_spectra"]
 
-# Columns of losses.csv that are losses, and what else is worth a look.
+# Columns of losses.csv that are shown, and their labels.
 LOSSES = {"adversarial": "adversarial", "discriminator": "discriminator", "contrastive": "contrastive",
           "contrast_drift": "change of contrast"}
-POINTS = 4000
-"""Of a curve; a window shows no more."""
+MAX_POINTS = 4000
+"""Most points of a curve; longer curves are thinned out."""
 COLUMNS = 4
 """Micrographs on a page of ice maps."""
 IMAGES = {"physical": "simulated, with ice and noise", "generated": "generated from it", "real": "real"}
 COLOURS = {"physical": "tab:grey", "generated": "tab:orange", "real": "tab:blue"}
 
 
-def losses(figure: Figure, table: Path) -> None:
-    """Show the losses of a training, and follow them while it runs; raw values thin, their running mean thick.
+def draw_losses(figure: Figure, table: Path) -> None:
+    """Show the losses of a training, updated while it runs: raw values as thin, running means as thick lines.
 
-    Below them, where the training keeps real micrographs to judge by: how far its states are from those, and which
-    of them is the best so far and becomes the model.
+    Where the training has held-out real micrographs, the lowest panel shows the validation metric: the distance of
+    each checkpoint from them. The best checkpoint is marked.
     """
     names = [name for name in LOSSES if name in _losses(table)]
-    judged = table.with_name("realism.csv")
+    validation_table = table.with_name("realism.csv")
     figure.set_layout_engine("constrained")
-    seen = {"size": -1}
+    last_read = {"size": -1}
     axes: dict[str, Any] = {}
     lines: dict[str, Any] = {}
 
     def refresh() -> bool:
-        size = os.path.getsize(table) if table.is_file() else seen["size"]
-        if size == seen["size"]:
+        size = os.path.getsize(table) if table.is_file() else last_read["size"]
+        if size == last_read["size"]:
             return False
-        seen["size"] = size
-        found, states = _losses(table), _judged(judged)
-        rows = names + (["realism"] if len(states) else [])
-        if list(axes) != rows:  # at first, and when a state has been judged for the first time
+        last_read["size"] = size
+        values, validation = _losses(table), _validation(validation_table)
+        rows = names + (["realism"] if len(validation) else [])
+        if list(axes) != rows:  # at the start, and at the first validation
             axes.clear()
-            axes.update(_rows(figure, rows, lines))
-        thin = slice(None, None, -(-len(found) // POINTS))
+            axes.update(_add_panels(figure, rows, lines))
+        thinned = slice(None, None, -(-len(values) // MAX_POINTS))
         for name in names:
             raw, mean = lines[name]
-            smooth = found[name].rolling(max(1, len(found) // 30), min_periods=1, center=True).mean()
-            raw.set_data(found["step"][thin], found[name][thin])
-            mean.set_data(found["step"][thin], smooth[thin])
+            smooth = values[name].rolling(max(1, len(values) // 30), min_periods=1, center=True).mean()
+            raw.set_data(values["step"][thinned], values[name][thinned])
+            mean.set_data(values["step"][thinned], smooth[thinned])
         if "realism" in axes:
-            best = states.loc[states["realism"].idxmin()]
-            lines["realism"][1].set_data(states["step"], states["realism"])
+            best = validation.loc[validation["realism"].idxmin()]
+            lines["realism"][1].set_data(validation["step"], validation["realism"])
             lines["best"][0].set_data([best["step"]], [best["realism"]])
         for axis in axes.values():
             axis.relim()
-            axis.autoscale_view()  # leaves alone what the user has zoomed
-        figure.suptitle(_state(found.iloc[-1]), fontsize=11)
+            axis.autoscale_view()  # does not change an axis that the user has zoomed
+        figure.suptitle(_training_state(values.iloc[-1]), fontsize=11)
         return True
 
     refresh()
-    follow(figure, refresh)
+    update_regularly(figure, refresh)
 
 
-def _rows(figure: Figure, rows: list[str], lines: dict[str, Any]) -> dict[str, Any]:
-    """Lay out one axis below another, and put their empty lines, raw and mean, into ``lines``."""
+def _add_panels(figure: Figure, rows: list[str], lines: dict[str, Any]) -> dict[str, Any]:
+    """Add one panel below the other; their empty lines, raw and mean, go into ``lines``."""
     figure.clear()
     axes = dict(zip(rows, figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0], strict=True))
     for name, axis in axes.items():
@@ -89,8 +89,8 @@ def _rows(figure: Figure, rows: list[str], lines: dict[str, Any]) -> dict[str, A
     return axes
 
 
-def previews(figure: Figure, folder: Path) -> None:
-    """Show the previews of a training over the steps, the last one first, and new ones as they come."""
+def draw_previews(figure: Figure, folder: Path) -> None:
+    """Show the previews of a training, beginning with the last; new previews are added while it runs."""
     files = _previews(folder)
     axis = figure.add_axes((0.01, 0.09, 0.98, 0.84))
 
@@ -100,64 +100,64 @@ def previews(figure: Figure, folder: Path) -> None:
         axis.imshow(imread(files[index]), cmap="gray", vmin=0, vmax=1)
         step = files[index].stem.rpartition("_")[2]
         figure.suptitle(f"step {int(step)}: with ice and noise | generated | real" if step.isdigit()
-                        else "discs in white noise | what the model makes of them", fontsize=11)
+                        else "discs in white noise | output of the model", fontsize=11)
 
     pages = Pages(figure, len(files), len(files) - 1, draw, "preview")
 
     def refresh() -> bool:
-        new = _previews(folder)
-        if len(new) <= len(files):
+        new_files = _previews(folder)
+        if len(new_files) <= len(files):
             return False
-        latest = pages.index == pages.count - 1
-        files[:] = new
+        shows_latest = pages.index == pages.count - 1
+        files[:] = new_files
         pages.extend(len(files))
-        if latest:
+        if shows_latest:
             pages.go(len(files) - 1)
         return True
 
-    follow(figure, refresh)
+    update_regularly(figure, refresh)
 
 
-def ice_maps(figure: Figure, folder: Path) -> None:
-    """Show real micrographs at the working pixel size, and below them the ice measured of each."""
+def draw_ice_maps(figure: Figure, folder: Path) -> None:
+    """Show real micrographs at the working pixel size, and below each its ice map."""
     records = sorted((folder / "source/real").glob("*.json"))
     if not records:
         raise DataError(f"{folder} has measured no real micrograph yet; wait for the first steps")
-    found = [_ice(record) for record in records]
-    if all(ice is None for _, ice in found):
-        raise DataError(f"no ice was measured of the {len(found)} real micrographs: their grey values are no "
+    names_and_maps = [_ice_map(record) for record in records]
+    if all(ice is None for _, ice in names_and_maps):
+        raise DataError(f"no ice was measured of the {len(names_and_maps)} real micrographs: their grey values are no "
                         "transmission (mean near or below zero)")
-    reach = max(float(np.abs(ice - 1).max()) for _, ice in found if ice is not None) * 100
-    shown = min(COLUMNS, len(found))
-    # A single micrograph and its ice stand side by side.
-    axes = figure.subplots(2, shown) if shown > 1 else figure.subplots(1, 2).reshape(2, 1)
+    limit = max(float(np.abs(ice - 1).max()) for _, ice in names_and_maps if ice is not None) * 100
+    columns = min(COLUMNS, len(names_and_maps))
+    # The images of a single micrograph are side by side.
+    axes = figure.subplots(2, columns) if columns > 1 else figure.subplots(1, 2).reshape(2, 1)
     figure.subplots_adjust(left=0.01, right=0.90, bottom=0.10, top=0.92, wspace=0.03, hspace=0.03)
-    bar = figure.add_axes((0.915, 0.2, 0.015, 0.3))
+    colour_bar = figure.add_axes((0.915, 0.2, 0.015, 0.3))
 
     def draw(page: int) -> None:
         for column, (above, below) in enumerate(axes.T):
             for axis in (above, below):
                 axis.clear()
                 axis.set_axis_off()
-            if page * shown + column >= len(found):
+            if page * columns + column >= len(names_and_maps):
                 continue
-            name, ice = found[page * shown + column]
+            name, ice = names_and_maps[page * columns + column]
             above.set_title(Path(name).name, fontsize=9)
-            height, width = show(above, folder / name)
+            height, width = show_image(above, folder / name)
             if ice is None:
                 below.text(0.5, 0.5, "no ice measured", ha="center", transform=below.transAxes)
                 continue
-            picture = below.imshow((ice - 1) * 100, cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="bicubic",
+            picture = below.imshow((ice - 1) * 100, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="bicubic",
                                    extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-            bar.clear()
-            figure.colorbar(picture, cax=bar, label="transmission above its mean (%)")
+            colour_bar.clear()
+            figure.colorbar(picture, cax=colour_bar, label="transmission above its mean (%)")
 
-    Pages(figure, -(-len(found) // shown), 0, draw, "page")
+    Pages(figure, -(-len(names_and_maps) // columns), 0, draw, "page")
 
 
-def comparison(figure: Figure, folder: Path) -> None:
-    """Show a simulated field, what the model makes of it, and a real field, all in the real one's grey scale."""
-    data = _figures(folder)
+def draw_comparison(figure: Figure, folder: Path) -> None:
+    """Show a physical field, the field generated from it, and a real field, in the grey scale of the real one."""
+    data = _figure_data(folder)
     images = {kind: data[f"image_{kind}"].astype(np.float32) for kind in IMAGES}
     low, high = grey_range(images["real"])
     axes = figure.subplots(1, len(images), sharex=True, sharey=True)
@@ -166,12 +166,12 @@ def comparison(figure: Figure, folder: Path) -> None:
         axis.set_axis_off()
         axis.set_title(IMAGES[kind], fontsize=10)
         axis.imshow(image, cmap="gray", vmin=low, vmax=high)
-        scale_bar(axis, image.shape, float(data["pixel_size"]))
+        draw_scale_bar(axis, image.shape, float(data["pixel_size"]))
 
 
-def spectra(figure: Figure, folder: Path) -> None:
-    """Show the noise's power and the grey values of generated fields beside those of real ones."""
-    data = _figures(folder)
+def draw_spectra(figure: Figure, folder: Path) -> None:
+    """Show power spectra and grey values of generated fields beside those of real fields."""
+    data = _figure_data(folder)
     figure.set_layout_engine("constrained")
     power, values = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.5, 1)})
     for kind, text in IMAGES.items():
@@ -181,10 +181,10 @@ def spectra(figure: Figure, folder: Path) -> None:
         power.fill_between(data["frequency"][1:], fields.min(0), fields.max(0), color=COLOURS[kind], alpha=0.15)
         image = np.clip(data[f"image_{kind}"].astype(np.float32), -8, 8)
         values.hist(image.ravel(), bins=160, range=(-8, 8), density=True, histtype="step", **style)
-    power.set(xlabel="spatial frequency (1/Å)", ylabel="power (white noise of deviation 1: 1)")
-    power.set_title(f"mean of {len(data['power_real'])} fields; shaded: from least to most", fontsize=10)
+    power.set(xlabel="spatial frequency (1/Å)", ylabel="power (white noise of standard deviation 1 has 1)")
+    power.set_title(f"mean of {len(data['power_real'])} fields; shaded: minimum to maximum", fontsize=10)
     power.legend(fontsize=8)
-    values.set(xlabel="grey value (deviations of the noise)", ylabel="density")
+    values.set(xlabel="grey value (standard deviations of the noise)", ylabel="density")
     values.set_title("grey values", fontsize=10)
 
 
@@ -198,16 +198,16 @@ def _losses(table: Path) -> pd.DataFrame:
         raise DataError(f"{table} cannot be read yet ({error}); wait for the first steps") from None
 
 
-def _judged(table: Path) -> pd.DataFrame:
-    """How far the states of a training were from held-out real micrographs; empty where nobody has judged them."""
+def _validation(table: Path) -> pd.DataFrame:
+    """The validation metric by step; empty where there is none yet."""
     try:
         return pd.read_csv(table).dropna(subset=["step", "realism"])
     except (OSError, ValueError, KeyError):
         return pd.DataFrame(columns=["step", "realism"])
 
 
-def _state(last: pd.Series) -> str:
-    """How far the training is, in words."""
+def _training_state(last: pd.Series) -> str:
+    """Step, speed and time left, from the last row of losses.csv."""
     text = f"step {last['step']:.0f} of {last['steps']:.0f}"
     left = last["steps"] - last["step"]
     if not left or not last.get("steps_per_second", 0):
@@ -223,8 +223,8 @@ def _previews(folder: Path) -> list[Path]:
     return files
 
 
-def _ice(record: Path) -> tuple[str, NDArray[np.float64] | None]:
-    """Name of a real micrograph at the working pixel size, and its ice map if there is one."""
+def _ice_map(record: Path) -> tuple[str, NDArray[np.float64] | None]:
+    """The name of a real micrograph at the working pixel size, and its ice map if it has one."""
     try:
         values = json.loads(record.read_text("utf-8"))
         grid = values["ice_grid"]
@@ -233,7 +233,7 @@ def _ice(record: Path) -> tuple[str, NDArray[np.float64] | None]:
         raise DataError(f"{record} cannot be read ({error}); train again") from None
 
 
-def _figures(folder: Path) -> dict[str, NDArray[Any]]:
+def _figure_data(folder: Path) -> dict[str, NDArray[Any]]:
     path = folder / FIGURES
     if not path.is_file():
         raise DataError(f"{path} is not there yet; it is written when the training has finished")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coordinates that came back, on the original micrographs."""
+"""Viewer of the coordinates that were returned to the original micrographs."""
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,15 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.protocols import ProtCryogemReturnCoordinates
-from cryogem_scipion.viewers.images import WHOLE, rings, scale_bar, show
-from cryogem_scipion.viewers.pages import Pages
-from cryogem_scipion.viewers.window import opened
+from cryogem_scipion.viewers.figure_window import open_figure
+from cryogem_scipion.viewers.image_display import WHOLE_COLOUR, draw_circles, draw_scale_bar, show_image
+from cryogem_scipion.viewers.paging import Pages
 
 __all__ = ["CryogemReturnViewer"]
 
 
 class CryogemReturnViewer(ProtocolViewer):
-    """One original micrograph after another, with the coordinates that came back to it."""
+    """The original micrographs, one per page, with the returned coordinates."""
 
     _label = "returned coordinates"
     _targets = [ProtCryogemReturnCoordinates]
@@ -27,14 +27,14 @@ class CryogemReturnViewer(ProtocolViewer):
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
         form.addParam("displayCoordinates", LabelParam, label="Coordinates",
-                      help="One original micrograph after another; the circles are as wide as the box. Arrow keys page "
-                      "through.")
+                      help="The original micrographs, one after another. The circles are as wide as the box. Arrow "
+                      "keys show the next or previous micrograph.")
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
         return {"displayCoordinates": self._coordinates}
 
     def _coordinates(self, name: str | None = None) -> list[View]:
-        return opened(self, "Coordinates", (8, 8), self._draw)
+        return open_figure(self, "Coordinates", (8, 8), self._draw)
 
     def _draw(self, figure: Figure) -> None:
         coordinates = getattr(self.protocol, "outputCoordinates", None)
@@ -49,11 +49,11 @@ class CryogemReturnViewer(ProtocolViewer):
         axis = figure.add_axes((0.01, 0.09, 0.98, 0.84))
 
         def draw(index: int) -> None:
-            path, here = files[index]
+            path, positions_here = files[index]
             axis.clear()
             axis.set_axis_off()
-            scale_bar(axis, show(axis, path), micrographs.getSamplingRate())
-            rings(axis, here, coordinates.getBoxSize() or 0, WHOLE)
-            figure.suptitle(f"{path.name}: {len(here)} coordinates", fontsize=11)
+            draw_scale_bar(axis, show_image(axis, path), micrographs.getSamplingRate())
+            draw_circles(axis, positions_here, coordinates.getBoxSize() or 0, WHOLE_COLOUR)
+            figure.suptitle(f"{path.name}: {len(positions_here)} coordinates", fontsize=11)
 
         Pages(figure, len(files), 0, draw)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the evaluation of picks and of poses have in common, and the STAR files of what they compare."""
+"""STAR files of picks, poses and truth, which *evaluate picks* and *evaluate poses* compare."""
 import math
 import os
 from collections import Counter
@@ -15,50 +15,34 @@ from pwem.objects import Coordinate
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import MICROGRAPHS, read_manifest, read_table, write_table
 from cryogem_scipion.protocols.inputs import relion_angles
-from cryogem_scipion.protocols.stage import ProtCryogemStage
 
-__all__ = ["ProtCryogemEvaluation", "paired_micrographs", "particle_diameter", "score_attribute", "write_particles",
-           "write_picks", "write_truth"]
+__all__ = ["paired_micrographs", "particle_diameter", "score_attribute", "write_particles", "write_picks",
+           "write_truth"]
 
-# Where pickers keep their scores: Topaz, crYOLO, and RELION, Gautomatch and cryoSPARC.
-SCORES = ("_topazScore", "_cryoloScore", "_rlnAutopickFigureOfMerit")
-
-
-class ProtCryogemEvaluation(ProtCryogemStage):
-    """A comparison with the truth; its result is a report, which "Analyze Results" shows."""
-
-    def createOutputStep(self, key: str) -> None:
-        """Nothing to register: the report stays in the protocol's folder."""
-
-    def _addQueue(self, form: Any) -> None:
-        """Threads and queue of a stage that computes little."""
-        form.addParallelSection(threads=1, mpi=0)
-
-    def _methods(self) -> list[str]:
-        manifest = self.manifest()
-        return self.sentences(manifest) if manifest else []
+# Attributes with the scores of pickers: Topaz; crYOLO; RELION, Gautomatch and cryoSPARC.
+SCORE_ATTRIBUTES = ("_topazScore", "_cryoloScore", "_rlnAutopickFigureOfMerit")
 
 
 def paired_micrographs(picked: Any, true: Any) -> tuple[dict[int, str], dict[int, str]]:
-    """Return a name for each micrograph of two sets, by object id; the same micrograph has the same name.
+    """Return names for the micrographs of two sets, by object id; the same micrograph has the same name in both.
 
-    It is the path of the true one's file. The same are those of one name in Scipion, as long as it is unique in both
-    sets; else those of one file.
+    The name is the path of the file in the true set. Two micrographs are the same if they have the same name in
+    Scipion. Where a name is not unique in both sets, they are the same if they have the same file.
     """
-    def described(micrographs: Any) -> dict[int, tuple[str, str]]:
+    def names_and_paths(micrographs: Any) -> dict[int, tuple[str, str]]:
         return {item.getObjId(): (item.getMicName() or os.path.basename(item.getFileName()),
                                   os.path.abspath(item.getFileName())) for item in micrographs.iterItems()}
 
-    mine, theirs = described(picked), described(true)
-    twice = {name for some in (mine, theirs) for name, count in Counter(name for name, _ in some.values()).items()
-             if count > 1}
-    files = {name: path for name, path in theirs.values() if name not in twice}
-    return ({number: files.get(name, path) for number, (name, path) in mine.items()},
-            {number: path for number, (_, path) in theirs.items()})
+    of_picked, of_true = names_and_paths(picked), names_and_paths(true)
+    ambiguous = {name for micrographs in (of_picked, of_true)
+                 for name, count in Counter(name for name, _ in micrographs.values()).items() if count > 1}
+    true_paths = {name: path for name, path in of_true.values() if name not in ambiguous}
+    return ({number: true_paths.get(name, path) for number, (name, path) in of_picked.items()},
+            {number: path for number, (_, path) in of_true.items()})
 
 
 def particle_diameter(micrographs: Any) -> float | None:
-    """Return the diameter (Å) of the particles on micrographs of a simulated or generated set, None for others."""
+    """Return the particles' diameter (Å) on simulated or generated micrographs, ``None`` for other micrographs."""
     for item in micrographs.iterItems():
         if not hasattr(item, "_cryogemManifest"):
             return None
@@ -68,26 +52,26 @@ def particle_diameter(micrographs: Any) -> float | None:
 
 
 def score_attribute(coordinates: Any, wanted: str = "") -> str | None:
-    """Return the attribute that holds the scores of picks; None where they have none.
+    """Return the name of the attribute with the picks' scores; ``None`` when they have no scores.
 
     Raises
     ------
     DataError
-        ``wanted`` is no attribute of them.
+        The picks have no attribute ``wanted``.
     """
     first = coordinates.getFirstItem()
     if wanted:
         if first is not None and not hasattr(first, wanted):
-            usual = dict(Coordinate().getAttributes())
-            found = [name for name, _ in first.getAttributes() if name not in usual]
-            raise DataError(f"the picks have no attribute {wanted!r} (found: {', '.join(found) or 'none'}); correct "
+            standard = dict(Coordinate().getAttributes())
+            extra = [name for name, _ in first.getAttributes() if name not in standard]
+            raise DataError(f"the picks have no attribute {wanted!r} (found: {', '.join(extra) or 'none'}); correct "
                             "it, or leave it empty")
         return wanted
-    return next((name for name in SCORES if hasattr(first, name)), None)
+    return next((name for name in SCORE_ATTRIBUTES if hasattr(first, name)), None)
 
 
 def write_picks(coordinates: Any, names: dict[int, str], score: str | None, path: Path) -> None:
-    """Write a SetOfCoordinates with its scores as a STAR file; ``names`` are those of its micrographs."""
+    """Write a SetOfCoordinates and its scores as a STAR file; ``names`` are the micrographs' names by object id."""
     rows = []
     for item in coordinates.iterItems():
         row = {"rlnMicrographName": names.get(item.getMicId(), f"unknown_{item.getMicId()}"), "rlnOpticsGroup": 1,
@@ -98,22 +82,22 @@ def write_picks(coordinates: Any, names: dict[int, str], score: str | None, path
     _write(path, "particles", rows, coordinates.getMicrographs().getSamplingRate())
 
 
-def write_truth(coordinates: Any, names: dict[int, str], judged: set[str], path: Path) -> None:
-    """Write a true SetOfCoordinates, and beside it the list of its micrographs.
+def write_truth(coordinates: Any, names: dict[int, str], picked_names: set[str], path: Path) -> None:
+    """Write a true SetOfCoordinates as a STAR file, and the list of its micrographs beside it.
 
-    Where the micrographs are ours, their particles.star gives the exact centres, and the particles that the border
-    cuts, which are in no set.
+    For simulated and generated micrographs, particles.star gives the exact centres, and the particles cut by the
+    border, which are in no set.
 
     Parameters
     ----------
     coordinates
-        The set.
+        The true coordinates.
     names
-        Of its micrographs, by object id.
-    judged
-        The names of those that were picked; others are left out.
+        Names of their micrographs by object id.
+    picked_names
+        Names of the micrographs that were picked; other micrographs are left out.
     path
-        Of the STAR file; ``micrographs.star`` is written beside it.
+        Path of the STAR file; ``micrographs.star`` is written beside it.
 
     Raises
     ------
@@ -122,25 +106,25 @@ def write_truth(coordinates: Any, names: dict[int, str], judged: set[str], path:
     """
     micrographs = coordinates.getMicrographs()
     pixel_size = micrographs.getSamplingRate()
-    # A list, because looking up one item ends an iteration over the set.
-    own = [item.clone() for item in micrographs.iterItems() if names[item.getObjId()] in judged]
-    if not own:
+    # A list, because looking up an item would end the iteration over the set.
+    scored = [item.clone() for item in micrographs.iterItems() if names[item.getObjId()] in picked_names]
+    if not scored:
         raise DataError(f"none of the {micrographs.getSize()} micrographs of the true coordinates (such as "
                         f"{micrographs.getFirstItem().getMicName()}) was picked; choose the truth of these micrographs")
-    positions: dict[int, list[tuple[int, int]]] = {item.getObjId(): [] for item in own}
+    positions: dict[int, list[tuple[int, int]]] = {item.getObjId(): [] for item in scored}
     for item in coordinates.iterItems():
         if item.getMicId() in positions:
             positions[item.getMicId()].append((item.getX(), item.getY()))
     tables: dict[str, pd.DataFrame] = {}
-    rows = [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1, **row} for item in own
+    rows = [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1, **row} for item in scored
             for row in _true_rows(item, positions[item.getObjId()], pixel_size, tables)]
     _write(path, "particles", rows, pixel_size)
     _write(path.with_name(MICROGRAPHS), "micrographs",
-           [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1} for item in own], pixel_size)
+           [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1} for item in scored], pixel_size)
 
 
 def write_particles(particles: Any, path: Path) -> None:
-    """Write a SetOfParticles with poses as a STAR file; ``DataError`` when it has none."""
+    """Write a SetOfParticles with poses as a STAR file; ``DataError`` when it has no poses."""
     if not particles.hasAlignmentProj():
         raise DataError(f"the particles {particles} have no projection angles; choose the output of a 3D refinement")
     pixel_size = particles.getSamplingRate()
@@ -165,7 +149,7 @@ def write_particles(particles: Any, path: Path) -> None:
 
 def _true_rows(micrograph: Any, positions: list[tuple[int, int]], pixel_size: float,
                tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, float]]:
-    """The particles of one micrograph: those of the set, then the cut ones."""
+    """Rows of one micrograph's particles: whole particles from the set, then particles cut by the border."""
     labels = _labels(micrograph, tables)
     exact: dict[tuple[int, int], tuple[float, float]] = {}
     cut = []
@@ -177,13 +161,13 @@ def _true_rows(micrograph: Any, positions: list[tuple[int, int]], pixel_size: fl
                 exact[math.floor(row["rlnCoordinateX"]), math.floor(row["rlnCoordinateY"])] = centre
             else:
                 cut.append(centre)
-    for whole, places in ((1, [exact.get(position, position) for position in positions]), (0, cut)):
-        for x, y in places:
+    for whole, centres in ((1, [exact.get(position, position) for position in positions]), (0, cut)):
+        for x, y in centres:
             yield {"rlnCoordinateX": float(x), "rlnCoordinateY": float(y), "cryogemWhole": whole}
 
 
 def _labels(micrograph: Any, tables: dict[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """Rows of particles.star of one of our micrographs, with the exact centres ``x`` and ``y``; None for others."""
+    """Rows of a micrograph in particles.star with exact centres ``x``, ``y``; ``None`` where it has no such file."""
     name = micrograph.getAttributeValue("_cryogemParticles", "")
     if not name or not os.path.isfile(name):
         return None
@@ -191,16 +175,16 @@ def _labels(micrograph: Any, tables: dict[str, pd.DataFrame]) -> pd.DataFrame | 
         path = Path(name)
         _, rows = read_table(path, "particles", ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY",
                                                  "rlnOriginXAngst", "rlnOriginYAngst", "cryogemWhole"))
-        size = read_manifest(path.parent).pixel_size
+        pixel_size = read_manifest(path.parent).pixel_size
         tables[name] = rows.assign(
-            pixel_size=size, x=rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / size,
-            y=rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / size,
-            file=[os.path.abspath(path.parent / one) for one in rows["rlnMicrographName"]])
+            pixel_size=pixel_size, x=rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / pixel_size,
+            y=rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / pixel_size,
+            file=[os.path.abspath(path.parent / relative) for relative in rows["rlnMicrographName"]])
     return tables[name][tables[name]["file"] == os.path.abspath(micrograph.getFileName())]
 
 
 def _write(path: Path, name: str, rows: list[dict[str, Any]], pixel_size: float) -> None:
     optics = {"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1", "rlnMicrographPixelSize": pixel_size}
-    # An empty table keeps its columns.
+    # A table without rows needs its columns named.
     columns = None if rows else ["rlnMicrographName", "rlnOpticsGroup", "rlnCoordinateX", "rlnCoordinateY"]
     write_table(path, name, pd.DataFrame([optics]), pd.DataFrame(rows, columns=columns))
