@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Package of CryoGEM for Scipion; reads everything as text and imports nothing of it."""
+"""Installation of CryoGEM for Scipion; it reads the version as text and does not import the package."""
 import re
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"', (here / "cryogem_scipion/__init__.py").read_text("utf-8"), re.M)
 
-# The test suite runs with the newest; .ci/oldest.txt names the oldest of each range.
+# The tests run with the newest versions; .ci/oldest.txt has the oldest of each range.
 engine = ["torch>=2.4,<2.14", "ducc0>=0.37.1,<0.43", "threadpoolctl>=3.5,<4", "numba>=0.60,<0.69",
           "gemmi>=0.7,<0.8", "safetensors>=0.4.5,<0.9", "cryosparc-tools>=4.5,<6"]
 scipion = ["scipion-pyworkflow>=3.11.2,<4", "scipion-em>=3.11,<4"]
@@ -18,12 +18,13 @@ shared = ["numpy>=1.26,<3", "scipy>=1.10", "mrcfile>=1.4.3,<2", "starfile>=0.5.1
 setup(
     name="scipion-em-cryogem",
     version=version[1],
-    description="Labelled synthetic cryo-EM micrographs that look like your own microscope's, in Scipion",
+    description="Scipion plugin: labelled synthetic cryo-EM micrographs with the noise of your own microscope",
     long_description=(here / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="GPL-3.0-or-later",
-    keywords="scipion cryoem imageprocessing simulation deep-learning",
-    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Bio-Informatics"],
+    keywords="scipion scipion-3.0 cryo-em electron-microscopy structural-biology simulation deep-learning",
+    classifiers=["Development Status :: 4 - Beta", "Intended Audience :: Science/Research",
+                 "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Bio-Informatics"],
     python_requires=">=3.10",
     packages=find_packages(include=["cryogem_scipion", "cryogem_scipion.*"]),
     include_package_data=True,
@@ -31,11 +32,13 @@ setup(
     extras_require={
         "engine": engine,
         "scipion": scipion,
-        # setuptools: the package is built as a test, and older ones need another package for it.
+        # setuptools: a test builds the package; older versions need the package wheel for it.
         "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14", "setuptools>=70.1"],
-        # Scipion's plugins of the programs that the optional tests hand our sets to.
+        # Scipion plugins that the optional tests run on our data sets.
         "optional": ["scipion-em-topaz>=3.1.2,<4", "scipion-em-relion>=5.0.2,<6"],
-        "lint": ["ruff==0.17.*", "mypy>=1.11"],
+        "lint": ["ruff==0.17.*", "mypy>=1.11", "pre-commit>=4,<5"],
+        # docs/architecture says why these.
+        "docs": ["sphinx>=9,<10", "myst-parser>=5,<6", "furo>=2025.12"],
     },
     entry_points={
         "pyworkflow.plugin": "cryogem_scipion = cryogem_scipion",

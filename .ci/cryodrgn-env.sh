@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a virtual environment with cryoDRGN, apart from the engine's: .ci/cryodrgn-env.sh FOLDER
-# torch by version and first: an open range fetches gigabytes of GPU libraries on machines without a GPU.
-# Half of an installation's time is compiling; --no-compile leaves it to the first import, of what is imported.
+# Makes a separate virtual environment with cryoDRGN: .ci/cryodrgn-env.sh FOLDER
+# torch is installed first, with its version: without one, pip downloads gigabytes of GPU libraries, also without a GPU.
+# --no-compile halves the time of the installation: Python then compiles a module when it is first imported.
 set -eu
 folder=$1
 [ -x "$folder/bin/cryodrgn" ] && exit 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Scipion's plugin for cryoSPARC in a folder of its own: .ci/cryosparc2-plugin.sh FOLDER
-# Without its requirements (--no-deps): Scipion is there, and its conversions need neither cryoSPARC nor its tools.
+# Installs Scipion's cryoSPARC plugin into a separate folder: .ci/cryosparc2-plugin.sh FOLDER
+# --no-deps: Scipion is already installed, and the plugin's conversions need neither cryoSPARC nor its tools.
 set -eu
 folder=$1
 [ -d "$folder/cryosparc2" ] && exit 0

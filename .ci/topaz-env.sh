@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a virtual environment with Topaz, apart from the engine's: .ci/topaz-env.sh FOLDER
-# Topaz 0.2.5 bounds none of its requirements; these are of NumPy 1's time. It also asks for torchvision, which its
-# commands do without (--no-deps). torch by version and first, and --no-compile: see .ci/cryodrgn-env.sh.
+# Makes a separate virtual environment with Topaz: .ci/topaz-env.sh FOLDER
+# Topaz 0.2.5 gives no versions of its requirements. The versions below are of the time of NumPy 1. Topaz also asks for
+# torchvision, which its commands do not need (--no-deps). See .ci/cryodrgn-env.sh for torch and --no-compile.
 set -eu
 folder=$1
 [ -x "$folder/bin/topaz" ] && exit 0

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the benchmarks one after another and writes what they print into RESULTS.md, each into its own section.
+"""Runs the benchmarks one after another and writes their results into RESULTS.md, each into its own section.
 
-    python benchmarks/run.py [NAME ...]        all, or the named ones; 'make bench' runs all
-    python benchmarks/run.py NAME -- ...       one that needs data or programs from outside, with what it is to be given
+    python benchmarks/run.py [NAME ...]            all that need no data, or the named ones; 'make bench' runs all
+    python benchmarks/run.py NAME -- ARGUMENTS     one that needs data or other programs, with its arguments
 
-A section stands between ``<!-- benchmark NAME -->`` and ``<!-- end NAME -->``; everything else in the file stays.
+A benchmark prints its result to standard output as Markdown (a table, sentences), and its progress to standard error.
+Its section stands between ``<!-- benchmark NAME -->`` and ``<!-- end NAME -->``. The rest of the file stays as it is.
 """
+import argparse
+import ast
 import os
 import re
 import subprocess
@@ -26,13 +29,13 @@ BENCHMARKS = {
     "training": ["training.py"],
     "scale": ["scale.py"],
 }
-"""Name and command of each that needs nothing from outside."""
-OUTSIDE = {"world": "world.py", "kept_signal": "kept_signal.py", "poses": "poses.py"}
-"""Name and file of the others, which have to be told where their data and programs are."""
+"""Name and command of each benchmark that needs no data from outside the repository."""
+WITH_DATA = {"noise_models": "noise_models.py", "particle_signal": "particle_signal.py", "poses": "poses.py"}
+"""Name and file of the benchmarks that take the paths of data and programs as arguments."""
 
 
-def measured(command):
-    """What a benchmark prints, and the peak memory (MB) of its largest process."""
+def run_benchmark(command):
+    """Lines that a benchmark prints, the peak memory (MB) of its largest process, and its wall time (s)."""
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, HERE / command[0], *command[1:]], stdout=subprocess.PIPE, text=True)
     lines = []
@@ -42,22 +45,28 @@ def measured(command):
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{command[0]} ended with {process.returncode}; nothing of it was written")
+        raise SystemExit(f"{command[0]} ended with {process.returncode}; its section in {RESULTS.name} stays as it was")
     return lines, usage.ru_maxrss / 1024, time.monotonic() - start
 
 
+def summary(file):
+    """First line of a benchmark's docstring: what it compares."""
+    return (ast.get_docstring(ast.parse((HERE / file).read_text("utf-8"))) or "").partition("\n")[0]
+
+
 def section(name, command, lines, megabytes, seconds):
-    """The text of one benchmark's section."""
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    """Text of one benchmark's section, with its markers."""
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     cores = len(os.sched_getaffinity(0))
     return "\n".join([
         f"<!-- benchmark {name} -->", f"### {name}", "",
-        f"`python benchmarks/{' '.join(command)}`, {when}, {cores} cores, torch {version('torch')}; {seconds:.0f} s, "
-        f"peak memory {megabytes:.0f} MB:", "", "```", *lines, "```", f"<!-- end {name} -->"])
+        f"`python benchmarks/{' '.join(command)}`, {date}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; "
+        f"{seconds:.0f} s, peak memory {megabytes:.0f} MB.", "", summary(command[0]), "", *lines,
+        f"<!-- end {name} -->"])
 
 
-def put(text, name, content):
-    """The text with a section in place of the former one, or at the end."""
+def replace_section(text, name, content):
+    """Text of RESULTS.md with the new section in the place of the old one, or at the end."""
     pattern = re.compile(rf"<!-- benchmark {re.escape(name)} -->.*?<!-- end {re.escape(name)} -->", re.S)
     if pattern.search(text):
         return pattern.sub(lambda _: content, text)
@@ -65,21 +74,23 @@ def put(text, name, content):
 
 
 def main():
-    """Run what is asked for; the file is written after each, so that nothing is lost."""
-    given = sys.argv[1:]
-    commands = dict(BENCHMARKS)
-    if "--" in given:
-        given, rest = given[:given.index("--")], given[given.index("--") + 1:]
-        commands |= {name: [file, *rest] for name, file in OUTSIDE.items()}
-    chosen = given or list(BENCHMARKS)
-    unknown = [name for name in chosen if name not in commands]
+    """Run the chosen benchmarks; write the file after each, so that a failure later loses nothing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"{', '.join(BENCHMARKS)}; with -- and its arguments: {', '.join(WITH_DATA)}")
+    words, commands = sys.argv[1:], dict(BENCHMARKS)
+    if "--" in words:
+        words, arguments = words[:words.index("--")], words[words.index("--") + 1:]
+        commands |= {name: [file, *arguments] for name, file in WITH_DATA.items()}
+    names = parser.parse_args(words).names or list(BENCHMARKS)
+    unknown = [name for name in names if name not in commands]
     if unknown:
-        more = f"; with -- and its arguments: {', '.join(OUTSIDE)}"
+        more = f"; with -- and its arguments: {', '.join(WITH_DATA)}"
         raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}{more}")
-    for name in chosen:
-        print(f"--- {name}", flush=True)
-        content = section(name, commands[name], *measured(commands[name]))
-        RESULTS.write_text(put(RESULTS.read_text("utf-8"), name, content), "utf-8")
+    for name in names:
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        content = section(name, commands[name], *run_benchmark(commands[name]))
+        RESULTS.write_text(replace_section(RESULTS.read_text("utf-8"), name, content), "utf-8")
 
 
 if __name__ == "__main__":

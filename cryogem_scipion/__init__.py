@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""CryoGEM for Scipion: labelled synthetic micrographs that look like one's own microscope's.
+"""CryoGEM for Scipion: labelled synthetic micrographs that look like the user's own real micrographs.
 
-Importing this package loads neither Scipion nor torch: ``Plugin`` is found on demand.
+Importing this package loads neither Scipion nor torch. ``Plugin`` is loaded at its first use.
 """
 from typing import Any
 
@@ -11,7 +11,7 @@ _references = ["Zhang2024"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load Scipion's plugin class when somebody asks for it."""
+    """Return Scipion's plugin class; it is loaded at its first use."""
     if name == "Plugin":
         from cryogem_scipion.plugin import Plugin
         return Plugin

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make demo``: a Scipion project that simulates, trains and generates from a real micrograph.
+"""``make demo``: simulate, train and generate in a Scipion project, with the real micrograph of this package.
 
-The real micrograph is the one that the package ships, the map a phantom made by code. The run ends with a figure:
-the real micrograph beside the simulated, the noisy physical and the generated one.
+The map is a phantom that the engine computes. At the end the demo draws a figure: the real micrograph beside the
+simulated, the physical and the generated one.
 """
 import argparse
 import logging
@@ -29,24 +29,24 @@ from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.workflow import open_project, run
 
-__all__ = ["PROJECT", "Scale", "draw_figure", "main", "run_demo"]
+__all__ = ["PROJECT", "DemoSize", "draw_figure", "main", "run_and_report", "run_demo"]
 
 log = logging.getLogger("cryogem")
 
-REAL = Path(__file__).resolve().parent / "data" / "krios_micrograph_3.4A.mrc"
+REAL_MICROGRAPH = Path(__file__).resolve().parent / "data" / "krios_micrograph_3.4A.mrc"
 REAL_PIXEL_SIZE = 3.42
 PROJECT = "CryogemDemo"
-SHOWN = 380
+FIELD_EDGE = 380
 """Edge (px) of the field that the figure shows."""
 ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.1}
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How much work the demo does; the test suite runs a smaller one."""
+class DemoSize:
+    """Amount of work of the demo; the tests run a smaller demo."""
 
     pixel_size: float = 5.13
-    size: tuple[int, int] = (616, 616)
+    micrograph_size: tuple[int, int] = (616, 616)
     micrographs: int = 8
     particles: float = 110.0
     steps: int = 600
@@ -54,56 +54,56 @@ class Scale:
     width: int = 24
 
 
-def run_demo(folder: Path, scale: Scale) -> dict[str, Any]:
-    """Run the workflow in a Scipion project under ``folder`` and return its protocols by name."""
+def run_demo(folder: Path, size: DemoSize) -> dict[str, Any]:
+    """Run the workflow in a Scipion project in the workspace ``folder``, and return its protocols by name."""
     map_file = _phantom(folder / "phantom")
     project = open_project(folder, PROJECT)
-    size = "{} {}".format(*scale.size)
-    boxes: dict[str, Any] = {}
-    boxes["volume"] = run(project, "ProtImportVolumes", "import a map (phantom)", filesPath=str(map_file),
-                          samplingRate=4.0)
-    boxes["real"] = run(project, "ProtImportMicrographs", "import a real micrograph", filesPath=str(REAL),
-                        samplingRate=REAL_PIXEL_SIZE, **ACQUISITION)
-    boxes["simulate"] = run(
-        project, "ProtCryogemSimulate", inputVolume=(boxes["volume"], "outputVolume"),
-        inputMicrographs=(boxes["real"], "outputMicrographs"), pixelSize=scale.pixel_size,
-        micrographs=scale.micrographs, micrographSize=size, particlesMean=scale.particles, particlesSigma=10.0,
+    micrograph_size = "{} {}".format(*size.micrograph_size)
+    protocols: dict[str, Any] = {}
+    protocols["volume"] = run(project, "ProtImportVolumes", "import a map (phantom)", filesPath=str(map_file),
+                              samplingRate=4.0)
+    protocols["real"] = run(project, "ProtImportMicrographs", "import a real micrograph",
+                            filesPath=str(REAL_MICROGRAPH), samplingRate=REAL_PIXEL_SIZE, **ACQUISITION)
+    protocols["simulate"] = run(
+        project, "ProtCryogemSimulate", inputVolume=(protocols["volume"], "outputVolume"),
+        inputMicrographs=(protocols["real"], "outputMicrographs"), pixelSize=size.pixel_size,
+        micrographs=size.micrographs, micrographSize=micrograph_size, particlesMean=size.particles, particlesSigma=10.0,
         defocusMin=7000.0, defocusMax=12000.0)
-    simulated = (boxes["simulate"], "outputMicrographs")
-    boxes["train"] = run(
-        project, "ProtCryogemTrain", inputMicrographs=(boxes["real"], "outputMicrographs"),
-        inputSimulation=simulated, steps=scale.steps, crop=scale.crop, generatorWidth=scale.width,
-        discriminatorWidth=scale.width)
-    boxes["generate"] = run(
-        project, "ProtCryogemGenerate", inputModel=(boxes["train"], "outputModel"), inputSimulation=simulated,
-        micrographs=scale.micrographs, keepOptical=True, keepPhysical=True)
-    return boxes
+    simulated = (protocols["simulate"], "outputMicrographs")
+    protocols["train"] = run(
+        project, "ProtCryogemTrain", inputMicrographs=(protocols["real"], "outputMicrographs"),
+        inputSimulation=simulated, steps=size.steps, crop=size.crop, generatorWidth=size.width,
+        discriminatorWidth=size.width)
+    protocols["generate"] = run(
+        project, "ProtCryogemGenerate", inputModel=(protocols["train"], "outputModel"), inputSimulation=simulated,
+        micrographs=size.micrographs, keepOptical=True, keepPhysical=True)
+    return protocols
 
 
 def draw_figure(real: Path, dataset: Path, out: Path, name: str = "mic_000000.mrc") -> Path:
-    """Draw the same field of real, simulated, noisy physical and generated micrograph side by side.
+    """Draw a field of the real, the simulated, the physical and the generated micrograph side by side.
 
     Parameters
     ----------
     real
         Real micrograph at the working pixel size.
     dataset
-        A generated folder that kept its optical and physical images.
+        A generated dataset folder with its clean (``optical``) and physical images.
     out
         PNG file.
     name
-        The generated micrograph to show; the particles' true centres are marked on it.
+        File name of the generated micrograph. The particles' true centres are marked on it.
     """
     panels = [("real", real), ("simulated: what the optics form", dataset / "optical" / name),
               ("physical: with ice and noise", dataset / "physical" / name),
               ("generated, true centres marked", dataset / "micrographs" / name)]
     images = [(title, *read_mrc(path, 2)) for title, path in panels]
-    edge = min(SHOWN, *(min(image.shape) for _, image, _ in images))
-    # One pixel of a micrograph is one of the picture; a panel is as wide as its field.
+    edge = min(FIELD_EDGE, *(min(image.shape) for _, image, _ in images))
+    # One pixel of a micrograph is one pixel of the figure.
     figure, axes = plt.subplots(1, 4, figsize=(4 * (edge + 8) / 100, (edge + 30) / 100), dpi=100)
     figure.subplots_adjust(left=0.002, right=0.998, bottom=0.005, top=edge / (edge + 30), wspace=0.02)
     for axis, (title, image, pixel_size) in zip(axes, images, strict=True):
-        # The eye sees particles better when the finest noise is averaged away; the files are as they are.
+        # Slightly smoothed for display, because particles are easier to see without the finest noise.
         field = gaussian_filter(image[:edge, :edge], 0.7)
         low, high = np.percentile(field, [0.2, 99.8])
         axis.imshow(field, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
@@ -118,7 +118,7 @@ def draw_figure(real: Path, dataset: Path, out: Path, name: str = "mic_000000.mr
 
 
 def _scale_bar(axis: Any, edge: int, pixel_size: float, angstrom: float = 500) -> None:
-    """A white bar with its length, in the lower left corner."""
+    """Draw a white scale bar with its length into the lower left corner."""
     length = angstrom / pixel_size
     around = [patheffects.withStroke(linewidth=2, foreground="black")]
     axis.add_patch(Rectangle((12, edge - 16), length, 4, facecolor="white", edgecolor="black", linewidth=0.8))
@@ -127,7 +127,7 @@ def _scale_bar(axis: Any, edge: int, pixel_size: float, angstrom: float = 500) -
 
 
 def _mark_centres(axis: Any, dataset: Path, name: str, edge: int) -> None:
-    """Circles around true centres; those whose box is cut by the border in another colour."""
+    """Draw circles around the true centres; particles cut by the border have another colour."""
     optics, rows = read_table(dataset / PARTICLES, "particles", ("rlnCoordinateX", "rlnOriginXAngst", "cryogemWhole"))
     rows = rows[rows["rlnMicrographName"] == f"micrographs/{name}"]
     pixel_size = float(optics["rlnMicrographPixelSize"].iloc[0])
@@ -135,26 +135,27 @@ def _mark_centres(axis: Any, dataset: Path, name: str, edge: int) -> None:
     y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / pixel_size
     shown = (x < edge - 1) & (y < edge - 1)
     whole = rows["cryogemWhole"] == 1
-    for chosen, colour in ((whole, "#ffb000"), (~whole, "#6fa8ff")):
-        axis.scatter(x[shown & chosen], y[shown & chosen], s=420, facecolors="none", edgecolors=colour, linewidths=1.2)
+    for selected, colour in ((whole, "#ffb000"), (~whole, "#6fa8ff")):
+        axis.scatter(x[shown & selected], y[shown & selected], s=420, facecolors="none", edgecolors=colour,
+                     linewidths=1.2)
 
 
-def tell(out: Path, scale: Scale) -> int:
-    """Run the demo in the folder ``out`` and say what came out of it."""
+def run_and_report(out: Path, size: DemoSize) -> int:
+    """Run the demo in the folder ``out``, print its outputs, and return the exit status."""
     start = time.monotonic()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    boxes = run_demo(out, scale)
-    project = Path(boxes["generate"].getProject().path)
-    training = project / boxes["train"].outFolder()
+    protocols = run_demo(out, size)
+    project = Path(protocols["generate"].getProject().path)
+    training = project / protocols["train"].outFolder()
     _, real = read_table(training / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
-    figure = draw_figure(training / real["rlnMicrographName"].iloc[0], project / boxes["generate"].outFolder(),
+    figure = draw_figure(training / real["rlnMicrographName"].iloc[0], project / protocols["generate"].outFolder(),
                          out / "demo.png")
     print(f"\nproject   {project}")
-    for box in boxes.values():
-        for name, output in box.iterOutputAttributes():
-            print(f"{box.getClassLabel(False):24} {name:18} {output}")
+    for protocol in protocols.values():
+        for name, output in protocol.iterOutputAttributes():
+            print(f"{protocol.getClassLabel(False):24} {name:18} {output}")
     print(f"figure    {figure}")
     print(f"done in {time.monotonic() - start:.0f} s")
     return 0
@@ -164,24 +165,24 @@ def main() -> int:
     """Run the demo from the command line."""
     parser = argparse.ArgumentParser(prog="python -m cryogem_scipion.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the project and the figure")
-    parser.add_argument("--steps", type=int, default=Scale.steps, help="training steps")
+    parser.add_argument("--steps", type=int, default=DemoSize.steps, help="training steps")
     arguments = parser.parse_args()
     try:
-        return tell(arguments.out, Scale(steps=arguments.steps))
+        return run_and_report(arguments.out, DemoSize(steps=arguments.steps))
     except CryogemError as error:
         print(f"cryogem: {error}", file=sys.stderr)
         return 2
 
 
 def _phantom(folder: Path) -> Path:
-    """The phantom's map, made by the engine in a process of its own."""
+    """The phantom's map, computed by the engine in another process."""
     path = folder / "phantom.mrc"
     if not path.is_file():
         command = [sys.executable, "-m", "cryogem_scipion", "phantom", "--box", "48", "--pixel-size", "4",
                    "--diameter-angstrom", "150", "--out", str(folder)]
-        made = subprocess.run(command, capture_output=True, text=True)
-        if made.returncode:
-            raise CryogemError(f"{shlex.join(command)} failed: {made.stderr.strip()[-500:]}")
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            raise CryogemError(f"{shlex.join(command)} failed: {process.stderr.strip()[-500:]}")
     return path
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the program from this very folder: ``python path/to/launcher.py simulate …``.
+"""Runs the program from this folder: ``python path/to/launcher.py simulate …``.
 
-The engine's environment need not have this package installed, and must not see the packages
-beside it (they are Scipion's). So this file makes known the one package it lies in, and
-nothing else of the folders around it.
+The engine's environment need not have this package installed. It must not import the packages beside it, which belong
+to Scipion's environment. So this file registers only its own package, and no folder around it.
 """
 import importlib.util
 import sys

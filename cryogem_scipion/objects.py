@@ -9,7 +9,7 @@ __all__ = ["CryogemModel"]
 
 
 class CryogemModel(EMObject):
-    """A noise model: makes clean micrographs look like those of one microscope and sample."""
+    """A noise model: the trained noise translator for one microscope and specimen."""
 
     def __init__(self, filename=None, **kwargs):
         EMObject.__init__(self, **kwargs)
@@ -27,18 +27,18 @@ class CryogemModel(EMObject):
         self._filename.set(filename)
 
     def getFolder(self):
-        """Return the training's folder, with manifest, losses and previews."""
+        """Return the folder of the training, with manifest, losses and previews."""
         return str(Path(self.getFileName()).parent)
 
     def getSamplingRate(self):
-        """Return the pixel size it was trained at, Å."""
+        """Return the working pixel size, Å."""
         return self._samplingRate.get()
 
     def setSamplingRate(self, pixel_size):
         self._samplingRate.set(pixel_size)
 
     def getCrop(self):
-        """Return the edge of the pieces it was trained on, px."""
+        """Return the edge of the training crops, px."""
         return self._crop.get()
 
     def setCrop(self, crop):
@@ -52,7 +52,7 @@ class CryogemModel(EMObject):
         self._steps.set(steps)
 
     def getSnr(self):
-        """Return the signal-to-noise ratio it was trained with."""
+        """Return the signal-to-noise ratio of the training."""
         return self._snr.get()
 
     def setSnr(self, snr):

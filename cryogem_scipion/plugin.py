@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scipion's plugin class: where the engine runs, how it is installed, the command that starts it."""
+"""Scipion's plugin class: the engine's environment, its installation, and the command that starts the engine."""
 import importlib.util
 import os
 import shlex
@@ -17,21 +17,21 @@ from cryogem_scipion import __version__
 __all__ = ["CRYODRGN_ENV_ACTIVATION", "CRYOGEM_ENV_ACTIVATION", "Plugin"]
 
 CRYOGEM_ENV_ACTIVATION = "CRYOGEM_ENV_ACTIVATION"
-# Scipion's cryoDRGN plugin has this variable, too; where it is installed, its value is ours.
+# Scipion's cryoDRGN plugin has the same variable. Where it is installed, its value is used.
 CRYODRGN_ENV_ACTIVATION = "CRYODRGN_ENV_ACTIVATION"
 DISTRIBUTION = "scipion-em-cryogem"
-ENVIRONMENT = f"cryogem-{__version__}"
-PYTHON = "3.11"
-# The heavy libraries that tell whether a Python can run the engine; looked for, never imported.
-ENGINE = ("torch", "numba", "ducc0", "threadpoolctl", "gemmi", "safetensors")
-# What else another environment has to have.
-LIGHT = ("pydantic", "starfile", "mrcfile", "scipy", "tqdm", "jaxtyping")
-PATIENCE = 60
-"""Seconds that activating an environment may take."""
+CONDA_ENVIRONMENT = f"cryogem-{__version__}"
+PYTHON_VERSION = "3.11"
+# Libraries that a Python needs to run the engine. They are searched for, but never imported here.
+ENGINE_LIBRARIES = ("torch", "numba", "ducc0", "threadpoolctl", "gemmi", "safetensors")
+# Further libraries that the engine needs. This Python always has them, another environment may not.
+SHARED_LIBRARIES = ("pydantic", "starfile", "mrcfile", "scipy", "tqdm", "jaxtyping")
+ACTIVATION_TIMEOUT = 60
+"""Seconds that the activation of an environment may take."""
 
 
 class Plugin(pwem.Plugin):
-    """CryoGEM in Scipion."""
+    """The plugin CryoGEM for Scipion."""
 
     # Scipion takes the package's name and folder from here.
     __module__ = "cryogem_scipion"
@@ -41,26 +41,26 @@ class Plugin(pwem.Plugin):
     @classmethod
     def _defineVariables(cls):
         cls._defineVar(CRYOGEM_ENV_ACTIVATION, "",
-                       description="Command that activates the environment of the engine, such as 'conda activate "
-                       "cryogem' or '. /path/to/venv/bin/activate'. Empty: this Python when it has torch, else the "
-                       "conda environment that the plugin's installation makes.")
+                       description="Command that activates the engine's environment, such as 'conda activate cryogem' "
+                       "or '. /path/to/venv/bin/activate'. Empty: Scipion's own Python if it has torch, otherwise the "
+                       "conda environment that the plugin's installation creates.")
 
         if CRYODRGN_ENV_ACTIVATION not in cls.getVars():
             cls._defineVar(CRYODRGN_ENV_ACTIVATION, "",
-                           description="Command that activates the environment of cryoDRGN, which decodes "
+                           description="Command that activates cryoDRGN's environment. cryoDRGN computes the maps of "
                            "conformations from its result folders.")
 
     @classmethod
-    def getCryodrgnActivation(cls):
-        """Return the command that activates cryoDRGN's environment; empty when it is not known."""
+    def getCryodrgnActivationCmd(cls):
+        """Return the command that activates cryoDRGN's environment; empty if it is not configured."""
         activation = cls.getVar(CRYODRGN_ENV_ACTIVATION, os.environ.get(CRYODRGN_ENV_ACTIVATION, ""))
         return _with_conda(cls, activation) if activation else ""
 
     @classmethod
     def getEnviron(cls):
         environ = Environ(os.environ)
-        if cls.getActivation():
-            # Another Python must not find Scipion's packages.
+        if cls.getActivationCmd():
+            # The other Python must not import Scipion's packages.
             environ.pop("PYTHONPATH", None)
             environ.pop("PYTHONHOME", None)
         return environ
@@ -70,24 +70,24 @@ class Plugin(pwem.Plugin):
         return __version__
 
     @classmethod
-    def getActivation(cls):
+    def getActivationCmd(cls):
         """Return the command that activates the engine's environment.
 
-        Empty for this Python; ``None`` when there is no environment that could run the engine.
+        Empty if the engine runs in this Python; ``None`` if no environment can run the engine.
         """
         activation = cls.getVar(CRYOGEM_ENV_ACTIVATION, os.environ.get(CRYOGEM_ENV_ACTIVATION, ""))
         if activation:
             return _with_conda(cls, activation)
         if has_engine():
             return ""
-        if (_installation() / _target()).exists():
-            return _with_conda(cls, f"conda activate {ENVIRONMENT}")
+        if (_installation_folder() / _installation_flag()).exists():
+            return _with_conda(cls, f"conda activate {CONDA_ENVIRONMENT}")
         return None
 
     @classmethod
     def getProgram(cls):
-        """Return the start of the engine's command line, before the stage's name."""
-        activation = cls.getActivation()
+        """Return the engine's command line up to the name of the stage."""
+        activation = cls.getActivationCmd()
         if activation is None:
             raise FileNotFoundError(" ".join(cls.validateInstallation()))
         launcher = shlex.quote(str(Path(__file__).resolve().parent / "launcher.py"))
@@ -97,93 +97,96 @@ class Plugin(pwem.Plugin):
 
     @classmethod
     def environmentErrors(cls):
-        """Return why the engine cannot run on this machine; empty when it can. A good answer is asked for once."""
-        activation = cls.getActivation()
+        """Return the errors of the engine's environment on this machine; a working environment is checked only once."""
+        activation = cls.getActivationCmd()
         if activation is None:
             return cls.validateInstallation()
         if not activation:
             return []
-        wanted = ", ".join(map(repr, (*ENGINE, *LIGHT)))
-        ask = ("import sys; from importlib.util import find_spec; lacks = [name for name in "
-               f"({wanted}) if not find_spec(name)]; sys.exit('this Python lacks ' + ', '.join(lacks) if lacks else 0)")
-        return [f"The engine's environment cannot be used ({said}); correct {CRYOGEM_ENV_ACTIVATION} in Scipion's "
+        libraries = ", ".join(map(repr, (*ENGINE_LIBRARIES, *SHARED_LIBRARIES)))
+        check = (f"import sys; from importlib.util import find_spec; lacks = [name for name in ({libraries}) "
+                 "if not find_spec(name)]; sys.exit('this Python lacks ' + ', '.join(lacks) if lacks else 0)")
+        return [f"The engine's environment cannot be used ({error}); correct {CRYOGEM_ENV_ACTIVATION} in Scipion's "
                 f"configuration, which is {activation!r}, or install what is missing."
-                for said in _failure(f"{activation} && python -c {shlex.quote(ask)}", cls.getEnviron())]
+                for error in _command_errors(f"{activation} && python -c {shlex.quote(check)}", cls.getEnviron())]
 
     @classmethod
     def cryodrgnErrors(cls):
-        """Return why cryoDRGN cannot run on this machine; empty when it can."""
-        activation = cls.getCryodrgnActivation()
+        """Return the errors of cryoDRGN's environment on this machine."""
+        activation = cls.getCryodrgnActivationCmd()
         if not activation:
             return [f"The environment of cryoDRGN is not known; set {CRYODRGN_ENV_ACTIVATION} in Scipion's "
                     "configuration to the command that activates it."]
-        return [f"The environment of cryoDRGN cannot be used ({said}); correct {CRYODRGN_ENV_ACTIVATION} in Scipion's "
+        return [f"The environment of cryoDRGN cannot be used ({error}); correct {CRYODRGN_ENV_ACTIVATION} in Scipion's "
                 f"configuration, which is {activation!r}."
-                for said in _failure(f"{activation} && (command -v cryodrgn || (echo no program cryodrgn >&2; false))",
-                                     Environ(os.environ), shell="/bin/bash")]
+                for error in _command_errors(
+                    f"{activation} && (command -v cryodrgn || (echo no program cryodrgn >&2; false))",
+                    Environ(os.environ), shell="/bin/bash")]
 
     @classmethod
     def validateInstallation(cls):
-        if cls.getActivation() is not None:
+        if cls.getActivationCmd() is not None:
             return []
-        return [f"No environment for the CryoGEM engine: this Python lacks {', '.join(_missing())}, and the conda "
-                f"environment {ENVIRONMENT} is not installed.",
+        return [f"No environment for the CryoGEM engine: this Python lacks {', '.join(_missing_libraries())}, and the "
+                f"conda environment {CONDA_ENVIRONMENT} is not installed.",
                 f"Run 'scipion3 installb cryogem', or set {CRYOGEM_ENV_ACTIVATION} in Scipion's configuration."]
 
     @classmethod
     def defineBinaries(cls, env):
-        """Offer a conda environment with what the engine needs; made unasked where this Python has no torch."""
+        """Define the conda environment of the engine; it is installed by default if this Python lacks the libraries."""
         packages = " ".join(shlex.quote(requirement) for requirement in engine_requirements())
-        steps = [f"{cls.getCondaActivationCmd()} conda create -y -n {ENVIRONMENT} python={PYTHON} pip",
-                 f"conda activate {ENVIRONMENT}", f"pip install {packages}", f"touch {_target()}"]
-        env.addPackage("cryogem", version=__version__, tar="void.tgz", commands=[(" && ".join(steps), _target())],
+        steps = [f"{cls.getCondaActivationCmd()} conda create -y -n {CONDA_ENVIRONMENT} python={PYTHON_VERSION} pip",
+                 f"conda activate {CONDA_ENVIRONMENT}", f"pip install {packages}", f"touch {_installation_flag()}"]
+        env.addPackage("cryogem", version=__version__, tar="void.tgz",
+                       commands=[(" && ".join(steps), _installation_flag())],
                        neededProgs=[] if cls.getCondaActivationCmd() else ["conda"], default=not has_engine())
 
 
 def has_engine():
-    """Whether this Python has the engine's libraries; found without importing them."""
-    return not _missing()
+    """Return whether this Python has the engine's libraries, without importing them."""
+    return not _missing_libraries()
 
 
 def engine_requirements():
-    """Return what pip has to install for the engine alone: all requirements but those of Scipion."""
-    found = [Requirement(text) for text in requires(DISTRIBUTION) or []]
-    scipion = {item.name for item in found if item.marker and item.marker.evaluate({"extra": "scipion"})
+    """Return the requirements of the engine, for pip: those of the package without Scipion's."""
+    requirements = [Requirement(text) for text in requires(DISTRIBUTION) or []]
+    scipion = {item.name for item in requirements if item.marker and item.marker.evaluate({"extra": "scipion"})
                and not item.marker.evaluate({"extra": ""})}
-    return [str(item) for item in found if item.name not in scipion
+    return [str(item) for item in requirements if item.name not in scipion
             and (item.marker is None or item.marker.evaluate({"extra": ""}))]
 
 
-def _failure(line, environ, shell=None):
-    """The last words of a command line that fails, in a list; an empty list when it works, which is remembered."""
-    if line in _worked:
+def _command_errors(line, environ, shell=None):
+    """The last output line of a command that fails, in a list; a command that works is not run again."""
+    if line in _working_commands:
         return []
     try:
-        done = subprocess.run(line, shell=True, executable=shell, env=environ, capture_output=True, text=True,
-                              errors="replace", timeout=PATIENCE)
+        process = subprocess.run(line, shell=True, executable=shell, env=environ, capture_output=True, text=True,
+                                 errors="replace", timeout=ACTIVATION_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [str(error)]
-    if done.returncode:
-        return [(done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]]
-    _worked.add(line)
+    if process.returncode:
+        output = process.stderr.strip() or process.stdout.strip() or f"status {process.returncode}"
+        return [output.splitlines()[-1]]
+    _working_commands.add(line)
     return []
 
 
-_worked = set()
+_working_commands = set()
 
 
-def _missing():
-    return [name for name in ENGINE if importlib.util.find_spec(name) is None]
+def _missing_libraries():
+    return [name for name in ENGINE_LIBRARIES if importlib.util.find_spec(name) is None]
 
 
-def _installation():
-    return Path(pwem.Config.EM_ROOT) / ENVIRONMENT
+def _installation_folder():
+    return Path(pwem.Config.EM_ROOT) / CONDA_ENVIRONMENT
 
 
-def _target():
+def _installation_flag():
     return f"ENGINE_{__version__}_INSTALLED"
 
 
 def _with_conda(cls, activation):
-    """Put Scipion's command that initialises conda before a command that uses it."""
+    """Put Scipion's command that initialises conda before an activation command that uses conda."""
     return f"{cls.getCondaActivationCmd()} {activation}".strip() if "conda" in activation else activation

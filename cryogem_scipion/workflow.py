@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Scipion project without a window: make it, run protocols in it, wait, and say what went wrong.
+"""Scipion projects from Python scripts: create a project, run protocols, wait for them, report errors.
 
     project = open_project("somewhere/work", "ribosome")
     volume = run(project, "ProtImportVolumes", filesPath="/data/map.mrc", samplingRate=5.36)
     simulation = run(project, "ProtCryogemSimulate", inputVolume=(volume, "outputVolume"), micrographs=20)
 
-Needs no Scipion installation, only its Python packages; inside one (``scipion3 python script.py``)
-its configuration is used, with its queues and environments. Scipion reads paths relative to the
-project, so ``open_project`` and ``run`` make the project's folder the current one.
+Scipion's Python packages are enough. In a Scipion installation (``scipion3 python script.py``) its configuration is
+used, with its queues and environments. Scipion's paths are relative to the project, so ``open_project`` and ``run``
+change the current folder to the project's folder.
 """
 import importlib.util
 import os
@@ -21,11 +21,11 @@ from typing import Any
 
 from cryogem_scipion.engine.errors import CryogemError
 
-__all__ = ["WorkflowError", "filled", "open_project", "rerun", "run"]
+__all__ = ["WorkflowError", "new_protocol", "open_project", "rerun", "run"]
 
-HOME = ".scipion"
-ASK_SECONDS = 1.0, 30.0
-"""How long to wait before a job of a queue is asked for again: at first, and at most."""
+HOME_FOLDER = ".scipion"
+POLL_SECONDS = 1.0, 30.0
+"""Shortest and longest time between two checks of a queue's job."""
 
 
 class WorkflowError(CryogemError):
@@ -33,12 +33,12 @@ class WorkflowError(CryogemError):
 
 
 def open_project(folder: str | Path, name: str) -> Any:
-    """Return the project ``name`` of a workspace, made when it does not exist.
+    """Return the project ``name`` of a workspace; create it if it does not exist.
 
     Parameters
     ----------
     folder
-        The workspace; projects go to ``folder/projects``, Scipion's own files to ``folder/.scipion``.
+        The workspace. Projects are in ``folder/projects``, Scipion's own files in ``folder/.scipion``.
     name
         Name of the project. ``scipion3 project`` shows it when SCIPION_USER_DATA is ``folder``.
 
@@ -47,12 +47,12 @@ def open_project(folder: str | Path, name: str) -> Any:
     WorkflowError
         This Python has no tkinter.
     """
-    # Scipion's own protocols import it, and without it Scipion merely leaves them out.
+    # Scipion's own protocols import tkinter. Without it, Scipion leaves them out and reports no error.
     if importlib.util.find_spec("tkinter") is None:
         raise WorkflowError(f"{sys.executable} has no tkinter, which Scipion needs; "
                             "on Debian: apt-get install python3-tk")
     workspace = Path(folder).absolute()
-    _prepare(workspace)
+    _prepare_environment(workspace)
     import pwem
     from pyworkflow.project import Project
 
@@ -78,27 +78,27 @@ def run(project: Any, kind: str, label: str = "", show: Callable[[str], None] = 
     kind
         Name of the protocol's class.
     label
-        Name of the box.
+        Name of the run in the project.
     show
-        Called with each line that the run has to say for people: progress, time left.
+        Called with each line of the run's log, such as progress and time left.
     queue
-        Name of a queue in Scipion's hosts.conf, and values of its fields that are not to have their defaults: the
-        protocol runs as a job of that queue, which is waited for.
+        Name of a queue in Scipion's hosts.conf, and values of its fields other than their defaults. The protocol
+        runs as a job of that queue, and the function waits for the job.
     parameters
-        The form's parameters. An input is ``(protocol, "outputName")``; a choice may be given by name.
-        Threads of our protocols: all that this process may use, unless given.
+        The form's parameters. An input is ``(protocol, "outputName")``. A choice is its name or its index. The default
+        number of threads of this plugin's protocols is the number of CPU cores that this process may use.
 
     Raises
     ------
     WorkflowError
         The protocol failed; the message has its error and the last lines of its log.
     """
-    return rerun(project, filled(project, kind, label, queue, **parameters), show)
+    return rerun(project, new_protocol(project, kind, label, queue, **parameters), show)
 
 
-def filled(project: Any, kind: str, label: str = "", queue: tuple[str, dict[str, str]] | None = None,
-           **parameters: Any) -> Any:
-    """Return a new protocol with its form filled in, not run yet; see ``run``."""
+def new_protocol(project: Any, kind: str, label: str = "", queue: tuple[str, dict[str, str]] | None = None,
+                 **parameters: Any) -> Any:
+    """Return a new protocol with its parameters set, which has not run; the arguments are those of ``run``."""
     protocols = project.getDomain().getProtocols()
     if kind not in protocols:
         raise WorkflowError(f"Scipion knows no protocol {kind!r}; install its plugin, or correct the name")
@@ -107,55 +107,56 @@ def filled(project: Any, kind: str, label: str = "", queue: tuple[str, dict[str,
     if kind.startswith("ProtCryogem"):
         parameters = {"numberOfThreads": len(os.sched_getaffinity(0)), **parameters}
     for name, value in parameters.items():
-        _set(protocol, name, value)
+        _set_parameter(protocol, name, value)
     if queue:
-        _queue(project, protocol, *queue)
+        _use_queue(project, protocol, *queue)
     return protocol
 
 
 def rerun(project: Any, protocol: Any, show: Callable[[str], None] = print) -> Any:
-    """Run a protocol that is new, or again as its run mode says; see ``run``."""
-    os.chdir(project.path)  # Scipion's paths are relative to it, and another project may have been opened since.
-    problems = protocol.validate()
-    if problems:
-        raise WorkflowError(f"{protocol.getObjLabel()}: {'; '.join(problems)}")
+    """Run a new protocol, or run a protocol again in its run mode (resume or restart); see ``run``."""
+    os.chdir(project.path)  # Another project may have been opened after this one.
+    errors = protocol.validate()
+    if errors:
+        raise WorkflowError(f"{protocol.getObjLabel()}: {'; '.join(errors)}")
     if not protocol.hasObjId():
-        project.saveProtocol(protocol)  # Gives it a folder, and so a log to follow.
-    done = threading.Event()
-    tail = threading.Thread(target=_follow, args=(Path(project.path), protocol, done, show), daemon=True)
-    tail.start()
+        project.saveProtocol(protocol)  # creates its folder, where the log is
+    ended = threading.Event()
+    log_thread = threading.Thread(target=_show_log, args=(Path(project.path), protocol, ended, show), daemon=True)
+    log_thread.start()
     try:
         project.launchProtocol(protocol, wait=True)
-        _await(project, protocol)
+        _wait_for_job(project, protocol)
     finally:
-        done.set()
-        tail.join()
+        ended.set()
+        log_thread.join()
     if not protocol.isFinished():
-        last = [line for number in (0, 1) for line in protocol.getLogsLastLines(5, number)]
-        text = "\n".join([f"{protocol.getObjLabel()} {protocol.getStatus()}: {protocol.getErrorMessage()}", *last])
+        last_lines = [line for number in (0, 1) for line in protocol.getLogsLastLines(5, number)]
+        error = f"{protocol.getObjLabel()} {protocol.getStatus()}: {protocol.getErrorMessage()}"
+        text = "\n".join([error, *last_lines])
         raise WorkflowError(re.sub(r"\x1b\[\d+m", "", text))  # without Scipion's colours
     return protocol
 
 
-def _prepare(workspace: Path) -> None:
-    """Make the folders and settings that a Scipion installation would give, where there is none."""
-    home = workspace / HOME
-    if Path(os.environ.get("SCIPION_HOME", home)).name != HOME:
-        return  # Scipion's own.
+def _prepare_environment(workspace: Path) -> None:
+    """Create Scipion's folders and environment variables where there is no Scipion installation."""
+    home = workspace / HOME_FOLDER
+    if Path(os.environ.get("SCIPION_HOME", home)).name != HOME_FOLDER:
+        return  # There is a Scipion installation.
     (home / "config").mkdir(parents=True, exist_ok=True)
     hosts = home / "config" / "hosts.conf"
     settings = {"SCIPION_HOME": home, "SCIPION_USER_DATA": workspace, "SCIPION_LOGS": home / "logs",
                 "SCIPION_HOSTS": hosts, "SCIPION_SOFTWARE": home / "software", "SCIPION_TESTS": home / "tests"}
     os.environ.update({name: str(value) for name, value in settings.items()})
     os.environ.update(SCIPION_PYTHON=sys.executable, SCIPION_DOMAIN="pwem", SCIPION_NOTIFY="False")
-    # A protocol runs in a process of its own, which has to find this package and no other copy of it.
-    here = str(Path(__file__).parent.parent)
-    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if _is_checkout(here) and here not in known:
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, *known]))
+    # A protocol runs in another process, which has to import this copy of the package.
+    package_parent = str(Path(__file__).parent.parent)
+    search_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if _is_checkout(package_parent) and package_parent not in search_path:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, *search_path]))
     import pyworkflow
 
-    # Where somebody else imported Scipion first, it has read the environment already.
+    # If Scipion was imported before, it has already read the environment.
     pyworkflow.PYTHON = sys.executable
     for name, value in settings.items():
         setattr(pyworkflow.Config, name, str(value))
@@ -169,7 +170,7 @@ def _is_checkout(folder: str) -> bool:
     return (Path(folder) / "setup.py").is_file()
 
 
-def _set(protocol: Any, name: str, value: Any) -> None:
+def _set_parameter(protocol: Any, name: str, value: Any) -> None:
     param = protocol.getParam(name)
     attribute = getattr(protocol, name, None)
     if attribute is None:
@@ -185,8 +186,8 @@ def _set(protocol: Any, name: str, value: Any) -> None:
         attribute.set(str(value) if isinstance(value, Path) else value)
 
 
-def _queue(project: Any, protocol: Any, name: str, values: dict[str, str]) -> None:
-    """Make the protocol a job of a queue; what is not given of the queue's fields has its default."""
+def _use_queue(project: Any, protocol: Any, name: str, values: dict[str, str]) -> None:
+    """Make the protocol a job of a queue; fields of the queue that are not in ``values`` keep their defaults."""
     queues = project.getHostConfig(protocol.getHostName()).getQueueSystem().getQueues() or {}
     if name not in queues:
         raise WorkflowError(f"hosts.conf has no queue {name!r}; give one of: {', '.join(queues) or 'none is defined'}")
@@ -198,33 +199,33 @@ def _queue(project: Any, protocol: Any, name: str, values: dict[str, str]) -> No
     protocol.setQueueParams([name, {**fields, **values}])
 
 
-def _await(project: Any, protocol: Any) -> None:
-    """Wait for a job of a queue; other protocols have ended when they come back from being launched."""
+def _wait_for_job(project: Any, protocol: Any) -> None:
+    """Wait for a queue's job. A protocol without a queue has ended when ``launchProtocol`` returns."""
     if not protocol.useQueueForProtocol():
         return
-    pause, longest = ASK_SECONDS
+    pause, longest_pause = POLL_SECONDS
     while protocol.isActive():
         time.sleep(pause)
-        pause = min(1.2 * pause, longest)
+        pause = min(1.2 * pause, longest_pause)
         project._updateProtocol(protocol)
-    # A job that ended between two questions, of the protocol and of the queue, counts as lost until it is asked again.
+    # Scipion asks first the protocol, then the queue. A job that ended in between counts as lost until the next update.
     project._updateProtocol(protocol)
 
 
-def _follow(project: Path, protocol: Any, done: threading.Event, show: Callable[[str], None]) -> None:
-    """Pass on what the engine says, while it says it."""
+def _show_log(project: Path, protocol: Any, ended: threading.Event, show: Callable[[str], None]) -> None:
+    """Pass each new line of the engine's log to ``show`` until the run has ended."""
     path = project / protocol.getStderrLog()
     position = path.stat().st_size if path.exists() else 0
     finished = False
     while not finished:
-        finished = done.wait(0.5)
+        finished = ended.wait(0.5)
         if not path.exists():
             continue
         with path.open("rb") as file:
             file.seek(position)
             text = file.read()
-        whole = text if finished else text[:text.rfind(b"\n") + 1]
-        position += len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
+        whole_lines = text if finished else text[:text.rfind(b"\n") + 1]
+        position += len(whole_lines)
+        for line in whole_lines.decode("utf-8", "replace").splitlines():
             if line.strip():
                 show(line.strip())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs that the tour shows and the demo leaves out: evaluations, and an export.
+"""Runs that the tour shows and the demo does not have: evaluations and an export.
 
-What a picker and a refinement would bring is made of the truth: some coordinates are missed, others moved, and some
-stand where nothing is; poses are turned a little, each by itself, and all together as a refined map may be.
+The tour has no picker and no refinement. Picks are made from the true coordinates: some are left out, some moved, and
+false ones are added. Refined poses are made from the true poses: each is rotated a little at random, and all together
+by one rotation, because a refined map may be rotated, too.
 """
 from collections.abc import Callable
 from pathlib import Path
@@ -14,23 +15,25 @@ from scipy.spatial.transform import Rotation
 from cryogem_scipion.demo import PROJECT
 from cryogem_scipion.workflow import open_project, run
 
-__all__ = ["complete"]
+__all__ = ["add_runs"]
 
-MISSED, FALSE = 0.15, 0.2
-"""Shares of the true particles that are missed, and that are added where nothing is."""
-OFF_PX, OFF_DEGREES = 1.5, 4.0
-"""Deviations of position and pose."""
-TURN = (0.3, 1.2, -0.4)
-"""Of the refined map against the true one, as a rotation vector in radians."""
+MISSED_SHARE, FALSE_SHARE = 0.15, 0.2
+"""Missed and false picks, as shares of the true particles."""
+POSITION_ERROR_PX, POSE_ERROR_DEGREES = 1.5, 4.0
+"""Standard deviations of the errors of position and pose."""
+MAP_ROTATION = (0.3, 1.2, -0.4)
+"""Rotation of the refined map with respect to the true map, as a rotation vector in radians."""
 
 
-def complete(demo: Path) -> None:
-    """Run in the demo's project what the demo leaves out."""
+def add_runs(demo: Path) -> None:
+    """Add evaluations and an export to the demo's project."""
     project = open_project(demo, PROJECT)
-    runs = {found.getClassName(): found for found in project.getRuns()}
+    runs = {protocol.getClassName(): protocol for protocol in project.getRuns()}
     dataset = runs["ProtCryogemGenerate"]
-    picked = runs.get("ProtImportCoordinates") or _made(project, "ProtImportCoordinates", "picks", _picks(dataset))
-    refined = runs.get("ProtImportParticles") or _made(project, "ProtImportParticles", "refined", _poses(dataset))
+    picked = runs.get("ProtImportCoordinates") or _finished(
+        project, "ProtImportCoordinates", "picks", _define_picks(dataset))
+    refined = runs.get("ProtImportParticles") or _finished(
+        project, "ProtImportParticles", "refined", _define_poses(dataset))
     for kind, inputs in {
             "ProtCryogemEvaluate": {"inputGenerated": (dataset, "outputMicrographs"),
                                     "inputMicrographs": (runs["ProtCryogemTrain"], "outputMicrographs")},
@@ -43,10 +46,10 @@ def complete(demo: Path) -> None:
             run(project, kind, **inputs)
 
 
-def _made(project: Any, kind: str, label: str, define: Callable[[Any], None]) -> Any:
-    """A finished box with the outputs that ``define`` makes for it."""
+def _finished(project: Any, kind: str, label: str, define: Callable[[Any], None]) -> Any:
+    """A protocol with the outputs that ``define`` creates, marked as finished without a run."""
     protocol = project.newProtocol(project.getDomain().getProtocols()[kind])
-    protocol.setObjLabel(f"{label} (the truth, disturbed)")
+    protocol.setObjLabel(f"{label} (from the truth)")
     project.saveProtocol(protocol)
     protocol.makePathsAndClean()
     define(protocol)
@@ -55,8 +58,8 @@ def _made(project: Any, kind: str, label: str, define: Callable[[Any], None]) ->
     return protocol
 
 
-def _picks(dataset: Any) -> Callable[[Any], None]:
-    """Coordinates as of a picker that is good, and not perfect; with scores as Topaz's."""
+def _define_picks(dataset: Any) -> Callable[[Any], None]:
+    """A function that defines coordinates like those of a good picker, with scores like Topaz's."""
     from pwem.objects import Coordinate
     from pyworkflow.object import Float, Pointer
     random = np.random.default_rng(1)
@@ -66,12 +69,12 @@ def _picks(dataset: Any) -> Callable[[Any], None]:
         picks = protocol._createSetOfCoordinates(Pointer(dataset, extended="outputMicrographs"))
         picks.setBoxSize(dataset.outputCoordinates.getBoxSize())
         micrographs = {item.getObjId(): item.clone() for item in dataset.outputMicrographs.iterItems()}
-        places = [(item.getMicId(), item.getX(), item.getY()) for item in dataset.outputCoordinates.iterItems()]
-        found = [(mic, *np.rint(random.normal((x, y), OFF_PX)), random.normal(2, 1)) for mic, x, y in places
-                 if random.random() > MISSED]
-        found += [(mic, *random.integers((0, 0), (width, height)), random.normal(0, 1)) for mic, _, _ in places
-                  if random.random() < FALSE]
-        for mic, x, y, score in found:
+        truth = [(item.getMicId(), item.getX(), item.getY()) for item in dataset.outputCoordinates.iterItems()]
+        coordinates = [(mic, *np.rint(random.normal((x, y), POSITION_ERROR_PX)), random.normal(2, 1))
+                       for mic, x, y in truth if random.random() > MISSED_SHARE]
+        coordinates += [(mic, *random.integers((0, 0), (width, height)), random.normal(0, 1))
+                        for mic, _, _ in truth if random.random() < FALSE_SHARE]
+        for mic, x, y, score in coordinates:
             pick = Coordinate(x=int(x), y=int(y))
             pick.setMicrograph(micrographs[mic])
             pick._topazScore = Float(score)
@@ -80,22 +83,22 @@ def _picks(dataset: Any) -> Callable[[Any], None]:
     return define
 
 
-def _poses(dataset: Any) -> Callable[[Any], None]:
-    """Particles with poses as of a refinement."""
+def _define_poses(dataset: Any) -> Callable[[Any], None]:
+    """A function that defines particles with poses like those of a refinement."""
     from pwem.constants import ALIGN_PROJ
     from pwem.objects import Transform
     random = np.random.default_rng(2)
-    turn = Rotation.from_rotvec(TURN).as_matrix()
+    map_rotation = Rotation.from_rotvec(MAP_ROTATION).as_matrix()
 
     def define(protocol: Any) -> None:
         particles = protocol._createSetOfParticles()
         particles.copyInfo(dataset.outputParticles)
         particles.setAlignment(ALIGN_PROJ)
         for item in dataset.outputParticles.iterItems():
-            # The inverse of Scipion's matrix holds RELION's A, and the shift.
+            # The inverse of Scipion's matrix is RELION's matrix A with the shift.
             forward = np.linalg.inv(item.getTransform().getMatrix())
-            off = Rotation.from_rotvec(np.radians(random.normal(0, OFF_DEGREES, 3))).as_matrix()
-            forward[:3, :3] = off @ forward[:3, :3] @ turn.T
+            error = Rotation.from_rotvec(np.radians(random.normal(0, POSE_ERROR_DEGREES, 3))).as_matrix()
+            forward[:3, :3] = error @ forward[:3, :3] @ map_rotation.T
             forward[:2, 3] += random.normal(0, 0.5, 2)
             item.setTransform(Transform(np.linalg.inv(forward)))
             particles.append(item)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings and form parameters: each field of a settings class is one parameter, mechanically.
+"""Form parameters made from settings classes, and settings read from a form.
 
-``defocus_min`` is the parameter ``defocusMin``; title, help, default, section and expert level are
-the field's own. A choice is an ``EnumParam``, several choices are one switch each (``keep`` with
-``optical`` is ``keepOptical``), a pair of numbers is text (``1024 1024``), a path has a file browser, nothing is
-an empty field.
+Each field of a settings class becomes one parameter. The field ``defocus_min`` becomes the parameter ``defocusMin``,
+with the field's title, help, default, section and expert level. The type decides the kind of parameter:
+
+- one of several choices: ``EnumParam``;
+- any number of choices: one ``BooleanParam`` for each, such as ``keepOptical`` for ``keep`` with ``optical``;
+- a pair of numbers: text, such as ``1024 1024``;
+- a path: ``PathParam``, which has a file browser;
+- ``None``: an empty form field.
 """
 import re
 import types
@@ -17,65 +21,67 @@ from pydantic import ValidationError
 from pyworkflow.protocol.constants import LEVEL_ADVANCED, LEVEL_NORMAL
 from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, IntParam, PathParam, StringParam
 
-from cryogem_scipion.engine.settings import RunSettings, messages
+from cryogem_scipion.engine.settings import RunSettings, error_messages
 
-__all__ = ["complaints", "define_fields", "fill_form", "form_values", "parameter_name"]
+__all__ = ["define_fields", "fill_form", "form_values", "parameter_name", "validation_errors"]
 
-# The last tab; what belongs to no section of its own stands there too.
-LAST = "Output"
-LEFT_OVER = "Run"
+# The section shown last. The fields of the section RUN_SECTION are shown in it, too.
+LAST_SECTION = "Output"
+RUN_SECTION = "Run"
 
 
 def parameter_name(field: str, choice: str = "") -> str:
-    """Return the parameter's name of a settings field."""
+    """Return the form parameter's name for a settings field, or for one choice of the field."""
     words = [*field.split("_"), *([choice] if choice else [])]
     return words[0] + "".join(word[:1].upper() + word[1:] for word in words[1:])
 
 
-def define_fields(form: Any, kind: type[RunSettings], first: dict[str, Callable[[Any], None]],
-                  after: dict[str, Callable[[Any], None]], conditions: dict[str, str]) -> None:
+def define_fields(form: Any, settings_class: type[RunSettings], before_section: dict[str, Callable[[Any], None]],
+                  after_field: dict[str, Callable[[Any], None]], conditions: dict[str, str]) -> None:
     """Add the sections and parameters of a settings class to a form.
 
     Parameters
     ----------
     form
         Scipion's form.
-    kind
+    settings_class
         The settings class.
-    first, after
-        What else to add, the inputs: by section, before its fields; by field, after it.
+    before_section
+        Functions that add other parameters, such as inputs, to the beginning of a section; by the section's name.
+    after_field
+        Functions that add other parameters after a field; by the field's name.
     conditions
-        Scipion's condition for showing a field, by the field's name. Scipion understands only names of
-        parameters that were added before.
+        Scipion's condition for showing a field; by the field's name. A condition may use only parameters that were
+        added before.
     """
-    for section, groups in _sections(kind).items():
+    for section, groups in _sections(settings_class).items():
         form.addSection(label=section)
-        if section in first:
-            first[section](form)
+        if section in before_section:
+            before_section[section](form)
         for group, fields in groups.items():
-            place = form if group == section else form.addGroup(group, expertLevel=LEVEL_ADVANCED)
+            container = form if group == section else form.addGroup(group, expertLevel=LEVEL_ADVANCED)
             for field in fields:
-                _define(place, kind, field, conditions.get(field))
-                if field in after:
-                    after[field](place)
+                _define(container, settings_class, field, conditions.get(field))
+                if field in after_field:
+                    after_field[field](container)
 
 
-def form_values(protocol: Any, kind: type[RunSettings]) -> dict[str, Any]:
-    """Return what a form says, by settings field; unset ones are left out."""
+def form_values(protocol: Any, settings_class: type[RunSettings]) -> dict[str, Any]:
+    """Return the values of a form by settings field, without the fields that are empty."""
     values: dict[str, Any] = {}
-    for field in _form_fields(kind):
-        value = _read(protocol, kind, field)
+    for field in _form_fields(settings_class):
+        value = _read(protocol, settings_class, field)
         if value is not None:
             values[field] = value
     return values
 
 
 def fill_form(protocol: Any, settings: RunSettings) -> None:
-    """Set a form's parameters to what the settings say."""
+    """Set the parameters of a form to the values of settings."""
     for field in _form_fields(type(settings)):
         value = getattr(settings, field)
-        choices, several = _choices(type(settings), field)
-        if several:
+        choices, multiple = _choices(type(settings), field)
+        if multiple:
             for choice in choices:
                 protocol.setAttributeValue(parameter_name(field, choice), choice in value)
             continue
@@ -86,66 +92,66 @@ def fill_form(protocol: Any, settings: RunSettings) -> None:
         protocol.setAttributeValue(parameter_name(field), value)
 
 
-def complaints(kind: type[RunSettings], values: dict[str, Any]) -> list[str]:
-    """Return what is wrong with values, said with the form's labels; empty when they are right."""
+def validation_errors(settings_class: type[RunSettings], values: dict[str, Any]) -> list[str]:
+    """Return the validation errors of values, with the form's labels as names; empty when all are valid."""
     try:
-        kind.model_validate(values)
+        settings_class.model_validate(values)
     except ValidationError as error:
-        return [_with_label(kind, line) for line in messages(error)]
+        return [_with_label(settings_class, line) for line in error_messages(error)]
     return []
 
 
-def _sections(kind: type[RunSettings]) -> dict[str, dict[str, list[str]]]:
-    """Fields by section and group; a section of expert fields only is a group at the end of the one before it."""
+def _sections(settings_class: type[RunSettings]) -> dict[str, dict[str, list[str]]]:
+    """Fields by section and group. A section of expert fields only becomes a group of the section before it."""
     fields: dict[str, list[str]] = {}
-    for field in _form_fields(kind):
-        fields.setdefault(_extra(kind, field)["section"], []).append(field)
-    left_over = fields.pop(LEFT_OVER, [])
-    if LAST in fields:
-        fields[LAST] = fields.pop(LAST)
+    for field in _form_fields(settings_class):
+        fields.setdefault(_extra(settings_class, field)["section"], []).append(field)
+    run_fields = fields.pop(RUN_SECTION, [])
+    if LAST_SECTION in fields:
+        fields[LAST_SECTION] = fields.pop(LAST_SECTION)
     sections: dict[str, dict[str, list[str]]] = {}
     for section, names in fields.items():
-        expert = all(_extra(kind, name)["advanced"] for name in names)
-        has_inputs = any(_extra(kind, name)["section"] == section and not _extra(kind, name)["form"]
-                         for name in kind.model_fields)
-        if expert and sections and not has_inputs:
+        expert_only = all(_extra(settings_class, name)["advanced"] for name in names)
+        has_inputs = any(_extra(settings_class, name)["section"] == section and not _extra(settings_class, name)["form"]
+                         for name in settings_class.model_fields)
+        if expert_only and sections and not has_inputs:
             sections[next(reversed(sections))][section] = names
         else:
             sections[section] = {section: names}
     last = sections[next(reversed(sections))]
-    last[next(iter(last))].extend(left_over)
+    last[next(iter(last))].extend(run_fields)
     return sections
 
 
-def _define(place: Any, kind: type[RunSettings], field: str, condition: str | None) -> None:
-    info = kind.model_fields[field]
-    level = LEVEL_ADVANCED if _extra(kind, field)["advanced"] else LEVEL_NORMAL
+def _define(container: Any, settings_class: type[RunSettings], field: str, condition: str | None) -> None:
+    info = settings_class.model_fields[field]
+    level = LEVEL_ADVANCED if _extra(settings_class, field)["advanced"] else LEVEL_NORMAL
     common: dict[str, Any] = {"label": info.title, "help": info.description, "expertLevel": level,
                               "condition": condition}
-    choices, several = _choices(kind, field)
-    if several:
+    choices, multiple = _choices(settings_class, field)
+    if multiple:
         for choice in choices:
-            place.addParam(parameter_name(field, choice), BooleanParam, **common | {
+            container.addParam(parameter_name(field, choice), BooleanParam, **common | {
                 "label": f"{info.title}: {choice}", "default": choice in info.default})
         return
-    value, optional = _plain(info.annotation)
+    value_type, optional = _plain(info.annotation)
     default = None if info.is_required() else info.default
     if choices:
-        place.addParam(parameter_name(field), EnumParam, choices=choices, display=EnumParam.DISPLAY_HLIST,
-                       default=choices.index(default), **common)
-    elif value is bool:
-        place.addParam(parameter_name(field), BooleanParam, default=default, **common)
-    elif value in (int, float):
-        place.addParam(parameter_name(field), IntParam if value is int else FloatParam, default=default,
-                       allowsNull=optional or info.is_required(), **common)
+        container.addParam(parameter_name(field), EnumParam, choices=choices, display=EnumParam.DISPLAY_HLIST,
+                           default=choices.index(default), **common)
+    elif value_type is bool:
+        container.addParam(parameter_name(field), BooleanParam, default=default, **common)
+    elif value_type in (int, float):
+        container.addParam(parameter_name(field), IntParam if value_type is int else FloatParam, default=default,
+                           allowsNull=optional or info.is_required(), **common)
     else:
-        place.addParam(parameter_name(field), PathParam if value is Path else StringParam, default=_text(default),
-                       **common)
+        container.addParam(parameter_name(field), PathParam if value_type is Path else StringParam,
+                           default=_text(default), **common)
 
 
-def _read(protocol: Any, kind: type[RunSettings], field: str) -> Any:
-    choices, several = _choices(kind, field)
-    if several:
+def _read(protocol: Any, settings_class: type[RunSettings], field: str) -> Any:
+    choices, multiple = _choices(settings_class, field)
+    if multiple:
         return tuple(choice for choice in choices
                      if protocol.getAttributeValue(parameter_name(field, choice)))
     value = protocol.getAttributeValue(parameter_name(field))
@@ -155,38 +161,38 @@ def _read(protocol: Any, kind: type[RunSettings], field: str) -> Any:
         value = value.strip()
         if not value:
             return None
-        if typing.get_origin(_plain(kind.model_fields[field].annotation)[0]) is tuple:
+        if typing.get_origin(_plain(settings_class.model_fields[field].annotation)[0]) is tuple:
             return tuple(value.replace(",", " ").split())
     return value
 
 
-def _form_fields(kind: type[RunSettings]) -> list[str]:
-    return [field for field in kind.model_fields if _extra(kind, field)["form"]]
+def _form_fields(settings_class: type[RunSettings]) -> list[str]:
+    return [field for field in settings_class.model_fields if _extra(settings_class, field)["form"]]
 
 
-def _extra(kind: type[RunSettings], field: str) -> dict[str, Any]:
-    extra = kind.model_fields[field].json_schema_extra
+def _extra(settings_class: type[RunSettings], field: str) -> dict[str, Any]:
+    extra = settings_class.model_fields[field].json_schema_extra
     assert isinstance(extra, dict)
     return extra
 
 
 def _plain(annotation: Any) -> tuple[Any, bool]:
-    """The type without ``None``, and whether ``None`` was allowed."""
+    """The type without ``None``, and whether ``None`` is allowed."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        kinds = typing.get_args(annotation)
-        return next(kind for kind in kinds if kind is not type(None)), type(None) in kinds
+        members = typing.get_args(annotation)
+        return next(member for member in members if member is not type(None)), type(None) in members
     return annotation, False
 
 
-def _choices(kind: type[RunSettings], field: str) -> tuple[list[str], bool]:
-    """The choices of a field, if it has any, and whether several may be taken."""
-    value, _ = _plain(kind.model_fields[field].annotation)
-    if typing.get_origin(value) is typing.Literal:
-        return list(typing.get_args(value)), False
-    if typing.get_origin(value) is tuple:
-        inner = typing.get_args(value)[0]
-        if typing.get_origin(inner) is typing.Literal:
-            return list(typing.get_args(inner)), True
+def _choices(settings_class: type[RunSettings], field: str) -> tuple[list[str], bool]:
+    """The choices of a field, if it has any, and whether it takes several of them."""
+    value_type, _ = _plain(settings_class.model_fields[field].annotation)
+    if typing.get_origin(value_type) is typing.Literal:
+        return list(typing.get_args(value_type)), False
+    if typing.get_origin(value_type) is tuple:
+        item_type = typing.get_args(value_type)[0]
+        if typing.get_origin(item_type) is typing.Literal:
+            return list(typing.get_args(item_type)), True
     return [], False
 
 
@@ -196,12 +202,12 @@ def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _with_label(kind: type[RunSettings], line: str) -> str:
-    """A message about a field, with the form's label for the field's name."""
-    found = re.match(r"(\w+)((?:\.\w+)*)(:| is missing)", line)
-    if not found or found[1] not in kind.model_fields:
+def _with_label(settings_class: type[RunSettings], line: str) -> str:
+    """The message with the form's label in place of the field's name."""
+    match = re.match(r"(\w+)((?:\.\w+)*)(:| is missing)", line)
+    if not match or match[1] not in settings_class.model_fields:
         return line
-    info = kind.model_fields[found[1]]
-    if found[2] and found[3] == " is missing":
+    info = settings_class.model_fields[match[1]]
+    if match[2] and match[3] == " is missing":
         return f"*{info.title}*: too few values; give them as in {_text(info.default) or '1024 1024'}"
-    return f"*{info.title}*{line[found.start(3):]}"
+    return f"*{info.title}*{line[match.start(3):]}"

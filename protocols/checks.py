@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a form can know before anything runs, from headers and the project's database alone."""
+"""Errors and warnings of a form before the run, from file headers and the project's database alone."""
 import math
 import os
 from collections.abc import Iterable
@@ -9,23 +9,23 @@ from typing import Any
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.mrc import read_header
 
-__all__ = ["acquisitions_differ", "crowding", "missing", "pixel_sizes_differ", "too_coarse",
-           "unreadable"]
+__all__ = ["acquisition_warnings", "coarse_pixel_errors", "crowding_warnings", "missing_file_errors",
+           "pixel_size_warnings", "unreadable_file_errors"]
 
-# Coverage of discs thrown at random until no more fits.
-JAMMING = 0.547
-# A pixel size given to Scipion may differ from the file's by this much before it is said.
-CLOSE = 0.01
+# Share of the area that discs cover when they are placed at random until no more disc fits.
+JAMMING_COVERAGE = 0.547
+# A warning comes when Scipion's pixel size differs from the file's by more than this share.
+PIXEL_SIZE_TOLERANCE = 0.01
 
 
-def missing(label: str, files: Iterable[str]) -> list[str]:
-    """Return an error for the first file that is not there."""
-    return [f"*{label}*: {file} is not there any more; import it again, or give back the file."
+def missing_file_errors(label: str, files: Iterable[str]) -> list[str]:
+    """Return an error for the first file that does not exist."""
+    return [f"*{label}*: {file} is not there any more; import it again, or restore the file."
             for file in files if not os.path.isfile(file)][:1]
 
 
-def unreadable(label: str, file: str) -> list[str]:
-    """Return an error where a micrograph cannot be read: it is missing, or no MRC image."""
+def unreadable_file_errors(label: str, file: str) -> list[str]:
+    """Return an error when a micrograph's file is missing or is not an MRC image."""
     try:
         read_header(Path(file), 2)
     except DataError as error:
@@ -33,63 +33,63 @@ def unreadable(label: str, file: str) -> list[str]:
     return []
 
 
-def too_coarse(label: str, found: float, working: float) -> list[str]:
-    """Return an error where real micrographs have larger pixels (Å) than the simulated ones."""
-    if found <= working * 1.001:
+def coarse_pixel_errors(label: str, real_pixel_size: float, working_pixel_size: float) -> list[str]:
+    """Return an error when the real micrographs' pixel size (Å) is larger than the simulated micrographs'."""
+    if real_pixel_size <= working_pixel_size * 1.001:
         return []
-    return [f"*{label}*: their pixel size {found:g} Å is coarser than the simulation's ({working:g} Å); simulate at "
-            f"{found:g} Å or more."]
+    return [f"*{label}*: their pixel size {real_pixel_size:g} Å is coarser than the simulation's "
+            f"({working_pixel_size:g} Å); simulate at {real_pixel_size:g} Å or more."]
 
 
-def pixel_sizes_differ(label: str, file: str, dimensions: int, given: float) -> list[str]:
-    """Return a warning where the header of an image (2) or map (3) has not the pixel size (Å) Scipion was given."""
+def pixel_size_warnings(label: str, file: str, dimensions: int, scipion_pixel_size: float) -> list[str]:
+    """Return a warning when the header of an image (2) or map (3) and Scipion have different pixel sizes (Å)."""
     try:
-        found = read_header(Path(file), dimensions)[1]
+        header_pixel_size = read_header(Path(file), dimensions)[1]
     except DataError:
         return []
-    # 1 is what programs write that do not know it.
-    if found is None or found == 1 or abs(found / given - 1) <= CLOSE:
+    # Programs that do not know the pixel size write 1.
+    if header_pixel_size in (None, 1) or abs(header_pixel_size / scipion_pixel_size - 1) <= PIXEL_SIZE_TOLERANCE:
         return []
-    return [f"*{label}*: {os.path.basename(file)} says {found:.4g} Å/px in its header, and it was imported with "
-            f"{given:.4g} Å/px, which is used; import it again if the header is right."]
+    return [f"*{label}*: {os.path.basename(file)} says {header_pixel_size:.4g} Å/px in its header, and it was "
+            f"imported with {scipion_pixel_size:.4g} Å/px, which is used; import it again if the header is right."]
 
 
-def acquisitions_differ(real: Any, simulated: Any) -> list[str]:
-    """Return a warning where two sets of micrographs come from different microscopes."""
-    one, other = real.getAcquisition(), simulated.getAcquisition()
-    if one is None or other is None:
+def acquisition_warnings(real: Any, simulated: Any) -> list[str]:
+    """Return a warning for each microscope parameter that differs between real and simulated micrographs."""
+    of_real, of_simulated = real.getAcquisition(), simulated.getAcquisition()
+    if of_real is None or of_simulated is None:
         return []
-    pairs = [("voltage", "kV", one.getVoltage(), other.getVoltage()),
-             ("spherical aberration", "mm", one.getSphericalAberration(), other.getSphericalAberration()),
-             ("amplitude contrast", "", one.getAmplitudeContrast(), other.getAmplitudeContrast())]
+    pairs = [("voltage", "kV", of_real.getVoltage(), of_simulated.getVoltage()),
+             ("spherical aberration", "mm", of_real.getSphericalAberration(), of_simulated.getSphericalAberration()),
+             ("amplitude contrast", "", of_real.getAmplitudeContrast(), of_simulated.getAmplitudeContrast())]
     return [f"The real micrographs have a {name} of {first:g} {unit}".rstrip() + f", the simulated ones {second:g}; "
             "simulate with the acquisition of the real ones."
             for name, unit, first, second in pairs
             if first is not None and second is not None and abs(first - second) > 1e-3 * abs(first)]
 
 
-def crowding(particles: float, shape: tuple[int, int], pixel_size: float, distance_angstrom: float,
-             why: str = "") -> list[str]:
-    """Return a warning where more particles are asked for than random places have room for.
+def crowding_warnings(particles: float, shape: tuple[int, int], pixel_size: float, distance_angstrom: float,
+                      assumption: str = "") -> list[str]:
+    """Return a warning when more particles are asked for than fit at random positions.
 
     Parameters
     ----------
     particles
-        Mean number for each micrograph.
+        Mean number of particles per micrograph.
     shape
         Micrograph size (y, x) in pixels.
     pixel_size
         Å per pixel.
     distance_angstrom
-        Smallest distance of two centres.
-    why
-        Where that is only assumed: what from.
+        Smallest distance between the centres of two particles.
+    assumption
+        What the distance was derived from, in parentheses, when it is not known.
     """
     if not distance_angstrom > 0:
         return []
-    room = JAMMING * math.prod(shape) * pixel_size**2 / (math.pi / 4 * distance_angstrom**2)
-    if particles <= room:
+    capacity = JAMMING_COVERAGE * math.prod(shape) * pixel_size**2 / (math.pi / 4 * distance_angstrom**2)
+    if particles <= capacity:
         return []
-    return [f"About {room:.0f} particles fit at a distance of {distance_angstrom:.0f} Å{why}, and {particles:g} are "
-            "asked for; the rest is left out."]
+    return [f"About {capacity:.0f} particles fit at a distance of {distance_angstrom:.0f} Å{assumption}, and "
+            f"{particles:g} are asked for; the rest is left out."]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From Scipion's inputs to what the engine reads: paths, pixel sizes, STAR files."""
+"""Scipion's sets as inputs of the engine: file paths, dataset folders, STAR files."""
 import os
 from pathlib import Path
 from typing import Any
@@ -12,73 +12,75 @@ from pwem.objects import EMSet
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table, write_table
 
-__all__ = ["coordinate_micrographs", "map_files", "real_files", "relion_angles", "simulation_folder", "stage_folder",
-           "write_ctfs", "write_orientations", "write_particle_subset", "write_subset"]
+__all__ = ["coordinate_micrographs", "dataset_folder", "map_files", "micrograph_files", "relion_angles",
+           "simulation_folder", "write_ctfs", "write_micrograph_subset", "write_orientations",
+           "write_particle_subset"]
 
 
 def map_files(volumes: Any) -> list[str]:
-    """Return the absolute paths of a Volume or an AtomStruct, or of the items of a set of them."""
-    # A set gives the same object again and again, with other contents: read it at once.
+    """Return the absolute path of a Volume or AtomStruct, or the paths of all items of a set of them."""
+    # Iterating over a set returns the same object each time, with new contents; so the path is read at once.
     items = volumes.iterItems() if isinstance(volumes, EMSet) else [volumes]
     return [os.path.abspath(item.getFileName().removesuffix(":mrc")) for item in items]
 
 
-def real_files(micrographs: Any) -> list[str]:
-    """Return the absolute paths of a SetOfMicrographs."""
+def micrograph_files(micrographs: Any) -> list[str]:
+    """Return the absolute paths of a SetOfMicrographs' files."""
     return [os.path.abspath(micrograph.getFileName()) for micrograph in micrographs.iterItems()]
 
 
 def simulation_folder(micrographs: Any) -> Path:
-    """Return the folder of the simulation that micrographs, or a part of them, come from.
+    """Return the dataset folder of the simulation that made a SetOfMicrographs or the set that it is a subset of.
 
     Raises
     ------
     DataError
-        They were not simulated, or not all in one run.
+        The micrographs were not simulated, or several simulations made them.
     """
-    folder = stage_folder(micrographs, "simulated micrograph", "simulation", "simulate micrographs")
+    folder = dataset_folder(micrographs, "simulated micrograph", "simulation", "simulate micrographs")
     if read_manifest(folder).stage != "simulate":
         raise DataError(f"{folder} holds generated micrographs, not simulated ones; choose the output of 'simulate "
                         "micrographs'")
     return folder
 
 
-def stage_folder(items: Any, what: str, whole: str, protocol: str) -> Path:
-    """Return the folder of the stage that made the items of a set, or of a part of it.
+def dataset_folder(items: Any, item_name: str, dataset_name: str, protocol: str) -> Path:
+    """Return the dataset folder of a set's items.
 
     Parameters
     ----------
     items
         A SetOfMicrographs or SetOfParticles.
-    what, whole, protocol
-        For messages: what an item has to be, what its folder is called, the protocol that makes it.
+    item_name, dataset_name, protocol
+        For messages: what an item has to be, the name of a dataset of such items, the protocol that makes it.
 
     Raises
     ------
     DataError
-        They come from somewhere else, or from several runs.
+        The set is empty, another program made the items, or several runs made them.
     """
     first = items.getFirstItem()
     if first is None:
-        raise DataError(f"the set of {what}s is empty; choose the output of '{protocol}'")
+        raise DataError(f"the set of {item_name}s is empty; choose the output of '{protocol}'")
     if not hasattr(first, "_cryogemManifest"):
-        raise DataError(f"{first.getFileName()} is not a {what}; choose the output of '{protocol}', or a subset of it")
+        raise DataError(f"{first.getFileName()} is not a {item_name}; choose the output of '{protocol}', or a subset "
+                        "of it")
     manifests = sorted(map(str, items.getUniqueValues("_cryogemManifest")))
     if len(manifests) > 1:
-        raise DataError(f"the {what}s come from {len(manifests)} {whole}s ({manifests[0]}, {manifests[1]}); choose one "
-                        f"{whole}, or a subset of one")
+        raise DataError(f"the {item_name}s come from {len(manifests)} {dataset_name}s ({manifests[0]}, "
+                        f"{manifests[1]}); choose one {dataset_name}, or a subset of one")
     return Path(os.path.abspath(manifests[0])).parent
 
 
-def write_subset(micrographs: Any, folder: Path, path: Path) -> bool:
-    """Write a stage's rows of a part of its micrographs; false, and no file, when it is the whole."""
+def write_micrograph_subset(micrographs: Any, folder: Path, path: Path) -> bool:
+    """Write a dataset folder's rows of some of its micrographs; of all micrographs, write no file and return false."""
     optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
     names = {os.path.relpath(os.path.abspath(micrograph.getFileName()), folder)
              for micrograph in micrographs.iterItems()}
     unknown = names - set(rows["rlnMicrographName"])
     if unknown:
-        raise DataError(f"{folder / MICROGRAPHS} has no row for {min(unknown)}; choose micrographs as they "
-                        "were made, not a processed copy")
+        raise DataError(f"{folder / MICROGRAPHS} has no row for {min(unknown)}; choose the micrographs "
+                        "themselves, not a processed copy")
     if len(names) == len(rows):
         path.unlink(missing_ok=True)
         return False
@@ -87,7 +89,7 @@ def write_subset(micrographs: Any, folder: Path, path: Path) -> bool:
 
 
 def write_particle_subset(particles: Any, folder: Path, path: Path) -> bool:
-    """Write a stage's rows of a part of its extracted particles; false, and no file, when it is the whole."""
+    """Write a dataset folder's rows of some of its particles; of all particles, write no file and return false."""
     if not (folder / EXTRACTED).is_file():
         raise DataError(f"{folder} has no extracted particles; choose its micrographs")
     optics, rows = read_table(folder / EXTRACTED, "particles", ("rlnImageName",))
@@ -95,8 +97,8 @@ def write_particle_subset(particles: Any, folder: Path, path: Path) -> bool:
              for index, stack in (particle.getLocation() for particle in particles.iterItems())}
     unknown = names - set(rows["rlnImageName"])
     if unknown:
-        raise DataError(f"{folder / EXTRACTED} has no row for {min(unknown)}; choose particles as they were made, not "
-                        "a processed copy")
+        raise DataError(f"{folder / EXTRACTED} has no row for {min(unknown)}; choose the particles themselves, "
+                        "not a processed copy")
     if len(names) == len(rows):
         path.unlink(missing_ok=True)
         return False
@@ -110,25 +112,25 @@ def coordinate_micrographs(coordinates: Any) -> dict[int, Any]:
     Raises
     ------
     DataError
-        Some lie on other micrographs. Scipion's 'join sets' makes such sets: it keeps the micrographs of the first
-        set only, among which the coordinates of the others get wrong ones, or none.
+        Some coordinates lie on micrographs that are not in the set. Scipion's 'join sets' makes such sets: it keeps
+        only the micrographs of the first set, so the coordinates of the other sets get a wrong micrograph or none.
     """
-    found = {micrograph.getObjId(): micrograph.clone() for micrograph in coordinates.getMicrographs().iterItems()}
+    by_id = {micrograph.getObjId(): micrograph.clone() for micrograph in coordinates.getMicrographs().iterItems()}
     labels = coordinates.getUniqueValues(["_micId", "_micName"])
-    places = list(zip(labels["_micId"], labels["_micName"], strict=True))
-    foreign = [number for number, _ in places if number not in found]
-    named = [(number, name) for number, name in places if name and number in found]
-    other = [number for number, name in named if name != found[number].getMicName()]
-    if len(other) < len(named):  # else names of another kind, which tell nothing
-        foreign += other
+    id_and_name = list(zip(labels["_micId"], labels["_micName"], strict=True))
+    foreign = [number for number, _ in id_and_name if number not in by_id]
+    named = [(number, name) for number, name in id_and_name if name and number in by_id]
+    mismatched = [number for number, name in named if name != by_id[number].getMicName()]
+    if len(mismatched) < len(named):  # where no name agrees, the two sets name micrographs by different rules
+        foreign += mismatched
     if foreign:
         raise DataError(f"coordinates lie on micrographs (first: id {foreign[0]}) that are not in their own set, as "
                         "after 'join sets'; choose sets of coordinates one by one, or pick again")
-    return found
+    return by_id
 
 
 def write_ctfs(ctfs: Any, path: Path) -> None:
-    """Write the defocus values of a SetOfCTF; ``DataError`` when there are none that can be used."""
+    """Write the defocus values of a SetOfCTF as a STAR file; ``DataError`` when it has no estimated defocus."""
     rows = []
     for ctf in ctfs.iterItems():
         u, v, angle = ctf.getDefocus()
@@ -139,11 +141,11 @@ def write_ctfs(ctfs: Any, path: Path) -> None:
                          "rlnPhaseShift": ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0})
     if not rows:
         raise DataError("the set of CTFs has no estimated defocus; choose another, or leave it empty")
-    write_table(path, "micrographs", _one_group(), pd.DataFrame(rows))
+    write_table(path, "micrographs", _one_optics_group(), pd.DataFrame(rows))
 
 
 def write_orientations(particles: Any, path: Path) -> None:
-    """Write the views of a SetOfParticles; ``DataError`` when it has none."""
+    """Write the orientations of a SetOfParticles as a STAR file; ``DataError`` when it has none."""
     if not particles.hasAlignmentProj():
         raise DataError("the particles have no projection angles; choose the output of a 3D refinement")
     rows = []
@@ -151,14 +153,14 @@ def write_orientations(particles: Any, path: Path) -> None:
         rot, tilt, psi = relion_angles(particle.getTransform().getMatrix())
         rows.append({"rlnImageName": f"{particle.getObjId():06d}@particles.mrcs", "rlnOpticsGroup": 1,
                      "rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi})
-    write_table(path, "particles", _one_group(), pd.DataFrame(rows))
+    write_table(path, "particles", _one_optics_group(), pd.DataFrame(rows))
 
 
 def relion_angles(matrix: Any) -> tuple[float, float, float]:
-    """Return RELION's rot, tilt and psi (degrees) of Scipion's projection matrix; see ``outputs.pose``."""
+    """Return RELION's rot, tilt and psi (degrees) of Scipion's projection matrix; ``outputs.pose`` is the inverse."""
     rot, tilt, psi = -np.degrees(euler_from_matrix(inverse_matrix(matrix), axes="szyz"))
     return float(rot), float(tilt), float(psi)
 
 
-def _one_group() -> pd.DataFrame:
+def _one_optics_group() -> pd.DataFrame:
     return pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1"}])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From the engine's folder to Scipion's sets.
+"""Scipion's sets made from the engine's output folder.
 
-Images stay where the engine wrote them; the sets name them, relative to the project. Items carry
-what a later box needs beyond the pixels (``_cryogemManifest``, ``_cryogemMask``,
-``_cryogemParticles``), so a subset of a set works as well as the whole.
+The images stay in the engine's folder. The sets hold their paths, relative to the project. Attributes of the items
+hold what later protocols need beside the images: the paths of the manifest (``_cryogemManifest``), the mask
+(``_cryogemMask``) and the particles' STAR file (``_cryogemParticles``). So a subset of a set works as well as the set.
 """
 import math
 import os
@@ -31,13 +31,13 @@ from cryogem_scipion.objects import CryogemModel
 __all__ = ["coordinates_output", "ctf_output", "micrographs_output", "model_output", "particles_output", "pose",
            "real_micrographs_output"]
 
-MAGNIFICATION = 50000.0  # Scipion takes an acquisition for missing when it has none; used nowhere.
+MAGNIFICATION = 50000.0  # Not used. Without a magnification, Scipion treats the acquisition as missing.
 STAR_COORDINATE = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "cryogemWhole")
 STAR_CTF = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
 
 def micrographs_output(protocol: Any, folder: Path, manifest: Manifest) -> Any:
-    """Return the SetOfMicrographs of a labelled folder; object ids count the rows from 1."""
+    """Return the SetOfMicrographs of a labelled dataset folder; object ids are the row numbers, from 1."""
     optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName", "cryogemMask"))
     acquisitions = _acquisitions(optics)
     output = protocol._createSetOfMicrographs()
@@ -47,7 +47,7 @@ def micrographs_output(protocol: Any, folder: Path, manifest: Manifest) -> Any:
         micrograph = Micrograph()
         micrograph.setObjId(number)
         micrograph.setFileName(str(folder / row["rlnMicrographName"]))
-        micrograph.setMicName(_own_name(protocol, row["rlnMicrographName"]))
+        micrograph.setMicName(_unique_name(protocol, row["rlnMicrographName"]))
         micrograph.setAcquisition(acquisitions[row.get("rlnOpticsGroup", next(iter(acquisitions)))])
         micrograph._cryogemManifest = String(str(folder / MANIFEST))
         micrograph._cryogemMask = String(str(folder / row["cryogemMask"]))
@@ -57,13 +57,13 @@ def micrographs_output(protocol: Any, folder: Path, manifest: Manifest) -> Any:
 
 
 def ctf_output(protocol: Any, folder: Path, micrographs: Any) -> Any:
-    """Return the SetOfCTF of a labelled folder; its items have the ids of their micrographs."""
+    """Return the SetOfCTF of a labelled dataset folder; object ids are those of the micrographs."""
     _, rows = read_table(folder / MICROGRAPHS, "micrographs", STAR_CTF)
     output = protocol._createSetOfCTF()
     output.setMicrographs(Pointer(protocol, extended="outputMicrographs"))
-    shifted = _has_phase_shift(rows)
+    has_phase_shift = _has_phase_shift(rows)
     for row, micrograph in zip(rows.to_dict("records"), micrographs.iterItems(), strict=True):
-        ctf = _ctf(row, shifted)
+        ctf = _ctf(row, has_phase_shift)
         ctf.setMicrograph(micrograph.clone())
         ctf.setObjId(micrograph.getObjId())
         output.append(ctf)
@@ -71,7 +71,7 @@ def ctf_output(protocol: Any, folder: Path, micrographs: Any) -> Any:
 
 
 def coordinates_output(protocol: Any, folder: Path, manifest: Manifest, micrographs: Any) -> Any:
-    """Return the SetOfCoordinates of the whole particles: integer pixels as RELION floors them."""
+    """Return the SetOfCoordinates of the whole particles, in integer pixels, rounded down as RELION does."""
     _, rows = read_table(folder / PARTICLES, "particles", STAR_COORDINATE)
     output = protocol._createSetOfCoordinates(Pointer(protocol, extended="outputMicrographs"))
     output.setBoxSize(manifest.box_size)
@@ -84,7 +84,7 @@ def coordinates_output(protocol: Any, folder: Path, manifest: Manifest, microgra
 
 
 def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrographs: Any) -> Any:
-    """Return the SetOfParticles with poses, CTFs and coordinates; ids are those of the coordinates."""
+    """Return the SetOfParticles with poses, CTFs and coordinates; object ids are those of the coordinates."""
     columns = (*STAR_CTF, *STAR_COORDINATE, "rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi",
                "rlnOriginXAngst", "rlnOriginYAngst")
     optics, rows = read_table(folder / EXTRACTED, "particles", columns)
@@ -96,7 +96,7 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
     output.setAlignment(ALIGN_PROJ)
     output.setCoordinates(Pointer(protocol, extended="outputCoordinates"))
     by_name = _by_file(micrographs)
-    shifted = _has_phase_shift(rows)
+    has_phase_shift = _has_phase_shift(rows)
     for number, row in enumerate(rows.to_dict("records"), 1):
         micrograph = by_name[str(folder / row["rlnMicrographName"])]
         index, _, stack = row["rlnImageName"].partition("@")
@@ -108,7 +108,7 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
         coordinate.setObjId(number)
         particle.setCoordinate(coordinate)
         particle.setMicId(micrograph.getObjId())
-        ctf = _ctf(row, shifted)
+        ctf = _ctf(row, has_phase_shift)
         ctf.setObjId(micrograph.getObjId())
         particle.setCTF(ctf)
         particle.setTransform(Transform(pose(row, manifest.pixel_size)))
@@ -121,7 +121,7 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
 
 
 def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
-    """Return the trained or imported model with what it was trained with, as far as that is known."""
+    """Return the trained or imported noise model, with its pixel size, crop, steps and SNR as far as known."""
     model = CryogemModel(str(folder / (manifest.model or "model.safetensors")))
     model.setSamplingRate(manifest.pixel_size)
     if manifest.stage == "import-model":
@@ -138,22 +138,22 @@ def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
 def real_micrographs_output(protocol: Any, folder: Path, manifest: Manifest, real: Any) -> Any:
     """Return the real micrographs at the working pixel size, with the ids and names of the originals.
 
-    Their exact pixel sizes along x and y, which differ from the set's by less than 0.1 % (whole sizes in pixels),
-    are attributes of the items: with them positions go back to the originals without loss.
+    Images have whole sizes in pixels, so the exact pixel sizes along x and y differ from the set's by up to 0.1 %.
+    Attributes of the items hold them; *return coordinates* needs them to be exact.
     """
     columns = ("rlnMicrographName", "cryogemOriginal", "cryogemPixelSizeX", "cryogemPixelSizeY")
     _, rows = read_table(folder / MICROGRAPHS, "micrographs", columns)
-    # A file may stand in a set more than once.
-    files: dict[str, list[dict[str, Any]]] = {}
+    # A set may contain the same file more than once.
+    rows_of_file: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_dict("records"):
-        files.setdefault(os.path.realpath(unquoted_path(row["cryogemOriginal"])), []).append(row)
+        rows_of_file.setdefault(os.path.realpath(unquoted_path(row["cryogemOriginal"])), []).append(row)
     output = protocol._createSetOfMicrographs()
     if real.hasAcquisition():
         output.setAcquisition(real.getAcquisition().clone())
     output.setSamplingRate(manifest.pixel_size)
     for original in real.iterItems():
-        found = files[os.path.realpath(original.getFileName())]
-        row = found.pop() if len(found) > 1 else found[0]
+        matches = rows_of_file[os.path.realpath(original.getFileName())]
+        row = matches.pop() if len(matches) > 1 else matches[0]
         micrograph = Micrograph()
         micrograph.setObjId(original.getObjId())
         micrograph.setFileName(str(folder / row["rlnMicrographName"]))
@@ -168,9 +168,9 @@ def real_micrographs_output(protocol: Any, folder: Path, manifest: Manifest, rea
 
 
 def pose(row: dict[str, Any], pixel_size: float) -> Any:
-    """Return Scipion's projection matrix (4 x 4) of a particle's RELION angles and origin.
+    """Return Scipion's projection matrix (4 x 4) for a particle's RELION angles (degrees) and origin (Å).
 
-    The inverse of the rotation ``szyz`` of the negated angles with the negated origin in pixels.
+    It is the inverse of the matrix with the ``szyz`` rotation by the negated angles and the negated origin in pixels.
     """
     rot, tilt, psi = (math.radians(row[name]) for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
     matrix = euler_matrix(-rot, -tilt, -psi, "szyz")
@@ -178,20 +178,21 @@ def pose(row: dict[str, Any], pixel_size: float) -> Any:
     return np.asarray(inverse_matrix(matrix))
 
 
-def _own_name(protocol: Any, path: str) -> str:
-    """The file's name after the protocol's number: where sets are joined, Scipion tells micrographs by their names."""
+def _unique_name(protocol: Any, path: str) -> str:
+    """The protocol's number and the file's name, because joined sets tell micrographs apart by name only."""
     number, name = protocol.getObjId(), os.path.basename(path)
     return f"{number:06d}_{name}" if number else name
 
 
 def _acquisitions(optics: Any) -> dict[Any, Acquisition]:
-    """An acquisition for each optics group."""
+    """Acquisitions by optics group."""
     return {row["rlnOpticsGroup"]: Acquisition(
         magnification=MAGNIFICATION, voltage=row["rlnVoltage"], sphericalAberration=row["rlnSphericalAberration"],
         amplitudeContrast=row["rlnAmplitudeContrast"]) for row in optics.to_dict("records")}
 
 
 def _by_file(micrographs: Any) -> dict[str, Micrograph]:
+    """Micrographs by the path of their file."""
     return {micrograph.getFileName(): micrograph.clone() for micrograph in micrographs.iterItems()}
 
 
@@ -207,12 +208,12 @@ def _has_phase_shift(rows: Any) -> bool:
     return "rlnPhaseShift" in rows and bool((rows["rlnPhaseShift"] != 0).any())
 
 
-def _ctf(row: dict[str, Any], shifted: bool) -> CTFModel:
+def _ctf(row: dict[str, Any], has_phase_shift: bool) -> CTFModel:
     ctf = CTFModel()
     ctf.setDefocusU(float(row["rlnDefocusU"]))
     ctf.setDefocusV(float(row["rlnDefocusV"]))
     ctf.setDefocusAngle(float(row["rlnDefocusAngle"]) % 180.0)
-    if shifted:
+    if has_phase_shift:
         ctf.setPhaseShift(float(row["rlnPhaseShift"]))
     ctf.standardize()
     return ctf

@@ -1,24 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far generated micrographs are from real ones."""
+"""Protocol *evaluate dataset*: how far generated micrographs are from real ones."""
 import os
 from typing import Any
 
 from pyworkflow.protocol.params import PointerParam
 
-from cryogem_scipion.engine.figures.evaluation import NAMES
+from cryogem_scipion.engine.figures.evaluation import METRIC_NAMES
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import EvaluateSettings
 from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.inputs import real_files
-from cryogem_scipion.protocols.stage import ProtCryogemStage
+from cryogem_scipion.protocols.inputs import micrograph_files
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemEvaluate"]
 
 
 class ProtCryogemEvaluate(ProtCryogemStage):
-    """Compare generated with real micrographs: power spectrum, autocorrelation, intensities, local deviations,
-    lattices, lines along the border, and the Fréchet distance of a network's features. Each figure comes with an
-    interval, and beside it that of two halves of the real micrographs. The results are a figure and a table."""
+    """Measure how far generated micrographs are from real micrographs.
+
+    The protocol compares power spectra, autocorrelation, grey values and local
+    standard deviations. It looks for lattices and for lines along the border,
+    which networks make. It computes the Fréchet distance between the features
+    that a network finds in both sets.
+
+    Each distance has an interval. Beside it stands the floor: the distance between
+    two random halves of the real set. Generated micrographs near the floor are as
+    close to the real ones as other real micrographs.
+
+    Use it after *generate dataset*. Best are real micrographs of the same session
+    that the noise was not learned from.
+
+    *Inputs*
+    - _Generated micrographs_: output of *generate dataset*, or any other set
+    - _Real micrographs_
+
+    *Outputs*
+    - no sets. _Analyze Results_ shows the figure, the summary lists the distances.
+
+    Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
+    """
 
     _label = "evaluate dataset"
     _stage = "evaluate"
@@ -27,16 +47,16 @@ class ProtCryogemEvaluate(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        define_fields(form, EvaluateSettings, first={"Data": self._data}, after={}, conditions={})
+        define_fields(form, EvaluateSettings, before_section={"Data": self._addInputs}, after_field={}, conditions={})
         self._addParallel(form)
 
-    def _data(self, form: Any) -> None:
+    def _addInputs(self, form: Any) -> None:
         form.addParam("inputGenerated", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Generated micrographs", help="Output of generate dataset, or any other set.")
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Real micrographs",
-                      help="Best are micrographs of the same session that the noise was not learned from. The finer of "
-                      "the two sets is brought to the pixel size of the coarser.")
+                      help="Best are micrographs of the same session that the noise was not learned from. The set with "
+                      "the smaller pixel size is resampled to the pixel size of the other.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
@@ -45,40 +65,40 @@ class ProtCryogemEvaluate(ProtCryogemStage):
     def inputValues(self) -> dict[str, Any]:
         generated, real = self.inputGenerated.get(), self.inputMicrographs.get()
         values: dict[str, Any] = {
-            "generated": real_files(generated), "generated_pixel_size": generated.getSamplingRate(),
-            "real": real_files(real), "real_pixel_size": real.getSamplingRate()}
+            "generated": micrograph_files(generated), "generated_pixel_size": generated.getSamplingRate(),
+            "real": micrograph_files(real), "real_pixel_size": real.getSamplingRate()}
         if network := self.features.get("").strip():
-            values["features"] = os.path.abspath(network)  # The engine may run in another folder.
+            values["features"] = os.path.abspath(network)  # because the engine may run in another folder
         return values
 
     # --------------------------- Outputs
     def createOutputStep(self, key: str) -> None:
-        """There is nothing to hand on: figure, table and report stay in the folder."""
+        """Define no output: figure, table and report stay in the protocol's folder."""
 
     # --------------------------- Information
-    def crossChecks(self) -> list[str]:
+    def inputErrors(self) -> list[str]:
         network = self.inputValues().get("features")
         if network and not os.path.isfile(network):
             return [f"*{EvaluateSettings.model_fields['features'].title}*: {network} is not a file; choose another."]
         return []
 
-    def sentences(self, manifest: Manifest) -> list[str]:
+    def resultSentences(self, manifest: Manifest) -> list[str]:
         figures = manifest.figures
-        words = [f"{manifest.micrographs} generated were compared with {figures['real_micrographs']:.0f} real "
-                 f"micrographs at {manifest.pixel_size:.3g} Å/px."]
-        for name, (title, unit) in NAMES.items():
+        sentences = [f"{manifest.micrographs} generated micrographs were compared with "
+                     f"{figures['real_micrographs']:.0f} real micrographs at {manifest.pixel_size:.3g} Å/px."]
+        for name, (title, unit) in METRIC_NAMES.items():
             if name in figures:
-                words.append(_sentence(name, f"{title} ({unit})" if unit else title, figures))
+                sentences.append(_distance_sentence(name, f"{title} ({unit})" if unit else title, figures))
         if "signal_correlation" in figures:
-            words.append(f"Around particles, generated and optical images correlate by "
-                         f"{figures['signal_correlation']:.3f}.")
-        return words
+            sentences.append(f"Around particles, the correlation of generated and clean images is "
+                             f"{figures['signal_correlation']:.3f}.")
+        return sentences
 
 
-def _sentence(name: str, title: str, figures: dict[str, float]) -> str:
+def _distance_sentence(name: str, title: str, figures: dict[str, float]) -> str:
     text = f"{title[:1].upper()}{title[1:]}: {figures[name]:.3g} ({figures[name + '_low']:.3g} to " \
            f"{figures[name + '_high']:.3g})"
     if f"{name}_halves" not in figures or f"{name}_floor" not in figures:
         return text + "."
-    return f"{text}; of halves {figures[name + '_halves']:.3g}, where two halves of the real set have " \
+    return f"{text}; with halves of the sets {figures[name + '_halves']:.3g}, between two halves of the real set " \
            f"{figures[name + '_floor']:.3g}."

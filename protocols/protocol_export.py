@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The last box: a data set, or a part of it, as another program reads it outside of Scipion."""
+"""Protocol *export dataset*: a dataset, or a part of it, for programs outside of Scipion."""
 import os
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,38 @@ from pyworkflow.protocol.params import PathParam, PointerParam
 from cryogem_scipion.engine.io.dataset import README, Manifest, read_manifest
 from cryogem_scipion.engine.settings import ExportSettings
 from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.inputs import stage_folder, write_particle_subset, write_subset
-from cryogem_scipion.protocols.stage import ProtCryogemStage
+from cryogem_scipion.protocols.inputs import dataset_folder, write_micrograph_subset, write_particle_subset
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemExport"]
 
-NAMES = {"relion": "RELION", "cryosparc": "cryoSPARC", "topaz": "Topaz", "cryodrgn": "cryoDRGN"}
-STAR = ("relion", "cryosparc")
-# Fields that not every program asks for.
-ASKED = {"files": STAR, "extract": STAR, "relative_to": (*STAR, "topaz"), "box_size": (*STAR, "cryodrgn"),
-         "random_shift": (*STAR, "cryodrgn"), "binning": ("topaz",)}
+PROGRAMS = {"relion": "RELION", "cryosparc": "cryoSPARC", "topaz": "Topaz", "cryodrgn": "cryoDRGN"}
+STAR_PROGRAMS = ("relion", "cryosparc")
+# The programs of the fields that not all programs have.
+PROGRAMS_OF_FIELD = {
+    "files": STAR_PROGRAMS, "extract": STAR_PROGRAMS, "relative_to": (*STAR_PROGRAMS, "topaz"),
+    "box_size": (*STAR_PROGRAMS, "cryodrgn"), "random_shift": (*STAR_PROGRAMS, "cryodrgn"), "binning": ("topaz",)}
 
 
 class ProtCryogemExport(ProtCryogemStage):
-    """Write a simulated or generated data set, or a part of it, as RELION, cryoSPARC, Topaz or cryoDRGN reads it
-    outside of Scipion, with true poses, CTFs and coordinates. The summary says what to do next in that program."""
+    """Write a dataset for RELION, cryoSPARC, Topaz or cryoDRGN outside of Scipion.
+
+    The protocol writes a simulated or generated dataset, or a part of it, in the
+    format of the chosen program, with true poses, CTFs and coordinates. The summary
+    lists the next steps in that program.
+
+    Inside Scipion you do not need it: use the outputs of *generate dataset*.
+
+    *Inputs*
+    - _Micrographs or particles_: output of *generate dataset* or
+      *simulate micrographs*, or a subset of it
+
+    *Outputs*
+    - no sets, but a folder with images, tables and a README. _Analyze Results_
+      shows the images as they were written.
+
+    Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
+    """
 
     _label = "export dataset"
     _stage = "export"
@@ -34,23 +51,23 @@ class ProtCryogemExport(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        conditions = {field: f"to in {[list(NAMES).index(name) for name in programs]}"
-                      for field, programs in ASKED.items()}
-        define_fields(form, ExportSettings, first={"Export": self._data}, after={"to": self._place},
-                      conditions=conditions)
+        conditions = {field: f"to in {[list(PROGRAMS).index(name) for name in programs]}"
+                      for field, programs in PROGRAMS_OF_FIELD.items()}
+        define_fields(form, ExportSettings, before_section={"Export": self._addInput},
+                      after_field={"to": self._addFolder}, conditions=conditions)
         self._addParallel(form)
 
-    def _data(self, form: Any) -> None:
+    def _addInput(self, form: Any) -> None:
         form.addParam("inputSet", PointerParam, pointerClass="SetOfMicrographs,SetOfParticles", important=True,
                       label="Micrographs or particles",
-                      help="Output of generate dataset or simulate micrographs, or a subset of it: of micrographs, "
-                      "with all that lies in them; of particles, with the micrographs they lie in. The labels written "
-                      "are the true ones.")
+                      help="Output of generate dataset or simulate micrographs, or a subset of it. Micrographs are "
+                      "exported with all their particles, particles with their micrographs. The labels are the true "
+                      "ones.")
 
-    def _place(self, form: Any) -> None:
+    def _addFolder(self, form: Any) -> None:
         form.addParam("exportFolder", PathParam, default="", expertLevel=LEVEL_ADVANCED, label="Folder",
-                      help="A new folder to write to, such as one inside a RELION project; relative to this Scipion "
-                      "project or absolute. Empty: inside this run's own folder.")
+                      help="A new folder for the export, such as one inside a RELION project. The path is absolute, or "
+                      "relative to this Scipion project. Empty: a folder inside this run's own folder.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
@@ -69,41 +86,41 @@ class ProtCryogemExport(ProtCryogemStage):
                 values["dataset_particles"] = str(self._subset())
         elif items.getSize() < manifest.micrographs:
             values["dataset_micrographs"] = str(self._subset())
-        return values | self._unshown()
+        return values | self._hiddenValues()
 
-    def _unshown(self) -> dict[str, Any]:
-        """What another program than the chosen one would ask for goes back to its default."""
-        chosen = list(NAMES)[self.to.get()]
-        fields = [field for field, programs in ASKED.items() if chosen not in programs]
+    def _hiddenValues(self) -> dict[str, Any]:
+        """The defaults of the fields that the chosen program does not have."""
+        program = list(PROGRAMS)[self.to.get()]
+        fields = [field for field, programs in PROGRAMS_OF_FIELD.items() if program not in programs]
         return {field: ExportSettings.model_fields[field].default for field in fields}
 
-    def writeInputs(self) -> None:
+    def writeInputFiles(self) -> None:
         items = self.inputSet.get()
-        write = write_particle_subset if isinstance(items, SetOfParticles) else write_subset
+        write = write_particle_subset if isinstance(items, SetOfParticles) else write_micrograph_subset
         write(items, self._dataset(), self._subset())
 
     def _dataset(self) -> Path:
         items = self.inputSet.get()
-        what = "particle" if isinstance(items, SetOfParticles) else "micrograph"
-        return stage_folder(items, f"generated or simulated {what}", "data set", "generate dataset")
+        item = "particle" if isinstance(items, SetOfParticles) else "micrograph"
+        return dataset_folder(items, f"generated or simulated {item}", "dataset", "generate dataset")
 
     def _subset(self) -> Path:
         return Path(os.path.abspath(self._getExtraPath("chosen.star")))
 
     # --------------------------- Outputs
     def createOutputStep(self, key: str) -> None:
-        """Nothing: what was made is for another program."""
+        """Define no output: the export is for another program."""
 
     # --------------------------- Information
-    def sentences(self, manifest: Manifest) -> list[str]:
-        program = NAMES[manifest.settings.get("to", "relion")]
+    def resultSentences(self, manifest: Manifest) -> list[str]:
+        program = PROGRAMS[manifest.settings.get("to", "relion")]
         return [f"{manifest.micrographs} micrographs with {manifest.particles} particles were exported to {program} "
                 f"at {manifest.pixel_size:.3g} Å/px, with their true labels."]
 
     def _summary(self) -> list[str]:
-        words = super()._summary()
+        lines = super()._summary()
         readme = self.outFolder() / README
         if self.manifest() and readme.is_file():
-            words += ["", f"Next, in {os.path.abspath(self.outFolder())} ({README}):",
+            lines += ["", f"Next, in {os.path.abspath(self.outFolder())} ({README}):",
                       *readme.read_text("utf-8").splitlines()]
-        return words
+        return lines

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Box 1: clean micrographs of a map, with all labels."""
+"""Protocol *simulate micrographs*: clean micrographs of a map, with all labels."""
 import os
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.checks import crowding, missing, pixel_sizes_differ
+from cryogem_scipion.protocols.checks import crowding_warnings, missing_file_errors, pixel_size_warnings
 from cryogem_scipion.protocols.inputs import map_files, write_ctfs, write_orientations
-from cryogem_scipion.protocols.labelled import LabelledOutputs, define_labelled_outputs, labelled_sentences
-from cryogem_scipion.protocols.stage import ProtCryogemStage
+from cryogem_scipion.protocols.labelled_dataset import LabelledOutputs, define_labelled_outputs, labelled_summary
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemSimulate"]
 
@@ -24,9 +24,30 @@ MAPS, CRYODRGN = range(2)
 
 
 class ProtCryogemSimulate(ProtCryogemStage):
-    """Simulate what the microscope would see without noise: micrographs of a map, protein dark on background 1,
-    with the exact position, pose, defocus and mask of every particle. It is the first of three boxes: train noise
-    translator and generate dataset go on from here."""
+    """Simulate clean micrographs of a particle, with all labels.
+
+    The micrographs are what the microscope forms without noise: protein dark,
+    background 1. Position, pose, defocus and mask of every particle are known.
+
+    Run this protocol first. *Train noise translator* learns the noise of your own
+    micrographs from its output, and *generate dataset* takes its settings from it.
+
+    *Inputs*
+    - _Map_: density map or atomic model of the particle, or a set of them. Instead
+      of it, _Specimen_ can be a cryoDRGN folder.
+    - _Views of particles_ (optional): particles whose orientations are used.
+    - _Microscope of micrographs_ (optional): real micrographs whose voltage,
+      spherical aberration and amplitude contrast are used.
+    - _Defocus of CTFs_ (optional): measured CTFs whose defocus is used.
+
+    *Outputs*
+    - outputMicrographs, and outputCTF with the defocus of each micrograph
+    - outputCoordinates: the whole particles. Particles that the border cuts are
+      only in the file particles.star.
+    - outputParticles: extracted particles with poses and CTFs, if they are wanted
+
+    Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
+    """
 
     _label = "simulate micrographs"
     _possibleOutputs = LabelledOutputs
@@ -36,62 +57,65 @@ class ProtCryogemSimulate(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        given = "inputMicrographs is None"
-        drawn = "inputCtfs is None"
-        mapped, decoded = f"specimenSource == {MAPS}", f"specimenSource == {CRYODRGN}"
-        viewed = "inputParticles is None"
+        from_form = "inputMicrographs is None"
+        defocus_from_form = "inputCtfs is None"
+        orientations_from_form = "inputParticles is None"
+        from_maps, from_cryodrgn = f"specimenSource == {MAPS}", f"specimenSource == {CRYODRGN}"
         define_fields(form, SimulateSettings,
-                      first={"Specimen": self._specimen, "Microscope": self._microscope}, after={},
-                      conditions={"volume_proportions": mapped, "resolution_angstrom": mapped,
-                                  "cryodrgn_conformations": decoded, "cryodrgn_epoch": decoded,
-                                  "voltage_kv": given, "cs_mm": given, "amplitude_contrast": given,
-                                  "defocus_min": drawn, "defocus_max": drawn, "astigmatism_angstrom": drawn,
+                      before_section={"Specimen": self._addSpecimenInputs, "Microscope": self._addMicroscopeInputs},
+                      after_field={},
+                      conditions={"volume_proportions": from_maps, "resolution_angstrom": from_maps,
+                                  "cryodrgn_conformations": from_cryodrgn, "cryodrgn_epoch": from_cryodrgn,
+                                  "voltage_kv": from_form, "cs_mm": from_form, "amplitude_contrast": from_form,
+                                  "defocus_min": defocus_from_form, "defocus_max": defocus_from_form,
+                                  "astigmatism_angstrom": defocus_from_form,
                                   "orientation_spread_degrees": "inputParticles is not None",
-                                  "preferred_views": viewed, "preferred_cone_degrees": viewed,
-                                  "preferred_uniform": viewed})
+                                  "preferred_views": orientations_from_form,
+                                  "preferred_cone_degrees": orientations_from_form,
+                                  "preferred_uniform": orientations_from_form})
         self._addParallel(form)
 
-    def _specimen(self, form: Any) -> None:
+    def _addSpecimenInputs(self, form: Any) -> None:
         form.addParam("specimenSource", EnumParam, choices=SPECIMENS, default=MAPS, display=EnumParam.DISPLAY_HLIST,
-                      label="Specimen", help="Maps or atomic models of this project; or conformations from a cryoDRGN "
-                      "result, decoded by cryoDRGN in its own environment (CRYODRGN_ENV_ACTIVATION).")
+                      label="Specimen", help="Maps or atomic models of this project, or conformations of a cryoDRGN "
+                      "result. CryoDRGN computes their maps in its own environment (CRYODRGN_ENV_ACTIVATION).")
         form.addParam("inputVolume", PointerParam, important=True, label="Map",
                       condition=f"specimenSource == {MAPS}",
                       pointerClass="Volume, SetOfVolumes, AtomStruct, SetOfAtomStructs",
-                      help="The particle's density map, protein bright, any box and pixel size; or its atomic model. "
-                      "Of a set (conformations, different species) each particle takes one at random.")
+                      help="Density map of the particle, protein bright, with any box size and pixel size; or its "
+                      "atomic model. With a set of maps or models, each particle is one of them, chosen at random.")
 
-        folder, size = (SimulateSettings.model_fields[name] for name in ("cryodrgn_folder", "volume_pixel_size"))
-        decoded = f"specimenSource == {CRYODRGN}"
+        folder, pixel_size = (SimulateSettings.model_fields[name] for name in ("cryodrgn_folder", "volume_pixel_size"))
+        from_cryodrgn = f"specimenSource == {CRYODRGN}"
         form.addParam("cryodrgnFolder", FolderParam, default="", label=folder.title, help=folder.description,
-                      condition=decoded)
+                      condition=from_cryodrgn)
         form.addParam("volumePixelSize", FloatParam, allowsNull=True, default=None, expertLevel=LEVEL_ADVANCED,
-                      label=size.title, help=size.description, condition=decoded)
+                      label=pixel_size.title, help=pixel_size.description, condition=from_cryodrgn)
         form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", allowsNull=True,
                       pointerCondition="hasAlignmentProj", label="Views of particles",
-                      help="The views are distributed as in these refined particles. Empty: all views are equally "
-                      "frequent, or as the preferred views (Advanced) say.")
+                      help="The simulated particles have the orientations of these refined particles. Empty: "
+                      "orientations are uniform, or follow the preferred views (Advanced).")
 
-    def _microscope(self, form: Any) -> None:
+    def _addMicroscopeInputs(self, form: Any) -> None:
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
                       label="Microscope of micrographs",
                       help="Voltage, spherical aberration and amplitude contrast are taken from these real "
-                      "micrographs; the pixel size too, where it is left empty and theirs is larger than the map's. "
-                      "Empty: they are set below.")
+                      "micrographs. The working pixel size is theirs, too, when its field is empty and theirs is "
+                      "larger than the map's. Empty: the values are set below.")
         form.addParam("inputCtfs", PointerParam, pointerClass="SetOfCTF", allowsNull=True, label="Defocus of CTFs",
-                      help="Each micrograph takes the defocus of one of these measured CTFs. Empty: it is drawn from "
-                      "the range below.")
+                      help="Each micrograph gets the defocus of one of these measured CTFs. Empty: its defocus is "
+                      "drawn from the range below.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
-        return self._isDecoded() or self.inputVolume.get() is not None
+        return self._isCryodrgn() or self.inputVolume.get() is not None
 
     def inputValues(self) -> dict[str, Any]:
         volume = self.inputVolume.get()
         values: dict[str, Any] = {}
-        if self._isDecoded():
+        if self._isCryodrgn():
             values |= {"cryodrgn_folder": os.path.abspath(self.cryodrgnFolder.get("").strip()),
-                       "cryodrgn_activation": Plugin.getCryodrgnActivation(), "volume_proportions": [],
+                       "cryodrgn_activation": Plugin.getCryodrgnActivationCmd(), "volume_proportions": [],
                        "volume_pixel_size": self.volumePixelSize.get()}
         else:
             values["volume"] = map_files(volume)
@@ -111,7 +135,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
             values |= {"orientations": os.path.abspath(self._getExtraPath("orientations.star")), "preferred_views": []}
         return values
 
-    def writeInputs(self) -> None:
+    def writeInputFiles(self) -> None:
         if self.inputCtfs.get() is not None:
             write_ctfs(self.inputCtfs.get(), Path(self._getExtraPath("ctfs.star")))
         if self.inputParticles.get() is not None:
@@ -123,7 +147,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
                                                          self.inputParticles])
 
     # --------------------------- Information
-    def crossChecks(self) -> list[str]:
+    def inputErrors(self) -> list[str]:
         settings = SimulateSettings.model_validate(self.settingsValues())
         errors = [f"*{label}*: the set is empty; choose another."
                   for label, pointer in (("Map", self.inputVolume), ("Views of particles", self.inputParticles),
@@ -135,9 +159,9 @@ class ProtCryogemSimulate(ProtCryogemStage):
         if settings.box_size and settings.box_size > min(settings.micrograph_size):
             errors.append(f"*Box size*: {settings.box_size} px is larger than the micrographs "
                           f"({min(settings.micrograph_size)} px); enlarge the micrograph size.")
-        if self._isDecoded():
+        if self._isCryodrgn():
             return errors + self._cryodrgnErrors()
-        errors += missing("Map", map_files(self.inputVolume.get()))
+        errors += missing_file_errors("Map", map_files(self.inputVolume.get()))
         if not self._isMap() and not settings.pixel_size:
             errors.append("*Working pixel size (Å)*: an atomic model has none; set it.")
         return errors or (self._mapErrors(settings) if self._isMap() else [])
@@ -153,54 +177,56 @@ class ProtCryogemSimulate(ProtCryogemStage):
         return [f"*Map*: its edge is {edge:.0f} Å, longer than the micrographs ({shortest:.0f} Å); enlarge "
                 "the micrograph size, or crop the map."] if edge > shortest else []
 
-    def doubts(self) -> list[str]:
+    def inputWarnings(self) -> list[str]:
         settings = SimulateSettings.model_validate(self.settingsValues())
-        doubts = []
-        if self._isDecoded():
-            doubts.append("The files of a cryoDRGN folder are run as code when cryoDRGN reads them; go on only if you "
-                          f"trust where {settings.cryodrgn_folder} comes from.")
+        warnings = []
+        if self._isCryodrgn():
+            warnings.append("The files of a cryoDRGN folder are run as code when cryoDRGN reads them; go on only if "
+                            f"you trust the source of {settings.cryodrgn_folder}.")
         if self._isMap():
-            doubts += self._mapDoubts(settings)
+            warnings += self._mapWarnings(settings)
         working = settings.pixel_size or (self._workingPixelSize(settings) if self._isMap() else None)
         real = self.inputMicrographs.get()
         if working and real is not None and real.getSamplingRate() > working * 1.001:
-            doubts.append(f"The real micrographs have {real.getSamplingRate():g} Å/px, coarser than the {working:g} Å "
-                          "of the simulation: no noise can be learned from them. Work at that pixel size, or a larger "
-                          "one.")
+            warnings.append(f"The real micrographs have {real.getSamplingRate():g} Å/px, coarser than the {working:g} "
+                            "Å of the simulation: no noise can be learned from them. Set a working pixel size of "
+                            f"{real.getSamplingRate():g} Å or more.")
         if working and settings.particle_distance:
-            doubts += crowding(settings.particles_mean, settings.micrograph_size, working, settings.particle_distance)
-        return doubts
+            warnings += crowding_warnings(settings.particles_mean, settings.micrograph_size, working,
+                                          settings.particle_distance)
+        return warnings
 
-    def _mapDoubts(self, settings: SimulateSettings) -> list[str]:
-        given, working = self.inputVolume.get().getSamplingRate(), self._workingPixelSize(settings)
-        doubts = pixel_sizes_differ("Map", map_files(self.inputVolume.get())[0], 3, given)
-        if working < given * 0.999:
-            doubts.append(f"The working pixel size {working:g} Å is finer than the map's ({given:g} Å): the images get "
-                          "more pixels and no more detail.")
+    def _mapWarnings(self, settings: SimulateSettings) -> list[str]:
+        map_pixel_size, working = self.inputVolume.get().getSamplingRate(), self._workingPixelSize(settings)
+        warnings = pixel_size_warnings("Map", map_files(self.inputVolume.get())[0], 3, map_pixel_size)
+        if working < map_pixel_size * 0.999:
+            warnings.append(f"The working pixel size {working:g} Å is finer than the map's ({map_pixel_size:g} Å): the "
+                            "images get more pixels, but no more detail.")
         if settings.particle_distance is None:
-            # How large the particle is stands in the map's voxels only; half of the box is what most maps have.
-            half = max(self._mapDimensions()) * given / 2
-            doubts += crowding(settings.particles_mean, settings.micrograph_size, working,
-                               (1 - settings.overlap) * half, " (if the particle fills half of the map's edge)")
-        return doubts
+            # Only the map's voxels tell the particle's diameter. In most maps it is about half of the box.
+            diameter = max(self._mapDimensions()) * map_pixel_size / 2
+            warnings += crowding_warnings(settings.particles_mean, settings.micrograph_size, working,
+                                          (1 - settings.overlap) * diameter,
+                                          " (if the particle fills half of the map's edge)")
+        return warnings
 
-    def sentences(self, manifest: Manifest) -> list[str]:
-        return labelled_sentences(manifest, manifest.settings.get("micrograph_size"), "simulated")
+    def resultSentences(self, manifest: Manifest) -> list[str]:
+        return labelled_summary(manifest, manifest.settings.get("micrograph_size"), "simulated")
 
     def _cryodrgnErrors(self) -> list[str]:
         folder = Path(self.cryodrgnFolder.get("").strip())
         errors = [] if (folder / "config.yaml").is_file() else [
             f"*cryoDRGN folder*: {str(folder)!r} has no config.yaml; choose the folder that cryodrgn train_vae wrote."]
-        # A queue's machines may have the environment that this one lacks.
-        if self.useQueue() and Plugin.getCryodrgnActivation():
+        # The queue's machines may have the environment that this machine lacks.
+        if self.useQueue() and Plugin.getCryodrgnActivationCmd():
             return errors
         return [*errors, *(f"*cryoDRGN folder*: {line}" for line in Plugin.cryodrgnErrors())]
 
-    def _isDecoded(self) -> bool:
+    def _isCryodrgn(self) -> bool:
         return self.specimenSource.get() == CRYODRGN
 
     def _isMap(self) -> bool:
-        return not self._isDecoded() and not isinstance(self.inputVolume.get(), AtomStruct | SetOfAtomStructs)
+        return not self._isCryodrgn() and not isinstance(self.inputVolume.get(), AtomStruct | SetOfAtomStructs)
 
     def _mapDimensions(self) -> Any:
         volume = self.inputVolume.get()

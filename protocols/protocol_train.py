@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Box 2: the noise translator, trained on real micrographs without labels."""
+"""Protocol *train noise translator*: learn the noise of real micrographs without labels."""
 import os
 from enum import Enum
 from pathlib import Path
@@ -12,30 +12,54 @@ from cryogem_scipion.engine.io.dataset import Manifest, read_manifest
 from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.objects import CryogemModel
 from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.checks import acquisitions_differ, pixel_sizes_differ, too_coarse, unreadable
-from cryogem_scipion.protocols.inputs import real_files, simulation_folder, write_subset
+from cryogem_scipion.protocols.checks import (
+    acquisition_warnings,
+    coarse_pixel_errors,
+    pixel_size_warnings,
+    unreadable_file_errors,
+)
+from cryogem_scipion.protocols.inputs import micrograph_files, simulation_folder, write_micrograph_subset
 from cryogem_scipion.protocols.outputs import model_output, real_micrographs_output
-from cryogem_scipion.protocols.stage import ProtCryogemStage
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemTrain", "TrainOutputs"]
 
-# Fewer real micrographs than this show the translator too little of the noise.
-FEW = 5
-# Those that the summary tells.
+# A warning comes below this number of real micrographs: they show too little of the noise's variety.
+FEW_MICROGRAPHS = 5
+# Losses that the summary reports.
 LOSSES = ("adversarial", "contrastive", "discriminator")
 
 
 class TrainOutputs(Enum):
-    """The model, and the real micrographs at its pixel size for a picker trained on the generated ones."""
+    """The noise model, and the real micrographs at the working pixel size, for pickers."""
 
     outputModel = CryogemModel
     outputMicrographs = SetOfMicrographs
 
 
 class ProtCryogemTrain(ProtCryogemStage):
-    """Learn the noise of real micrographs, without any labels: the simulated micrographs of the first box are
-    translated until a second network cannot tell them from the real ones. The result is a noise model for
-    generate dataset."""
+    """Learn the noise of your own micrographs, without any labels.
+
+    A network, the noise translator, changes simulated micrographs until a second
+    network cannot tell them from real micrographs. _Analyze Results_ shows losses
+    and previews while the training runs. _Continue_ goes on with a stopped
+    training.
+
+    Run this protocol after *simulate micrographs* and before *generate dataset*.
+
+    *Inputs*
+    - _Real micrographs_: motion-corrected micrographs of the specimen, without
+      labels. Their pixel size must not be coarser than the simulation's.
+    - _Simulated micrographs_: output of *simulate micrographs*, or a subset of it
+
+    *Outputs*
+    - outputModel: the noise model, for *generate dataset*
+    - outputMicrographs: the real micrographs at the working pixel size. A picker
+      that was trained on the generated dataset picks these. *Return coordinates*
+      then moves the picks to the original micrographs.
+
+    Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
+    """
 
     _label = "train noise translator"
     _possibleOutputs = TrainOutputs
@@ -45,17 +69,17 @@ class ProtCryogemTrain(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        define_fields(form, TrainSettings, first={"Data": self._data}, after={}, conditions={})
+        define_fields(form, TrainSettings, before_section={"Data": self._addInputs}, after_field={}, conditions={})
         self._addParallel(form)
 
-    def _data(self, form: Any) -> None:
+    def _addInputs(self, form: Any) -> None:
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Real micrographs",
-                      help="Motion-corrected micrographs of the sample, at a pixel size not coarser than the "
-                      "simulation's. 10 to 500 are enough; more adds variety and reading time.")
+                      help="Motion-corrected micrographs of the specimen. Their pixel size must not be coarser than "
+                      "the simulation's. 10 to 500 are enough. More micrographs add variety and reading time.")
         form.addParam("inputSimulation", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Simulated micrographs",
-                      help="Output of simulate micrographs, or a subset of it; 10 to 100 are enough.")
+                      help="Output of simulate micrographs, or a subset of it. 10 to 100 are enough.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
@@ -65,15 +89,15 @@ class ProtCryogemTrain(ProtCryogemStage):
         simulated = self.inputSimulation.get()
         folder = simulation_folder(simulated)
         values: dict[str, Any] = {
-            "real": real_files(self.inputMicrographs.get()),
+            "real": micrograph_files(self.inputMicrographs.get()),
             "real_pixel_size": self.inputMicrographs.get().getSamplingRate(), "simulation": str(folder)}
         if simulated.getSize() < read_manifest(folder).micrographs:
             values["simulation_micrographs"] = str(self._subset())
         return values
 
-    def writeInputs(self) -> None:
+    def writeInputFiles(self) -> None:
         simulated = self.inputSimulation.get()
-        write_subset(simulated, simulation_folder(simulated), self._subset())
+        write_micrograph_subset(simulated, simulation_folder(simulated), self._subset())
 
     def _subset(self) -> Path:
         return Path(os.path.abspath(self._getExtraPath("simulation_micrographs.star")))
@@ -90,46 +114,48 @@ class ProtCryogemTrain(ProtCryogemStage):
             self._defineSourceRelation(pointer, model)
 
     # --------------------------- Information
-    def crossChecks(self) -> list[str]:
+    def inputErrors(self) -> list[str]:
         real, simulated = self.inputMicrographs.get(), self.inputSimulation.get()
         first = real.getFirstItem()
         if first is None:
             return ["*Real micrographs*: the set is empty; choose another."]
-        broken = [*unreadable("Real micrographs", first.getFileName()),
-                  *unreadable("Simulated micrographs", simulated.getFirstItem().getFileName())]
-        if broken:
-            return broken
-        working, found = simulated.getSamplingRate(), real.getSamplingRate()
+        unreadable = [*unreadable_file_errors("Real micrographs", first.getFileName()),
+                      *unreadable_file_errors("Simulated micrographs", simulated.getFirstItem().getFileName())]
+        if unreadable:
+            return unreadable
+        working, real_pixel_size = simulated.getSamplingRate(), real.getSamplingRate()
         errors = []
-        asked = self.pixelSize.get()
-        if asked and abs(asked / working - 1) > 1e-3:
-            errors.append(f"*Working pixel size*: {asked:g} Å is not that of the simulation ({working:g} Å); leave it "
-                          "empty, or simulate at that pixel size.")
-        errors += too_coarse("Real micrographs", found, working)
-        for label, micrographs, scale in (("Real", real, found / working), ("Simulated", simulated, 1.0)):
+        pixel_size = self.pixelSize.get()
+        if pixel_size and abs(pixel_size / working - 1) > 1e-3:
+            errors.append(f"*Working pixel size*: {pixel_size:g} Å is not that of the simulation ({working:g} Å); "
+                          "leave it empty, or simulate at that pixel size.")
+        errors += coarse_pixel_errors("Real micrographs", real_pixel_size, working)
+        for label, micrographs, scale in (("Real", real, real_pixel_size / working), ("Simulated", simulated, 1.0)):
             dimensions = micrographs.getDim()
             if dimensions and min(dimensions[:2]) * scale < self.crop.get():
                 errors.append(f"*{label} micrographs*: they are {min(dimensions[:2]) * scale:.0f} px at the working "
                               f"pixel size, smaller than the crop ({self.crop.get()} px); lower the crop.")
         return errors
 
-    def doubts(self) -> list[str]:
+    def inputWarnings(self) -> list[str]:
         real = self.inputMicrographs.get()
-        doubts = [] if real.getSize() >= FEW else [
+        warnings = [] if real.getSize() >= FEW_MICROGRAPHS else [
             f"Real micrographs: only {real.getSize()}. The translator sees little of the noise's variety; 10 or more "
             "are better."]
-        doubts += pixel_sizes_differ("Real micrographs", real.getFirstItem().getFileName(), 2, real.getSamplingRate())
-        return doubts + acquisitions_differ(real, self.inputSimulation.get())
+        warnings += pixel_size_warnings("Real micrographs", real.getFirstItem().getFileName(), 2,
+                                        real.getSamplingRate())
+        return warnings + acquisition_warnings(real, self.inputSimulation.get())
 
-    def sentences(self, manifest: Manifest) -> list[str]:
+    def resultSentences(self, manifest: Manifest) -> list[str]:
         settings = manifest.settings
-        words = [f"A noise translator was trained for {settings.get('steps')} steps on pieces of "
-                 f"{settings.get('crop')} px at {manifest.pixel_size:.3g} Å/px, from "
-                 f"{len(settings.get('real', ()))} real micrographs."]
+        sentences = [f"A noise translator was trained for {settings.get('steps')} steps on crops of "
+                     f"{settings.get('crop')} px at {manifest.pixel_size:.3g} Å/px, from "
+                     f"{len(settings.get('real', ()))} real micrographs."]
         if manifest.contrast:
-            words.append(f"Noise of the background: {manifest.contrast.background_deviation:.3g} of its mean; "
-                         f"signal-to-noise ratio {manifest.contrast.snr:.3g}.")
+            contrast = manifest.contrast
+            sentences.append(f"The standard deviation of the background is {contrast.background_deviation:.3g} of its "
+                             f"mean; the signal-to-noise ratio is {contrast.snr:.3g}.")
         losses = [f"{name} {manifest.figures[name]:.3g}" for name in LOSSES if name in manifest.figures]
         if losses:
-            words.append(f"Losses of the last step: {', '.join(losses)}.")
-        return words
+            sentences.append(f"Losses of the last step: {', '.join(losses)}.")
+        return sentences

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What all tests share: shapes checked while testing, a seeded generator, few threads."""
+"""Shared by all tests: checks of array shapes, a seeded random generator, a clock, and the choice of slow tests."""
 import os
 from itertools import count
 from pathlib import Path
@@ -11,11 +11,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program sets it
 import pytest
 from jaxtyping import install_import_hook
 
+collect_ignore = ["test_protocols_cryogem.py"]  # for Scipion's test runner, see tests/scipion/test_scipion_runner.py
 PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 
 
 def checked_modules():
-    """The modules whose array shapes are checked while testing: all but those that numba compiles."""
+    """Yield the names of the modules whose array shapes are checked in tests: all except those that numba compiles."""
     for path in [path for room in ("compute", "simulation", "noise", "translator", "realism")
                  for path in PACKAGE.glob(f"engine/{room}/*.py")]:
         if "import numba" not in path.read_text("utf-8"):
@@ -24,18 +25,18 @@ def checked_modules():
 
 try:
     import tests.typechecker  # noqa: F401
-except ImportError:  # then shapes are documentation only
+except ImportError:  # without beartype the shapes are not checked
     pass
 else:
     install_import_hook(list(checked_modules()), "tests.typechecker.typechecked")
 
 try:
     from hypothesis import HealthCheck, settings
-except ImportError:  # the modules that need it say so themselves
+except ImportError:  # the test modules that need hypothesis skip themselves
     pass
 else:
-    # On a busy machine an example may take long; and the same change always meets the same examples: those that chance
-    # would find some day are looked for by tests/fuzz.py.
+    # No deadline, because a busy machine is slow. Every run uses the same examples, so that a change never fails by
+    # chance. tests/fuzz.py searches for new examples.
     settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("steady")
 
@@ -49,14 +50,14 @@ def generator():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Progress reads a clock that goes on by 0.01 s whenever it is asked, however busy the machine is."""
-    asked = count()
-    clock = SimpleNamespace(monotonic=lambda: 0.01 * next(asked))
+    """A clock for the progress that advances by 0.01 s at each reading, also on a busy machine."""
+    readings = count()
+    clock = SimpleNamespace(monotonic=lambda: 0.01 * next(readings))
     monkeypatch.setattr("cryogem_scipion.engine.runs.progress.time", clock)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave tests that need an optional program, or long, to ``make test-all`` (``CRYOGEM_TEST_ALL=1``)."""
+    """Skip slow tests, and tests that need an optional program, except in ``make test-all`` (CRYOGEM_TEST_ALL=1)."""
     if os.environ.get("CRYOGEM_TEST_ALL"):
         return
     skip = pytest.mark.skip(reason="only in 'make test-all'")

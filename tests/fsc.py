@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How alike two maps are, resolution by resolution."""
+"""Fourier shell correlation of two maps."""
 import numpy as np
 
 
 def shell_correlation(a, b):
-    """Fourier shell correlation of two cubes, for each shell below Nyquist."""
+    """Return the Fourier shell correlation of two cubic maps, for each shell below Nyquist."""
     box = len(a)
     axis = np.fft.fftfreq(box) * box
     shell = np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis ** 2)).astype(int).ravel()

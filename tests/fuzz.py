@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Feeds every reader damaged files, as long as it is told, and says what came of it.
+"""Gives damaged files to every reader for a chosen time, and reports what the readers do.
 
     python -m tests.fuzz [--minutes 10] [--seed 0] [--keep FOLDER]
 
-Whole files (maps, micrographs, packed maps, STAR tables, manifests, settings, models, checkpoints of ours and of the
-published program, atomic models, coordinates) are damaged at random: bits, words of headers, lines, tokens of text,
-lengths, pieces of other files. A reader may return or refuse with a ``CryogemError``; everything else is a finding:
-another exception, a crash, more than 10 s, more than 8 GB. The work is done in processes of their own that are
-replaced when they die. Files that show a finding are kept under ``--keep``.
+Valid files (maps, micrographs, compressed maps, STAR tables, manifests, settings, models, our checkpoints and those of
+the published program, atomic models, coordinates) are damaged at random: bits, header fields, lines, words of text,
+lengths, parts of other files. A reader may return, or refuse the file with a ``CryogemError``. Everything else is a
+finding: another exception, a crash, more than 10 s, more than 8 GB. The readers run in a process of their own, which is
+replaced when it dies. Files that cause a finding are kept under ``--keep``.
 """
 import argparse
 import json
@@ -32,7 +32,7 @@ WORDS = ["nan", "inf", "-1", "0", "1e999", "", "'", '"', "#", "loop_", "data_", 
 
 
 def seeds(folder):
-    """Whole files, each with the reader that it is for."""
+    """Return (name, valid file, reader) for every kind of file."""
     import gemmi
     import numpy as np
 
@@ -42,25 +42,25 @@ def seeds(folder):
     from cryogem_scipion.engine.scoring.coordinates import read_coordinates
     from cryogem_scipion.engine.settings import STAGES, parse, read_json
     from cryogem_scipion.engine.simulation.atomic_model import read_atoms
-    from cryogem_scipion.engine.simulation.measured_star import measured_orientations, measured_states
+    from cryogem_scipion.engine.simulation.measured_star import read_measured_optics, read_measured_orientations
     from cryogem_scipion.engine.simulation.optics import Optics
     from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
-    from cryogem_scipion.engine.translator.checkpoint import load_model
+    from cryogem_scipion.engine.translator.model import load_model
     from cryogem_scipion.engine.translator.published_checkpoint import import_published
     from cryogem_scipion.engine.translator.tensor_files import load_tensors
-    from tests.spoiled import Place, make_good
+    from tests.damaged_inputs import InputFolders, make_valid_inputs
 
     good = folder / "good"
     if not good.is_dir():
-        make_good(folder / "new")
+        make_valid_inputs(folder / "new")
         (folder / "new").rename(good)
-    place = Place(good, folder)
-    place.published()
-    place.atoms("x.cif", 3.0)
+    inputs = InputFolders(good, folder)
+    inputs.published()
+    inputs.atoms("x.cif", 3.0)
     gemmi.read_structure(str(folder / "x.cif")).write_pdb(str(folder / "x.pdb"))
     write_mrc(folder / "small.mrc", np.random.default_rng(1).normal(size=(12, 12, 12)).astype("f4"), 4.0)
-    for opener, ending in ((__import__("gzip"), "gz"), (__import__("bz2"), "bz2")):
-        (folder / f"x.{ending}").write_bytes(opener.compress((folder / "small.mrc").read_bytes()))
+    for library, suffix in ((__import__("gzip"), "gz"), (__import__("bz2"), "bz2")):
+        (folder / f"x.{suffix}").write_bytes(library.compress((folder / "small.mrc").read_bytes()))
     (folder / "x.box").write_text("10\t20\t30\t30\n11\t22\t30\t30\n")
     (folder / "x.txt").write_text("image_name\tx_coord\ty_coord\tscore\na\t1\t2\t0.5\nb\t3\t4\t-1\n")
     (folder / "x.json").write_text(json.dumps({"volume": ["a.mrc"], "out": "o", "preferred_views": ["0:90:2"],
@@ -76,21 +76,21 @@ def seeds(folder):
                 continue
 
     def simulation(path):
-        """A simulation's folder with this table."""
-        there = path.with_suffix("")
-        if not there.is_dir():
-            shutil.copytree(good / "sim", there)
-        shutil.copyfile(path, there / "micrographs.star")
-        open_simulated_set(there)
+        """Open a simulation that has this table."""
+        copy = path.with_suffix("")
+        if not copy.is_dir():
+            shutil.copytree(good / "sim", copy)
+        shutil.copyfile(path, copy / "micrographs.star")
+        open_simulated_set(copy)
 
     def manifest(path):
         shutil.copyfile(path, path.parent / "manifest.json")
         read_manifest(path.parent)
 
     def volume(path):
-        found = read_volume(path)
-        if max(found.density.shape) <= 64:
-            diameter_angstrom(found)
+        read = read_volume(path)
+        if max(read.density.shape) <= 64:
+            diameter_angstrom(read)
 
     def picks(path):
         read_coordinates([path], 4.0, "pixel_size")
@@ -104,8 +104,8 @@ def seeds(folder):
         ("map", folder / "small.mrc", volume), ("map.gz", folder / "x.gz", volume),
         ("map.bz2", folder / "x.bz2", volume),
         ("pdb", folder / "x.pdb", read_atoms), ("cif", folder / "x.cif", read_atoms),
-        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: measured_states(path, base)),
-        ("orientations", particles, measured_orientations), ("simulation", micrographs, simulation),
+        ("star", particles, read_blocks), ("CTF table", micrographs, lambda path: read_measured_optics(path, base)),
+        ("orientations", particles, read_measured_orientations), ("simulation", micrographs, simulation),
         ("manifest", good / "sim/manifest.json", manifest), ("settings", folder / "x.json", settings),
         ("model", good / "run/model.safetensors", load_model),
         ("checkpoint", good / "run/checkpoint.safetensors", lambda path: load_tensors(path, "checkpoint")),
@@ -125,14 +125,14 @@ def _cs(folder):
 
 
 def damaged(content, others, draw):
-    """The content after one to four accidents."""
+    """Return the content with one to four kinds of damage; ``others`` are files from which parts are inserted."""
     data = bytearray(content)
     for _ in range(draw.randint(1, 4)):
         kind = draw.randrange(9)
         place = draw.randrange(len(data) + 1) if draw.random() < 0.5 else draw.randrange(min(len(data), 1100) + 1)
         if kind == 0 and data:
             data[min(place, len(data) - 1)] ^= 1 << draw.randrange(8)
-        elif kind == 1:  # a word of a header
+        elif kind == 1:  # a field of a header
             place = place // 4 * 4
             data[place:place + 4] = struct.pack(draw.choice("<>") + "i", draw.choice(NUMBERS))
         elif kind == 2:
@@ -148,14 +148,14 @@ def damaged(content, others, draw):
             other = draw.choice(others)
             start = draw.randrange(len(other) + 1)
             data[place:place] = other[start:start + draw.choice([8, 80, 800])]
-        else:  # as text: a token or a line
+        else:  # a word or a line of text
             split = b"\n" if kind == 7 else b" "
             parts = bytes(data).split(split)
             index = draw.randrange(len(parts))
-            act = draw.randrange(3)
-            if act == 0:
+            change = draw.randrange(3)
+            if change == 0:
                 parts[index] = draw.choice(WORDS).encode()
-            elif act == 1:
+            elif change == 1:
                 del parts[index]
             else:
                 parts.insert(draw.randrange(len(parts) + 1), parts[index])
@@ -164,25 +164,25 @@ def damaged(content, others, draw):
 
 
 def work(folder, keep, seed, minutes, queue):
-    """Damage and read until the time is over; reports each finding before it goes on."""
+    """Damage and read files until the time is over, and send each result to ``queue``."""
     from cryogem_scipion.engine.errors import CryogemError
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     warnings.simplefilter("ignore")
     readers = [(name, path.read_bytes(), path.suffix, read) for name, path, read in seeds(folder)]
-    place = folder / str(seed)
-    place.mkdir()
+    cases = folder / str(seed)
+    cases.mkdir()
     draw = random.Random(seed)
 
-    def late(*_):
+    def raise_timeout(*_):
         raise TimeoutError(f"more than {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, raise_timeout)
     number = 0
     until = time.time() + 60 * minutes
     while time.time() < until:
         name, content, ending, read = draw.choice(readers)
         bad = damaged(content, [other for _, other, _, _ in readers], draw)
-        case = place / f"case{ending}"
+        case = cases / f"case{ending}"
         case.write_bytes(bad)
         queue.put(("reads", name, str(case), ""))
         number += 1
@@ -193,18 +193,18 @@ def work(folder, keep, seed, minutes, queue):
         except CryogemError as error:
             queue.put(("refused" if str(error).strip() else "finding", name, str(case), "no message"))
         except Exception as error:
-            kept = keep / f"{name.replace(' ', '_')}-{type(error).__name__}-{seed}-{number}{ending}"
-            kept.write_bytes(bad)
+            copy = keep / f"{name.replace(' ', '_')}-{type(error).__name__}-{seed}-{number}{ending}"
+            copy.write_bytes(bad)
             last = traceback.extract_tb(error.__traceback__)[-1]
-            said = " ".join(str(error).split())[:120]
+            message = " ".join(str(error).split())[:120]
             where = f"{Path(last.filename).name}:{last.lineno}"
-            queue.put(("finding", name, str(kept), f"{type(error).__name__} {said} ({where})"))
+            queue.put(("finding", name, str(copy), f"{type(error).__name__} {message} ({where})"))
         finally:
             signal.alarm(0)
 
 
 def main():
-    """Keep a worker at work, and add up."""
+    """Start a new worker whenever one has died, until the time is over, and print a table of the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -218,31 +218,32 @@ def main():
         while left > 0.1:
             queue = context.SimpleQueue()
             worker = context.Process(target=work, args=(Path(name), arguments.keep, seed, left, queue))
-            begun = time.time()
+            started = time.time()
             worker.start()
             while worker.is_alive() or not queue.empty():
                 if queue.empty():
                     time.sleep(0.01)
                     continue
-                what, reader, path, text = queue.get()
-                if what == "reads":
+                outcome, reader, path, text = queue.get()
+                if outcome == "reads":
                     last = (reader, path)
                     continue
-                counts[reader, what] += 1
-                if what == "finding":
+                counts[reader, outcome] += 1
+                if outcome == "finding":
                     findings[reader, text] += 1
                     if findings[reader, text] == 1:
                         print(f"{reader}: {text}\n    {path}", flush=True)
             if worker.exitcode and last[1]:
-                kept = arguments.keep / f"crash-{seed}{Path(last[1]).suffix}"
-                shutil.copyfile(last[1], kept)
+                copy = arguments.keep / f"crash-{seed}{Path(last[1]).suffix}"
+                shutil.copyfile(last[1], copy)
                 findings[last[0], f"the process died with {worker.exitcode}"] += 1
-                print(f"{last[0]}: the process died with {worker.exitcode}\n    {kept}", flush=True)
+                print(f"{last[0]}: the process died with {worker.exitcode}\n    {copy}", flush=True)
             seed += 1
-            left = left - (time.time() - begun) / 60 if worker.exitcode else 0
+            left = left - (time.time() - started) / 60 if worker.exitcode else 0
     print(f"{'reader':14s}{'refused':>10s}{'accepted':>10s}{'findings':>10s}")
     for reader in sorted({reader for reader, _ in counts}):
-        print(f"{reader:14s}" + "".join(f"{counts[reader, what]:10d}" for what in ("refused", "accepted", "finding")))
+        print(f"{reader:14s}" + "".join(f"{counts[reader, outcome]:10d}" for outcome in
+                                            ("refused", "accepted", "finding")))
     print(f"{sum(counts.values())} damaged files in {arguments.minutes:g} minutes; {len(findings)} kinds of findings")
     return bool(findings)
 

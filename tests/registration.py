@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scipion finds plugins through installed metadata; a bare checkout has none, so tests make it outside of it."""
+"""Package metadata for tests in a bare checkout, because Scipion finds plugins through installed metadata."""
 import os
 import subprocess
 import sys
@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def is_installed():
-    """Whether the checkout is what Python finds as the installed plugin."""
+    """Return whether the plugin is installed."""
     try:
         distribution("scipion-em-cryogem")
     except PackageNotFoundError:
@@ -19,9 +19,9 @@ def is_installed():
 
 
 def checkout_environment(folder):
-    """Return an environment in which Python and Scipion find the checkout; its metadata goes to ``folder``."""
+    """Return environment variables with which Python and Scipion find the checkout; ``folder`` gets its metadata."""
     subprocess.run([sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(folder)], cwd=CHECKOUT,
                    check=True, capture_output=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SCIPION_")}
-    return {**kept, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(folder)]), "SCIPION_DOMAIN": "pwem",
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("SCIPION_")}
+    return {**variables, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(folder)]), "SCIPION_DOMAIN": "pwem",
             "MPLBACKEND": "Agg"}

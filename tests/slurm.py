@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A SLURM of one node on this machine, in a folder, with keys and ports of its own."""
+"""A SLURM with one node on this machine, with its own folder, key and ports."""
 import os
 import shutil
 import socket
@@ -11,8 +11,8 @@ from pathlib import Path
 __all__ = ["cluster", "missing"]
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-PATIENCE = 120
-"""Seconds: the daemons take two of an idle machine."""
+TIMEOUT = 120
+"""Seconds; the daemons need two on an idle machine."""
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -44,7 +44,7 @@ PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 
 
 def missing():
-    """Why no SLURM can be started here; empty when it should be possible."""
+    """Return the reason why SLURM cannot be started here; empty if it can."""
     absent = [name for name in (*DAEMONS, "sbatch") if not shutil.which(name, path=_path())]
     if absent:
         return f"{', '.join(absent)} not found: Debian's package slurm-wlm is not installed"
@@ -53,9 +53,9 @@ def missing():
 
 @contextmanager
 def cluster(folder):
-    """Start the daemons, wait until the node is idle, and stop them and what they started at the end.
+    """Start the daemons and wait until the node is idle; at the end stop the jobs and the daemons.
 
-    Yields the environment in which ``sbatch`` and its kin find it. ``RuntimeError`` when it does not start.
+    Yields the environment variables for ``sbatch`` and other commands. ``RuntimeError`` when SLURM does not start.
     """
     folder = Path(folder)
     for name in ("state", "spool"):
@@ -96,7 +96,7 @@ def _daemon(command, environment):
         yield process
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 def _ask(command, environment):
@@ -104,14 +104,14 @@ def _ask(command, environment):
 
 
 def _wait(condition, folder):
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > until:
             logs = "\n".join(path.read_text("utf-8", "replace")[-1500:] for path in sorted(folder.glob("*log*")))
-            raise RuntimeError(f"SLURM is not ready after {PATIENCE} s\n{logs}")
+            raise RuntimeError(f"SLURM is not ready after {TIMEOUT} s\n{logs}")
         time.sleep(0.1)
 
 
 def _path():
-    """Where Debian keeps the daemons is not on every user's path."""
+    """The search path with Debian's folders of daemons, which are not on every user's path."""
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])

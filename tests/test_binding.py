@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Form -> settings -> JSON -> settings -> form, for every protocol; and what the forms say."""
+"""From forms to settings, to JSON and back, for all protocols; labels, conditions and commands of the forms."""
 import json
 import re
 import shlex
@@ -27,9 +27,9 @@ from cryogem_scipion.protocols import (
     ProtCryogemSimulate,
     ProtCryogemTrain,
 )
-from cryogem_scipion.protocols.binding import complaints, fill_form, form_values, parameter_name
+from cryogem_scipion.protocols.binding import fill_form, form_values, parameter_name, validation_errors
 
-# What the inputs give: the least that makes the settings complete.
+# The settings that come from the inputs: the fewest that make the settings valid.
 INPUTS = {
     ProtCryogemEvaluate: {"out": "o", "generated": ["/gen/*.mrc"], "real": ["/real/*.mrc"]},
     ProtCryogemSimulate: {"out": "o", "volume": ["/maps/a.mrc"]},
@@ -58,7 +58,7 @@ def test_json_between_form_and_engine_changes_nothing(kind):
 
 
 def other_value(info):
-    """A value other than the default, of the field's type."""
+    """A valid value of a field that is not its default."""
     kind = info.annotation
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         kind = next(item for item in typing.get_args(kind) if item is not type(None))
@@ -124,9 +124,10 @@ def test_an_emptied_field_means_unset():
 ])
 def test_wrong_values_are_refused_with_the_label_and_the_value(parameters, message):
     protocol = ProtCryogemSimulate(**parameters)
-    found = complaints(SimulateSettings, {**form_values(protocol, SimulateSettings), **INPUTS[ProtCryogemSimulate]})
-    assert len(found) == 1
-    assert re.search(message, found[0])
+    values = {**form_values(protocol, SimulateSettings), **INPUTS[ProtCryogemSimulate]}
+    errors = validation_errors(SimulateSettings, values)
+    assert len(errors) == 1
+    assert re.search(message, errors[0])
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
@@ -165,7 +166,7 @@ def test_choices_of_the_noise_show_their_inputs():
         protocol.noise.set(index)
         shown[choice] = {name for name in ("inputModel", "inputMicrographs")
                          if _condition(protocol, name)}
-    # Of the models, imported ones need the ice of real micrographs.
+    # An imported model needs real micrographs to measure their ice.
     assert shown == {"model": {"inputModel", "inputMicrographs"}, "gaussian": {"inputMicrographs"},
                      "spectrum": {"inputMicrographs"}}
     assert GenerateSettings.model_fields["noise"].default == choices[0]
@@ -187,29 +188,29 @@ def _condition(protocol, name):
 @pytest.mark.parametrize(("gpus", "use", "device"), [
     ("0", True, "--device auto"), ("", True, "--device auto"), ("3", True, "--device cuda:%(GPU)s"),
     ("3", False, "--device cpu")])
-def test_the_command_says_which_device(gpus, use, device, monkeypatch, tmp_path):
+def test_the_command_has_the_device(gpus, use, device, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     protocol = ProtCryogemSimulate(gpuList=gpus, useGpu=use, numberOfThreads=3, workingDir="a dir;%s'")
     program, arguments = protocol.engineCommand()
     assert program.endswith("launcher.py")
     assert arguments.startswith("simulate --config ")
     assert f"{device} --threads 3" in arguments
-    # A shell gives back the very name; Scipion's formatting, done only where a GPU is named, too.
-    filled = arguments % {"GPU": 3} if "%(GPU)s" in arguments else arguments
-    assert shlex.split(filled)[2] == str(tmp_path / "a dir;%s'" / "extra" / "run.json")
+    # Scipion formats the arguments only where a GPU is named. After that the shell has to get the file's exact name.
+    formatted = arguments % {"GPU": 3} if "%(GPU)s" in arguments else arguments
+    assert shlex.split(formatted)[2] == str(tmp_path / "a dir;%s'" / "extra" / "run.json")
 
 
 def test_several_gpus_are_refused():
-    assert "takes one" in ProtCryogemSimulate(gpuList="0 1")._validate()[0]
+    assert "uses one GPU" in ProtCryogemSimulate(gpuList="0 1")._validate()[0]
 
 
 @pytest.fixture
-def unread(monkeypatch):
-    """Scipion as before it read the plugin's variables, which it does once."""
+def unread_variables(monkeypatch):
+    """Makes Scipion read the plugin's variables again; it reads them only once."""
     monkeypatch.setattr(Plugin, "_vars", {})
 
 
-@pytest.mark.usefixtures("unread")
+@pytest.mark.usefixtures("unread_variables")
 def test_the_environment_variable_wins_and_keeps_scipions_packages_out(monkeypatch):
     monkeypatch.setenv("CRYOGEM_ENV_ACTIVATION", ". /engine/bin/activate")
     monkeypatch.setenv("PYTHONPATH", "/scipion")
@@ -217,9 +218,9 @@ def test_the_environment_variable_wins_and_keeps_scipions_packages_out(monkeypat
     assert "PYTHONPATH" not in Plugin.getEnviron()
 
 
-@pytest.mark.usefixtures("unread")
-def test_a_missing_environment_is_said(monkeypatch):
-    monkeypatch.setattr("cryogem_scipion.plugin.ENGINE", ("torch", "no_such_library"))
+@pytest.mark.usefixtures("unread_variables")
+def test_a_missing_environment_is_named(monkeypatch):
+    monkeypatch.setattr("cryogem_scipion.plugin.ENGINE_LIBRARIES", ("torch", "no_such_library"))
     monkeypatch.delenv("CRYOGEM_ENV_ACTIVATION", raising=False)
     first, second = Plugin.validateInstallation()
     assert "lacks no_such_library" in first

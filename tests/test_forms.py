@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every form says: labels with units, helps that help, few parameters at first sight. For all our protocols."""
+"""Forms of all protocols: labels with units, useful help texts, few parameters at first sight, protocol help."""
 import re
 import typing
 
@@ -8,20 +8,21 @@ import pytest
 pytest.importorskip("pwem", reason="the forms need Scipion's packages")
 
 from pyworkflow.protocol.params import ElementGroup, PointerParam
+from pyworkflow.utils import parseHyperText
 
 from cryogem_scipion import protocols
 from cryogem_scipion.engine.settings import STAGES
-from cryogem_scipion.protocols.stage import ProtCryogemStage
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 PROTOCOLS = [kind for kind in map(protocols.__dict__.get, protocols.__all__) if issubclass(kind, ProtCryogemStage)]
 SCIPION = {"hostName", "runName", "runMode", "numberOfThreads", "numberOfMpi"}
 HIDDEN = {"useGpu", "gpuList"}
-# What a name's ending promises, the label says.
+# The unit in the name of a field is in its label, too.
 UNITS = {"angstrom": "Å", "angstrom2": "Å²", "degrees": "°", "kv": "kV", "mm": "mm", "pixel_size": "Å",
          "box_size": "px", "micrograph_size": "px", "crop": "px", "distance": "Å"}
 DIRECTION = re.compile(r"\b(more|fewer|less|higher|lower|larger|smaller|longer|shorter|thicker|wider|finer|coarser|"
                        r"stronger|stricter)\b", re.IGNORECASE)
-# Numbers that are what they are: nothing becomes more or less with them.
+# Numbers without an effect that could become stronger or weaker.
 FACTS = {"seed", "cryodrgn_epoch", "pixel_size", "real_pixel_size", "volume_pixel_size"}
 
 
@@ -82,7 +83,7 @@ def test_few_parameters_at_first_sight_and_none_twice(kind):
         if name in HIDDEN:
             continue
         labels.append(str(param.getLabel()))
-        # What a condition hides stands for what is shown instead of it.
+        # A parameter with a condition is shown instead of another one.
         shown += not param.isExpert() and not param.hasCondition()
     assert shown <= 14
     assert len(set(labels)) == len(labels)
@@ -104,6 +105,31 @@ def test_an_empty_form_asks_for_its_inputs_and_says_nothing_else(kind):
         assert protocol._warnings() == []
     assert protocol._summary() == ["Not finished yet."]
     assert protocol._methods() == []
+
+
+@pytest.mark.parametrize("kind", map(protocols.__dict__.get, protocols.__all__))
+def test_the_help_of_a_protocol_uses_scipions_markup(kind):
+    text = kind.getHelpText()
+    first, *lines = text.splitlines()
+    assert first.endswith(".")
+    found = []
+    for line in lines:
+        parseHyperText(line, lambda match, tag: found.append((tag, match.group(tag))))
+        assert len(re.sub(r"\[\[.*?\]\[(.*?)\]\]", r"\1", line)) <= 80, line  # the width of Scipion's window
+    assert {("bold", "Inputs"), ("bold", "Outputs"), ("link2", "https://arxiv.org/abs/2312.02235")} <= set(found)
+    # Each markup sign is part of a match: none is shown as it is.
+    assert sum(line.count("*") for line in lines) == 2 * sum(tag == "bold" for tag, _ in found)
+    # The names of inputs are labels of the form.
+    labels = {str(param.getLabel()) for _, param in kind().getDefinition().iterAllParams()}
+    assert {name for tag, name in found if tag == "italic"} <= labels | {"Analyze Results", "Continue"}
+
+
+@pytest.mark.parametrize("kind", map(protocols.__dict__.get, protocols.__all__))
+def test_the_help_of_a_protocol_names_its_outputs(kind):
+    outputs = [item.name for item in getattr(kind, "_possibleOutputs", None) or ()]
+    assert all(re.search(rf"\b{name}\b", kind.getHelpText()) for name in outputs)
+    assert kind.isBeta()
+    assert kind.getClassLabel(False) == kind._label
 
 
 def test_the_sections_of_the_simulation_are_in_the_order_of_thinking():

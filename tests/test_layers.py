@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may import whom, read from the source itself."""
+"""Which modules may import which others, checked on the source files."""
 import ast
 from pathlib import Path
 
@@ -25,16 +25,16 @@ ROOMS = {
     "translator": {*BASE, "compute", "noise", "realism"},
     "export": {*BASE, "compute", "runs", "simulation"},
     "cli": {"errors", "settings"}}
-"""The engine's rooms, and which others each may use; the stages use all of them."""
+"""The engine's rooms, and the other rooms that each may import; the stages import all of them."""
 LIGHT = {"errors", "settings", "io", "figures", "runs.progress", "simulation.optics"}
-"""Parts of the engine that Scipion's side uses as well: they need no heavy library."""
+"""Parts of the engine that Scipion's side imports, too: they need no heavy library."""
 TOP = {"plugin", "objects", "bibtex", "workflow", "demo", "launcher"}
-"""Modules beside the rooms: Scipion's side, and what starts the engine from its folder."""
+"""Modules at the package's top: Scipion's side, and the launcher of the engine."""
 
 
 def modules():
-    """(name inside the package, path) of every source file."""
-    # The links to protocols, viewers and tests are followed, which rglob does not do.
+    """Yield the name inside the package and the path of each source file."""
+    # rglob does not follow the links to protocols, viewers and tests.
     folders = [PACKAGE, *(path.resolve() for path in PACKAGE.iterdir() if path.is_symlink())]
     paths = [PACKAGE / path.relative_to(folder.parent if folder is not PACKAGE else folder)
              for folder in folders for path in folder.rglob("*.py")]
@@ -43,7 +43,7 @@ def modules():
 
 
 def imports(path):
-    """Every module that a file imports, at the top or inside a function."""
+    """Yield all modules that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -53,17 +53,17 @@ def imports(path):
 
 
 def own(path):
-    """Names inside the package of all of its modules, and of what is in them, that a file imports."""
+    """Return the modules of this package that a file imports, and the names that it imports from them."""
     return {name.removeprefix("cryogem_scipion.") for name in imports(path) if name.startswith("cryogem_scipion.")}
 
 
 def own_parts(path):
-    """Modules and folders at the package's top that a file imports."""
+    """Return the modules and folders at the package's top that a file imports."""
     return {name.split(".")[0] for name in own(path)}
 
 
 def rooms(path):
-    """The engine's rooms that a file imports."""
+    """Return the engine's rooms that a file imports."""
     return {name.split(".")[1] for name in own(path) if name.startswith("engine.")}
 
 
@@ -87,14 +87,14 @@ def test_every_room_is_known_and_no_module_lies_beside_them():
 
 def test_stages_hold_one_module_for_each_command_and_nothing_else():
     from cryogem_scipion.engine.settings import STAGES
-    found = {name.removeprefix("stages.") for name, _ in INSIDE if name.startswith("stages.")}
-    assert found == {"__init__", *(stage.replace("-", "_") for stage in STAGES)}
+    stages = {name.removeprefix("stages.") for name, _ in INSIDE if name.startswith("stages.")}
+    assert stages == {"__init__", *(stage.replace("-", "_") for stage in STAGES)}
 
 
 @pytest.mark.parametrize(("name", "path"), ENGINE, ids=[name for name, _ in ENGINE])
 def test_engine_never_imports_scipion(name, path):
     assert not {module.split(".")[0] for module in imports(path)} & SCIPION
-    # The package's own __init__ loads the plugin on demand, inside __getattr__.
+    # The package's __init__ imports the plugin inside __getattr__, on its first use.
     assert not (own_parts(path) & SCIPION_SIDE) or name == "__init__"
 
 
@@ -109,14 +109,14 @@ def test_scipion_side_never_imports_the_engine_but_for_its_light_parts(name, pat
 
 @pytest.mark.parametrize("light", sorted(LIGHT))
 def test_what_both_sides_use_is_light(light):
-    """And so is all that it imports in turn."""
+    """Everything that it imports is light, too."""
     files = [path for name, path in INSIDE if f"{name}.".startswith(f"{light}.")]
     assert files
     folders = {f"engine.{light.rpartition('.')[0]}"} if "." in light else set()
     for path in [*files, *(PACKAGE / name.replace(".", "/") / "__init__.py" for name in folders)]:
         assert not {module.split(".")[0] for module in imports(path)} & HEAVY
         used = {name for name in own(path) if name.startswith("engine.") and name in NAMES}
-        assert all(any(f"{name}.".startswith(f"engine.{one}.") for one in LIGHT) for name in used), path
+        assert all(any(f"{name}.".startswith(f"engine.{part}.") for part in LIGHT) for name in used), path
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
@@ -127,10 +127,10 @@ def test_rooms_use_only_those_before_them(room):
 
 
 def test_no_two_rooms_use_each_other():
-    """Neither directly nor by way of others."""
-    def reached(room):
-        return ROOMS[room] | {far for near in ROOMS[room] for far in reached(near)}
-    assert all(room not in reached(room) for room in ROOMS)
+    """Neither directly nor through other rooms."""
+    def dependencies(room):
+        return ROOMS[room] | {indirect for direct in ROOMS[room] for indirect in dependencies(direct)}
+    assert all(room not in dependencies(room) for room in ROOMS)
 
 
 def test_the_simulation_and_the_networks_do_not_know_each_other():
@@ -142,13 +142,13 @@ def test_the_simulation_and_the_networks_do_not_know_each_other():
 
 @pytest.mark.parametrize(("name", "path"), ENGINE, ids=[name for name, _ in ENGINE])
 def test_one_module_owns_the_fourier_transforms(name, path):
-    """Only it sees to it that nothing beside an image, and no thread, changes a bit of its transform."""
+    """This module makes each transform independent of the number of threads and of other images, to the last bit."""
     if name == "engine.compute.fourier":
         return
     assert not {module for module in imports(path) if set(module.split(".")) & {"fft", "fftpack", "ducc0", "pyfftw"}}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Attribute) and node.attr == "fft":
-            assert ast.unparse(node) == "np.fft"  # for the frequencies, see below
+            assert ast.unparse(node) == "np.fft"  # only for frequencies, see the next check
         assert not (isinstance(node, ast.Attribute) and ast.unparse(node.value) == "np.fft"
                     and node.attr not in {"fftfreq", "rfftfreq", "fftshift"})
         assert not (isinstance(node, ast.Attribute) and node.attr in {"stft", "fftconvolve", "oaconvolve"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Scipion finds of the plugin, and what may be imported without what: for the checkout and for a wheel."""
+"""The plugin as Scipion finds it, and imports without Scipion or the engine's libraries; for checkout and wheel."""
 import shutil
 import subprocess
 import sys
@@ -16,15 +16,17 @@ from tests.registration import CHECKOUT, checkout_environment
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """Runs code in a new Python, in an empty folder, with the checkout on its path."""
+    """A function that runs code in a new Python process, in an empty folder, with the checkout on its path."""
     environment = checkout_environment(tmp_path_factory.mktemp("metadata"))
     return _runner(sys.executable, environment, tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Runs code in a fresh virtual environment with the wheel, built from the source distribution as on a user's
-    machine; other packages are those of this Python."""
+    """A function that runs code in a new virtual environment with the wheel.
+
+    The wheel is built from the source distribution, as on a user's machine. Other packages are those of this Python.
+    """
     source, built, venv = (tmp_path_factory.mktemp(name) for name in ("source", "wheel", "venv"))
     skipped = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo")
     shutil.copytree(CHECKOUT, source, symlinks=True, dirs_exist_ok=True, ignore=skipped)
@@ -37,7 +39,7 @@ def wheel(tmp_path_factory):
     site = next((venv / "lib").glob("python3.*")) / "site-packages"
     _check([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check",
             "--target", str(site), str(next(built.glob("*.whl")))])
-    # Behind the wheel's own; folders named in a .pth file do not bring in editable installs.
+    # Folders in a .pth file come after the wheel's folder, and their editable installs are ignored.
     (site / "others.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
     environment = {"PATH": "/usr/bin:/bin", "SCIPION_DOMAIN": "pwem", "MPLBACKEND": "Agg",
                    "HOME": str(tmp_path_factory.mktemp("home"))}
@@ -141,12 +143,12 @@ def test_the_wheel_holds_all_of_the_checkout_and_scipion_finds_it(wheel):
     assert CHECKOUT not in place.parents
     assert place.parent.name == "site-packages"
     source = CHECKOUT / "cryogem_scipion"
-    # "rglob" does not enter the links to the folders at the top; tests are not installed.
+    # rglob does not follow the links to protocols, viewers and tests.
     folders = [(source, place), *((source / name, place / name) for name in ("protocols", "viewers"))]
     for here, there in folders:
-        wanted = {path.relative_to(here) for path in here.rglob("*") if path.is_file()
+        files = {path.relative_to(here) for path in here.rglob("*") if path.is_file()
                   and "__pycache__" not in path.parts}
-        assert wanted <= {path.relative_to(there) for path in there.rglob("*")}
+        assert files <= {path.relative_to(there) for path in there.rglob("*")}
     assert {"protocols.conf", "logo.png", "launcher.py"} <= {path.name for path in place.iterdir()}
 
 
@@ -158,7 +160,7 @@ def test_wheel(wheel, code):
 
 
 def test_the_launcher_needs_no_installation_and_hides_its_neighbours(tmp_path):
-    """The engine's Python may be another one: neither the package nor what lies beside it is on its path."""
+    """The engine may run in another Python, which has neither the package nor its neighbours on its path."""
     launcher = CHECKOUT / "cryogem_scipion" / "launcher.py"
     code = f"""
         import runpy, sys
@@ -172,11 +174,11 @@ def test_the_launcher_needs_no_installation_and_hides_its_neighbours(tmp_path):
         assert {str(CHECKOUT)!r} not in sys.path
     """
     _runner(sys.executable, {"PATH": "/usr/bin:/bin"}, tmp_path)(code)
-    done = subprocess.run([sys.executable, launcher, "simulate", "--micrographs", "x"], cwd=tmp_path,
-                          capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("cryogem: ")
-    assert "Traceback" not in done.stderr
+    process = subprocess.run([sys.executable, launcher, "simulate", "--micrographs", "x"], cwd=tmp_path,
+                             capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.startswith("cryogem: ")
+    assert "Traceback" not in process.stderr
 
 
 def _runner(python, environment, folder):
@@ -186,9 +188,9 @@ def _runner(python, environment, folder):
 
 
 def _check(command, **options):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    process = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+    return process.stdout
 
 
 def test_links_of_the_layout_stay_links():

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What "Analyze Results" opens; drawn from the engine's files, without the engine."""
-from cryogem_scipion.viewers.coordinates import CryogemReturnViewer
-from cryogem_scipion.viewers.evaluation import CryogemPicksViewer, CryogemPosesViewer
-from cryogem_scipion.viewers.windows import (
-    CryogemDatasetViewer,
-    CryogemEvaluateViewer,
-    CryogemExportViewer,
-    CryogemModelViewer,
-    CryogemTrainViewer,
-)
+"""Viewers of the plugin, which "Analyze Results" opens; they read the engine's files and do not run the engine."""
+from cryogem_scipion.viewers.viewer_coordinates import CryogemReturnViewer
+from cryogem_scipion.viewers.viewer_dataset import CryogemDatasetViewer
+from cryogem_scipion.viewers.viewer_evaluation import CryogemEvaluateViewer, CryogemPicksViewer, CryogemPosesViewer
+from cryogem_scipion.viewers.viewer_export import CryogemExportViewer
+from cryogem_scipion.viewers.viewer_training import CryogemModelViewer, CryogemTrainViewer
 
 __all__ = ["CryogemDatasetViewer", "CryogemEvaluateViewer", "CryogemExportViewer", "CryogemModelViewer",
            "CryogemPicksViewer", "CryogemPosesViewer", "CryogemReturnViewer", "CryogemTrainViewer"]

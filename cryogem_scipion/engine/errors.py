@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The errors that are raised on purpose.
+"""Errors that the user can mend.
 
-A message says the cause, the value found and the remedy. The command line prints it and exits
-with status 2; every other exception is a defect and keeps its traceback.
+Each message gives the cause, the value found and the remedy. The command line prints the message and exits with status
+2. Every other exception is a bug, and its traceback is shown.
 """
 
 __all__ = ["CheckpointError", "CryogemError", "DataError", "SettingsError"]
 
 
 class CryogemError(Exception):
-    """Raised on purpose; the message is meant for the user."""
+    """Base of all errors whose message is written for the user."""
 
 
 class SettingsError(CryogemError, ValueError):
@@ -17,8 +17,8 @@ class SettingsError(CryogemError, ValueError):
 
 
 class DataError(CryogemError, ValueError):
-    """An input file or array is unusable."""
+    """An input file or array cannot be used."""
 
 
 class CheckpointError(CryogemError):
-    """A model file or checkpoint is damaged, newer than this program, or of another program."""
+    """A model file or checkpoint is damaged, of a newer version, or of another program."""

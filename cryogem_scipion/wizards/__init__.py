@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The magic wands of the forms: a picture, sliders, and the values that were chosen go into the form."""
+"""Wizards of the forms: a figure with sliders, whose values go into the form."""
 from cryogem_scipion.wizards.protocol_wizards import (
     CryogemCountWizard,
     CryogemMaskWizard,

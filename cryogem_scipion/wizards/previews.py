@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the wands know: previews that the engine makes, and particle numbers of a set of coordinates."""
+"""Data of the wizards: previews that the engine computes, and particle numbers of picked micrographs."""
 import json
 import math
 import shlex
@@ -17,65 +17,66 @@ from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.inputs import coordinate_micrographs
 
-__all__ = ["Counts", "Fields", "Particle", "counts", "fields", "particle"]
+__all__ = ["MicrographFields", "ParticleNumbers", "ParticleViews", "micrograph_fields", "particle_numbers",
+           "particle_views"]
 
-# Of a set of maps, that many are shown.
-MOST = 3
-# Working pixel sizes to choose from, Å.
-SIZES = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
-# Deviation of a normal distribution that is cut at two deviations, as the simulation cuts it.
-CUT = 0.8796
-NAMES = ("volume", "volume_pixel_size", "pixel_size", "resolution_angstrom")
+# Of a set of maps, this many are shown.
+MAX_MAPS = 3
+# Working pixel sizes (Å) to choose from.
+PIXEL_SIZES = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
+# Standard deviation of a normal distribution truncated at two standard deviations, as in the simulation.
+TRUNCATED_DEVIATION = 0.8796
+PREVIEW_SETTINGS = ("volume", "volume_pixel_size", "pixel_size", "resolution_angstrom")
 
 
 @dataclass(frozen=True)
-class Particle:
+class ParticleViews:
     """Random views of the particles at the working pixel size."""
 
     views: NDArray[np.float32]
     """(n, y, x), protein bright."""
     peaks: NDArray[np.float64]
-    """(n): a pixel is in the mask where the view exceeds the threshold times this."""
+    """(n): the mask has the pixels where the view exceeds this value times the mask threshold."""
     pixel_size: float
     diameter_angstrom: float
     box_size: int
-    """What the simulation takes when none is given."""
+    """Default of the simulation (px)."""
 
 
 @dataclass(frozen=True)
-class Fields:
+class MicrographFields:
     """The middle of a real micrograph at several pixel sizes."""
 
     pixel_sizes: tuple[float, ...]
     shapes: tuple[tuple[int, int], ...]
-    """(y, x) of the whole micrograph at each."""
+    """Size (y, x; px) of the whole micrograph at each pixel size."""
     images: tuple[NDArray[np.float32], ...]
     diameter_angstrom: float | None
-    """Of the particle, where there is a map."""
+    """Of the particle; ``None`` without a map."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many particles the micrographs of a set of coordinates have, brought to a field of another area."""
+class ParticleNumbers:
+    """Particles per picked micrograph, and the mean and deviation for simulated micrographs of another area."""
 
-    found: NDArray[np.int64]
-    """(n) of each micrograph that has any, as it is."""
+    per_micrograph: NDArray[np.int64]
+    """(n): particles of each real micrograph that has any."""
     area_ratio: float
-    """Of the simulated field to the real one."""
+    """Area of a simulated micrograph over the area of a real one."""
     mean: float
     deviation: float
-    """To be given to the simulation, which cuts it at two deviations."""
+    """Setting of the simulation, which truncates the distribution at two deviations."""
 
 
-def particle(protocol: Any) -> Particle:
-    """Return views of the particle that the form of a simulation asks for."""
-    arrays, manifest = _run(_particle_values(protocol))
-    return Particle(arrays["views"], arrays["peaks"], manifest.pixel_size, manifest.particle_diameter_angstrom or 0.0,
-                    manifest.box_size or 0)
+def particle_views(protocol: Any) -> ParticleViews:
+    """Return views of the particle that is chosen in the form of a simulation."""
+    arrays, manifest = _run_preview(_particle_settings(protocol))
+    return ParticleViews(arrays["views"], arrays["peaks"], manifest.pixel_size,
+                         manifest.particle_diameter_angstrom or 0.0, manifest.box_size or 0)
 
 
-def fields(protocol: Any) -> Fields:
-    """Return the first real micrograph of a form at all pixel sizes that it allows.
+def micrograph_fields(protocol: Any) -> MicrographFields:
+    """Return the middle of a form's first real micrograph at all pixel sizes to choose from.
 
     Raises
     ------
@@ -86,58 +87,63 @@ def fields(protocol: Any) -> Fields:
     first = real.getFirstItem() if real is not None else None
     if first is None:
         raise DataError("no real micrograph to look at; choose some as 'Microscope of micrographs' first")
-    own = real.getSamplingRate()
-    wanted = {own, *(size for size in SIZES if own < size <= 12 * own), protocol.pixelSize.get() or own}
-    values = {"real": str(Path(first.getFileName()).absolute()), "real_pixel_size": own, "pixel_sizes": sorted(wanted)}
+    real_size = real.getSamplingRate()
+    choices = {real_size, *(size for size in PIXEL_SIZES if real_size < size <= 12 * real_size),
+               protocol.pixelSize.get() or real_size}
+    values = {"real": str(Path(first.getFileName()).absolute()), "real_pixel_size": real_size,
+              "pixel_sizes": sorted(choices)}
     if protocol.inputsReady() and protocol._isMap():
-        values |= _particle_values(protocol)
-    arrays, manifest = _run(values)
+        values |= _particle_settings(protocol)
+    arrays, manifest = _run_preview(values)
     sizes = tuple(map(float, arrays["pixel_sizes"]))
-    return Fields(sizes, tuple((int(y), int(x)) for y, x in arrays["shapes"]),
-                  tuple(arrays[f"field_{index}"] for index in range(len(sizes))), manifest.particle_diameter_angstrom)
+    return MicrographFields(sizes, tuple((int(y), int(x)) for y, x in arrays["shapes"]),
+                            tuple(arrays[f"field_{index}"] for index in range(len(sizes))),
+                            manifest.particle_diameter_angstrom)
 
 
-def counts(coordinates: Any, shape: tuple[int, int], pixel_size: float) -> Counts:
-    """Return how many particles a simulated field would have if it were as crowded as real micrographs.
+def particle_numbers(coordinates: Any, shape: tuple[int, int], pixel_size: float) -> ParticleNumbers:
+    """Return the particle numbers that give simulated micrographs the particle density of picked ones.
 
-    The mean grows with the area. So does the variance up to that of independent places (the mean); what is beyond,
-    because micrographs differ, grows with the area squared.
+    The mean grows with the area. The variance of independent positions equals the mean, so it grows with the area,
+    too. Variance beyond that comes from differences between micrographs and grows with the area squared.
 
     Parameters
     ----------
     coordinates
-        SetOfCoordinates; micrographs without any are taken for not picked.
+        SetOfCoordinates. Micrographs without coordinates count as not picked.
     shape
-        Simulated field (y, x) in pixels.
+        Size (y, x) of a simulated micrograph in pixels.
     pixel_size
-        Å per pixel of it.
+        Pixel size of a simulated micrograph, Å.
     """
     if not coordinates.getSize():
         raise DataError("the set of coordinates is empty; choose another")
     rows = coordinates.aggregate(["COUNT"], "_micId", ["_micId"])
-    found = np.array([row["COUNT"] for row in rows], dtype=np.int64)
+    per_micrograph = np.array([row["COUNT"] for row in rows], dtype=np.int64)
     micrographs = coordinates.getMicrographs()
     dimensions = micrographs.getDim() if micrographs is not None else None
     if not dimensions:
         raise DataError("the micrographs of these coordinates cannot be read; choose other coordinates")
     coordinate_micrographs(coordinates)
     ratio = math.prod(shape) * pixel_size**2 / (math.prod(dimensions[:2]) * micrographs.getSamplingRate() ** 2)
-    mean, variance = float(found.mean()), float(found.var(ddof=1)) if found.size > 1 else float(found.mean())
-    scaled = ratio * min(variance, mean) + ratio**2 * max(0.0, variance - mean)
-    return Counts(found, ratio, ratio * mean, scaled**0.5 / CUT)
+    mean = float(per_micrograph.mean())
+    variance = float(per_micrograph.var(ddof=1)) if per_micrograph.size > 1 else mean
+    scaled_variance = ratio * min(variance, mean) + ratio**2 * max(0.0, variance - mean)
+    return ParticleNumbers(per_micrograph, ratio, ratio * mean, scaled_variance**0.5 / TRUNCATED_DEVIATION)
 
 
-def _particle_values(protocol: Any) -> dict[str, Any]:
-    if protocol._isDecoded() or not protocol.inputsReady():
+def _particle_settings(protocol: Any) -> dict[str, Any]:
+    """Settings of ``cryogem preview`` for the particle in the form of a simulation."""
+    if protocol._isCryodrgn() or not protocol.inputsReady():
         raise DataError("no particle to look at; choose a map or an atomic model first (conformations of a cryoDRGN "
                         "folder have no quick preview)")
     values = protocol.settingsValues()
-    found = {name: values[name] for name in NAMES if values.get(name) is not None}
-    return {**found, "volume": found["volume"][:MOST]}
+    preview = {name: values[name] for name in PREVIEW_SETTINGS if values.get(name) is not None}
+    return {**preview, "volume": preview["volume"][:MAX_MAPS]}
 
 
-def _run(values: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], Any]:
-    """Run ``cryogem preview`` in the engine's environment; its arrays and manifest."""
+def _run_preview(values: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], Any]:
+    """Run ``cryogem preview`` in the engine's environment, and return its arrays and manifest."""
     problems = Plugin.environmentErrors()
     if problems:
         raise DataError(" ".join(problems))
@@ -145,10 +151,10 @@ def _run(values: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], Any]:
         out, config = Path(name) / "preview", Path(name) / "preview.json"
         config.write_text(json.dumps({**values, "out": str(out)}), "utf-8")
         command = f"{Plugin.getProgram()} preview --config {shlex.quote(str(config))} --device cpu"
-        done = subprocess.run(command, shell=True, env=Plugin.getEnviron(), capture_output=True, text=True,
-                              errors="replace")
-        if done.returncode:
-            said = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-            raise DataError(said[0].removeprefix("cryogem: "))
+        process = subprocess.run(command, shell=True, env=Plugin.getEnviron(), capture_output=True, text=True,
+                                 errors="replace")
+        if process.returncode:
+            last_line = process.stderr.strip().splitlines()[-1:] or [f"status {process.returncode}"]
+            raise DataError(last_line[0].removeprefix("cryogem: "))
         with np.load(out / "preview.npz") as arrays:
             return dict(arrays), read_manifest(out)

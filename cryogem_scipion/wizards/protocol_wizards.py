@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scipion's wizards: what each wand beside a field shows, and which fields it fills."""
+"""Scipion's wizards: the figure that each wizard shows, and the form fields that it sets."""
 from typing import Any
 
 from pyworkflow.wizard import Wizard
@@ -7,82 +7,89 @@ from pyworkflow.wizard import Wizard
 from cryogem_scipion.engine.errors import CryogemError, DataError
 from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.protocols import ProtCryogemSimulate
-from cryogem_scipion.wizards import windows
-from cryogem_scipion.wizards.pictures import draw_counts, draw_field, draw_masks, draw_particle
-from cryogem_scipion.wizards.previews import counts, fields, particle
-from cryogem_scipion.wizards.windows import Page, Slider
+from cryogem_scipion.wizards import dialogs
+from cryogem_scipion.wizards.dialogs import Page, Slider
+from cryogem_scipion.wizards.figures import (
+    draw_masks,
+    draw_micrograph_field,
+    draw_particle_numbers,
+    draw_particle_views,
+)
+from cryogem_scipion.wizards.previews import micrograph_fields, particle_numbers, particle_views
 
 __all__ = ["CryogemCountWizard", "CryogemMaskWizard", "CryogemParticleWizard", "CryogemPixelSizeWizard"]
 
 
 class _CryogemWizard(Wizard):
-    """Makes a page for a form, opens it, and puts what was chosen into the form."""
+    """Opens a window for a form, and sets the form's fields to the chosen values."""
 
     def page(self, form: Any) -> Page | None:
-        """Return what to show; None when the user thought better of it."""
+        """Return the content of the window; ``None`` when the user has cancelled."""
         raise NotImplementedError
 
     def show(self, form: Any, *parameters: Any) -> None:
-        """Called by Scipion when the wand is pressed."""
+        """Open the window; Scipion calls this when the user clicks on the wizard."""
         try:
             page = self.page(form)
         except CryogemError as error:
-            windows.complain(form.root, "Wizard", str(error))
+            dialogs.show_error(form.root, "Wizard", str(error))
             return
-        chosen = windows.ask(form.root, page) if page else None
-        for slider in page.sliders if page and chosen else ():
-            value = chosen[slider.parameter]
+        values = dialogs.ask_values(form.root, page) if page else None
+        for slider in page.sliders if page and values else ():
+            value = values[slider.parameter]
             if not (slider.derived and value == slider.value):
                 form.setVar(slider.parameter, value)
 
 
 class CryogemParticleWizard(_CryogemWizard):
-    """Box size and distance of the particles, seen on views of the map."""
+    """Box size and particle distance, shown on views of the map."""
 
     _targets = [(ProtCryogemSimulate, ["boxSize", "particleDistance"])]
 
     def page(self, form: Any) -> Page:
         protocol = form.protocol
-        found = windows.busy(form.root, "Looking at the map…", lambda: particle(protocol))
-        diameter, pixel_size = found.diameter_angstrom, found.pixel_size
+        views = dialogs.run_with_message(form.root, "Computing views of the map…", lambda: particle_views(protocol))
+        diameter, pixel_size = views.diameter_angstrom, views.pixel_size
         box, distance = protocol.boxSize.get(), protocol.particleDistance.get()
-        natural = round((1 - protocol.overlap.get()) * diameter)
+        default_distance = round((1 - protocol.overlap.get()) * diameter)
         sliders = (
-            Slider("boxSize", "Box size (px)", box or found.box_size, 2 * round(diameter / pixel_size / 4),
+            Slider("boxSize", "Box size (px)", box or views.box_size, 2 * round(diameter / pixel_size / 4),
                    4 * round(diameter / pixel_size), 1 if (box or 0) % 2 else 2, derived=box is None),
-            Slider("particleDistance", "Smallest distance (Å)", natural if distance is None else distance,
+            Slider("particleDistance", "Smallest distance (Å)", default_distance if distance is None else distance,
                    round(diameter / 4), round(3 * diameter), 1, derived=distance is None))
         return Page("Box size and distance of the particles", (11, 4.2), sliders,
-                    lambda figure, *values: draw_particle(figure, found, *values))
+                    lambda figure, *values: draw_particle_views(figure, views, *values))
 
 
 class CryogemMaskWizard(_CryogemWizard):
-    """Threshold of the particles' masks, with its outline on views of the map."""
+    """Mask threshold, shown as the masks' outlines on views of the map."""
 
     _targets = [(ProtCryogemSimulate, ["maskThreshold"])]
 
     def page(self, form: Any) -> Page:
-        found = windows.busy(form.root, "Looking at the map…", lambda: particle(form.protocol))
+        views = dialogs.run_with_message(form.root, "Computing views of the map…",
+                                         lambda: particle_views(form.protocol))
         slider = Slider("maskThreshold", "Mask threshold", form.protocol.maskThreshold.get(), 0.01, 0.9, 0.01)
-        return Page("Mask threshold", (11, 3.0), (slider,), lambda figure, value: draw_masks(figure, found, value))
+        return Page("Mask threshold", (11, 3.0), (slider,), lambda figure, value: draw_masks(figure, views, value))
 
 
 class CryogemPixelSizeWizard(_CryogemWizard):
-    """Working pixel size, seen on the first real micrograph."""
+    """Working pixel size, shown on the first real micrograph."""
 
     _targets = [(ProtCryogemSimulate, ["pixelSize"])]
 
     def page(self, form: Any) -> Page:
         protocol = form.protocol
-        found = windows.busy(form.root, "Resampling a micrograph…", lambda: fields(protocol))
-        wanted = protocol.settingsValues().get("pixel_size") or 5.0
-        nearest = min(found.pixel_sizes, key=lambda size: abs(size - wanted))
-        slider = Slider("pixelSize", "Working pixel size (Å)", nearest, choices=found.pixel_sizes)
-        return Page("Working pixel size", (7.5, 7.5), (slider,), lambda figure, value: draw_field(figure, found, value))
+        fields = dialogs.run_with_message(form.root, "Resampling a micrograph…", lambda: micrograph_fields(protocol))
+        current = protocol.settingsValues().get("pixel_size") or 5.0
+        nearest = min(fields.pixel_sizes, key=lambda size: abs(size - current))
+        slider = Slider("pixelSize", "Working pixel size (Å)", nearest, choices=fields.pixel_sizes)
+        return Page("Working pixel size", (7.5, 7.5), (slider,),
+                    lambda figure, value: draw_micrograph_field(figure, fields, value))
 
 
 class CryogemCountWizard(_CryogemWizard):
-    """Particles per micrograph, estimated from picked coordinates of the project."""
+    """Particles per micrograph, estimated from picked coordinates in the project."""
 
     _targets = [(ProtCryogemSimulate, ["particlesMean", "particlesSigma"])]
 
@@ -91,36 +98,36 @@ class CryogemCountWizard(_CryogemWizard):
         if not sets:
             raise DataError("the project has no picked coordinates to count; pick particles in some micrographs, or "
                             "import coordinates")
-        place = windows.choose(form.root, "Coordinates to count", [name for name, _ in sets],
-                               "Picked particles of micrographs like those to be simulated.")
-        if place is None:
+        index = dialogs.choose_from_list(form.root, "Coordinates to count", [name for name, _ in sets],
+                               "Coordinates picked on micrographs like those to be simulated.")
+        if index is None:
             return None
-        found = counts(sets[place][1], *simulated_field(form.protocol))
-        mean, deviation = round(found.mean, 1), round(found.deviation, 1)
+        numbers = particle_numbers(sets[index][1], *simulated_field(form.protocol))
+        mean, deviation = round(numbers.mean, 1), round(numbers.deviation, 1)
         sliders = (Slider("particlesMean", "Mean", mean, 0.0, max(10.0, 3 * mean), 0.1),
                    Slider("particlesSigma", "Deviation", deviation, 0.0, max(5.0, 4 * deviation), 0.1))
         return Page("Particles per micrograph", (8, 5), sliders,
-                    lambda figure, *values: draw_counts(figure, found, *values))
+                    lambda figure, *values: draw_particle_numbers(figure, numbers, *values))
 
 
 def picked_sets(protocol: Any) -> list[tuple[str, Any]]:
-    """Return the project's sets of coordinates with a name for people; those of our own simulations are left out."""
-    found = []
+    """Return the project's sets of coordinates with their display names, without those of our own protocols."""
+    sets = []
     for run in protocol.getProject().getRuns(refresh=False):
         if run.getClassName().startswith("ProtCryogem"):
             continue
-        found += [(f"{run.getRunName()}, {name} ({output.getSize()} particles)", output)
-                  for name, output in run.iterOutputAttributes() if output.getClassName() == "SetOfCoordinates"]
-    return found
+        sets += [(f"{run.getRunName()}, {name} ({output.getSize()} particles)", output)
+                 for name, output in run.iterOutputAttributes() if output.getClassName() == "SetOfCoordinates"]
+    return sets
 
 
 def simulated_field(protocol: Any) -> tuple[tuple[int, int], float]:
-    """Return size (y, x; px) and pixel size (Å) of the micrographs that a form asks for.
+    """Return the size (y, x; px) and pixel size (Å) of the micrographs that a form would simulate.
 
     Raises
     ------
     DataError
-        The form does not tell the pixel size.
+        The form has no map, or no pixel size.
     """
     if not protocol.inputsReady():
         raise DataError("the size of the field is not known; choose a map first")

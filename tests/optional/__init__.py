@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tests that need a program of somebody else."""
+"""Tests that need another program."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""cryoDRGN learns from particles that this program made, and its conformations become specimens again.
+"""cryoDRGN trains on generated particles, and its conformations are simulated again.
 
-A run so small that it takes seconds: 240 particles of 32 pixels, five epochs, networks of 64 units. That is too
-little to tell the two conformations apart, and enough to see the particle, and its hand.
+The training takes seconds: 240 particles of 32 pixels, five epochs, networks of 64 units. This is too little to
+separate the two conformations, but enough to recognise the particle and its hand.
 """
 import json
 import os
@@ -30,14 +30,14 @@ TRAINING = "--num-epochs 5 --batch-size 8 --lr 2e-3 --seed 1 --no-amp --no-analy
 
 def cryogem(folder, *arguments):
     environment = os.environ | {CRYODRGN_ENV_ACTIVATION: cryodrgn.activation}
-    done = subprocess.run([sys.executable, "-m", "cryogem_scipion", *map(str, arguments)], cwd=folder, env=environment,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    process = subprocess.run([sys.executable, "-m", "cryogem_scipion", *map(str, arguments)], cwd=folder,
+                             env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stderr
 
 
 def density(arm):
-    """A body of three balls without any symmetry, and an arm at one of its ends."""
+    """A body of three balls without symmetry, with an arm at one end."""
     z, y, x = (np.mgrid[:BOX, :BOX, :BOX] - BOX // 2) * PIXEL_SIZE
     return sum(weight * np.exp(-((z - c) ** 2 + (y - b) ** 2 + (x - a) ** 2) / (2 * width**2))
                for (a, b, c), width, weight in [((0, 0, 0), 14, 1.0), ((0, -15, 20), 9, 1.2), ((10, 20, -10), 9, 1.0),
@@ -49,7 +49,7 @@ TRUTH = [density(38.0), density(-38.0)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Particles of two conformations, and a cryoDRGN run on them."""
+    """Folder with particles of two conformations, and with a cryoDRGN training on them."""
     folder = tmp_path_factory.mktemp("cryodrgn run")
     for name, volume in zip(("a.mrc", "b.mrc"), TRUTH, strict=True):
         write_mrc(folder / name, volume, PIXEL_SIZE)
@@ -66,19 +66,19 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def decoded(folder):
-    """A simulation of that run's conformations, and what was said while it was made."""
-    said = cryogem(folder, "simulate", "--cryodrgn-folder", "vae", "--cryodrgn-conformations", CONFORMATIONS,
-                   "--micrographs", 2, "--micrograph-size", 512, 512, "--particles-mean", 30, "--out", "decoded")
-    return folder / "decoded", said
+    """Folder of a simulation of these conformations, and the messages of that run."""
+    messages = cryogem(folder, "simulate", "--cryodrgn-folder", "vae", "--cryodrgn-conformations", CONFORMATIONS,
+                       "--micrographs", 2, "--micrograph-size", 512, 512, "--particles-mean", 30, "--out", "decoded")
+    return folder / "decoded", messages
 
 
 def correlation(a, b):
     return np.corrcoef(a.ravel(), b.ravel())[0, 1]
 
 
-def test_conformations_are_the_particle(decoded):
-    out, said = decoded
-    assert "run as code" in said
+def test_decoded_conformations_look_like_the_particle(decoded):
+    out, messages = decoded
+    assert "run as code" in messages
     maps = [read_mrc(out / name, 3) for name in read_manifest(out).simulation["volume"]]
     assert len(maps) == CONFORMATIONS
     for volume, pixel_size in maps:
@@ -90,7 +90,7 @@ def test_conformations_are_the_particle(decoded):
             assert max(correlation(wrong, truth) for truth in TRUTH) < right - 0.1
 
 
-def test_each_particle_tells_its_conformation(decoded):
+def test_the_labels_give_the_conformation_of_each_particle(decoded):
     out, _ = decoded
     manifest = read_manifest(out)
     _, rows = read_table(out / "particles.star", "particles", ("rlnClassNumber", "cryogemSource"))
@@ -102,10 +102,10 @@ def test_each_particle_tells_its_conformation(decoded):
     assert 0 <= min(record["particles"]) <= max(record["particles"]) < 240
 
 
-def test_the_folder_needs_cryodrgn_no_more(decoded, tmp_path):
+def test_the_dataset_folder_can_be_used_without_cryodrgn(decoded, tmp_path):
     out, _ = decoded
-    made = subprocess.run([sys.executable, "-m", "cryogem_scipion", "generate", "--simulation", str(out), "--noise",
-                           "gaussian", "--micrographs", "1", "--out", str(tmp_path / "gen")], capture_output=True,
-                          text=True, env={**os.environ, CRYODRGN_ENV_ACTIVATION: "false"})
-    assert made.returncode == 0, made.stderr
+    process = subprocess.run([sys.executable, "-m", "cryogem_scipion", "generate", "--simulation", str(out), "--noise",
+                             "gaussian", "--micrographs", "1", "--out", str(tmp_path / "gen")], capture_output=True,
+                             text=True, env={**os.environ, CRYODRGN_ENV_ACTIVATION: "false"})
+    assert process.returncode == 0, process.stderr
     assert read_manifest(tmp_path / "gen").particles > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ``cryogem export`` wrote, in the programs it is for: each gets the map back, or learns to pick."""
+"""Exports read by the programs that they are for: each reconstructs the map, or learns to pick."""
 import itertools
 import os
 import pickle
@@ -39,7 +39,7 @@ def with_program(program):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A map, and 320 particles of it under little noise, with neighbours out of the box and strong astigmatism."""
+    """Folder with a map and 320 particles of it: little noise, strong astigmatism, no neighbour inside a box."""
     folder = tmp_path_factory.mktemp("export")
     cryogem(folder, "phantom", "--out", "p", "--box", BOX, "--pixel-size", PIXEL_SIZE, "--diameter-angstrom", 140)
     starfile.write({"optics": CTFS.iloc[:1, :0].assign(rlnOpticsGroup=1), "micrographs": CTFS}, folder / "ctfs.star")
@@ -53,20 +53,20 @@ def density(folder):
     return read_mrc(folder / "p/phantom.mrc", 3)[0]
 
 
-def agreement(found, density):
-    """Lowest Fourier shell correlation with the map up to 0.4 of Nyquist."""
-    return shell_correlation(found, density)[up_to(0.4)].min()
+def agreement(volume, density):
+    """Lowest Fourier shell correlation of a volume with the true map, up to 0.4 of Nyquist."""
+    return shell_correlation(volume, density)[up_to(0.4)].min()
 
 
 def reconstructed(where, star):
-    """The map that RELION makes of a STAR file, when it runs in ``where``."""
+    """The map that RELION, started in the folder ``where``, reconstructs from a STAR file."""
     relion(where, "reconstruct", "--i", star, "--o", "map.mrc", "--ctf")
     return read_mrc(where / "map.mrc", 3)[0]
 
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """A working folder that has nothing to do with the export."""
+    """A working folder outside the export."""
     (tmp_path / "elsewhere").mkdir()
     return tmp_path / "elsewhere"
 
@@ -81,7 +81,7 @@ def test_relion_reads_absolute_paths_from_anywhere(folder, density, elsewhere):
            BOX // 2, "--invert_contrast")
     cut = starfile.read(elsewhere / "Extract/particles.star")["particles"]["rlnImageName"]
     own = starfile.read(stars[1])["particles"]["rlnImageName"]
-    # RELION also takes a ramp away: measured 0.9998.
+    # RELION also subtracts a ramp; measured 0.9998.
     assert correlations(images(elsewhere, cut), images(elsewhere, own)).min() > 0.999
     assert agreement(reconstructed(elsewhere, "Extract/particles.star"), density) > 0.95
 
@@ -109,14 +109,14 @@ def test_relion_project_with_shifted_boxes_of_another_size(folder, density):
     assert agreement_of_size(reconstructed(project, "centred.star"), density[edge, edge, edge]) < 0.8
 
 
-def agreement_of_size(found, density):
-    """As ``agreement``, for a smaller box: both padded to the common one."""
-    before = (BOX - len(found)) // 2
-    return agreement(np.pad(found, before), np.pad(density, before))
+def agreement_of_size(volume, density):
+    """As ``agreement``, for a smaller box; both maps are padded to the common box."""
+    before = (BOX - len(volume)) // 2
+    return agreement(np.pad(volume, before), np.pad(density, before))
 
 
 @with_relion
-def test_cryosparc_stacks_reconstruct(folder, density):
+def test_stacks_for_cryosparc_reconstruct_the_map(folder, density):
     cryogem(folder, "export", "--dataset", "gen", "--to", "cryosparc", "--out", "for cryosparc")
     assert agreement(reconstructed(folder / "for cryosparc", "particles.star"), density) > 0.95
 
@@ -124,18 +124,18 @@ def test_cryosparc_stacks_reconstruct(folder, density):
 @with_relion
 @pytest.mark.skipif(not (PLUGIN / "cryosparc2").is_dir(), reason="scipion-em-cryosparc2 is not in CRYOSPARC2_PLUGIN or "
                     ".venv-cryosparc2 (.ci/cryosparc2-plugin.sh puts it there)")
-def test_scipions_cryosparc_plugin_writes_our_particles(folder, density, elsewhere):
-    """What it hands to cryoSPARC reconstructs like our own STAR file."""
+def test_particles_written_by_scipions_cryosparc_plugin_reconstruct_the_map(folder, density, elsewhere):
+    """The particles that the plugin writes for cryoSPARC reconstruct as well as those of our own STAR file."""
     pytest.importorskip("pwem", reason="Scipion's packages are not installed")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGIN)]), "SCIPION_DOMAIN": "pwem",
                                 "SCIPION_HOME": str(elsewhere), "SCIPION_USER_DATA": str(elsewhere)}
-    done = subprocess.run([sys.executable, "-c", WRITE_PARTICLES, str(folder / "gen")], cwd=elsewhere, env=environment,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    theirs = agreement(reconstructed(elsewhere, "particles.star"), density)
+    process = subprocess.run([sys.executable, "-c", WRITE_PARTICLES, str(folder / "gen")], cwd=elsewhere,
+                             env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    plugin_agreement = agreement(reconstructed(elsewhere, "particles.star"), density)
     relion(folder / "gen", "reconstruct", "--i", "extracted.star", "--o", elsewhere / "own.mrc", "--ctf")
-    assert theirs == pytest.approx(agreement(read_mrc(elsewhere / "own.mrc", 3)[0], density), abs=0.002)
-    assert theirs > 0.95  # measured 0.992
+    assert plugin_agreement == pytest.approx(agreement(read_mrc(elsewhere / "own.mrc", 3)[0], density), abs=0.002)
+    assert plugin_agreement > 0.95  # measured 0.992
 
 
 WRITE_PARTICLES = """
@@ -157,13 +157,13 @@ writeSetOfParticles(particles, "particles.star", "extra")
 
 @with_program(cryodrgn)
 def test_cryodrgn_reads_stack_and_cs_file(folder, density):
-    """Its own parsers of STAR and .cs files say what our files say; its back-projection gives the map."""
+    """cryoDRGN's parsers of STAR and .cs files give the values in our files; its back-projection gives the map."""
     cryogem(folder, "export", "--dataset", "gen", "--to", "cryodrgn", "--random-shift", 4, "--out", "cryodrgn")
     out = folder / "cryodrgn"
     cryodrgn(out, "backproject_voxel", "particles.mrcs", "--ctf", "ctf.pkl", "--poses", "pose.pkl", "-o", "back",
              "--no-half-maps")
-    found, _ = read_mrc(out / "back/backproject.mrc", 3)
-    assert agreement(found, density) > 0.95  # measured 0.982
+    reconstruction, _ = read_mrc(out / "back/backproject.mrc", 3)
+    assert agreement(reconstruction, density) > 0.95  # measured 0.982
     cryodrgn(out, "parse_star", "particles.star", "--ctf", "star_ctf.pkl", "--poses", "star_pose.pkl")
     assert_same_pickles(out, "star_")
     # The same particles as a .cs file, shifted in the same way.
@@ -175,7 +175,7 @@ def test_cryodrgn_reads_stack_and_cs_file(folder, density):
 
 @with_program(cryodrgn)
 def test_cryodrgn_trains_on_the_export(folder, density):
-    """By the line in README.txt, smaller; after one epoch its decoder draws the particle, and not its mirror image."""
+    """The command in README.txt works; after one epoch the decoder shows the particle, and not its mirror image."""
     cryogem(folder, "export", "--dataset", "gen", "--to", "cryodrgn", "--out", "vae data")
     out = folder / "vae data"
     line = next(line for line in (out / "README.txt").read_text("utf-8").splitlines() if "train_vae" in line).split()
@@ -185,9 +185,9 @@ def test_cryodrgn_trains_on_the_export(folder, density):
     cryodrgn(out, *arguments, "--enc-dim", 64, "--enc-layers", 1, "--dec-dim", 64, "--dec-layers", 2, "--batch-size", 8,
              "--lr", 2e-3, "--seed", 1, "--no-amp", "--no-analysis")
     cryodrgn(out, "eval_vol", "vae/weights.pkl", "-c", "vae/config.yaml", "-z", 0, "-o", "map.mrc")
-    found, _ = read_mrc(out / "map.mrc", 3)
+    decoded, _ = read_mrc(out / "map.mrc", 3)
     right, *wrong = (np.corrcoef(volume.ravel(), density.ravel())[0, 1] for volume in
-                     (found, np.roll(found[:, :, ::-1], 1, axis=2), found.transpose(2, 1, 0), -found))
+                     (decoded, np.roll(decoded[:, :, ::-1], 1, axis=2), decoded.transpose(2, 1, 0), -decoded))
     assert right > 0.5  # measured 0.63, and 0.91 after three epochs
     assert max(wrong) < right - 0.1  # measured 0.45
 
@@ -202,7 +202,7 @@ def assert_same_pickles(folder, theirs):
 
 
 @with_program(topaz)
-def test_topaz_trains_on_the_lists_as_they_are(folder):
+def test_topaz_trains_on_the_exported_tables(folder):
     cryogem(folder, "export", "--dataset", "gen", "--to", "topaz", "--binning", 4, "--out", "for topaz")
     out = folder / "for topaz"
     line = next(line for line in (out / "README.txt").read_text("utf-8").splitlines() if "topaz train" in line)

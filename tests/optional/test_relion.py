@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""RELION agrees with every label: positions, poses, CTFs; and disagrees when one sign is wrong.
+"""RELION agrees with all labels (positions, poses, CTFs), and no longer agrees if one sign is wrong.
 
-RELION's own programs read what this one wrote: they cut the boxes, reconstruct the map from them, and project
-the map under the labels. The second is the sensitive test of poses, shifts and CTFs, image by image.
+RELION's programs read the files of this program: they extract the particles, reconstruct the map from them, and project
+the map at the labels. The projections test poses, shifts and CTFs most sensitively, image by image.
 """
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.optional,
 
 BOX = 56
 PIXEL_SIZE = 4.0
-# No neighbour within the box, and astigmatism so strong, and so turned, that its sign and angle show in every image.
+# No neighbour inside a box. The astigmatism is so strong that a wrong sign or angle changes every image.
 SIMULATION = f"""--micrographs 8 --micrograph-size 700 720 --particles-mean 40 --particles-sigma 0 --border inside
     --particle-distance 330 --box-size {BOX} --ctfs ctfs.star""".split()
 CTFS = pd.DataFrame({"rlnDefocusU": [21000.0, 18000.0, 24000.0], "rlnDefocusV": [14000.0, 12000.0, 17000.0],
@@ -36,13 +36,13 @@ def cryogem(folder, *arguments):
 
 
 def relion(folder, program, *arguments):
-    done = subprocess.run([f"relion_{program}", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([f"relion_{program}", *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 @dataclass
 class Extracted:
-    """A data set's particles as relion_preprocess cut them."""
+    """Particles of a dataset, extracted by relion_preprocess."""
 
     folder: Path
     table: dict[str, pd.DataFrame]
@@ -62,14 +62,14 @@ class Extracted:
         return np.stack([stacks[name.partition("@")[2]][int(name.partition("@")[0]) - 1] for name in names])
 
     def relabelled(self, wrong=lambda rows: {}):
-        """The particles' STAR file with some columns changed."""
+        """STAR file of the particles with some columns changed."""
         path = self.folder / "relion" / "labels.star"
         rows = self.table["particles"]
         starfile.write({**self.table, "particles": rows.assign(**wrong(rows))}, path, overwrite=True)
         return path
 
     def correlations(self, volume, wrong=lambda rows: {}, fine=False):
-        """Of each particle with RELION's projection of the map under its labels."""
+        """Correlation of each particle with RELION's projection of the map at its labels."""
         relion(self.folder, "project", "--i", volume, "--ang", self.relabelled(wrong), "--ctf", "--o", "relion/drawn")
         drawn, _ = read_mrc(self.folder / "relion/drawn.mrcs", 3)
         return correlations(self.images, drawn, fine)
@@ -80,7 +80,7 @@ class Extracted:
 
 
 def correlations(a, b, fine=False):
-    """Pearson's, image by image, in the disc that fits the box; ``fine`` of the frequencies above 0.4 of Nyquist."""
+    """Pearson correlation of each image inside a disc; with ``fine``, only of frequencies above 0.4 of Nyquist."""
     if fine:
         y, x = np.fft.fftfreq(BOX)[:, None], np.fft.rfftfreq(BOX)
         spectra = (np.fft.rfft2(images) * (np.hypot(y, x) > 0.2) for images in (a, b))
@@ -126,7 +126,7 @@ def simulated(simulation):
 
 @pytest.fixture(scope="module")
 def tilted(volume, tmp_path_factory):
-    """Steep, thick ice and a phase plate: every particle has its own defocus."""
+    """Thick, strongly tilted ice and a phase plate: each particle has its own defocus."""
     folder = simulation_folder(tmp_path_factory)
     cryogem(folder, "simulate", "--volume", volume, *SIMULATION, "--micrographs", 3, "--ice-tilt-degrees", 60,
             "--ice-tilt-axis-degrees", 30, "--ice-thickness-angstrom", 1000, "--phase-shift-degrees", 50,
@@ -136,7 +136,7 @@ def tilted(volume, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generated(simulation):
-    """The same specimens under white noise, with the clean images beside."""
+    """The same specimens with white noise; their clean images are written as well."""
     cryogem(simulation.parent, "generate", "--reuse", "--noise", "gaussian", "--snr", 0.2, "--simulation", simulation,
             "--keep", "optical", "--out", "gen")
     return Extracted(simulation.parent / "gen")
@@ -153,26 +153,26 @@ POSES = [pytest.param(wrong, id=name) for name, wrong in (INVERSE, PSI, SHIFT)]
 OPTICS = [pytest.param(wrong, id=name) for name, wrong in (ANGLE, SWAPPED, UNDERFOCUS)]
 
 
-def test_relion_cuts_every_particle(simulated, simulation):
+def test_relion_extracts_every_particle(simulated, simulation):
     rows = starfile.read(simulation / "particles.star")["particles"]
     assert len(simulated.images) == len(rows) == 8 * 40
     assert (rows["cryogemWhole"] == 1).all()
 
 
-def test_projections_under_the_labels_are_the_particles(simulated, volume):
-    found = simulated.correlations(volume)
-    # Measured 0.99997; what is left is RELION's linear interpolation.
-    assert np.median(found) >= 0.9995
-    assert found.min() >= 0.999
+def test_relions_projections_at_the_labels_are_the_particles(simulated, volume):
+    values = simulated.correlations(volume)
+    # Measured 0.99997; the rest is due to RELION's linear interpolation.
+    assert np.median(values) >= 0.9995
+    assert values.min() >= 0.999
 
 
 @pytest.mark.parametrize("wrong", POSES + OPTICS)
-def test_a_wrong_label_shows_in_projections(simulated, volume, wrong):
-    # The weakest controls, those of the astigmatism, gave 0.965; a right label never falls below 0.999.
+def test_a_wrong_label_lowers_the_correlation_with_projections(simulated, volume, wrong):
+    # The weakest controls, those of the astigmatism, gave 0.965; with right labels it is never below 0.999.
     assert np.median(simulated.correlations(volume, wrong)) < 0.98
 
 
-def test_a_mirrored_map_shows_in_projections(simulated, volume):
+def test_a_mirrored_map_lowers_the_correlation_with_projections(simulated, volume):
     assert np.median(simulated.correlations(volume.with_name("mirrored.mrc"))) < 0.9
 
 
@@ -184,11 +184,11 @@ def test_every_particle_has_its_own_defocus(tilted, volume):
     means = rows.groupby("rlnMicrographName")[["rlnDefocusU", "rlnDefocusV"]].transform("mean")
     for wrong in ({name: means[name] for name in means}, {name: 2 * means[name] - rows[name] for name in means},
                   {"rlnPhaseShift": 0.0}):
-        # One defocus for all (measured 0.976 against 0.9999); the film tilted the other way; no phase plate.
+        # The same defocus for all (measured 0.976, not 0.9999); ice tilted the other way; no phase plate.
         assert np.median(tilted.correlations(volume, lambda rows, wrong=wrong: wrong, fine=True)) < 0.985
 
 
-def test_the_map_comes_back(simulated, volume):
+def test_relion_reconstructs_the_map(simulated, volume):
     reconstruction = simulated.reconstruction()
     density, _ = read_mrc(volume, 3)
     mirrored, _ = read_mrc(volume.with_name("mirrored.mrc"), 3)
@@ -198,33 +198,33 @@ def test_the_map_comes_back(simulated, volume):
 
 
 @pytest.mark.parametrize("wrong", POSES)
-def test_a_wrong_pose_shows_in_the_map(simulated, volume, wrong):
+def test_a_wrong_pose_spoils_the_reconstruction(simulated, volume, wrong):
     density, _ = read_mrc(volume, 3)
     assert shell_correlation(simulated.reconstruction(wrong), density)[up_to(0.6)].min() < 0.8
 
 
-def test_clean_stacks_of_a_generated_set_fit_its_labels(generated, volume):
+def test_clean_stacks_of_a_generated_dataset_agree_with_its_labels(generated, volume):
     names = generated.table["particles"]["rlnImageName"].str.replace("relion/Particles/micrographs", "optical")
     relion(generated.folder, "project", "--i", volume, "--ang", generated.relabelled(), "--ctf", "--o", "relion/drawn")
     drawn, _ = read_mrc(generated.folder / "relion/drawn.mrcs", 3)
-    found = correlations(generated.stack(names), drawn)
-    assert np.median(found) >= 0.9995
-    assert found.min() >= 0.999
+    values = correlations(generated.stack(names), drawn)
+    assert np.median(values) >= 0.9995
+    assert values.min() >= 0.999
 
 
-def test_own_stacks_are_what_relion_cuts(generated):
+def test_extracted_stacks_agree_with_those_of_relion(generated):
     own = starfile.read(generated.folder / "extracted.star")["particles"]
     assert correlations(generated.stack(own["rlnImageName"]), generated.images).min() > 0.99999
 
 
-def test_the_map_comes_back_from_noisy_particles(generated, volume):
+def test_relion_reconstructs_the_map_from_noisy_particles(generated, volume):
     density, _ = read_mrc(volume, 3)
     # 320 particles at a signal-to-noise ratio of 0.2: measured 0.985.
     assert shell_correlation(generated.reconstruction(), density)[up_to(0.2)].min() >= 0.95
 
 
 @pytest.mark.parametrize("wrong", POSES + OPTICS)
-def test_a_wrong_label_shows_in_noisy_particles(generated, volume, wrong):
+def test_a_wrong_label_lowers_the_correlation_of_noisy_particles(generated, volume, wrong):
     loss = generated.correlations(volume) - generated.correlations(volume, wrong)
-    # In standard errors of the mean over the particles; measured 26 for the weakest.
+    # The limit is 10 standard errors of the mean over the particles; the weakest control has 26.
     assert loss.mean() > 10 * loss.std() / np.sqrt(len(loss))

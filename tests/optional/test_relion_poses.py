@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Poses that RELION itself finds, by a global search against the true map, are those of the labels."""
+"""Poses that RELION finds by a global search with the true map agree with the labels."""
 import json
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ BOX, PIXEL_SIZE = 32, 6.0
 
 
 def density():
-    """Five balls without any symmetry."""
+    """Five balls without symmetry."""
     z, y, x = (np.mgrid[:BOX, :BOX, :BOX] - BOX // 2) * PIXEL_SIZE
     return sum(weight * np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * 9.0**2))
                for a, b, c, weight in [(0, 0, 0, 1.0), (38, 0, 10, 1.2), (-25, 30, 0, 1.0), (0, -30, 30, 1.5),
@@ -29,7 +29,7 @@ def density():
 
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory):
-    """A folder with particles, and what RELION found of their poses, which it was not told."""
+    """Folder with particles, and with the poses that RELION estimated without knowing the true ones."""
     folder = tmp_path_factory.mktemp("refined")
     write_mrc(folder / "map.mrc", density(), PIXEL_SIZE)
 
@@ -43,14 +43,14 @@ def refined(tmp_path_factory):
     tables = starfile.read(folder / "gen/extracted.star")
     pose = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst"]
     starfile.write(tables | {"particles": tables["particles"].drop(columns=pose)}, folder / "gen/unknown.star")
-    # One pass over all views 15° apart, finer ones where they fit, and shifts of up to three pixels.
-    done = subprocess.run(
+    # One pass over views 15° apart, with a finer search around the best ones, and shifts of up to three pixels.
+    process = subprocess.run(
         ["relion_refine", "--i", "unknown.star", "--ref", "../map.mrc", "--o", "./found", "--iter", "1", "--ctf",
          "--firstiter_cc", "--healpix_order", "2", "--oversampling", "1", "--offset_range", "3", "--offset_step", "2",
          "--particle_diameter", "170", "--tau2_fudge", "4", "--K", "1", "--sym", "C1", "--pad", "1", "--norm",
          "--scale", "--dont_combine_weights_via_disc", "--random_seed", "1", "--j", "1"],
         cwd=folder / "gen", capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     return folder
 
 
@@ -58,12 +58,12 @@ def refined(tmp_path_factory):
 def test_relion_finds_the_labels(refined, alignment):
     run("poses", PosesSettings(particles=refined / "gen/found_it001_data.star", truth=refined / "gen/particles.star",
                                alignment=alignment, out=refined / alignment))
-    found = json.loads((refined / alignment / "poses.json").read_text())
-    assert found["paired_by"] == "coordinates"
-    assert found["unknown_particles"] == 0
-    assert not found["map"]["mirrored"]
-    # Its grid is 7.5° wide in the end, and the images are noisy: measured 7°. Any other convention is lost.
-    assert found["angular_error_degrees"]["median"] < 10
-    assert found["shift_error_angstrom"]["median"] < PIXEL_SIZE
-    assert found["defocus_error_angstrom"]["median"] < 0.01
-    assert found["map"]["turn_degrees"] < 5
+    scores = json.loads((refined / alignment / "poses.json").read_text())
+    assert scores["paired_by"] == "coordinates"
+    assert scores["unknown_particles"] == 0
+    assert not scores["map"]["mirrored"]
+    # RELION's finest grid is 7.5°, and the images are noisy: measured 7°. A wrong convention gives far larger errors.
+    assert scores["angular_error_degrees"]["median"] < 10
+    assert scores["shift_error_angstrom"]["median"] < PIXEL_SIZE
+    assert scores["defocus_error_angstrom"]["median"] < 0.01
+    assert scores["map"]["turn_degrees"] < 5

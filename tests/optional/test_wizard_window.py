@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A wand's window on a virtual screen: its widgets, what moving a slider does, and a capture to look at."""
+"""The window of a wizard on a virtual screen: its widgets, the effect of a slider, and a screen capture."""
 import os
 import shutil
 import subprocess
@@ -17,16 +17,17 @@ WINDOW = """
     import os, sys, tkinter, traceback
     import numpy as np
     from pyworkflow.gui import Window
-    from cryogem_scipion.wizards import previews, windows
-    from cryogem_scipion.wizards.pictures import draw_particle
+    from cryogem_scipion.wizards import dialogs, previews
+    from cryogem_scipion.wizards.figures import draw_particle_views
 
     y, x = np.mgrid[-24:24, -24:24]
     ball = np.sqrt(np.maximum(0, 144 - (x / 1.2) ** 2 - y**2)).astype(np.float32)
-    made = previews.Particle(np.stack([np.rot90(ball, turn) for turn in range(6)]), np.full(6, 12.0), 5.0, 144.0, 44)
-    sliders = (windows.Slider("boxSize", "Box size (px)", 44, 14, 116, 2, derived=True),
-               windows.Slider("particleDistance", "Smallest distance (Å)", 144, 36, 432, 1, derived=True))
-    page = windows.Page("Box size and distance of the particles", (11, 4.2), sliders,
-                        lambda figure, *values: draw_particle(figure, made, *values))
+    views = previews.ParticleViews(
+        np.stack([np.rot90(ball, turn) for turn in range(6)]), np.full(6, 12.0), 5.0, 144.0, 44)
+    sliders = (dialogs.Slider("boxSize", "Box size (px)", 44, 14, 116, 2, derived=True),
+               dialogs.Slider("particleDistance", "Smallest distance (Å)", 144, 36, 432, 1, derived=True))
+    page = dialogs.Page("Box size and distance of the particles", (11, 4.2), sliders,
+                        lambda figure, *values: draw_particle_views(figure, views, *values))
     root = Window("form", None, minsize=(300, 200)).root
 
     def all_of(widget, kind):
@@ -47,7 +48,7 @@ WINDOW = """
         root.after(200, attempt)
 
     def look():
-        dialog = next(all_of(root, windows._Window), None)
+        dialog = next(all_of(root, dialogs._Window), None)
         if dialog is None or not dialog.winfo_viewable():
             return None
         labels = [label.cget("text") for label in all_of(dialog, tkinter.Label)]
@@ -64,11 +65,11 @@ WINDOW = """
         dialog.geometry("+0+0")
         dialog.update()
         os.system("import -window root " + sys.argv[1])
-        dialog._handleResult(windows.RESULT_YES)
+        dialog._handleResult(dialogs.RESULT_YES)
         return True
 
     soon(look)
-    root.after(100, lambda: print(windows.ask(root, page), flush=True) or os._exit(0))
+    root.after(100, lambda: print(dialogs.ask_values(root, page), flush=True) or os._exit(0))
     root.mainloop()
 """
 
@@ -90,11 +91,11 @@ def screen(tmp_path):
     server.wait()
 
 
-def test_the_window_shows_its_sliders_and_gives_back_what_was_moved(screen, tmp_path):
+def test_the_wizard_window_shows_its_sliders_and_returns_their_values(screen, tmp_path):
     capture = os.environ.get("CRYOGEM_CAPTURES", str(tmp_path)) + "/wizard.png"
     environment = {**os.environ, "DISPLAY": screen, "PYTHONPATH": str(CHECKOUT), "SCIPION_DOMAIN": "pwem"}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(WINDOW), capture], env=environment, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "{'boxSize': 60.0, 'particleDistance': 144}" in done.stdout
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(WINDOW), capture], env=environment, cwd=tmp_path,
+                             capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "{'boxSize': 60.0, 'particleDistance': 144}" in process.stdout
     assert os.path.getsize(capture) > 10_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Scipion project in a temporary folder, with a map and micrographs made by code."""
+"""A Scipion project in a temporary folder, with a synthetic map and synthetic micrographs."""
 import os
 import shutil
 import subprocess
@@ -24,18 +24,18 @@ MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
 # Positions (y, x) and width of dark points on every real micrograph, in its pixels.
 POINTS = np.array([(40.3, 60.8), (150.0, 330.4), (272.6, 25.5), (260.2, 341.7)])
 POINT_WIDTH = 4.0
-LINES = []  # what the simulation says while it runs
+LINES = []  # log lines of the simulation
 MINIATURE = """
 import sys
 from pathlib import Path
-from cryogem_scipion import demo
-scale = demo.Scale(pixel_size=10.26, size=(200, 200), micrographs=1, particles=12.0, steps=2, crop=64, width=4)
-sys.exit(demo.tell(Path(sys.argv[1]), scale))
+from cryogem_scipion.demo import DemoSize, run_and_report
+size = DemoSize(pixel_size=10.26, micrograph_size=(200, 200), micrographs=1, particles=12.0, steps=2, crop=64, width=4)
+sys.exit(run_and_report(Path(sys.argv[1]), size))
 """
 
 
 def write_map(path, box=33, pixel_size=6.0):
-    """A lopsided particle of five Gaussians, about 150 Å wide and densest in the middle, in an odd box."""
+    """Write a map of five Gaussians without symmetry, about 150 Å wide and densest in the middle, with an odd edge."""
     z, y, x = (np.mgrid[:box, :box, :box] - box // 2) * pixel_size
     density = np.zeros((box, box, box), np.float32)
     for (cx, cy, cz), width, weight in [((0, 0, 0), 22, 1.0), ((30, 0, 10), 18, 1.0), ((-35, 20, 0), 14, 1.2),
@@ -45,7 +45,7 @@ def write_map(path, box=33, pixel_size=6.0):
 
 
 def write_real(folder):
-    """Micrographs with correlated noise, an ice gradient, dark discs and darker points: enough to train a step on."""
+    """Write micrographs with correlated noise, an ice gradient, dark discs and darker points."""
     random = np.random.default_rng(7)
     y, x = np.mgrid[:REAL_SHAPE[0], :REAL_SHAPE[1]]
     for number in range(REAL_COUNT):
@@ -68,16 +68,16 @@ def _write(path, data, pixel_size, volume=False):
 
 
 def optional_plugins():
-    """What Scipion's plugins of other programs read of the environment, as far as these are installed."""
-    found = {"CONDA_ACTIVATION_CMD": "true"}  # their default asks for conda, where none is needed
+    """Return the environment variables of Scipion's plugins for other programs, as far as these are installed."""
+    variables = {"CONDA_ACTIVATION_CMD": "true"}  # the default needs conda
     relion = shutil.which("relion_reconstruct")
     if relion:
-        found["RELION_HOME"] = str(Path(relion).parents[1])
+        variables["RELION_HOME"] = str(Path(relion).parents[1])
     topaz = Program("topaz")
     if topaz.activation:
         # Topaz's own pretrained models are pickles.
-        found |= {topaz.variable: topaz.activation, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    return found
+        variables |= {topaz.variable: topaz.activation, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    return variables
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +103,7 @@ def scipion(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo(scipion, tmp_path_factory):
-    """Folder of the demo in miniature, and what it said."""
+    """Folder of a small demo, and its output."""
     folder = tmp_path_factory.mktemp("miniature")
     run = subprocess.run([sys.executable, "-c", MINIATURE, str(folder / "demo")], cwd=folder, text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -118,7 +118,7 @@ def project(scipion):
 
 
 def finished(project, label, define):
-    """A protocol as if it had run, with the outputs that ``define`` makes for it: no process of its own."""
+    """A protocol with the outputs that ``define`` creates, marked as finished without a run."""
     protocol = project.newProtocol(project.getDomain().getProtocols()["ProtImportVolumes"])
     protocol.setObjLabel(label)
     project.saveProtocol(protocol)
@@ -131,7 +131,7 @@ def finished(project, label, define):
 
 @pytest.fixture(scope="session")
 def inputs(scipion, project):
-    """The map and the micrographs as Scipion's own import boxes give them."""
+    """The map and the micrographs, as outputs of Scipion's import protocols."""
     volume = run(project, "ProtImportVolumes", "map", filesPath=scipion / "map.mrc", samplingRate=6.0)
     real = run(project, "ProtImportMicrographs", "real", filesPath=scipion / "real", filesPattern="*.mrc",
                samplingRate=REAL_PIXEL_SIZE, voltage=200.0, sphericalAberration=1.4, amplitudeContrast=0.08)
@@ -139,7 +139,7 @@ def inputs(scipion, project):
 
 
 def simulate(project, inputs, label, **changes):
-    """Run the first box."""
+    """Run simulate micrographs."""
     values = {"pixelSize": PIXEL_SIZE, "micrographs": MICROGRAPH_COUNT, "micrographSize": f"{SHAPE[0]} {SHAPE[1]}",
               "particlesMean": 6.0, "particlesSigma": 1.0, "extract": True, "seed": 3, "phaseShiftDegrees": 20.0,
               "numberOfThreads": 2, **changes}
@@ -149,7 +149,7 @@ def simulate(project, inputs, label, **changes):
 
 @pytest.fixture(scope="session")
 def simulation(project, inputs):
-    """The first box, run once for all tests."""
+    """A run of simulate micrographs, once for all tests."""
     return simulate(project, inputs, "simulation", show=LINES.append)
 
 

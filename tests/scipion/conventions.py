@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Conventions written out anew, to compare with: defocus along a direction, RELION's poses."""
+"""Independent implementations of conventions, for comparison: defocus along a direction, RELION's poses."""
 import math
 
 import numpy as np
@@ -17,7 +17,7 @@ def relion_pose(matrix):
 
 
 def rotation(rot, tilt, psi):
-    """RELION's matrix, written out from its definition as a product of rotations about z, y, z."""
+    """RELION's matrix, from its definition as a product of rotations about z, y, z."""
     def about_z(angle):
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])

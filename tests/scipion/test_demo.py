@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo in miniature: the same boxes, the shipped real micrograph, the figure."""
+"""A small demo: the same protocols, the shipped real micrograph, the figure."""
 import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What users have and examples do not, through the protocols: odd names, one name twice, joined sets, empty ones."""
+"""Unusual inputs of the protocols: file names with blanks and accents, a name twice, joined sets, empty sets."""
 import os
 import shutil
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def here(scipion, project):
-    """A project in a workspace with blanks and other letters, beside that of the other tests."""
+    """A project of its own, in a workspace with blanks and accents in its name."""
     before = os.getcwd()
     yield open_project(scipion / "dossier é, ñ", "Mon projet")
     project.load()
@@ -26,7 +26,7 @@ def here(scipion, project):
 
 @pytest.fixture(scope="module")
 def real(scipion, here):
-    """Two micrographs of one name from two folders, as one import, and as two imports that are joined."""
+    """Two micrographs of the same name from two folders, as one import, and as two joined imports."""
     folder = scipion / "réel, deux fois"
     for number, name in enumerate(("a b", "ç")):
         (folder / name).mkdir(parents=True)
@@ -45,32 +45,32 @@ def joined(project, *sets):
 
     from cryogem_scipion.workflow import rerun
     protocol = project.newProtocol(ProtUnionSet, objLabel="joined")
-    for made, name in sets:
-        protocol.inputSets.append(Pointer(made, extended=name))
+    for source, name in sets:
+        protocol.inputSets.append(Pointer(source, extended=name))
     return rerun(project, protocol)
 
 
 @pytest.fixture(scope="module")
-def boxes(scipion, here):
-    """A simulation with particles, and one of a single micrograph without."""
+def protocols(scipion, here):
+    """A simulation with particles, and a simulation of one micrograph without particles."""
     shutil.copy(scipion / "map.mrc", scipion / "carte é.mrc")
     volume = run(here, "ProtImportVolumes", filesPath=scipion / "carte é.mrc", samplingRate=6.0)
-    given = {"inputVolume": (volume, "outputVolume"), **SIZE}
+    settings = {"inputVolume": (volume, "outputVolume"), **SIZE}
     return {"full": run(here, "ProtCryogemSimulate", micrographs=2, particlesMean=6.0, particlesSigma=0.0, extract=True,
-                        **given),
+                        **settings),
             "empty": run(here, "ProtCryogemSimulate", micrographs=1, particlesMean=0.0, particlesSigma=0.0,
-                         extract=True, **given)}
+                         extract=True, **settings)}
 
 
 @pytest.mark.parametrize("which", ["one import", "joined imports", "one micrograph"])
-def test_real_micrographs_keep_ids_and_names(here, real, boxes, which):
+def test_real_micrographs_keep_ids_and_names(here, real, protocols, which):
     protocol, name = real[which]
     originals = getattr(protocol, name)
     trained = run(here, "ProtCryogemTrain", inputMicrographs=real[which],
-                  inputSimulation=(boxes["full"], "outputMicrographs"), **SMALL)
+                  inputSimulation=(protocols["full"], "outputMicrographs"), **SMALL)
     found = trained.outputMicrographs
     assert found.getSize() == originals.getSize() == (1 if which == "one micrograph" else 2)
-    # Of a joined set both have one name, and only their ids tell them apart.
+    # In a joined set both have the same name, and only their ids differ.
     names = {item.getObjId(): item.getMicName() for item in originals.iterItems()}
     assert {item.getObjId(): item.getMicName() for item in found.iterItems()} == names
     files = {item.getObjId(): os.path.realpath(item.getFileName()) for item in originals.iterItems()}
@@ -79,49 +79,49 @@ def test_real_micrographs_keep_ids_and_names(here, real, boxes, which):
     assert all(" " not in item.getFileName() for item in found.iterItems())
 
 
-def test_micrographs_without_particles_go_through(here, boxes):
-    assert boxes["empty"].outputMicrographs.getSize() == 1
-    made = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["empty"], "outputMicrographs"), noise="gaussian",
-               numberOfThreads=1)
-    for protocol in (boxes["empty"], made):
+def test_micrographs_without_particles_go_through(here, protocols):
+    assert protocols["empty"].outputMicrographs.getSize() == 1
+    generated = run(here, "ProtCryogemGenerate", inputSimulation=(protocols["empty"], "outputMicrographs"),
+                    noise="gaussian", numberOfThreads=1)
+    for protocol in (protocols["empty"], generated):
         assert protocol.outputCTF.getSize() == 1
         assert not hasattr(protocol, "outputCoordinates")  # Scipion has no empty sets
         assert "0 particles" in " ".join(protocol.summary())
 
 
-def test_joined_sets_work_or_are_refused(here, boxes):
-    """Particles of two sets are one; simulated micrographs of two runs cannot be, each has settings of its own."""
-    made = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["full"], "outputMicrographs"), noise="gaussian",
-               seed=1, numberOfThreads=1)
-    join = joined(here, (boxes["full"], "outputParticles"), (made, "outputParticles"))
+def test_joined_sets_work_or_are_refused(here, protocols):
+    """Particles of two sets can be joined. Simulated micrographs of two runs cannot, because their settings differ."""
+    generated = run(here, "ProtCryogemGenerate", inputSimulation=(protocols["full"], "outputMicrographs"),
+                    noise="gaussian", seed=1, numberOfThreads=1)
+    join = joined(here, (protocols["full"], "outputParticles"), (generated, "outputParticles"))
     union = join.outputSet
-    assert union.getSize() == boxes["full"].outputParticles.getSize() + made.outputParticles.getSize()
+    assert union.getSize() == protocols["full"].outputParticles.getSize() + generated.outputParticles.getSize()
     assert union.hasAlignmentProj()
     assert len({item.getLocation() for item in union.iterItems()}) == union.getSize()
-    with pytest.raises(WorkflowError, match=r"come from 2 data sets .* choose one data set, or a subset of one"):
+    with pytest.raises(WorkflowError, match=r"come from 2 datasets .* choose one dataset, or a subset of one"):
         run(here, "ProtCryogemExport", inputSet=(join, "outputSet"), to="relion")
-    both = joined(here, (boxes["full"], "outputMicrographs"), (boxes["empty"], "outputMicrographs"))
+    both = joined(here, (protocols["full"], "outputMicrographs"), (protocols["empty"], "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"come from 2 simulations .* choose one simulation, or a subset of one"):
         run(here, "ProtCryogemGenerate", inputSimulation=(both, "outputSet"), noise="gaussian")
-    # Scipion's pickers and extraction go by names.
+    # Scipion's pickers and extraction tell micrographs apart by name.
     assert len({item.getMicName() for item in both.outputSet.iterItems()}) == both.outputSet.getSize() == 3
-    generated = joined(here, (made, "outputMicrographs"), (made, "outputMicrographs"))
+    doubled = joined(here, (generated, "outputMicrographs"), (generated, "outputMicrographs"))
     with pytest.raises(WorkflowError, match=r"holds generated micrographs, not simulated ones"):
-        run(here, "ProtCryogemGenerate", inputSimulation=(generated, "outputSet"), noise="gaussian")
+        run(here, "ProtCryogemGenerate", inputSimulation=(doubled, "outputSet"), noise="gaussian")
 
 
-def test_joined_coordinates_are_refused(here, boxes):
-    """Scipion's join leaves those of the second set on micrographs of the first."""
-    other = run(here, "ProtCryogemGenerate", inputSimulation=(boxes["full"], "outputMicrographs"), noise="gaussian",
+def test_joined_coordinates_are_refused(here, protocols):
+    """Scipion's 'join sets' puts the coordinates of the second set on micrographs of the first."""
+    other = run(here, "ProtCryogemGenerate", inputSimulation=(protocols["full"], "outputMicrographs"), noise="gaussian",
                 seed=2, extract=False, numberOfThreads=1)
-    union = joined(here, (boxes["full"], "outputCoordinates"), (other, "outputCoordinates"))
+    union = joined(here, (protocols["full"], "outputCoordinates"), (other, "outputCoordinates"))
     assert union.outputSet.getMicrographs().getSize() == 2
     refused = r"coordinates lie on micrographs \(first: id 1\) that are not in their own set, as after 'join sets'"
     for picks, truth in (((union, "outputSet"), (other, "outputCoordinates")),
                          ((other, "outputCoordinates"), (union, "outputSet"))):
         with pytest.raises(WorkflowError, match=refused):
             run(here, "ProtCryogemEvaluatePicks", inputCoordinates=picks, inputTruth=truth)
-    # Picks of one set and the truth of another are not taken for each other either, though their files have one name.
+    # Picks of one set are not matched with the truth of another set, although their files have the same names.
     with pytest.raises(WorkflowError, match=r"none of the 2 micrographs of the true coordinates .* was picked"):
         run(here, "ProtCryogemEvaluatePicks", inputCoordinates=(other, "outputCoordinates"),
-            inputTruth=(boxes["full"], "outputCoordinates"))
+            inputTruth=(protocols["full"], "outputCoordinates"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Evaluate picks and evaluate poses in a Scipion project, on sets as pickers and refinements leave them."""
+"""Protocols evaluate picks and evaluate poses, on sets like those of pickers and refinements."""
 import json
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def simulation(scipion, project):
 
 
 def picks(simulation):
-    """Every true coordinate but the first, 2 px off, scored as by Topaz; one where nothing is; those that are cut."""
+    """Picks with scores like Topaz's: all true coordinates but the first, 2 px off; a false one; the cut particles."""
     def define(protocol):
         coordinates = protocol._createSetOfCoordinates(Pointer(simulation, extended="outputMicrographs"))
         coordinates.setBoxSize(20)
@@ -54,7 +54,7 @@ def picks(simulation):
 
 
 def free_place(rows, micrograph):
-    """A place far from every particle of a micrograph."""
+    """A position far from all particles of a micrograph."""
     here = rows.loc[rows["rlnMicrographName"].str.endswith(Path(micrograph.getFileName()).name), ["rlnCoordinateX",
                                                                                       "rlnCoordinateY"]].to_numpy()
     grid = np.stack(np.meshgrid(np.arange(5, 235), np.arange(5, 195)), -1).reshape(-1, 2)
@@ -68,40 +68,40 @@ def report(protocol, name):
 
 
 @pytest.fixture(scope="module")
-def judged(project, simulation):
+def scored(project, simulation):
     picked = finished(project, "picker", picks(simulation))
     return run(project, "ProtCryogemEvaluatePicks", "picks", inputCoordinates=(picked, "outputCoordinates"),
                inputTruth=(simulation, "outputCoordinates"))
 
 
-def test_picks_are_judged_by_all_labels(simulation, judged):
-    found = report(judged, "picks")
+def test_picks_are_judged_by_all_labels(simulation, scored):
+    found = report(scored, "picks")
     over_all, count = found["overall"], simulation.outputCoordinates.getSize()
     _, rows = read_table(simulation.outFolder() / PARTICLES, "particles")
     assert over_all["particles"] == count
     assert (over_all["hits"], over_all["missed"], over_all["false_picks"]) == (count - 1, 1, 1)
-    # The cut ones are in no set; they were picked with the highest score, and count for nothing.
+    # The cut particles were picked with the highest score, but do not count.
     assert over_all["dropped_picks"] == (rows["cryogemWhole"] == 0).sum() > 0
     assert over_all["auprc"] == pytest.approx((count - 1) / count)
-    # 2 px to the right; exact centres are known, of which coordinates are the floor: half a pixel less on average.
+    # Picks are 2 px to the right of coordinates that were rounded down: 1.5 px from the exact centres on average.
     assert over_all["position_error_angstrom"]["offset_x"] == pytest.approx(1.5 * PIXEL_SIZE, abs=0.25 * PIXEL_SIZE)
     assert len(found["micrographs"]) == 3
-    # 0.265 of the diameter that the simulation knows.
+    # 0.265 times the diameter in the simulation's manifest.
     assert 20 < found["radius_angstrom"] < 60
-    words = " ".join(judged.summary())
+    words = " ".join(scored.summary())
     assert f"Of {count} particles on 3 micrographs {count - 1} were found" in words
     assert "AUPRC 0.9" in words
 
 
-def test_what_cannot_be_judged_is_refused(project, judged, simulation):
-    picked = judged.inputCoordinates.getObjValue()
+def test_what_cannot_be_judged_is_refused(project, scored, simulation):
+    picked = scored.inputCoordinates.getObjValue()
     with pytest.raises(WorkflowError, match="the picks have no attribute '_score' \\(found: _topazScore\\)"):
         run(project, "ProtCryogemEvaluatePicks", inputCoordinates=(picked, "outputCoordinates"),
             inputTruth=(simulation, "outputCoordinates"), scoreAttribute="_score")
 
 
 def refined(simulation):
-    """The true particles turned by one rotation, each off by 3° about its axis of view."""
+    """The true particles, all rotated by one rotation, and each by 3° in its plane."""
     turn = Rotation.from_rotvec([0.3, 1.2, -0.4]).as_matrix()
     spin = Rotation.from_rotvec([0, 0, np.radians(3)]).as_matrix()
 
@@ -130,7 +130,7 @@ def test_poses_are_judged_after_the_maps_turn(simulation, posed):
     found = report(posed, "poses")
     assert found["particles"] == simulation.outputParticles.getSize()
     assert found["paired_by"] == "coordinates"
-    # 20 particles let the estimated turn take off a part of what they have in common.
+    # With 20 particles, the estimated rotation of the map removes a part of the common error.
     assert 2.0 < found["angular_error_degrees"]["median"] < 3.2
     assert 1.5 < found["in_plane_error_degrees"]["median"] < 3.2
     assert found["view_error_degrees"]["median"] < 2.0
@@ -141,7 +141,7 @@ def test_poses_are_judged_after_the_maps_turn(simulation, posed):
     assert "particles were compared with the truth" in " ".join(posed.summary())
 
 
-@pytest.mark.parametrize("which", ["judged", "posed"])
+@pytest.mark.parametrize("which", ["scored", "posed"])
 def test_every_button_draws_a_figure(which, request, project, tmp_path):
     matplotlib.use("Agg")
     protocol = request.getfixturevalue(which)

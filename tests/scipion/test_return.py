@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coordinates picked at the working pixel size come back to the original micrographs."""
+"""Protocol return coordinates: picks at the working pixel size, moved to the original micrographs."""
 import mrcfile
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from pyworkflow.object import Float, Pointer
 from scipy import ndimage
 
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.protocols.protocol_return import ProtCryogemReturnCoordinates, original_places
+from cryogem_scipion.protocols.protocol_return_coordinates import ProtCryogemReturnCoordinates, original_micrographs
 from cryogem_scipion.viewers import CryogemReturnViewer
 from cryogem_scipion.workflow import WorkflowError, run
 from tests.scipion.conftest import PIXEL_SIZE, POINT_WIDTH, POINTS, REAL_COUNT, REAL_PIXEL_SIZE
@@ -26,11 +26,11 @@ def dark_points(path):
 
 
 def centre(smooth, y, x):
-    """The highest place (y, x) within four pixels of one, by a parabola through its neighbours."""
+    """The highest original (y, x) within four pixels of one, by a parabola through its neighbours."""
     peak = np.unravel_index(smooth[y - 4:y + 5, x - 4:x + 5].argmax(), (9, 9)) + np.array([y - 4, x - 4])
     lines = smooth[peak[0] - 1:peak[0] + 2, peak[1]], smooth[peak[0], peak[1] - 1:peak[1] + 2]
-    return [place + (after - before) / (4 * middle - 2 * (before + after))
-            for place, (before, middle, after) in zip(peak, lines, strict=True)]
+    return [original + (after - before) / (4 * middle - 2 * (before + after))
+            for original, (before, middle, after) in zip(peak, lines, strict=True)]
 
 
 def picks(project, training, positions):
@@ -73,7 +73,7 @@ def test_known_positions_come_back(project, training, inputs, picked, tmp_path):
         lost = (np.rint(seen) - seen) * PIXEL_SIZE / REAL_PIXEL_SIZE
         # Half an original pixel for its own whole numbers, and a tenth for finding a point under the noise.
         assert np.abs(positions - lost - POINTS).max() < 0.5 + 0.1
-        # So all in all they are right to half a working pixel, on average over the places within a pixel.
+        # So all in all they are right to half a working pixel, on average over the found_originals within a pixel.
         assert np.sqrt(np.mean((positions - POINTS) ** 2)) < 0.5 * PIXEL_SIZE / REAL_PIXEL_SIZE
         assert {item.getMicName() for item in here} == {original[micrograph.getObjId()].getMicName()}
     viewer = CryogemReturnViewer(project=project, protocol=back)
@@ -84,57 +84,57 @@ def test_known_positions_come_back(project, training, inputs, picked, tmp_path):
 
 
 def micrographs(folder, name, names, pixel_size, shape, exact=None):
-    """A set of micrographs, by their ids; with ``exact`` pixel sizes (x, y) as train noise translator writes them."""
-    made = SetOfMicrographs(filename=str(folder / f"{name}.sqlite"))
-    made.setSamplingRate(pixel_size)
+    """A SetOfMicrographs with the names by id; ``exact`` pixel sizes (x, y) as train noise translator writes them."""
+    output = SetOfMicrographs(filename=str(folder / f"{name}.sqlite"))
+    output.setSamplingRate(pixel_size)
     path = folder / f"{name}.mrc"
     with mrcfile.new(path) as file:
         file.set_data(np.zeros(shape, np.float32))
     for number, mic_name in names.items():
-        one = Micrograph(location=str(path))
-        one.setObjId(number)
-        one.setMicName(mic_name)
+        micrograph = Micrograph(location=str(path))
+        micrograph.setObjId(number)
+        micrograph.setMicName(mic_name)
         if exact:
-            one._cryogemPixelSizeX, one._cryogemPixelSizeY = map(Float, exact)
-        made.append(one)
-    made.write()
-    return made
+            micrograph._cryogemPixelSizeX, micrograph._cryogemPixelSizeY = map(Float, exact)
+        output.append(micrograph)
+    output.write()
+    return output
 
 
 def coordinates(folder, on, positions):
-    made = SetOfCoordinates(filename=str(folder / "coordinates.sqlite"))
-    made.setMicrographs(on)
+    output = SetOfCoordinates(filename=str(folder / "coordinates.sqlite"))
+    output.setMicrographs(on)
     for number, x, y in positions:
-        one = Coordinate(x=x, y=y)
-        one.setMicId(number)
-        made.append(one)
-    made.write()
-    return made
+        coordinate = Coordinate(x=x, y=y)
+        coordinate.setMicId(number)
+        output.append(coordinate)
+    output.write()
+    return output
 
 
 def test_each_axis_has_its_own_exact_scale(tmp_path):
     picked = micrographs(tmp_path, "picked", {1: "a.mrc"}, 5.0, (696, 979), exact=(5.001, 4.9974))
     originals = micrographs(tmp_path, "originals", {1: "a.mrc"}, 0.85, (4092, 5760))
-    place = original_places(coordinates(tmp_path, picked, [(1, 970, 690)]), originals)[1]
-    assert (place.scale_x, place.scale_y) == pytest.approx((5.001 / 0.85, 4.9974 / 0.85))
+    original = original_micrographs(coordinates(tmp_path, picked, [(1, 970, 690)]), originals)[1]
+    assert (original.scale_x, original.scale_y) == pytest.approx((5.001 / 0.85, 4.9974 / 0.85))
     plain = micrographs(tmp_path, "plain", {1: "a.mrc"}, 5.0, (696, 979))
     (tmp_path / "coordinates.sqlite").unlink()
-    place = original_places(coordinates(tmp_path, plain, [(1, 970, 690)]), originals)[1]
-    assert (place.scale_x, place.scale_y) == pytest.approx((5 / 0.85, 5 / 0.85))
+    original = original_micrographs(coordinates(tmp_path, plain, [(1, 970, 690)]), originals)[1]
+    assert (original.scale_x, original.scale_y) == pytest.approx((5 / 0.85, 5 / 0.85))
 
 
 def test_micrographs_of_one_name_are_told_by_their_ids(tmp_path):
-    """As in a set joined from two imports."""
+    """As after joining two imports."""
     names = {1: "mic.mrc", 2: "mic.mrc", 3: "other.mrc"}
     picked = micrographs(tmp_path, "picked", names, 5.0, (50, 60))
     originals = micrographs(tmp_path, "originals", names, 2.5, (100, 120))
-    places = original_places(coordinates(tmp_path, picked, [(2, 5, 5), (3, 6, 6)]), originals)
-    assert {number: place.micrograph.getObjId() for number, place in places.items()} == {2: 2, 3: 3}
-    # One name once: whatever its id.
+    found_originals = original_micrographs(coordinates(tmp_path, picked, [(2, 5, 5), (3, 6, 6)]), originals)
+    assert {number: original.micrograph.getObjId() for number, original in found_originals.items()} == {2: 2, 3: 3}
+    # A name that is unique matches whatever the id.
     moved = micrographs(tmp_path, "moved", {7: "mic.mrc", 9: "other.mrc"}, 2.5, (100, 120))
     (tmp_path / "coordinates.sqlite").unlink()
-    places = original_places(coordinates(tmp_path, picked, [(3, 6, 6)]), moved)
-    assert places[3].micrograph.getObjId() == 9
+    found_originals = original_micrographs(coordinates(tmp_path, picked, [(3, 6, 6)]), moved)
+    assert found_originals[3].micrograph.getObjId() == 9
 
 
 @pytest.mark.parametrize(("on", "names", "shape", "pixel_size", "message"), [
@@ -144,14 +144,14 @@ def test_micrographs_of_one_name_are_told_by_their_ids(tmp_path):
     (1, {1: "a.mrc"}, (400, 120), 2.5, r"covers 1 of its original's width and 0\.25 of its height"),
     (1, {2: "a.mrc", 3: "a.mrc"}, (100, 120), 2.5, "are not among the original ones"),
 ])
-def test_originals_that_do_not_fit_are_refused(tmp_path, on, names, shape, pixel_size, message):
+def test_originals_of_another_field_are_refused(tmp_path, on, names, shape, pixel_size, message):
     picked = micrographs(tmp_path, "picked", {1: "a.mrc"}, 5.0, (50, 60))
     originals = micrographs(tmp_path, "originals", names, pixel_size, shape)
     with pytest.raises(DataError, match=message):
-        original_places(coordinates(tmp_path, picked, [(on, 5, 5)]), originals)
+        original_micrographs(coordinates(tmp_path, picked, [(on, 5, 5)]), originals)
 
 
-def test_the_form_says_what_does_not_fit(project, training, simulation, picked):
+def test_the_form_refuses_other_micrographs(project, training, simulation, picked):
     with pytest.raises(WorkflowError, match=r"return coordinates: 3 of 3 picked micrographs .*are not among the orig"):
         run(project, "ProtCryogemReturnCoordinates", inputCoordinates=(picked, "outputCoordinates"),
             inputMicrographs=(simulation, "outputMicrographs"))

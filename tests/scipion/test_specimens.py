@@ -13,7 +13,7 @@ from cryogem_scipion.engine.io.dataset import PARTICLES, read_manifest, read_tab
 from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.protocols import ProtCryogemSimulate
 from cryogem_scipion.protocols.inputs import map_files
-from cryogem_scipion.workflow import WorkflowError, filled, run
+from cryogem_scipion.workflow import WorkflowError, new_protocol, run
 from tests.scipion.conftest import finished
 
 ATOM = "ATOM  {0:5d}  CA  ALA A{0:4d}    {1:8.3f}{2:8.3f}{3:8.3f}  1.00 20.00           C\n"
@@ -32,11 +32,13 @@ def test_every_item_of_a_set_is_named(tmp_path):
 
 
 def simulated(project, out, **form):
-    """Folder of a simulation as the box makes it: checked as before "Execute", its run.json run in this process."""
+    """Dataset folder of a protocol's simulation: its form is validated, its run.json is run in this process."""
     from cryogem_scipion.engine.stages import simulate
-    box = filled(project, "ProtCryogemSimulate", micrographs=2, micrographSize="200 200", particlesMean=12.0, **form)
-    assert box.validate() == []
-    simulate.run(parse(SimulateSettings, {**json.loads(json.dumps(box.settingsValues(), default=str)), "out": out}))
+    protocol = new_protocol(project, "ProtCryogemSimulate", micrographs=2, micrographSize="200 200",
+                            particlesMean=12.0, **form)
+    assert protocol.validate() == []
+    values = json.loads(json.dumps(protocol.settingsValues(), default=str))
+    simulate.run(parse(SimulateSettings, {**values, "out": out}))
     return out
 
 
@@ -49,18 +51,18 @@ def test_maps_of_a_set_and_an_atomic_model_are_simulated(scipion, project, tmp_p
             several.append(Volume(location=str(tmp_path / name)))
         protocol._defineOutputs(outputVolumes=several)
 
-    box = finished(project, "maps", volumes)
-    out = simulated(project, tmp_path / "maps", inputVolume=(box, "outputVolumes"), volumeProportions="1 3")
+    source = finished(project, "maps", volumes)
+    out = simulated(project, tmp_path / "maps", inputVolume=(source, "outputVolumes"), volumeProportions="1 3")
     _, rows = read_table(out / PARTICLES, "particles")
     assert {name.split("_", 1)[1] for name in rows["cryogemSource"]} == {"a.mrc", "b.mrc"}
 
     model = tmp_path / "helix.pdb"
     model.write_text("".join(ATOM.format(number, 20 * (number % 3), 9.0 * (number // 3), 1.5 * number)
                              for number in range(1, 40)) + "END\n")
-    box = finished(project, "model", lambda protocol: protocol._defineOutputs(outputPdb=AtomStruct(str(model))))
+    source = finished(project, "model", lambda protocol: protocol._defineOutputs(outputPdb=AtomStruct(str(model))))
     with pytest.raises(WorkflowError, match="an atomic model has none; set it"):
-        run(project, "ProtCryogemSimulate", inputVolume=(box, "outputPdb"))
-    manifest = read_manifest(simulated(project, tmp_path / "model", inputVolume=(box, "outputPdb"), pixelSize=5.0))
+        run(project, "ProtCryogemSimulate", inputVolume=(source, "outputPdb"))
+    manifest = read_manifest(simulated(project, tmp_path / "model", inputVolume=(source, "outputPdb"), pixelSize=5.0))
     assert (manifest.micrographs, manifest.pixel_size) == (2, 5.0)
 
 
@@ -78,7 +80,7 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     assert re.search(r"environment of cryoDRGN cannot be used \(.*/no/such/activate.*\); correct CRYODRGN_ENV", message)
     monkeypatch.setenv(CRYODRGN_ENV_ACTIVATION, "PATH=$PATH:/")
     assert "(no program cryodrgn)" in protocol.validate()[0]
-    # An environment is a folder of programs; this one has a single one.
+    # This environment is a folder with one program.
     (tmp_path / "cryodrgn").write_text("#!/bin/sh\n")
     (tmp_path / "cryodrgn").chmod(0o755)
     activation = f"PATH=$PATH:'{tmp_path}'"
@@ -88,6 +90,6 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     values = parse(SimulateSettings, protocol.settingsValues())
     assert (values.cryodrgn_folder, values.volume, values.cryodrgn_conformations) == (tmp_path, (), 7)
     assert values.cryodrgn_activation == activation
-    # Of maps, nothing of cryoDRGN is asked for.
+    # With maps, cryoDRGN is not checked.
     protocol.specimenSource.set(0)
     assert any("*Map* cannot be EMPTY" in message for message in protocol.validate())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stop and Continue as the project window does them, in the middle of a training."""
+"""Stop and continue a training, as the project window does."""
 import csv
 import time
 
@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from cryogem_scipion.engine.runs.progress import read_progress
-from cryogem_scipion.workflow import filled, rerun
+from cryogem_scipion.workflow import new_protocol, rerun
 
 pytestmark = pytest.mark.slow
-STEPS, PATIENCE = 400, 600
+STEPS, TIMEOUT = 400, 600
 
 
 def steps_done(folder):
@@ -23,23 +23,23 @@ def steps_done(folder):
 
 
 def engine_of(folder):
-    """The engine's processes, by the settings file in their command."""
+    """The engine's processes, recognised by the settings file in their command line."""
     name = f"{folder.parent.name}/run.json"
     return [process for process in psutil.process_iter(["cmdline"])
             if any(folder.parent.parent.name in part and part.endswith(name)
                    for part in process.info["cmdline"] or ())]
 
 
-def test_a_training_is_stopped_and_goes_on(project, inputs, simulation):
+def test_a_stopped_training_is_continued(project, inputs, simulation):
     from pyworkflow.protocol import MODE_RESUME
-    protocol = filled(project, "ProtCryogemTrain", "stopped", inputMicrographs=inputs["real"], crop=32, steps=STEPS,
-                      inputSimulation=(simulation, "outputMicrographs"), generatorWidth=4, discriminatorWidth=4,
-                      checkpointEvery=20, previewEvery=100, numberOfThreads=1)
+    protocol = new_protocol(project, "ProtCryogemTrain", "stopped", inputMicrographs=inputs["real"], crop=32,
+                            steps=STEPS, inputSimulation=(simulation, "outputMicrographs"), generatorWidth=4,
+                            discriminatorWidth=4, checkpointEvery=20, previewEvery=100, numberOfThreads=1)
     assert protocol.validate() == []
     project.saveProtocol(protocol)
     project.launchProtocol(protocol, wait=False)
     folder = protocol.outFolder()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while steps_done(folder) < 40 and time.monotonic() < end:
         time.sleep(0.05)
     assert steps_done(folder) >= 40
@@ -49,7 +49,7 @@ def test_a_training_is_stopped_and_goes_on(project, inputs, simulation):
     assert running.isRunning()
     assert running.summary()[0].startswith("Running")
     project.stopProtocol(running)
-    while engine_of(folder) and time.monotonic() < end:  # a busy machine takes its time to end it
+    while engine_of(folder) and time.monotonic() < end:  # takes longer on a busy machine
         time.sleep(0.05)
     stopped = steps_done(folder)
     assert 40 <= stopped < STEPS
@@ -57,7 +57,7 @@ def test_a_training_is_stopped_and_goes_on(project, inputs, simulation):
     assert not engine_of(folder)
     assert steps_done(folder) == stopped
     assert running.isAborted()
-    # A fast machine may be stopped before the first note of progress after the beginning.
+    # On a fast machine the stop may come before the second report of progress.
     assert read_progress(folder) is not None
     assert running.summary()[0].startswith("Stopped at training step")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The workflow template: found and filled in as Scipion's template dialog does it, and run."""
+"""The workflow template: found, filled in and run as by Scipion's template dialog."""
 import json
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
-from cryogem_scipion.demo import REAL, REAL_PIXEL_SIZE
+from cryogem_scipion.demo import REAL_MICROGRAPH, REAL_PIXEL_SIZE
 from cryogem_scipion.workflow import open_project, rerun
 
 NAME = "cryogem_scipion-labelled_micrographs"
@@ -16,19 +16,19 @@ NAME = "cryogem_scipion-labelled_micrographs"
 
 @pytest.fixture
 def template(scipion, project):
-    """The template, chosen by its name from those of all plugins."""
+    """The template, selected by its name among the templates of all plugins."""
     from pyworkflow.template import TemplateList
-    found = TemplateList()
-    found.addPluginTemplates(NAME)
-    [template] = found.templates
-    # As the dialog and `scipion3 template` prepare it.
+    templates = TemplateList()
+    templates.addPluginTemplates(NAME)
+    [template] = templates.templates
+    # The dialog and `scipion3 template` prepare it in the same way.
     template.replaceEnvVariables()
     template.parseContent()
     return template
 
 
 def filled(template, **values):
-    """The workflow's JSON file, filled in like the dialog's fields or `scipion3 template NAME mics=… map=…`."""
+    """The workflow's JSON file with the values of the dialog, as in `scipion3 template NAME mics=… map=…`."""
     for alias, value in values.items():
         assert template.setParamValue(alias, str(value)) == 1
     assert all(field.validate() is None for field in template.getParams().values())
@@ -40,24 +40,25 @@ def test_the_dialog_shows_labels_defaults_and_a_description(template):
     assert len(fields) == sum(1 for part in template.content if part.count("|") == 3)  # no title twice
     assert {"mics", "map", "sampling", "pixel", "steps", "generated"} <= set(fields)
     assert fields["pixel"].getTitle() == "Working pixel size (Å)"
-    # Only the files have to be chosen; every other default is one that runs.
+    # Only the files have to be chosen; all other fields have valid defaults.
     assert {name for name, field in fields.items() if field.validate()} == {"mics", "map"}
     assert "real micrographs" in template.description
     assert "[" not in template.description
 
 
 def test_every_parameter_of_the_template_exists(template, scipion, project):
-    """Scipion passes over names that it does not know: a typing error would go unnoticed."""
-    boxes = json.loads(Path(filled(template, mics=scipion / "real", map=scipion / "map.mrc")).read_text("utf-8"))
+    """Scipion ignores unknown names, so it would not report a typing error."""
+    protocols = json.loads(Path(filled(template, mics=scipion / "real", map=scipion / "map.mrc")).read_text("utf-8"))
     known = project.getDomain().getProtocols()
-    for box in boxes:
-        if box["object.className"] not in known:
-            assert box["object.className"].startswith("Topaz")  # another plugin's
+    for protocol in protocols:
+        if protocol["object.className"] not in known:
+            assert protocol["object.className"].startswith("Topaz")  # another plugin's
             continue
-        names = {name for name, _ in project.newProtocol(known[box["object.className"]]).iterDefinitionAttributes()}
-        assert {name for name in box if not name.startswith("object.")} <= names
-    ids = {box["object.id"]: box["object.className"] for box in boxes}
-    pointers = [value.partition(".") for box in boxes for value in box.values()
+        kind = known[protocol["object.className"]]
+        names = {name for name, _ in project.newProtocol(kind).iterDefinitionAttributes()}
+        assert {name for name in protocol if not name.startswith("object.")} <= names
+    ids = {protocol["object.id"]: protocol["object.className"] for protocol in protocols}
+    pointers = [value.partition(".") for protocol in protocols for value in protocol.values()
                 if isinstance(value, str) and value[:2] in {f"{number}." for number in ids}]
     assert len(pointers) >= 8
     for number, _, output in pointers:
@@ -71,17 +72,17 @@ def test_the_template_runs_at_demo_size(template, scipion, project, monkeypatch)
     monkeypatch.chdir(project.path)  # again the current folder after this test
     folder = scipion / "mics"
     folder.mkdir()
-    os.symlink(REAL, folder / "real.mrc")
+    os.symlink(REAL_MICROGRAPH, folder / "real.mrc")
     path = filled(template, mics=folder, sampling=REAL_PIXEL_SIZE, map=scipion / "map.mrc", mapsampling=6.0,
                   pixel=2 * REAL_PIXEL_SIZE, simulated=2, particles=30, defocusmin=7000, steps=3, generated=2)
     here = open_project(scipion, "template")
-    made = here.loadProtocols(path)
-    boxes = {protocol.getClassName(): protocol for protocol in made.values()}
-    for protocol in made.values():
+    loaded = here.loadProtocols(path)
+    protocols = {protocol.getClassName(): protocol for protocol in loaded.values()}
+    for protocol in loaded.values():
         if not protocol.getClassName().startswith("Topaz"):
             rerun(here, protocol)
-    dataset = boxes["ProtCryogemGenerate"]
+    dataset = protocols["ProtCryogemGenerate"]
     assert dataset.outputMicrographs.getSize() == 2
     assert dataset.outputMicrographs.getSamplingRate() == pytest.approx(2 * REAL_PIXEL_SIZE, rel=1e-3)
     assert dataset.outputParticles.getSize() == dataset.outputCoordinates.getSize() > 20
-    assert boxes["ProtCryogemTrain"].outputModel.getSteps() == 3
+    assert protocols["ProtCryogemTrain"].outputModel.getSteps() == 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scipion's own windows on a display that nobody sees: the pictures of the README's tour, taken of a small demo."""
+"""Screenshots of Scipion's windows for the tour, taken of a small demo on a virtual display."""
 import json
 import os
 import re
@@ -15,13 +15,13 @@ from tests.registration import CHECKOUT
 
 pytestmark = [pytest.mark.slow, pytest.mark.optional]
 
-# A letter of UTF-8 taken for Latin-1 begins with one of the first two.
+# A UTF-8 letter that was read as Latin-1 begins with one of the first two.
 MISREAD = ("Ã", "Â", "\ufffd", "\\xc")
 
 
 @pytest.fixture(scope="module")
 def tour(request, tmp_path_factory):
-    """Folder of the pictures, and the texts that the widgets of each window hold."""
+    """Folder of the screenshots, and the texts of each window's widgets."""
     missing = [name for name in ("Xvfb", "import") if not shutil.which(name)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed (Debian: xvfb, imagemagick)")
@@ -61,7 +61,7 @@ def test_no_text_is_misread(tour):
     assert any("µm" in text for text in tour[1]["generate_micrographs"])
 
 
-def test_the_tree_has_our_section_and_the_graph_our_boxes(tour, protocols):
+def test_the_tree_has_our_section_and_the_graph_our_protocols(tour, protocols):
     texts = tour[1]["project"]
     assert "CryoGEM" in texts
     for kind in protocols.values():
@@ -82,7 +82,7 @@ def test_every_protocol_shows_its_form(tour, protocols, project):
         assert set(shown) <= set(texts), name
 
 
-def test_wands_open_their_windows(tour):
+def test_wizards_open_their_windows(tour):
     pytest.importorskip("cryogem_scipion.wizards")
     for number, label in enumerate(("Working pixel size (Å)", "Box size (px)"), 1):
         texts = tour[1][f"wizard_simulate_{number}"]
@@ -90,7 +90,7 @@ def test_wands_open_their_windows(tour):
 
 
 def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
-    seen = 0
+    buttons = 0
     for name in ("ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate", "ProtCryogemEvaluatePicks",
                  "ProtCryogemEvaluatePoses"):
         viewer = project.getDomain().findViewers(project.newProtocol(protocols[name]), "tkinter")[0]
@@ -101,8 +101,8 @@ def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project)
             assert label in tour[1][f"viewer_{short(name)}"]
             texts = tour[1][f"{short(name)}_{button.removeprefix('display').lower()}"]
             assert "Save" in texts  # of the toolbar
-            seen += 1
-    assert seen >= 13
+            buttons += 1
+    assert buttons >= 13
     assert {"evaluate", "export"} <= set(tour[1])  # viewers of one figure
     assert any(text.startswith("mic_000000.mrc: ") for text in tour[1]["generate_micrographs"])
     assert "|CTF|² of the label" in tour[1]["simulate_spectra"]
@@ -111,8 +111,8 @@ def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project)
 
 def test_a_training_is_followed_stopped_and_continued_in_the_window(tour):
     def step(name, words):
-        [found] = [match for text in tour[1][name] if (match := re.search(words, text))]
-        return int(found[1])
+        [step_text] = [match for text in tour[1][name] if (match := re.search(words, text))]
+        return int(step_text[1])
 
     assert any(text.startswith("Real micrographs: only 1.") for text in tour[1]["warning"])
     first = step("running", r"Running: training step (\d+) of 50000, .* left\.")

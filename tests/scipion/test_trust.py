@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Killed engines, bad files and names that a shell would obey, all through Scipion."""
+"""Killed engines, bad files, and names with shell commands, through Scipion's protocols."""
 import os
 import shutil
 import signal
@@ -28,8 +28,8 @@ def images(folder):
 
 
 def engines(folder):
-    """Processes whose command line names a protocol's folder and our launcher."""
-    found = []
+    """Ids of the processes whose command line has a protocol's folder and our launcher."""
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -37,34 +37,34 @@ def engines(folder):
             except OSError:
                 continue
             if any(word.endswith("launcher.py") for word in words) and any(str(folder) in word for word in words):
-                found.append(int(entry.name))
-    return found
+                processes.append(int(entry.name))
+    return processes
 
 
-def kill_engine(folder, seen):
-    """Wait until the engine has written a file that matches, then kill it as the system does when memory is short."""
+def kill_engine(folder, pattern):
+    """Wait until the engine has written a file that matches, then kill it, as the system does when memory is short."""
     until = time.time() + 300
     while time.time() < until:
-        if list(Path(folder).glob(seen)):
+        if list(Path(folder).glob(pattern)):
             for process in engines(os.path.abspath(folder)):
                 os.kill(process, signal.SIGKILL)
             return
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("kind", "seen", "form"), [
+@pytest.mark.parametrize(("kind", "pattern", "form"), [
     ("ProtCryogemSimulate", "simulation/micrographs/mic_000003.mrc",
      {"micrographs": 60, "micrographSize": "400 400", "particlesMean": 20.0, "extract": True}),
     ("ProtCryogemTrain", "training/checkpoint.safetensors",
      {"steps": 60, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4, "checkpointEvery": 5, "snr": 1.0}),
 ])
-def test_continue_after_the_engine_was_killed(kind, seen, form, project, inputs, simulation):
-    """Same images, or the same model, as a run that nobody killed; what was whole is not made again."""
-    given = {"inputVolume": inputs["volume"], "pixelSize": PIXEL_SIZE} if kind == "ProtCryogemSimulate" else {
+def test_continue_after_the_engine_was_killed(kind, pattern, form, project, inputs, simulation):
+    """The images or the model are those of an uninterrupted run; finished files are not written again."""
+    sources = {"inputVolume": inputs["volume"], "pixelSize": PIXEL_SIZE} if kind == "ProtCryogemSimulate" else {
         "inputMicrographs": inputs["real"], "inputSimulation": (simulation, "outputMicrographs")}
-    whole = run(project, kind, "whole", **given, **form, numberOfThreads=1)
+    whole = run(project, kind, "whole", **sources, **form, numberOfThreads=1)
     killed = project.newProtocol(project.getDomain().getProtocols()[kind])
-    for name, value in {**given, **form, "numberOfThreads": 1}.items():
+    for name, value in {**sources, **form, "numberOfThreads": 1}.items():
         attribute = getattr(killed, name)
         if isinstance(value, tuple):
             attribute.set(value[0])
@@ -72,7 +72,7 @@ def test_continue_after_the_engine_was_killed(kind, seen, form, project, inputs,
         else:
             attribute.set(value)
     project.saveProtocol(killed)
-    killer = threading.Thread(target=kill_engine, args=(killed._getExtraPath(), seen), daemon=True)
+    killer = threading.Thread(target=kill_engine, args=(killed._getExtraPath(), pattern), daemon=True)
     killer.start()
     with pytest.raises(WorkflowError, match="failed"):
         rerun(project, killed)
@@ -89,7 +89,7 @@ def test_continue_after_the_engine_was_killed(kind, seen, form, project, inputs,
 
 
 def spoiled(path, change):
-    """The path of an image with other pixels."""
+    """Change the pixels of an image file."""
     with mrcfile.open(path) as file:
         data = change(file.data.copy())
     with mrcfile.new(path, overwrite=True) as file:
@@ -105,7 +105,7 @@ def spoiled(path, change):
     (lambda path: path.unlink(), "is not a file; give an MRC file"),
 ])
 def test_a_bad_micrograph_is_the_protocols_error(spoil, message, scipion, project, simulation, tmp_path):
-    """It was whole when it was imported."""
+    """The file was valid when it was imported."""
     for number in (0, 1):
         shutil.copyfile(scipion / f"real/real_{number}.mrc", tmp_path / f"real_{number}.mrc")
     real = run(project, "ProtImportMicrographs", "bad", filesPath=tmp_path, filesPattern="*.mrc",
@@ -122,7 +122,7 @@ def test_a_bad_micrograph_is_the_protocols_error(spoil, message, scipion, projec
     assert not failed.outFolder().exists()
 
 
-def test_names_that_a_shell_would_obey_do_nothing(scipion, project):
+def test_shell_commands_in_names_are_not_run(scipion, project):
     for folder in ("odd map", "odd real"):  # Scipion itself expands variables in the names of folders
         (scipion / folder).mkdir()
     shutil.copyfile(scipion / "map.mrc", scipion / "odd map" / f"{NAME}.mrc")
@@ -137,9 +137,9 @@ def test_names_that_a_shell_would_obey_do_nothing(scipion, project):
     trained = run(project, "ProtCryogemTrain", NAME, inputMicrographs=(real, "outputMicrographs"), steps=1, crop=64,
                   inputSimulation=(simulated, "outputMicrographs"), generatorWidth=4, discriminatorWidth=4, snr=1.0,
                   numberOfThreads=1)
-    made = run(project, "ProtCryogemGenerate", NAME, inputModel=(trained, "outputModel"), micrographs=1,
-               inputSimulation=(simulated, "outputMicrographs"), numberOfThreads=1)
-    assert made.outputMicrographs.getSize() == 1
+    generated = run(project, "ProtCryogemGenerate", NAME, inputModel=(trained, "outputModel"), micrographs=1,
+                    inputSimulation=(simulated, "outputMicrographs"), numberOfThreads=1)
+    assert generated.outputMicrographs.getSize() == 1
     assert trained.outputMicrographs.getSize() == real.outputMicrographs.getSize() == 2
     assert not list(scipion.rglob("pwned*"))
     assert not list(Path.cwd().rglob("pwned*"))

@@ -42,13 +42,13 @@ def _press(figure, key):
 
 
 def test_the_rows_of_a_micrograph_are_those_of_the_whole_table(folder):
-    from cryogem_scipion.viewers.labels import particle_columns, particles_of
+    from cryogem_scipion.viewers.label_tables import micrograph_particles, particle_columns
     _, whole = read_table(folder / PARTICLES, "particles")
     for name in ("micrographs/mic_000000.mrc", "micrographs/mic_000002.mrc"):
         expected = whole[whole["rlnMicrographName"] == name].reset_index(drop=True)
         assert len(expected) > 2
-        pd.testing.assert_frame_equal(particles_of(folder, name), expected, check_dtype=False)
-    assert particles_of(folder, "micrographs/mic_000001.mrc").empty
+        pd.testing.assert_frame_equal(micrograph_particles(folder, name), expected, check_dtype=False)
+    assert micrograph_particles(folder, "micrographs/mic_000001.mrc").empty
     columns = ["rlnAngleTilt", "rlnMicrographName", "cryogemWhole"]
     pd.testing.assert_frame_equal(particle_columns(folder, columns), whole[columns], check_dtype=False)
     with pytest.raises(DataError, match="lacks rlnBlue; make the set again"):
@@ -56,11 +56,11 @@ def test_the_rows_of_a_micrograph_are_those_of_the_whole_table(folder):
 
 
 def test_a_page_reads_its_own_images_only(folder, figure, monkeypatch):
-    from cryogem_scipion.viewers import images, micrographs
+    from cryogem_scipion.viewers import image_display, micrograph_figures
     read = []
-    mapped = images._mapped
-    monkeypatch.setattr(images, "_mapped", lambda path: (read.append(path.name), mapped(path))[1])
-    micrographs.gallery(figure, folder, first=2)
+    mapped = image_display._mapped
+    monkeypatch.setattr(image_display, "_mapped", lambda path: (read.append(path.name), mapped(path))[1])
+    micrograph_figures.draw_gallery(figure, folder, first=2)
     assert set(read) == {"mic_000002.mrc"}
     assert "mic_000002.mrc: " in figure.get_suptitle()
     assert "µm" in figure.get_suptitle()
@@ -72,8 +72,8 @@ def test_a_page_reads_its_own_images_only(folder, figure, monkeypatch):
 def test_circles_stand_on_the_true_centres(folder, figure):
     from matplotlib.collections import EllipseCollection
 
-    from cryogem_scipion.viewers import micrographs
-    micrographs.gallery(figure, folder)
+    from cryogem_scipion.viewers import micrograph_figures
+    micrograph_figures.draw_gallery(figure, folder)
     [drawn] = [item for item in figure.axes[0].collections if isinstance(item, EllipseCollection)]
     _, rows = read_table(folder / PARTICLES, "particles")
     rows = rows[rows["rlnMicrographName"] == "micrographs/mic_000000.mrc"]
@@ -88,8 +88,8 @@ def test_rings_lie_on_the_dark_rings_of_a_clean_micrograph(tmp_path, figure):
     import torch
 
     from cryogem_scipion.engine.simulation.ctf import apply_ctf
-    from cryogem_scipion.engine.simulation.optics import Optics, transfer_zeros
-    from cryogem_scipion.viewers.images import mean_spectrum
+    from cryogem_scipion.engine.simulation.optics import Optics, ctf_zeros
+    from cryogem_scipion.viewers.image_display import mean_spectrum
     optics = Optics(300.0, 2.7, 0.1, 14000.0, 9000.0, 35.0)
     noise = torch.randn(1024, 768, generator=torch.Generator().manual_seed(1))
     write_mrc(tmp_path / "noise.mrc", noise.numpy(), 3.0)
@@ -98,7 +98,7 @@ def test_rings_lie_on_the_dark_rings_of_a_clean_micrograph(tmp_path, figure):
     power = mean_spectrum(tmp_path / "image.mrc")
     n = len(power)
     directions = np.linspace(0, 2 * np.pi, 60)
-    ring = transfer_zeros(optics, directions, 0.5 / 3.0)[0]
+    ring = ctf_zeros(optics, directions, 0.5 / 3.0)[0]
 
     def mean_along(radius):
         x, y = (np.round(radius * f(directions) * n * 3.0).astype(int) + n // 2 for f in (np.cos, np.sin))
@@ -113,7 +113,7 @@ def test_rings_lie_on_the_dark_rings_of_a_clean_micrograph(tmp_path, figure):
 def test_only_shown_pages_are_drawn_and_keys_turn_them(figure):
     from matplotlib.backend_bases import MouseEvent
 
-    from cryogem_scipion.viewers.pages import Pages
+    from cryogem_scipion.viewers.paging import Pages
     drawn = []
     pages = Pages(figure, 10_000, 3, drawn.append)
     for key, index in [("right", 4), ("pagedown", 14), ("end", 9999), ("right", 0), ("left", 9999), ("home", 0),
@@ -129,14 +129,14 @@ def test_only_shown_pages_are_drawn_and_keys_turn_them(figure):
 
 
 def test_losses_follow_the_run(tmp_path, figure):
-    from cryogem_scipion.viewers import training
+    from cryogem_scipion.viewers import training_figures
     table = tmp_path / "losses.csv"
     head = "step,steps,adversarial,contrastive,discriminator,contrast_drift,steps_per_second\n"
     table.write_text(head)
     with pytest.raises(DataError, match=r"no step so far.*wait for the first steps"):
-        training.losses(figure, table)
+        training_figures.draw_losses(figure, table)
     table.write_text(head + "".join(f"{step},600,0.5,2,0.25,0,2\n" for step in range(1, 11)))
-    training.losses(figure, table)
+    training_figures.draw_losses(figure, table)
     line = figure.axes[0].lines[1]
     assert np.max(line.get_xdata()) == 10
     assert figure.get_suptitle() == "step 10 of 600, 2 steps a second, 5 min left"
@@ -150,23 +150,23 @@ def test_losses_follow_the_run(tmp_path, figure):
 
 
 def test_the_state_nearest_to_the_held_out_micrographs_is_marked(tmp_path, figure):
-    from cryogem_scipion.viewers import training
+    from cryogem_scipion.viewers import training_figures
     columns = "adversarial,contrastive,discriminator,contrast_drift,steps_per_second"
     (tmp_path / "losses.csv").write_text(f"step,steps,{columns}\n" + "300,300,1,1,1,0,2\n")
     (tmp_path / "realism.csv").write_text("step,realism,spectrum\n100,9,1\n200,4,1\n300,6,1\n")
-    training.losses(figure, tmp_path / "losses.csv")
+    training_figures.draw_losses(figure, tmp_path / "losses.csv")
     *_, best = figure.axes[-1].lines
     assert (list(best.get_xdata()), list(best.get_ydata())) == ([200], [4])
     assert figure.axes[-1].get_ylabel() == "distance from\nheld-out real"
 
 
 def test_the_first_judged_state_opens_its_row_in_the_open_window(tmp_path, figure):
-    from cryogem_scipion.viewers import training
+    from cryogem_scipion.viewers import training_figures
     columns = "adversarial,contrastive,discriminator,contrast_drift,steps_per_second"
     table = tmp_path / "losses.csv"
     table.write_text(f"step,steps,{columns}\n" + "1,300,1,1,1,0,2\n")
     (tmp_path / "realism.csv").write_text("step,realism,spectrum\n")
-    training.losses(figure, table)
+    training_figures.draw_losses(figure, table)
     rows = len(figure.axes)
     with table.open("a") as file:
         file.write("2,300,1,1,1,0,2\n")
@@ -180,12 +180,12 @@ def test_the_first_judged_state_opens_its_row_in_the_open_window(tmp_path, figur
 
 
 def test_new_previews_appear_in_the_open_window(tmp_path, figure):
-    from cryogem_scipion.viewers import training
+    from cryogem_scipion.viewers import training_figures
     (tmp_path / "previews").mkdir()
     with pytest.raises(DataError, match="has no preview yet"):
-        training.previews(figure, tmp_path)
+        training_figures.draw_previews(figure, tmp_path)
     plt.imsave(tmp_path / "previews/step_0000200.png", np.eye(8))
-    training.previews(figure, tmp_path)
+    training_figures.draw_previews(figure, tmp_path)
     assert figure.get_suptitle().startswith("step 200: ")
     assert not figure.cryogem_pages.slider.ax.get_visible()
     plt.imsave(tmp_path / "previews/step_0000400.png", np.eye(8))
@@ -196,17 +196,17 @@ def test_new_previews_appear_in_the_open_window(tmp_path, figure):
 
 
 def test_what_is_not_there_is_said(tmp_path, figure, folder):
-    from cryogem_scipion.viewers import micrographs, training
-    for draw, words in [(training.ice_maps, "has measured no real micrograph yet"),
-                        (training.comparison, "is written when the training has finished")]:
+    from cryogem_scipion.viewers import micrograph_figures, training_figures
+    for draw, words in [(training_figures.draw_ice_maps, "has measured no real micrograph yet"),
+                        (training_figures.draw_comparison, "is written when the training has finished")]:
         with pytest.raises(DataError, match=words):
             draw(figure, tmp_path)
     (tmp_path / "source/real").mkdir(parents=True)
     (tmp_path / "source/real/a.json").write_text('{"name": "micrographs/a.mrc", "ice_grid": null}')
     with pytest.raises(DataError, match="no ice was measured of the 1 real"):
-        training.ice_maps(figure, tmp_path)
+        training_figures.draw_ice_maps(figure, tmp_path)
     (tmp_path / "figures.npz").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(DataError, match="cannot be read"):
-        training.spectra(figure, tmp_path)
+        training_figures.draw_spectra(figure, tmp_path)
     with pytest.raises(DataError, match="kept no physical images"):
-        micrographs.power_spectra(figure, folder, kind="physical")
+        micrograph_figures.draw_power_spectra(figure, folder, kind="physical")

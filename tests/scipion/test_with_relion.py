@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""RELION's protocols run on our sets: they cut the boxes, read our table, and reconstruct the map from them."""
+"""RELION's protocols on our sets: they extract particles, read our tables, and reconstruct the map."""
 import shutil
 
 import mrcfile
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.optional,
 pytest.importorskip("relion", reason="scipion-em-relion is not installed (pip install '.[optional]')")
 
 BOX, PIXEL_SIZE = 40, 6.0
-# Shells down to 34 Å, which 180 particles tell in spite of their noise: measured 0.946 and more.
+# Shells down to 34 Å, to which 180 noisy particles resolve the map: measured 0.946 and more.
 GOOD = slice(1, 8)
 
 
@@ -52,12 +52,12 @@ def generate(project, simulated, seed):
 
 
 def reconstruction(project, protocol, name="outputParticles"):
-    made = run(project, "ProtRelionReconstruct", inputParticles=(protocol, name), doCTF=True)
-    return np.array(mrcfile.read(made.outputVolume.getFileName().removesuffix(":mrc")))
+    reconstruction = run(project, "ProtRelionReconstruct", inputParticles=(protocol, name), doCTF=True)
+    return np.array(mrcfile.read(reconstruction.outputVolume.getFileName().removesuffix(":mrc")))
 
 
 def images(particles):
-    """Of a set, by position on the micrographs."""
+    """Particles of a set, by position on the micrographs."""
     found = {}
     for particle in particles.iterItems():
         index, name = particle.getLocation()
@@ -75,7 +75,7 @@ def test_the_map_comes_back(project, generated, density):
 
 
 def test_joined_sets_reconstruct_as_one(project, generated, density):
-    """Two data sets of one simulation have stacks and micrographs of the same names, in folders of their own."""
+    """Two datasets of one simulation have stacks and micrographs with the same names in different folders."""
     other = generate(project, generated.inputSimulation.getObjValue(), seed=5)
     join = project.newProtocol(project.getDomain().getProtocols()["ProtUnionSet"])
     for protocol in (generated, other):
@@ -88,7 +88,7 @@ def test_joined_sets_reconstruct_as_one(project, generated, density):
     single = [shell_correlation(reconstruction(project, one), density) for one in (generated, other)]
     both = shell_correlation(reconstruction(project, join, "outputSet"), density)
     assert both[GOOD].min() > 0.9
-    # Beyond what one set tells, twice the particles make a better map: measured 0.77 against 0.64 and 0.65.
+    # Twice the particles make a better map at higher resolution: measured 0.77 against 0.64 and 0.65.
     fine = slice(GOOD.stop, GOOD.stop + 6)
     assert both[fine].mean() > max(one[fine].mean() for one in single) + 0.06
 
@@ -102,7 +102,7 @@ def test_relion_cuts_the_boxes_that_we_cut(project, generated):
     ours, theirs = images(generated.outputParticles), images(cut)
     assert ours.keys() == theirs.keys()
     for place, image in ours.items():
-        # RELION's normalisation takes away a slope, too: measured 0.996 and more; one pixel beside gives noise.
+        # RELION's normalisation also removes a slope: measured 0.996 and more. One pixel off gives no correlation.
         assert np.corrcoef(image.ravel(), theirs[place].ravel())[0, 1] > 0.98
     ctfs = {ctf.getObjId(): ctf.getDefocus() for ctf in generated.outputCTF.iterItems()}
     for particle in cut.iterItems():
@@ -120,7 +120,7 @@ def test_our_table_is_imported_with_its_labels(project, generated, density):
 
 
 def test_returned_picks_are_cut_from_the_original_micrographs(project, training, inputs):
-    """The way of the mission: picked at 8 Å, returned, cut by RELION at 5 Å, the particle in the middle of its box."""
+    """Picks at 8 Å are returned and extracted by RELION at 5 Å: the particle is in the middle of its box."""
     picked = picks(project, training, dark_points)
     back = run(project, "ProtCryogemReturnCoordinates", inputCoordinates=(picked, "outputCoordinates"),
                inputMicrographs=inputs["real"])
@@ -134,7 +134,7 @@ def test_returned_picks_are_cut_from_the_original_micrographs(project, training,
         image = ndimage.gaussian_filter(mrcfile.read(name)[index - 1].astype(float), POINT_WIDTH)  # bright now
         offsets.append(np.subtract(centre(image, edge // 2, edge // 2), edge // 2))
     assert len(offsets) == REAL_COUNT * len(POINTS)
-    # Half a pixel of the picker's 8 Å, half a pixel of the originals' 5 Å; a tenth for finding a point under the noise.
+    # Half a pixel of the picker (8 Å), half a pixel of the original (5 Å), a tenth for locating a point in the noise.
     half = 0.5 * WORKING_PIXEL_SIZE / REAL_PIXEL_SIZE
     assert np.abs(offsets).max() < half + 0.5 + 0.1
     assert np.sqrt(np.mean(np.square(offsets))) < half  # measured 0.45 of 0.8

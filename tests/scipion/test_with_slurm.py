@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scipion's queue: a real SLURM of one node runs simulate, train and generate as its jobs; docs/hosts.conf as it is."""
+"""Scipion's queue: SLURM with one node runs simulate, train and generate as jobs, configured by docs/hosts.conf."""
 import os
 import subprocess
 import sys
@@ -15,14 +15,14 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 from pyworkflow.protocol.constants import MODE_RESUME
 
 from cryogem_scipion.engine.io.dataset import read_manifest
-from cryogem_scipion.workflow import WorkflowError, filled, rerun, run
+from cryogem_scipion.workflow import WorkflowError, new_protocol, rerun, run
 from tests.slurm import cluster, missing
 
 pytestmark = [pytest.mark.optional, pytest.mark.slow]
 HOSTS = Path(__file__).resolve().parents[2] / "docs/hosts.conf"
 FIELDS = {"JOB_TIME": "00:10:00", "JOB_MEMORY": "2G"}
 QUEUE = ("cpu", FIELDS)
-PATIENCE = 300
+TIMEOUT = 300
 STEPS = ("cpu", {**FIELDS, "QUEUE_FOR_JOBS": "Y"})
 TRAINING = {"steps": 200, "crop": 32, "generatorWidth": 4, "discriminatorWidth": 4, "checkpointEvery": 20,
             "previewEvery": 100, "snr": 1.0, "noise": "gaussian", "numberOfThreads": 1}
@@ -30,7 +30,7 @@ TRAINING = {"steps": 200, "crop": 32, "generatorWidth": 4, "discriminatorWidth":
 
 @pytest.fixture(scope="module")
 def queue(project, tmp_path_factory):
-    """The project of all tests, with a SLURM that its hosts.conf describes."""
+    """The project of all tests, with a SLURM that is configured by docs/hosts.conf."""
     reason = missing() or ("" if HOSTS.is_file() else "docs/hosts.conf is not part of the installed package")
     if reason:
         pytest.skip(reason)
@@ -55,14 +55,14 @@ def queue(project, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(queue, inputs, simulation):
-    """A training whose heavy step is a job; Scipion itself stays outside of the queue."""
+    """A training whose engine step is a job; Scipion itself runs outside of the queue."""
     return run(queue, "ProtCryogemTrain", "trained", queue=STEPS, inputMicrographs=inputs["real"],
                inputSimulation=(simulation, "outputMicrographs"), **TRAINING)
 
 
 def states(protocol):
-    """What SLURM says of a protocol's jobs when they have ended, by the names of their scripts."""
-    until = time.monotonic() + PATIENCE
+    """SLURM's states of a protocol's jobs after they have ended, by the names of their scripts."""
+    until = time.monotonic() + TIMEOUT
     while subprocess.check_output(["squeue", "-h"]) and time.monotonic() < until:
         time.sleep(0.1)
     text = subprocess.run(["scontrol", "-o", "show", "jobs"], capture_output=True, text=True, check=True).stdout
@@ -76,7 +76,7 @@ def images(protocol):
 
 
 def test_the_three_stages_are_jobs(queue, inputs, simulation, trained):
-    """Simulation and generation as jobs of their own; the first gives the bytes of the one outside of the queue."""
+    """Simulation and generation as jobs; the simulation gives the same bytes as outside of the queue."""
     simulated = run(queue, "ProtCryogemSimulate", "simulated", queue=QUEUE, inputVolume=inputs["volume"],
                     inputMicrographs=inputs["real"], pixelSize=8.0, micrographs=4, micrographSize="160 201",
                     particlesMean=6.0, particlesSigma=1.0, extract=True, seed=3, phaseShiftDegrees=20.0,
@@ -95,14 +95,14 @@ def test_the_three_stages_are_jobs(queue, inputs, simulation, trained):
 
 
 def test_a_cancelled_job_goes_on(queue, inputs, simulation, trained):
-    """Stop in the window is ``scancel``; Continue submits a job that ends with the bytes of an undisturbed one."""
-    protocol = filled(queue, "ProtCryogemTrain", "cancelled", QUEUE, inputMicrographs=inputs["real"],
+    """Stop runs ``scancel``. Continue submits a job that ends with the same bytes as an uninterrupted run."""
+    protocol = new_protocol(queue, "ProtCryogemTrain", "cancelled", QUEUE, inputMicrographs=inputs["real"],
                       inputSimulation=(simulation, "outputMicrographs"), **TRAINING)
     assert protocol.validate() == []
     queue.saveProtocol(protocol)
     queue.launchProtocol(protocol, wait=False)
     folder = protocol.outFolder()
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while not (folder / "checkpoint.safetensors").is_file() and time.monotonic() < until:
         time.sleep(0.02)
     queue.stopProtocol(protocol)
@@ -119,7 +119,7 @@ def test_a_cancelled_job_goes_on(queue, inputs, simulation, trained):
 
 
 def engines(protocol):
-    """Processes whose command names the protocol's settings."""
+    """Processes whose command line has the protocol's settings file."""
     name = os.path.abspath(protocol.configFile())
     return [process for process in psutil.process_iter(["cmdline"])
             if any(part.endswith(name) for part in process.info["cmdline"] or ())]
@@ -127,15 +127,15 @@ def engines(protocol):
 
 def test_a_bad_queue_is_refused(queue, inputs):
     with pytest.raises(WorkflowError, match="has no queue 'fast'; give one of: cpu, gpu"):
-        filled(queue, "ProtCryogemSimulate", "refused", ("fast", {}))
+        new_protocol(queue, "ProtCryogemSimulate", "refused", ("fast", {}))
     with pytest.raises(WorkflowError, match="queue 'cpu' has no field 'HOURS'; give one of: JOB_TIME, "):
-        filled(queue, "ProtCryogemSimulate", "refused", ("cpu", {"HOURS": "1"}))
+        new_protocol(queue, "ProtCryogemSimulate", "refused", ("cpu", {"HOURS": "1"}))
 
 
 def test_what_a_job_says_is_the_error_of_the_box(queue, inputs, scipion):
-    """A job's status is not known to Scipion; its last line is taken from the job's own file."""
+    """Scipion does not know a job's exit status. The error is the last line of the job's own log."""
     whole = (scipion / "map.mrc").read_bytes()
-    (scipion / "map.mrc").write_bytes(whole[:5000])  # after it was imported, as a link
+    (scipion / "map.mrc").write_bytes(whole[:5000])  # after it was imported as a link
     try:
         with pytest.raises(WorkflowError, match=r"failed: .*map\.mrc.*truncated"):
             run(queue, "ProtCryogemSimulate", "refused", queue=STEPS, inputVolume=inputs["volume"], numberOfThreads=1,
@@ -145,7 +145,7 @@ def test_what_a_job_says_is_the_error_of_the_box(queue, inputs, scipion):
 
 
 def test_a_large_set_as_an_array_of_jobs(queue, simulation, tmp_path):
-    """Outside of Scipion: each job makes its part by another seed, as the README has it."""
+    """Outside of Scipion: each job generates a part with its own seed, as in the README."""
     script = tmp_path / "array.sh"
     script.write_text(f"""#!/bin/bash
 #SBATCH --array=1-2 --cpus-per-task=1 --mem=1G --time=00:10:00 --output={tmp_path}/%a.log

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Topaz's protocols learn from a generated set, and pick held-out and 'real' micrographs."""
+"""Topaz's protocols train on a generated dataset, and pick held-out and 'real' micrographs."""
 import os
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
-from cryogem_scipion.engine.scoring.picks import figures, judge
+from cryogem_scipion.engine.scoring.picks import classify_picks, pick_metrics
 from cryogem_scipion.engine.settings import GenerateSettings, PhantomSettings, SimulateSettings
 from cryogem_scipion.workflow import run
 from tests.optional.environments import Program
@@ -20,13 +20,13 @@ pytest.importorskip("topaz", reason="scipion-em-topaz is not installed (pip inst
 REAL_PIXEL_SIZE, PIXEL_SIZE = 5.0, 8.0
 DIAMETER = 150.0
 RADIUS = 0.265 * DIAMETER  # Å, the default of cryogem picks
-SNR = 0.5  # easy
-FEW = {"particles_mean": 14, "particles_sigma": 2}  # far apart: a wrong position hits nothing by chance
+SNR = 0.5  # easy to pick
+FEW = {"particles_mean": 14, "particles_sigma": 2}  # far apart, so that a wrong position hits no particle by chance
 
 
 @pytest.fixture(scope="module")
 def world(scipion):
-    """A map, and 'real' micrographs of it at 5 Å: specimens of another seed under white noise, in a folder with é."""
+    """A map, and 'real' micrographs at 5 Å: other specimens with white noise, in a folder with an accent."""
     from cryogem_scipion.engine.stages import generate, phantom, simulate
     folder = scipion / "monde réel"
     phantom.run(PhantomSettings(out=folder / "map", box=32, pixel_size=6.0, diameter_angstrom=DIAMETER))
@@ -38,8 +38,8 @@ def world(scipion):
 
 
 @pytest.fixture(scope="module")
-def boxes(project, world):
-    """The workflow up to the pickers' inputs: a set to learn from, a held-out one, the real one in both sizes."""
+def protocols(project, world):
+    """The workflow up to the inputs of pickers: training set, held-out set, real set at both pixel sizes."""
     volume = run(project, "ProtImportVolumes", filesPath=world / "map/phantom.mrc", samplingRate=6.0)
     real = run(project, "ProtImportMicrographs", filesPath=world / "real/micrographs", filesPattern="*.mrc",
                samplingRate=REAL_PIXEL_SIZE)
@@ -55,20 +55,20 @@ def boxes(project, world):
 
 
 @pytest.fixture(scope="module")
-def picker(project, boxes):
-    """Topaz, trained on the generated micrographs and coordinates as they come."""
-    learnt = boxes["learnt"]
+def picker(project, protocols):
+    """Topaz, trained on the generated micrographs and coordinates as they are."""
+    learnt = protocols["learnt"]
     return run(project, "TopazProtTraining", inputMicrographs=(learnt, "outputMicrographs"),
                inputCoordinates=(learnt, "outputCoordinates"), micsForTraining=6, radius=2, numPartPerImg=14, scale=1,
                numEpochs=2, trainExtra="--epoch-size 25 --minibatch-size 32", gpuList="0")
 
 
-def picked(project, picker, boxes, name):
-    return run(project, "TopazProtPicking", f"pick {name}", inputMicrographs=(boxes[name], "outputMicrographs"),
+def picked(project, picker, protocols, name):
+    return run(project, "TopazProtPicking", f"pick {name}", inputMicrographs=(protocols[name], "outputMicrographs"),
                prevTopazModel=(picker, "outputModel"), radius=8, scale=1, gpuList="0", streamingBatchSize=32)
 
 
-def judged(coordinates, folder, turned=False):
+def matched(coordinates, folder, turned=False):
     """Picks and particles of a labelled folder as ``judge`` compares them, all in Å; ``turned`` upside down."""
     micrographs = coordinates.getMicrographs()
     pixel_size, height = micrographs.getSamplingRate(), micrographs.getDim()[1]
@@ -83,37 +83,37 @@ def judged(coordinates, folder, turned=False):
                           "whole": rows["cryogemWhole"] == 1,
                           "x": rows["rlnCoordinateX"] * scale - rows["rlnOriginXAngst"],
                           "y": rows["rlnCoordinateY"] * scale - rows["rlnOriginYAngst"]})
-    return judge(picks, truth, RADIUS)
+    return classify_picks(picks, truth, RADIUS)
 
 
 def average_precision(coordinates, folder, turned=False):
-    return figures(*judged(coordinates, folder, turned), scored=True)["auprc"]
+    return pick_metrics(*matched(coordinates, folder, turned), scored=True)["auprc"]
 
 
-def test_a_picker_learns_from_a_generated_set(project, boxes, picker):
+def test_a_picker_learns_from_a_generated_set(project, protocols, picker):
     """Measured 0.96; upside down, as some programs count y, 0.01."""
-    picks = picked(project, picker, boxes, "held out")
-    found, folder = picks.outputCoordinates, boxes["held out"].outFolder()
+    picks = picked(project, picker, protocols, "held out")
+    found, folder = picks.outputCoordinates, protocols["held out"].outFolder()
     precision = average_precision(found, folder)
     assert precision > 0.8
     assert average_precision(found, folder, turned=True) < 0.1
-    # The box that compares them takes Topaz's scores by itself, and says the same.
-    judgement = run(project, "ProtCryogemEvaluatePicks", inputCoordinates=(picks, "outputCoordinates"),
-                    inputTruth=(boxes["held out"], "outputCoordinates"), radius=RADIUS)
-    assert judgement.manifest().figures["auprc"] == pytest.approx(precision, abs=1e-6)
+    # Evaluate picks finds Topaz's scores by itself, and gives the same value.
+    evaluation = run(project, "ProtCryogemEvaluatePicks", inputCoordinates=(picks, "outputCoordinates"),
+                    inputTruth=(protocols["held out"], "outputCoordinates"), radius=RADIUS)
+    assert evaluation.manifest().figures["auprc"] == pytest.approx(precision, abs=1e-6)
 
 
-def test_its_picks_of_real_micrographs_come_back_to_the_originals(project, boxes, picker, world):
-    """The mission: the truth is that of the originals, in their pixels."""
-    found = picked(project, picker, boxes, "working")
+def test_its_picks_of_real_micrographs_come_back_to_the_originals(project, protocols, picker, world):
+    """The true coordinates are those of the original micrographs, in their pixels."""
+    found = picked(project, picker, protocols, "working")
     back = run(project, "ProtCryogemReturnCoordinates", inputCoordinates=(found, "outputCoordinates"),
-               inputMicrographs=(boxes["real"], "outputMicrographs")).outputCoordinates
+               inputMicrographs=(protocols["real"], "outputMicrographs")).outputCoordinates
     assert back.getSize() == found.outputCoordinates.getSize()
     assert back.getMicrographs().getSamplingRate() == REAL_PIXEL_SIZE
     assert average_precision(back, world / "real") > 0.8
     assert average_precision(back, world / "real", turned=True) < 0.1
-    picks, _ = judged(back, world / "real")
-    # Where Topaz puts a pick differs by training; where the pick lies on the original is ours, to half a pixel of it.
+    picks, _ = matched(back, world / "real")
+    # Topaz's position errors differ between trainings. Returning a pick adds at most half an original pixel.
     covered = [size * REAL_PIXEL_SIZE for size in back.getMicrographs().getDim()[:2]]
     working = found.outputCoordinates.getMicrographs().getDim()[:2]
     before = np.array([[item.getX() * covered[0] / working[0], item.getY() * covered[1] / working[1]]

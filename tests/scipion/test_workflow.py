@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Simulate, train, generate as a headless Scipion workflow; outputs as the project's database gives them back."""
+"""Simulate, train and generate in a Scipion project without a window; outputs are read from its database."""
 import json
 import os
 import sys
@@ -30,7 +30,7 @@ from tests.scipion.conftest import (
 from tests.scipion.conventions import defocus, relion_pose, rotation
 
 
-def test_a_python_without_tkinter_is_named_before_anything_is_made(tmp_path, monkeypatch):
+def test_a_python_without_tkinter_is_named_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tkinter", None)
     with pytest.raises(WorkflowError, match="has no tkinter, which Scipion needs; on Debian: apt-get"):
         open_project(tmp_path / "work", "tests")
@@ -38,7 +38,7 @@ def test_a_python_without_tkinter_is_named_before_anything_is_made(tmp_path, mon
 
 
 def read_back(scipion, protocol):
-    """The protocol as a newly opened project has it."""
+    """The protocol, read from the database of a newly opened project."""
     return open_project(scipion, "tests").getProtocol(protocol.getObjId())
 
 
@@ -54,7 +54,8 @@ def test_micrographs_have_size_sampling_acquisition_and_what_later_boxes_need(la
     count, shape = (MICROGRAPH_COUNT, SHAPE) if protocol.getObjLabel() == "simulation" else (2, (150, 170))
     assert micrographs.getSize() == count
     assert micrographs.getDim()[:2] == shape[::-1]
-    assert micrographs.getSamplingRate() == pytest.approx(PIXEL_SIZE, rel=1e-3)  # the nearest whole size is taken
+    # The pixel size is the nearest one that gives whole sizes in pixels.
+    assert micrographs.getSamplingRate() == pytest.approx(PIXEL_SIZE, rel=1e-3)
     for found in (micrographs.getAcquisition(), micrographs.getFirstItem().getAcquisition()):
         assert (found.getVoltage(), found.getSphericalAberration(), found.getAmplitudeContrast()) == (200.0, 1.4, 0.08)
     for micrograph in micrographs.iterItems():
@@ -76,7 +77,7 @@ def test_coordinates_are_the_whole_particles_in_the_mask(labelled):
     assert coordinates.getBoxSize() == manifest.box_size
     assert coordinates.getMicrographs().getSize() == protocol.outputMicrographs.getSize()
     inside = dark = 0
-    # A list, because looking up one item ends an iteration over the set.
+    # A list, because looking up an item would end the iteration over the set.
     for micrograph in [item.clone() for item in protocol.outputMicrographs.iterItems()]:
         image, mask = mrcfile.read(micrograph.getFileName()), mrcfile.read(micrograph._cryogemMask.get())
         here = [item.getPosition() for item in coordinates.iterCoordinates(micrograph)]
@@ -89,7 +90,7 @@ def test_coordinates_are_the_whole_particles_in_the_mask(labelled):
             near = slice(y - 2, y + 3), slice(x - 2, x + 3)
             inside += mask[near].mean() > 0.5
             dark += image[near].mean() < np.median(image[mask < 0.5])
-    # 5 x 5 pixels of noise are bright now and then; swapped axes would give a third.
+    # By chance, some fields of 5 x 5 pixels of noise are bright. Swapped axes would give a third.
     assert inside >= 0.8 * len(whole)
     assert dark >= 0.8 * len(whole)
 
@@ -101,7 +102,7 @@ def test_ctfs_are_those_of_the_star_file(labelled):
     assert protocol.outputCTF.getMicrographs().getSize() == len(rows)
     for ctf, row in zip(protocol.outputCTF.iterItems(), rows.to_dict("records"), strict=True):
         assert protocol.outputMicrographs[ctf.getObjId()].getFileName() == str(folder / row["rlnMicrographName"])
-        # Scipion's convention has U >= V; the same CTF otherwise.
+        # Scipion swaps the axes where V > U; the CTF is the same.
         for angle in np.radians([0, 30, 77]):
             assert defocus(*ctf.getDefocus(), angle) == pytest.approx(
                 defocus(row["rlnDefocusU"], row["rlnDefocusV"], row["rlnDefocusAngle"], angle), abs=0.01)
@@ -126,7 +127,7 @@ def test_particles_have_pose_ctf_coordinate_and_micrograph(labelled):
         assert particle.getCoordinate().getPosition() == (row["rlnCoordinateX"], row["rlnCoordinateY"])
         micrograph = protocol.outputMicrographs[particle.getMicId()]
         assert micrograph.getFileName() == str(folder / row["rlnMicrographName"])
-        # The protocol's number before the file's name tells the micrographs of joined sets apart.
+        # The protocol's number in the name tells the micrographs of joined sets apart.
         assert micrograph.getMicName() == f"{protocol.getObjId():06d}_{os.path.basename(row['rlnMicrographName'])}"
         assert particle.getCoordinate().getMicName() == micrograph.getMicName()
         assert particle.getCTF().getPhaseShift() == pytest.approx(20.0)
@@ -144,7 +145,7 @@ def test_particles_have_pose_ctf_coordinate_and_micrograph(labelled):
 
 
 def test_refined_particles_and_measured_ctfs_become_star_files(scipion, simulation, tmp_path):
-    """As inputs of another simulation: views and defocus values are those of the labels."""
+    """These are inputs of a simulation. Orientations and defocus values are those of the labels."""
     protocol = read_back(scipion, simulation)
     write_orientations(protocol.outputParticles, tmp_path / "views.star")
     write_ctfs(protocol.outputCTF, tmp_path / "ctfs.star")
@@ -177,7 +178,8 @@ def test_the_real_micrographs_come_back_at_the_working_pixel_size(scipion, train
     found, original = read_back(scipion, training).outputMicrographs, inputs["real"][0].outputMicrographs
     assert found.getSize() == REAL_COUNT
     assert found.getSamplingRate() == pytest.approx(PIXEL_SIZE, rel=1e-3)
-    assert found.getDim()[0] == pytest.approx(REAL_SHAPE[1] * REAL_PIXEL_SIZE / PIXEL_SIZE, abs=4)  # crop for a ratio
+    # Cropped until both sizes are whole numbers of pixels.
+    assert found.getDim()[0] == pytest.approx(REAL_SHAPE[1] * REAL_PIXEL_SIZE / PIXEL_SIZE, abs=4)
     assert found.getAcquisition().getVoltage() == 200.0
     names = {micrograph.getObjId(): micrograph.getMicName() for micrograph in original.iterItems()}
     assert {micrograph.getObjId(): micrograph.getMicName() for micrograph in found.iterItems()} == names
@@ -201,9 +203,9 @@ def test_the_user_sees_progress_and_reads_sentences(simulation, dataset):
 
 @pytest.mark.slow
 def test_continue_makes_what_is_missing_and_nothing_else(scipion, project, inputs):
-    """As after a crash in the middle: one micrograph and the manifest are not there, the step failed.
+    """As after a crash: one micrograph and the manifest are missing, the step has failed.
 
-    Scipion continues no run that others depend on, so this one is nobody's input.
+    Scipion does not continue a run whose outputs are inputs of others, so this test has its own run.
     """
     from pyworkflow.protocol import MODE_RESUME, STATUS_FAILED
     from pyworkflow.protocol.protocol import StepSet
@@ -228,7 +230,7 @@ def test_continue_makes_what_is_missing_and_nothing_else(scipion, project, input
 
 
 def test_a_refusal_of_the_engine_is_the_protocols_error(scipion, project, inputs):
-    """The map is cut short after it was imported (as a link) and before the engine reads it."""
+    """The map, imported as a link, is truncated before the engine reads it."""
     whole = (scipion / "map.mrc").read_bytes()
     (scipion / "map.mrc").write_bytes(whole[:5000])
     try:

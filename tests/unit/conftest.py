@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A world in miniature that several tests train on and generate for."""
+"""Shared by the unit tests: a small set of real and simulated micrographs, threads, and faster settings."""
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,7 +12,7 @@ SNR = 0.4
 
 
 def awake(network, deviation):
-    """A residual generator that changes its input, as it does only when trained; others as they are."""
+    """Return the network; a residual generator gets random weights in its last layer, so that it changes its input."""
     if hasattr(network, "leave"):
         torch.nn.init.normal_(network.leave.weight, 0.0, deviation)
     return network
@@ -20,33 +20,33 @@ def awake(network, deviation):
 
 @pytest.fixture(params=["this", "other"])
 def processor(request):
-    """This processor, then a stand-in whose last bits depend on threads, batches and places in memory."""
+    """This processor, then a simulated one whose last bits depend on threads, batches and addresses in memory."""
     with other_processor() if request.param == "other" else nullcontext():
         yield request.param
 
 
 @pytest.fixture
 def torch_threads():
-    """A function that sets the number of threads, which is what it was after the test."""
+    """Function that sets the number of threads of torch; the test's end restores it."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_fields():
-    """A training's states are judged by few fields, which takes less time; tests of the judge choose their own."""
+def few_validation_crops():
+    """The validation metric of a training uses few crops, which takes less time; its tests choose their own numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("MOST", 2), ("MORE", 1), ("DRAWS", 2)):
+        for name, value in (("MAX_CROPS", 2), ("HELD_OUT_FACTOR", 1), ("FLOOR_DRAWS", 2)):
             patch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Images are so small here that sharing one among threads takes longer, the more so the more cores there are.
+    """torch uses one thread, because several threads are slower for images as small as in the tests.
 
-    Tests of what threads change choose their own.
+    Tests of threads set their own number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,25 +55,25 @@ def one_thread():
 
 
 def killed_after_three_steps(work):
-    """Run a training that is killed when its third step is done."""
+    """Run a training and interrupt it after its third step."""
     from cryogem_scipion.engine.stages import train
     records = train.train
 
-    def some(*arguments):
+    def interrupted(*arguments):
         for record in records(*arguments):
             if record.step == 3:
                 raise KeyboardInterrupt
             yield record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train", some)
+        patch.setattr(train, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             work()
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A simulation at 6 Å, and 'real' micrographs at 3 Å made from other specimens: counts, a gradient, noise."""
+    """A simulation at 6 Å, and 'real' micrographs at 3 Å of other specimens, in counts, with a gradient and noise."""
     from cryogem_scipion.engine.compute.resampling import fourier_crop
     from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
     from cryogem_scipion.engine.settings import PhantomSettings, SimulateSettings

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The physical image and analytic noise: ice, spectrum, distribution, and what is measured of them."""
+"""The physical image and noise without a network: ice, spectrum, distribution, and their measurement."""
 import math
 
 import pytest
@@ -7,13 +7,13 @@ import torch
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.ice import IceMap, draw_ice
-from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms, white
 
 
 def coloured_power():
-    """A plane that falls with frequency, with a ridge along y as read-out rows make it."""
+    """Power that falls with frequency, with a ridge along y as the read-out of a detector's rows makes it."""
     y, x = torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE)[None]
     return 0.3 + 4 * torch.exp(-(y**2 + x**2) / 0.02) + 2 * torch.exp(-((y.abs() - 0.25) ** 2 + x**2) / 0.002)
 
@@ -30,8 +30,8 @@ def test_white_noise_of_any_shape(shape, generator):
 def test_noise_has_the_spectrum_it_is_given(shape, generator):
     power = coloured_power()
     noise = ColouredNoise(power)
-    found = torch.cat([tile_periodograms(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
-    ratio = (found / power)[2:-2, 2:-2]
+    measured = torch.cat([tile_periodograms(noise.draw(shape, generator)) for _ in range(8)]).mean(0)
+    ratio = (measured / power)[2:-2, 2:-2]
     # Some 300 half-overlapping tiles: 8 % chance a bin, and the window smooths the flanks.
     assert abs(float(ratio.mean()) - 1) < 0.03
     assert float(ratio.std()) < 0.15
@@ -42,9 +42,9 @@ def test_noise_does_not_wrap_around(generator):
     power = torch.zeros(TILE, TILE // 2 + 1)
     power[:3, :3] = 100.0
     draws = torch.stack([ColouredNoise(power).draw((64, 256), generator) for _ in range(60)])
-    ends = (draws[:, :, 0] * draws[:, :, -1]).mean() / draws.square().mean()
-    # Of 60 draws a correlation is known to 1 / sqrt(60) = 0.13; wrapped around it would be near 1.
-    assert abs(float(ends)) < 0.5
+    correlation = (draws[:, :, 0] * draws[:, :, -1]).mean() / draws.square().mean()
+    # 60 draws give the correlation of opposite borders to 1 / sqrt(60) = 0.13; periodic noise would have nearly 1.
+    assert abs(float(correlation)) < 0.5
 
 
 def test_a_curve_changes_the_distribution_and_not_the_deviation(generator):
@@ -93,28 +93,28 @@ def test_physical_image_is_ice_times_clean_plus_fresh_noise(generator):
     assert torch.equal(clean, before)
     assert float((first - clean).std()) == pytest.approx(0.05, rel=0.02)
     assert float(first[:, 150:].mean()) == pytest.approx(0.8, abs=0.002)
-    again = [physical(clean, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert torch.equal(*again)
+    repeated = [physical(clean, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*repeated)
 
 
 def test_noise_follows_transmission_by_the_exponent(generator):
     clean = torch.ones(300, 600)
     clean[:, 300:] = 0.5
-    change = PhysicalNoise(0.05, exponent=0.5)(clean, generator) - clean
-    assert float(change[:, 300:].std() / change[:, :300].std()) == pytest.approx(math.sqrt(0.5), rel=0.02)
+    noise = PhysicalNoise(0.05, exponent=0.5)(clean, generator) - clean
+    assert float(noise[:, 300:].std() / noise[:, :300].std()) == pytest.approx(math.sqrt(0.5), rel=0.02)
 
 
 def test_analytic_model_has_the_grey_values_of_the_real_set(generator):
-    image = AnalyticModel(PhysicalNoise(0.05), GreyScale(500.0, 25.0))(torch.ones(301, 200), generator)
+    image = AnalyticModel(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 0.1)(torch.ones(301, 200), generator)
     assert float(image.mean()) == pytest.approx(500, abs=1)
     assert float(image.std()) == pytest.approx(25, rel=0.02)
 
 
-def real_field(truth, clean, generator, hot=True):
+def real_image(truth, clean, generator, hot=True):
     image = 400 * truth(clean, generator)
     if hot:
         image[5, 7], image[40, 41] = 9000.0, -3000.0
-    return RealField(image, 400.0, 400 * truth.background_deviation)
+    return RealImage(image, GreyScale(400.0, 400 * truth.background_deviation))
 
 
 def test_measured_noise_is_that_of_the_real_micrographs(generator):
@@ -122,9 +122,9 @@ def test_measured_noise_is_that_of_the_real_micrographs(generator):
     truth = PhysicalNoise(0.05, noise=ColouredNoise(power / ColouredNoise(power).variance))
     clean = torch.ones(384, 384)
     clean[100:140, 100:140] = clean[300:350, 40:90] = 0.96
-    reals = [real_field(truth, clean, generator) for _ in range(3)]
-    reals[0].image[200:260, 200:260] *= 0.4  # a contaminant
-    measured = measure_noise(reals, [SimulatedField(clean)], 0.05, generator).noise
+    reals = [real_image(truth, clean, generator) for _ in range(3)]
+    reals[0].grey[200:260, 200:260] *= 0.4  # a contaminant
+    measured = fit_noise(reals, [CleanImage(clean)], 0.05, generator).noise
     ratio = (measured.power / truth.noise.power)[2:-2, 2:-2].log()
     # 75 half-overlapping tiles: 16 % chance a bin before the smoothing.
     assert abs(float(ratio.mean())) < 0.06
@@ -136,15 +136,15 @@ def test_measured_exponent(generator):
     ice = IceMap(torch.tensor([[0.7, 1.0, 1.3], [0.8, 1.0, 1.2], [0.7, 1.0, 1.3]]), (384, 384))
     transmission = ice.window((0.0, 0.0), (384, 384))
     image = 400 * PhysicalNoise(0.05, exponent=0.5)(transmission, generator)
-    physical = measure_noise([RealField(image, 400.0, 20.0, ice)], [SimulatedField(torch.ones(256, 256))], 0.05,
+    physical = fit_noise([RealImage(image, GreyScale(400.0, 20.0), ice)], [CleanImage(torch.ones(256, 256))], 0.05,
                              generator)
     assert physical.exponent == pytest.approx(0.5, abs=0.15)
     assert physical.ice == (ice,)
 
 
-def test_noise_cannot_be_measured_of_nothing_or_of_small_pieces(generator):
+def test_noise_cannot_be_fitted_to_no_image_or_to_small_images(generator):
     with pytest.raises(DataError, match="0 real"):
-        measure_noise([], [SimulatedField(torch.ones(200, 200))], 0.05, generator)
+        fit_noise([], [CleanImage(torch.ones(200, 200))], 0.05, generator)
     with pytest.raises(DataError, match="needs 128"):
-        measure_noise([RealField(torch.rand(90, 200), 1.0, 0.1)], [SimulatedField(torch.ones(200, 200))], 0.05,
+        fit_noise([RealImage(torch.rand(90, 200), GreyScale(1.0, 0.1))], [CleanImage(torch.ones(200, 200))], 0.05,
                       generator)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Conformations of a cryoDRGN folder, with a stand-in for cryoDRGN; tests/optional has the real one."""
+"""Conformations of a cryoDRGN result folder, with a replacement for cryoDRGN; tests/optional use the real one."""
 import json
 import pickle
 import re
@@ -15,12 +15,12 @@ from cryogem_scipion.engine.io.dataset import PARTICLES, read_manifest, read_tab
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation import conformations
-from cryogem_scipion.engine.simulation.conformations import CRYODRGN_ENV_ACTIVATION, specimens
-from cryogem_scipion.engine.simulation.cryodrgn_latents import drawn
+from cryogem_scipion.engine.simulation.conformations import CRYODRGN_ENV_ACTIVATION, specimen_files
+from cryogem_scipion.engine.simulation.cryodrgn_latents import draw_particles
 from cryogem_scipion.engine.stages import generate, simulate
 
 CONFORMATIONS = 4
-# Decodes latent z into a bar of three balls, the last of which sits higher for larger z.
+# Decodes the latent coordinate z into a bar of three balls; the last ball is higher for a larger z.
 STAND_IN = '''\
     import sys
     from pathlib import Path
@@ -44,11 +44,11 @@ STAND_IN = '''\
 
 @pytest.fixture(scope="module")
 def activation(tmp_path_factory):
-    """Activates an environment with stand-ins for cryodrgn and for the YAML reader (JSON is YAML)."""
+    """Command that activates an environment with replacements for cryodrgn and the YAML reader (JSON is YAML)."""
     folder = tmp_path_factory.mktemp("an environment")
     root = str(Path(conformations.__file__).resolve().parents[3])
     (folder / "stand_in.py").write_text(textwrap.dedent(STAND_IN).format(root=root), "utf-8")
-    # By the shell: Linux finds no interpreter whose path has a blank or is long.
+    # Started by the shell, because Linux cannot start an interpreter whose path is long or has a blank.
     for name, more in (("python", ""), ("cryodrgn", f"'{folder}/stand_in.py'")):
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {more} "$@"\n', "utf-8")
         (folder / name).chmod(0o755)
@@ -82,49 +82,50 @@ def settings(folder, activation, out, **changes):
         "device": "cpu", **changes})
 
 
-def test_particles_are_drawn_by_the_seed_and_none_twice():
+def test_particles_are_drawn_by_the_seed_and_without_repetition():
     latents = np.zeros((50, 1))
-    assert len(set(drawn(latents, 50, 1).tolist())) == 50
-    assert drawn(latents, 5, 1).tolist() == drawn(latents, 5, 1).tolist() != drawn(latents, 5, 2).tolist()
-    assert drawn(latents, 80, 1).max() < 50
+    assert len(set(draw_particles(latents, 50, 1).tolist())) == 50
+    first, again, other = (draw_particles(latents, 5, seed).tolist() for seed in (1, 1, 2))
+    assert first == again != other
+    assert draw_particles(latents, 80, 1).max() < 50
 
 
-def test_conformations_become_the_maps(result, activation, tmp_path, caplog):
-    given = settings(result, activation, tmp_path / "sim")
-    with specimens(given) as made:
-        maps = [read_mrc(path, 3) for path in made.settings.volume]
-        record = json.loads(made.records[0].read_text())
-        assert list(made.origins.values()) == [*(f"{result}/weights.pkl, particle {number + 1}"
-                                                 for number in record["particles"]), str(result)]
-    assert not any(path.exists() for path in made.settings.volume)
+def test_decoded_conformations_are_the_maps_of_the_simulation(result, activation, tmp_path, caplog):
+    with specimen_files(settings(result, activation, tmp_path / "sim")) as specimens:
+        maps = [read_mrc(path, 3) for path in specimens.settings.volume]
+        record = json.loads(specimens.record_files[0].read_text())
+        origins = [f"{result}/weights.pkl, particle {number + 1}" for number in record["particles"]]
+        assert list(specimens.provenance.values()) == [*origins, str(result)]
+    assert not any(path.exists() for path in specimens.settings.volume)
     with (result / "z.pkl").open("rb") as file:
         latents = pickle.load(file)
     assert np.array_equal(record["latents"], latents[record["particles"]])
     z = np.arange(24) - 12
     for (density, pixel_size), (first, _) in zip(maps, record["latents"], strict=True):
-        # The images were 48 pixels of 2 Å, trained at 24 pixels.
+        # The images had 48 pixels of 2 Å, and the network was trained with 24 pixels.
         assert pixel_size == pytest.approx(4.0)
-        # The third ball lies at z of 3 times the first latent number, the others at 0: the mean is that number.
+        # The third ball lies at z = 3 times the first latent coordinate, the others at 0. So the mean z is that number.
         assert (density * z[:, None, None]).sum() / density.sum() == pytest.approx(first, abs=0.05)
     assert "run as code" in caplog.text
 
 
 def test_an_epoch_and_a_pixel_size_can_be_chosen(result, activation, tmp_path):
-    with specimens(settings(result, activation, tmp_path / "sim", cryodrgn_epoch=3, volume_pixel_size=3.0)) as made:
-        record = json.loads(made.records[0].read_text())
+    chosen = settings(result, activation, tmp_path / "sim", cryodrgn_epoch=3, volume_pixel_size=3.0)
+    with specimen_files(chosen) as specimens:
+        record = json.loads(specimens.record_files[0].read_text())
         assert np.min(record["latents"]) > 50
         assert record["weights"].endswith("weights.3.pkl")
-        assert read_mrc(made.settings.volume[0], 3)[1] == pytest.approx(3.0)
+        assert read_mrc(specimens.settings.volume[0], 3)[1] == pytest.approx(3.0)
 
 
-def test_the_last_epoch_is_taken_of_an_unfinished_run(result, activation, tmp_path):
+def test_an_unfinished_run_gives_its_last_complete_epoch(result, activation, tmp_path):
     (result / "weights.pkl").unlink()
-    with specimens(settings(result, activation, tmp_path / "sim")) as made:
-        # Epoch 4 has weights and no latent coordinates.
-        assert json.loads(made.records[0].read_text())["weights"].endswith("weights.3.pkl")
+    with specimen_files(settings(result, activation, tmp_path / "sim")) as specimens:
+        # Epoch 4 has weights, but no latent coordinates.
+        assert json.loads(specimens.record_files[0].read_text())["weights"].endswith("weights.3.pkl")
 
 
-def test_the_folder_is_made_again_and_continued_without_cryodrgn(result, activation, tmp_path):
+def test_a_run_is_continued_and_reused_without_cryodrgn(result, activation, tmp_path):
     out = tmp_path / "sim"
     simulate.run(settings(result, activation, out))
     manifest = read_manifest(out)
@@ -158,8 +159,8 @@ def _without(name):
 
 @pytest.mark.parametrize(("change", "changes", "kind", "message"), [
     (_without("config.yaml"), {}, DataError, r"a result has no config\.yaml; give the folder that cryodrgn train_vae"),
-    (None, {"cryodrgn_epoch": 4}, DataError, r"no weights\.4\.pkl and z\.4\.pkl \(of single epochs it has epochs 3\)"),
-    (_without("ctf.pkl"), {}, SettingsError, "does not tell the pixel size.*set volume_pixel_size"),
+    (None, {"cryodrgn_epoch": 4}, DataError, r"no weights\.4\.pkl and z\.4\.pkl \(it has epochs 3 with both files\)"),
+    (_without("ctf.pkl"), {}, SettingsError, "does not give the pixel size.*set volume_pixel_size"),
     (lambda folder: (folder / "weights.pkl").write_bytes(b""), {}, DataError,
      r"cryoDRGN failed \(RuntimeError: these are no weights\) in the environment of"),
     (None, {"cryodrgn_activation": "cd /nowhere"}, DataError, "cryoDRGN failed .*nowhere.*check the folder"),
@@ -168,7 +169,9 @@ def _without(name):
     (lambda folder: (folder / "z.pkl").write_bytes(pickle.dumps(np.full((3, 2), np.nan))), {}, DataError,
      "holds no latent coordinates"),
 ])
-def test_refusals_leave_nothing_behind(result, activation, tmp_path, monkeypatch, change, changes, kind, message):
+def test_unusable_cryodrgn_folders_are_refused(result, activation, tmp_path, monkeypatch, change, changes, kind,
+                                               message):
+    """Nothing is written."""
     monkeypatch.delenv(CRYODRGN_ENV_ACTIVATION, raising=False)
     if change:
         change(result)
@@ -181,13 +184,13 @@ def test_refusals_leave_nothing_behind(result, activation, tmp_path, monkeypatch
 @pytest.mark.parametrize(("values", "message"), [
     ({"volume": ["a.mrc"], "cryodrgn_folder": "d"}, "both a map and a cryoDRGN folder"),
     ({"cryodrgn_folder": "d", "volume_proportions": [1, 2]}, "do not fit 0 maps"),
-    ({}, "nothing to make particles of")])
-def test_one_kind_of_specimen_is_asked_for(values, message):
+    ({}, "no specimen is given")])
+def test_settings_need_exactly_one_source_of_maps(values, message):
     with pytest.raises(CryogemError, match=message):
         parse(SimulateSettings, {"out": "x", **values})
 
 
-def test_the_device_is_passed_on(monkeypatch):
+def test_cryodrgn_gets_the_chosen_device(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/scipion")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     seen = {device: conformations._environment(device)["CUDA_VISIBLE_DEVICES"] for device in ("cpu", "auto", "cuda:1")}
@@ -195,8 +198,8 @@ def test_the_device_is_passed_on(monkeypatch):
     assert "PYTHONPATH" not in conformations._environment("cpu")
 
 
-def test_the_engine_reads_no_pickles_itself():
-    """Only the program that runs elsewhere may; and no file of the package imports it."""
+def test_only_the_program_in_cryodrgns_environment_reads_pickles():
+    """No other file of the package reads pickles, and no file imports that program."""
     package = Path(conformations.__file__).parents[2]
     for path in package.rglob("*.py"):
         text = path.read_text("utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Contaminants are found where they are and nowhere else, and lie on made images as they lay on the real ones."""
+"""Contaminants are found where they are and nowhere else, and look the same on generated as on real micrographs."""
 import pytest
 import torch
 from scipy import ndimage
@@ -14,8 +14,8 @@ from cryogem_scipion.engine.noise.contaminants import (
 )
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.translator.checkpoint import Translator, load_model, save_model
-from cryogem_scipion.engine.translator.networks import generator as network
+from cryogem_scipion.engine.translator.model import Translator, load_model, save_model
+from cryogem_scipion.engine.translator.networks import build_generator
 
 SHAPE, SIZE = (256, 320), 24
 FRAMES = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
@@ -39,9 +39,10 @@ def usual(generator):
     return measure_range([micrograph(generator) for _ in range(8)], float(SIZE))
 
 
-def overlap(pieces, truth):
-    found = opacity_map(pieces, SHAPE) > 0.5
-    return float((found & truth).sum() / truth.sum()), float((found & ~truth).sum() / truth.numel())
+def overlap(contaminants, truth):
+    """Share of the true contaminants that is found, and share of the micrograph that is found by mistake."""
+    mask = opacity_map(contaminants, SHAPE) > 0.5
+    return float((mask & truth).sum() / truth.sum()), float((mask & ~truth).sum() / truth.numel())
 
 
 def test_crystal_aggregate_and_edge_are_found(usual, generator):
@@ -53,19 +54,19 @@ def test_crystal_aggregate_and_edge_are_found(usual, generator):
     truth[120:168, 200:248] = True
     image[:, :30] -= 10
     truth[:, :30] = True
-    pieces = find_contaminants(image, usual)
-    hit, false = overlap(pieces, truth)
-    # Their rims are found, too, up to a quarter of a particle.
+    contaminants = find_contaminants(image, usual)
+    hit, false = overlap(contaminants, truth)
+    # Their rims are found as well, up to a quarter of a particle.
     assert hit > 0.9
     assert false < 0.12
-    assert sorted(piece.fixed for piece in pieces) == [False, False, True]
+    assert sorted(contaminant.fixed for contaminant in contaminants) == [False, False, True]
 
 
 def test_particles_and_noise_are_no_contaminants(usual, generator):
-    pieces = [find_contaminants(micrograph(generator), usual) for _ in range(8)]
-    # As many new images as those that set the extremes: about one exceeds them by chance.
-    assert sum(map(len, pieces)) <= 4
-    assert sum(float(opacity_map(found, SHAPE).mean()) for found in pieces) / 8 < 0.005
+    results = [find_contaminants(micrograph(generator), usual) for _ in range(8)]
+    # The extremes come from as many images: about one new image exceeds them by chance.
+    assert sum(map(len, results)) <= 4
+    assert sum(float(opacity_map(contaminants, SHAPE).mean()) for contaminants in results) / 8 < 0.005
 
 
 def test_hot_pixels_are_no_contaminants(usual, generator):
@@ -75,40 +76,41 @@ def test_hot_pixels_are_no_contaminants(usual, generator):
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_a_fixed_piece_turns_with_its_micrograph(frame, generator):
+def test_a_fixed_contaminant_turns_with_its_micrograph(frame, generator):
     whole, weight = torch.randn(SHAPE, generator=generator), torch.zeros(SHAPE)
     weight[200:, 7:90] = 1.0
-    piece = Contaminant(whole[200:, 7:90], weight[200:, 7:90], (200, 7), True)
-    cover = lay_contaminants([piece], SHAPE, frame, frame.field, generator)
+    contaminant = Contaminant(whole[200:, 7:90], weight[200:, 7:90], (200, 7), True)
+    cover = lay_contaminants([contaminant], SHAPE, frame, frame.field, generator)
     turned = [torch.rot90(image, frame.turns) for image in (whole, weight)]
     turned = [image.flip(1) if frame.mirrored else image for image in turned]
     assert torch.equal(cover.weight, turned[1])
     assert torch.equal(cover.values, turned[0] * turned[1])
 
 
-def test_a_part_of_a_micrograph_shows_a_part_of_its_pieces(generator):
-    piece = Contaminant(torch.randn(30, 30, generator=generator), torch.ones(30, 30), (50, 60), True)
-    cover = lay_contaminants([piece], SHAPE, FieldPart(0, 0, False, SHAPE, (65.0, 40.0)), (64, 64), generator)
-    assert torch.equal(cover.values[:15, 20:50], piece.values[15:])
+def test_a_part_of_a_micrograph_shows_a_part_of_its_contaminants(generator):
+    contaminant = Contaminant(torch.randn(30, 30, generator=generator), torch.ones(30, 30), (50, 60), True)
+    near, far = (FieldPart(0, 0, False, SHAPE, (top, 40.0)) for top in (65.0, 100.0))
+    cover = lay_contaminants([contaminant], SHAPE, near, (64, 64), generator)
+    assert torch.equal(cover.values[:15, 20:50], contaminant.values[15:])
     assert float(cover.weight.sum()) == 15 * 30
-    assert lay_contaminants([piece], SHAPE, FieldPart(0, 0, False, SHAPE, (100.0, 40.0)), (64, 64), generator) is None
+    assert lay_contaminants([contaminant], SHAPE, far, (64, 64), generator) is None
 
 
-def test_loose_pieces_lie_anywhere_and_whole(generator):
-    piece = Contaminant(torch.ones(20, 30), torch.ones(20, 30), (0, 0), False)
+def test_movable_contaminants_lie_anywhere_and_whole(generator):
+    contaminant = Contaminant(torch.ones(20, 30), torch.ones(20, 30), (0, 0), False)
     square = (256, 256)
-    covers = [lay_contaminants([piece], square, draw_field_part([square], square, generator), square, generator)
+    covers = [lay_contaminants([contaminant], square, draw_field_part([square], square, generator), square, generator)
               for _ in range(40)]
     assert all(float(cover.weight.sum()) == 600 for cover in covers)
     assert len({tuple(cover.weight.nonzero()[0].tolist()) for cover in covers}) > 30
 
 
-def test_a_scene_hides_particles_and_shows_what_was_seen(generator):
-    """Where the weight is 1 the image is the real one's, under the ice drawn; the rest is as without contaminants."""
+def test_a_scene_hides_particles_and_shows_the_contaminant(generator):
+    """Where the opacity is 1, the image shows the real contaminant in the drawn ice; elsewhere nothing changes."""
     values = torch.randn(40, 50, generator=generator)
-    piece = Contaminant(values, torch.ones(40, 50), (30, 40), True)
+    contaminant = Contaminant(values, torch.ones(40, 50), (30, 40), True)
     ice = IceMap(torch.full((3, 3), 0.9), SHAPE)
-    physical = PhysicalNoise(0.05, (ice,), contaminants=((piece,),))
+    physical = PhysicalNoise(0.05, (ice,), contaminants=((contaminant,),))
     seed = torch.Generator().manual_seed(4)
     scene = physical.scene(SHAPE, seed)
     image = physical(torch.ones(SHAPE), seed, scene)
@@ -116,32 +118,34 @@ def test_a_scene_hides_particles_and_shows_what_was_seen(generator):
     hidden = scene.cover.weight == 1
     assert int(hidden.sum()) == 2000
     assert torch.equal(image[~hidden], bare[~hidden])
-    seen = (image[hidden] / 0.9 - 1) / 0.05
-    assert torch.allclose(seen.sort().values, values.flatten().sort().values, atol=1e-4)
+    shown = (image[hidden] / 0.9 - 1) / 0.05
+    assert torch.allclose(shown.sort().values, values.flatten().sort().values, atol=1e-4)
     inside, outside = hidden.nonzero()[1000].double(), (~hidden).nonzero()[0].double()
     assert scene.hidden(torch.stack([inside, outside])).tolist() == [True, False]
     assert torch.equal(image, physical(torch.ones(SHAPE), torch.Generator().manual_seed(4)))
 
 
-def test_micrographs_that_were_not_searched_take_loose_pieces_of_others(generator):
-    pieces = (Contaminant(torch.ones(9, 9), torch.ones(9, 9), (5, 5), False),
-              Contaminant(torch.ones(256, 10), torch.ones(256, 10), (0, 0), True))
+def test_micrographs_that_were_not_searched_take_movable_contaminants_of_others(generator):
+    contaminants = (Contaminant(torch.ones(9, 9), torch.ones(9, 9), (5, 5), False),
+                    Contaminant(torch.ones(256, 10), torch.ones(256, 10), (0, 0), True))
     square = (256, 256)
     physical = PhysicalNoise(0.05, tuple(IceMap(torch.ones(3, 3), square) for _ in range(2)),
-                             contaminants=(None, pieces))
+                             contaminants=(None, contaminants))
     sizes = {int(physical.scene(square, generator).cover.weight.sum()) for _ in range(40)}
     assert min(sizes) == 81
     assert max(sizes) >= 2560
 
 
 def test_a_model_keeps_its_contaminants(tmp_path, generator):
-    piece = Contaminant(torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator), (3, 8), True)
+    values, weight = (draw(4, 6, generator=generator) for draw in (torch.randn, torch.rand))
+    contaminant = Contaminant(values, weight, (3, 8), True)
     ice = (IceMap(torch.ones(3, 3), SHAPE),) * 3
-    physical = PhysicalNoise(0.05, ice, contaminants=((), None, (piece,)))
+    physical = PhysicalNoise(0.05, ice, contaminants=((), None, (contaminant,)))
     config = {"name": "residual", "width": 4}
-    save_model(tmp_path / "m", Translator(network(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0, {}))
-    [found] = load_model(tmp_path / "m").physical.contaminants[2]
+    save_model(tmp_path / "m", Translator(build_generator(config), config, physical, GreyScale(0.0, 1.0), 5.0, 0.1, 1.0,
+                                          {}))
+    [loaded] = load_model(tmp_path / "m").physical.contaminants[2]
     assert load_model(tmp_path / "m").physical.contaminants[:2] == ((), None)
-    assert torch.equal(found.values, piece.values)
-    assert torch.equal(found.weight, piece.weight)
-    assert (found.corner, found.fixed) == ((3, 8), True)
+    assert torch.equal(loaded.values, contaminant.values)
+    assert torch.equal(loaded.weight, contaminant.weight)
+    assert (loaded.corner, loaded.fixed) == ((3, 8), True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The signal-to-noise ratio is found again in micrographs whose truth is known."""
+"""The measured signal-to-noise ratio is the true one."""
 import math
 
 import pytest
@@ -12,7 +12,7 @@ SHAPE, SIZE, COUNT = (384, 448), 32, 25
 
 
 def fields(count, generator, particles=COUNT):
-    """Textured round particles at random places, of deviation 1 where they are; a stand-in for projections."""
+    """Signals of round textured particles at random places; their standard deviation inside particles is 1."""
     axis = torch.arange(SIZE) - SIZE / 2 + 0.5
     inside = axis[:, None] ** 2 + axis[None] ** 2 < (SIZE / 2) ** 2
     smooth = torch.exp(-torch.hypot(torch.fft.fftfreq(SIZE)[:, None], torch.fft.rfftfreq(SIZE)) ** 2 / 0.015)
@@ -33,19 +33,19 @@ def coloured():
 
 
 @pytest.mark.parametrize("snr", [0.06, 0.2, 0.6])
-def test_the_ratio_is_found_again(snr, generator):
+def test_the_measured_ratio_is_the_true_one(snr, generator):
     noise = coloured()
     real = [noise.draw(SHAPE, generator) - math.sqrt(snr) * field for field in fields(6, generator)]
     # The simulation has other particles at other places, and a contrast of its own.
     signals = [0.013 * field for field in fields(6, generator)]
     fitted = fit_snr(real, signals, 0.013, float(SIZE), generator)
-    # Six small fields hold 150 particles; their number alone varies the power by a tenth.
+    # Six small fields hold 150 particles; chance changes the power of so few by a tenth.
     assert fitted.snr == pytest.approx(snr, rel=0.3)
     assert fitted.reliable
     assert fitted.misfit < 0.05
 
 
-def test_contaminants_do_not_pass_for_strong_particles(generator):
+def test_contaminants_do_not_count_as_strong_particles(generator):
     noise = coloured()
     real = []
     for field in fields(6, generator):
@@ -56,9 +56,9 @@ def test_contaminants_do_not_pass_for_strong_particles(generator):
     assert fitted.snr == pytest.approx(0.2, rel=0.4)
 
 
-def test_particles_that_are_not_there_are_not_measured(generator):
+def test_noise_without_particles_has_a_ratio_near_zero(generator):
     noise = coloured()
     real = [noise.draw(SHAPE, generator) for _ in range(6)]
     fitted = fit_snr(real, list(fields(6, generator)), 1.0, float(SIZE), generator)
-    # The floor: the quietest tiles are a little quieter than the rest by chance, which passes for weak particles.
+    # The smallest ratio that can be measured: by chance some tiles have less power, and the rest looks like particles.
     assert fitted.snr < 0.06

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Manifest and tables: what is written is read back, and rubbish is refused in one line."""
+"""Manifest and STAR tables: they are read as they were written, and damaged files are refused."""
 import json
 
 import pandas as pd
@@ -8,7 +8,7 @@ import pytest
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import (
     Manifest,
-    inside,
+    path_inside,
     read_manifest,
     read_table,
     replacing,
@@ -23,7 +23,7 @@ def manifest():
                     micrographs=3)
 
 
-def test_manifest_is_read_back(tmp_path, manifest):
+def test_a_manifest_is_read_as_it_was_written(tmp_path, manifest):
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
 
@@ -43,7 +43,7 @@ def test_a_folder_without_manifest_is_refused(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     (tmp_path / "a.txt").write_text("old")
 
     def fail():
@@ -56,13 +56,13 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
-def test_tables_are_read_back_and_do_not_depend_on_the_time(tmp_path):
+def test_a_table_is_read_as_it_was_written_and_holds_no_time(tmp_path):
     optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnVoltage": 300.0}])
     rows = pd.DataFrame({"rlnMicrographName": ["1", "b c"], "rlnCoordinateX": [1.25, -3.0]})
     write_table(tmp_path / "a.star", "particles", optics, rows)
-    found_optics, found = read_table(tmp_path / "a.star", "particles", ("rlnCoordinateX",))
-    assert found.to_dict("list") == rows.to_dict("list")
-    assert found_optics.to_dict("list") == optics.to_dict("list")
+    read_optics, read_rows = read_table(tmp_path / "a.star", "particles", ("rlnCoordinateX",))
+    assert read_rows.to_dict("list") == rows.to_dict("list")
+    assert read_optics.to_dict("list") == optics.to_dict("list")
     assert (tmp_path / "a.star").read_text().startswith("data_optics")
 
 
@@ -81,13 +81,13 @@ def test_a_missing_table_is_refused(tmp_path):
         read_table(tmp_path / "a.star", "particles")
 
 
-def test_a_name_longer_than_names_may_be_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"is no name of a file in .*File name too long"):
-        inside(tmp_path, "9" * 5000)
+def test_a_file_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be the name of a file in .*File name too long"):
+        path_inside(tmp_path, "9" * 5000)
 
 
-def test_names_cannot_leave_the_folder(tmp_path):
-    assert inside(tmp_path, "micrographs/a.mrc") == tmp_path.resolve() / "micrographs/a.mrc"
+def test_file_names_outside_the_folder_are_refused(tmp_path):
+    assert path_inside(tmp_path, "micrographs/a.mrc") == tmp_path.resolve() / "micrographs/a.mrc"
     for name in ("../a.mrc", "/etc/passwd", "micrographs/../../a"):
         with pytest.raises(DataError, match="lies outside"):
-            inside(tmp_path, name)
+            path_inside(tmp_path, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The figure that the demo ends with."""
+"""Figure of the demo."""
 import numpy as np
 from matplotlib.image import imread
 
@@ -9,7 +9,7 @@ from cryogem_scipion.engine.stages import generate
 
 
 def assert_panels(path):
-    """Each panel holds an image, not one grey; the last has coloured circles and no other has."""
+    """Check that each panel shows an image, and that only the last has coloured circles."""
     picture = imread(path)[..., :3]
     panels = np.array_split(picture[40:-5], 4, axis=1)
     assert all(panel.std() > 0.02 for panel in panels)
@@ -17,7 +17,7 @@ def assert_panels(path):
     assert coloured == [False, False, False, True]
 
 
-def test_real_simulated_physical_and_generated_stand_side_by_side(world, tmp_path):
+def test_the_figure_shows_real_simulated_physical_and_generated_micrographs(world, tmp_path):
     generate.run(GenerateSettings(simulation=world / "sim", out=tmp_path / "gen", noise="gaussian", micrographs=1,
                                   keep=("optical", "physical")))
     assert_panels(draw_figure(world / "real/mic 0.mrc", tmp_path / "gen", tmp_path / "figure.png"))

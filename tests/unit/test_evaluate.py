@@ -10,8 +10,8 @@ from cryogem_scipion.engine.compute.resampling import fourier_crop
 from cryogem_scipion.engine.errors import CheckpointError, DataError
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
-from cryogem_scipion.engine.realism import micrograph_sets as compared
-from cryogem_scipion.engine.realism.micrograph_sets import measure, opened
+from cryogem_scipion.engine.realism import micrograph_sets
+from cryogem_scipion.engine.realism.micrograph_sets import measure_set, open_set
 from cryogem_scipion.engine.settings import EvaluateSettings, GenerateSettings, PhantomSettings, SimulateSettings, parse
 from cryogem_scipion.engine.stages import evaluate, generate, phantom, simulate
 
@@ -78,14 +78,14 @@ def test_the_finer_set_is_brought_to_the_coarser_pixel_size(generator, tmp_path,
 def test_groups_change_nothing_but_the_number_of_averages(generator, tmp_path, monkeypatch):
     write_set(tmp_path / "a", 5, generator)
     files = sorted((tmp_path / "a").glob("*.mrc"))
-    whole = measure(opened("real", files, None), 2, 1)
-    monkeypatch.setattr(compared, "GROUPS", 2)
-    few = measure(opened("real", files, None), 2, 2)
-    assert few.summaries.counts.tolist() == [3, 2]
-    for one, other in zip(whole.summaries.mean(torch.ones(5).double()), few.summaries.mean(torch.ones(2).double()),
+    whole = measure_set(open_set("real", files, None), 2, 1)
+    monkeypatch.setattr(micrograph_sets, "GROUPS", 2)
+    few = measure_set(open_set("real", files, None), 2, 2)
+    assert few.statistics.counts.tolist() == [3, 2]
+    for one, other in zip(whole.statistics.mean(torch.ones(5).double()), few.statistics.mean(torch.ones(2).double()),
                           strict=True):
         assert torch.allclose(one, other, atol=1e-12)
-    assert few.coarse_deviation == pytest.approx(whole.coarse_deviation)
+    assert few.binned_deviation == pytest.approx(whole.binned_deviation)
 
 
 def test_the_signal_that_was_kept_is_reported(tmp_path, without_figure):
@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(generator
                                (far, "pixel sizes of 100 \\(generated\\) and 4 Å \\(real\\) cannot be compared"),
                                (bare, "no pixel size in its header; set generated_pixel_size"),
                                (mixed, "has 4 and .* has 5 Å per pixel; compare micrographs of one"),
-                               (tmp_path / "none*.mrc", "stands for no file")):
+                               (tmp_path / "none*.mrc", "no file matches")):
         with pytest.raises(DataError, match=message):
             evaluate.run(settings(tmp_path / "out", generated, real))
     (tmp_path / "x.sav").write_text("text")

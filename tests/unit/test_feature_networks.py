@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Feature networks: Topaz's detectors rebuilt from tensors, and files that must not be run."""
+"""Feature networks: Topaz detectors and Inception v3 built from tensors, and files that must not be run."""
 import os
 import pickle
 
@@ -8,32 +8,32 @@ import torch
 from torch import nn
 
 from cryogem_scipion.engine.errors import CheckpointError
+from cryogem_scipion.engine.realism.features.feature_network import feature_network
 from cryogem_scipion.engine.realism.features.inception import BLOCKS, STEM
-from cryogem_scipion.engine.realism.features.network import feature_network
-from cryogem_scipion.engine.realism.features.stored import STAND_INS
+from cryogem_scipion.engine.realism.features.network_file import STAND_INS
 
 
 def resnet8(generator, units=4, prefix="features.features."):
-    """Weights as Topaz names them, of its eight-layer network without batch norm."""
+    """Weights of a Topaz resnet8 without batch norm, with the names of Topaz."""
     u, v, w = units, 2 * units, 4 * units
     shapes = {"0.conv": (u, 1, 7), "1.conv0": (u, u, 3), "1.conv1": (u, u, 3), "2.conv0": (u, u, 3),
               "2.conv1": (v, u, 3), "3.conv0": (v, v, 3), "3.conv1": (v, v, 3), "4.conv": (w, v, 5)}
     state = {}
-    for name, (after, before, size) in shapes.items():
-        weight = torch.randn(after, before, size, size, generator=generator)
-        state[f"{prefix}{name}.weight"] = weight / before**0.5 / size
-        state[f"{prefix}{name}.bias"] = 0.1 * torch.randn(after, generator=generator)
+    for name, (channels_out, channels_in, size) in shapes.items():
+        weight = torch.randn(channels_out, channels_in, size, size, generator=generator)
+        state[f"{prefix}{name}.weight"] = weight / channels_in**0.5 / size
+        state[f"{prefix}{name}.bias"] = 0.1 * torch.randn(channels_out, generator=generator)
     state[f"{prefix}2.proj.weight"] = torch.randn(v, u, 1, 1, generator=generator) / u**0.5
     return {**state, "classifier.weight": torch.zeros(1, w, 1, 1), "classifier.bias": torch.zeros(1)}
 
 
-def straightforward(state, pieces):
-    """The same network, written out step by step: strides 2 at the first layer and in the second block."""
-    def conv(x, name, **how):
+def expected_maps(state, patches):
+    """Feature maps of the same network, layer by layer: stride 2 in the first layer and in the second block."""
+    def conv(x, name, **options):
         return nn.functional.conv2d(x, state[f"features.features.{name}.weight"],
-                                    state.get(f"features.features.{name}.bias"), **how)
+                                    state.get(f"features.features.{name}.bias"), **options)
 
-    x = torch.relu(conv(nn.functional.pad(pieces[:, None], (35, 35, 35, 35)), "0.conv", stride=2))
+    x = torch.relu(conv(nn.functional.pad(patches[:, None], (35, 35, 35, 35)), "0.conv", stride=2))
     for number, stride in ((1, 1), (2, 2), (3, 1)):
         y = conv(torch.relu(conv(x, f"{number}.conv0")), f"{number}.conv1", dilation=2, stride=stride)
         x = x[:, :, 3:-3, 3:-3]
@@ -41,57 +41,57 @@ def straightforward(state, pieces):
     return torch.relu(conv(x, "4.conv"))
 
 
-def test_weights_of_a_topaz_detector_are_that_network(generator, tmp_path):
+def test_topaz_detector_from_weights_has_the_expected_features(generator, tmp_path):
     state = resnet8(generator)
     torch.save(state, tmp_path / "detector.sav")
     network = feature_network(tmp_path / "detector.sav")
-    pieces = torch.randn(2, 96, 96, generator=generator)
-    maps = straightforward(state, pieces)
+    patches = torch.randn(2, 96, 96, generator=generator)
+    maps = expected_maps(state, patches)
     assert maps.shape == (2, 16, 24, 24)
-    assert torch.allclose(network.maps(pieces), maps, atol=1e-5)
-    assert torch.allclose(network(pieces), torch.cat([maps.mean((2, 3)), maps.std((2, 3))], 1), atol=1e-5)
-    assert float(network(pieces).std()) > 0.01
+    assert torch.allclose(network.maps(patches), maps, atol=1e-5)
+    assert torch.allclose(network(patches), torch.cat([maps.mean((2, 3)), maps.std((2, 3))], 1), atol=1e-5)
+    assert float(network(patches).std()) > 0.01
 
 
 def test_the_old_file_format_is_read_as_well(generator, tmp_path):
-    """Topaz's own files are of this kind."""
+    """The pretrained detectors of Topaz have this format."""
     torch.save(resnet8(generator), tmp_path / "old.sav", _use_new_zipfile_serialization=False)
-    assert feature_network(tmp_path / "old.sav").width == 71
+    assert feature_network(tmp_path / "old.sav").receptive_field == 71
 
 
 class Malicious:
-    def __init__(self, program):
-        self.program = program
+    def __init__(self, command):
+        self.command = command
 
     def __reduce__(self):
-        return os.system, (self.program,)
+        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("write", ["pickle", "torch", "old torch", "state"])
 def test_a_file_that_is_a_program_is_not_run(write, tmp_path, generator):
-    path, trace = tmp_path / "evil.sav", tmp_path / "trace"
-    evil = Malicious(f"touch '{trace}'")
+    path, trace = tmp_path / "malicious.sav", tmp_path / "trace"
+    malicious = Malicious(f"touch '{trace}'")
     if write == "pickle":
-        path.write_bytes(pickle.dumps(evil, protocol=2))
+        path.write_bytes(pickle.dumps(malicious, protocol=2))
     elif write == "state":
-        torch.save({**resnet8(generator), "extra": evil}, path)
+        torch.save({**resnet8(generator), "extra": malicious}, path)
     else:
-        torch.save(evil, path, _use_new_zipfile_serialization=write == "torch")
-    with pytest.raises(CheckpointError, match=r"evil\.sav is damaged, or would have to be run"):
+        torch.save(malicious, path, _use_new_zipfile_serialization=write == "torch")
+    with pytest.raises(CheckpointError, match=r"malicious\.sav is damaged, or would have to be run"):
         feature_network(path)
     assert not trace.exists()
-    pickle.loads(pickle.dumps(evil))  # the control: run as a program it does what it says
+    pickle.loads(pickle.dumps(malicious))  # control: an ordinary reader runs the command
     assert trace.exists()
 
 
-def test_a_program_behind_topazs_names_is_not_run_either(tmp_path):
-    """The names stand for empty classes: whatever a file says of them stays data."""
-    from cryogem_scipion.engine.realism.features import stored
+def test_a_program_behind_the_names_of_topaz_is_not_run_either(tmp_path):
+    """The stand-in classes have no methods, and the reader forgets them afterwards."""
+    from cryogem_scipion.engine.realism.features import network_file
     assert all(not [name for name in vars(kind) if not name.startswith("__")] for kind in STAND_INS)
     before = set(torch.serialization.get_safe_globals())
     (tmp_path / "x.sav").write_bytes(pickle.dumps(Malicious("true"), protocol=2))
     with pytest.raises(CheckpointError):
-        stored.read_network(tmp_path / "x.sav")
+        network_file.read_network(tmp_path / "x.sav")
     assert set(torch.serialization.get_safe_globals()) == before
 
 
@@ -108,7 +108,7 @@ def test_other_files_are_refused(generator, tmp_path):
     state = resnet8(generator)
     del state["features.features.3.conv1.weight"]
     torch.save(state, path)
-    with pytest.raises(CheckpointError, match=r"x\.sav is no Topaz detector that is known here .*3\.conv1\.weight"):
+    with pytest.raises(CheckpointError, match=r"x\.sav holds no known Topaz detector .*3\.conv1\.weight"):
         feature_network(path)
     torch.save({"weight": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match="layers none, 0 of them blocks"):
@@ -116,49 +116,50 @@ def test_other_files_are_refused(generator, tmp_path):
 
 
 def inception(generator, width=4):
-    """Weights with the names of torchvision's network, a few channels wide."""
+    """Weights of an Inception v3 with few channels, with the names of torchvision."""
     state = {}
 
-    def add(name, before, after, y, x):
-        state[f"{name}.conv.weight"] = torch.randn(after, before, y, x, generator=generator) / (before * y * x) ** 0.5
+    def add(name, channels_in, channels_out, y, x):
+        weight = torch.randn(channels_out, channels_in, y, x, generator=generator)
+        state[f"{name}.conv.weight"] = weight / (channels_in * y * x) ** 0.5
         for part, values in (("weight", 1.0), ("bias", 0.2), ("running_mean", 0.1)):
-            state[f"{name}.bn.{part}"] = values * (1 + 0.3 * torch.randn(after, generator=generator))
-        state[f"{name}.bn.running_var"] = 0.5 + torch.rand(after, generator=generator)
-        return after
+            state[f"{name}.bn.{part}"] = values * (1 + 0.3 * torch.randn(channels_out, generator=generator))
+        state[f"{name}.bn.running_var"] = 0.5 + torch.rand(channels_out, generator=generator)
+        return channels_out
 
     channels = 3
     for name, size in (("Conv2d_1a_3x3", 3), ("Conv2d_2a_3x3", 3), ("Conv2d_2b_3x3", 3), ("Conv2d_3b_1x1", 1),
                        ("Conv2d_4a_3x3", 3)):
         channels = add(name, channels, width, size, size)
-    for block, chains in BLOCKS.items():
-        total = 0
-        for chain in chains:
-            now = channels
-            for step in chain:
-                parts = step.split("|")
-                for part in parts:
-                    y, x = size_of(f"{block}.{part}")
-                    add(f"{block}.{part}", now, width, y, x)
-                now = width * len(parts)
-            total += now
-        channels = total
+    for block, branches in BLOCKS.items():
+        block_channels = 0
+        for branch in branches:
+            branch_channels = channels
+            for step in branch:
+                layers = step.split("|")
+                for layer in layers:
+                    y, x = kernel_size(f"{block}.{layer}")
+                    add(f"{block}.{layer}", branch_channels, width, y, x)
+                branch_channels = width * len(layers)
+            block_channels += branch_channels
+        channels = block_channels
     return state
 
 
-def size_of(step):
-    """Kernel size of a step, from the network's description in the paper."""
+def kernel_size(layer):
+    """Kernel size of a convolution, from the description of the network in the paper."""
     for ending, size in {"branch5x5_2": (5, 5), "branch3x3": (3, 3), "branch3x3dbl_2": (3, 3), "branch3x3_2": (3, 3),
                          "branch3x3dbl_3": (3, 3), "branch7x7x3_2": (1, 7), "branch7x7x3_3": (7, 1),
                          "branch7x7x3_4": (3, 3), "branch7x7_2": (1, 7), "branch7x7_3": (7, 1),
                          "branch7x7dbl_2": (7, 1), "branch7x7dbl_3": (1, 7), "branch7x7dbl_4": (7, 1),
                          "branch7x7dbl_5": (1, 7), "_2a": (1, 3), "_3a": (1, 3), "_2b": (3, 1), "_3b": (3, 1)}.items():
-        if step.endswith(ending):
+        if layer.endswith(ending):
             return size
     return 1, 1
 
 
-def test_weights_of_an_inception_network_are_that_network(generator, tmp_path):
-    """The stem and the first block, written out step by step with separate batch norms; the whole runs."""
+def test_inception_from_weights_has_the_expected_features(generator, tmp_path):
+    """Stem and first block against separate convolutions and batch norms; the whole network runs."""
     state = inception(generator)
     torch.save(state, tmp_path / "inception.pth")
     network = feature_network(tmp_path / "inception.pth")
@@ -167,8 +168,8 @@ def test_weights_of_an_inception_network_are_that_network(generator, tmp_path):
     torch.save({**state, "fc.weight": torch.zeros(1008, 24)}, tmp_path / "fid.pth")
     assert feature_network(tmp_path / "fid.pth").fid
 
-    def step(x, name, **how):
-        x = nn.functional.conv2d(x, state[f"{name}.conv.weight"], **how)
+    def step(x, name, **options):
+        x = nn.functional.conv2d(x, state[f"{name}.conv.weight"], **options)
         norms = (state[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
         return torch.relu(nn.functional.batch_norm(x, *norms, eps=1e-3))
 
@@ -183,9 +184,9 @@ def test_weights_of_an_inception_network_are_that_network(generator, tmp_path):
     expected = torch.cat(branches, 1)
     x = image
     for name, stride in STEM:
-        x = nn.functional.max_pool2d(x, 3, stride) if name == "pool" else network._step("", name, x)
-    found = torch.cat([network._run("Mixed_5b", chain, x) for chain in BLOCKS["Mixed_5b"]], 1)
-    assert torch.allclose(found, expected, atol=1e-5)
+        x = nn.functional.max_pool2d(x, 3, stride) if name == "pool" else network._convolve("", name, x)
+    result = torch.cat([network._run_branch("Mixed_5b", branch, x) for branch in BLOCKS["Mixed_5b"]], 1)
+    assert torch.allclose(result, expected, atol=1e-5)
     del state["Mixed_7c.branch_pool.bn.bias"]
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"x\.pth is no Inception v3 .*Mixed_7c\.branch_pool\.bn\.bias"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A GPU trains and generates as a processor does."""
+"""Training and generation on a GPU give the same results as on a CPU."""
 import csv
 
 import numpy as np
@@ -25,30 +25,30 @@ def train_settings(world, out, **changes):
 
 
 def trained(world, out, **changes):
-    """The rows of its losses."""
+    """Train, and return the rows of losses.csv."""
     train.run(train_settings(world, out, **changes))
     with (out / "losses.csv").open() as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("generator", ["residual", "published"])
-def test_the_first_step_has_the_losses_of_the_processor(world, tmp_path, generator):
-    there = trained(world, tmp_path / "gpu", generator=generator, steps=1)[0]
-    here = trained(world, tmp_path / "cpu", generator=generator, steps=1, device="cpu")[0]
+def test_the_first_step_has_the_same_losses_on_gpu_and_cpu(world, tmp_path, generator):
+    on_gpu = trained(world, tmp_path / "gpu", generator=generator, steps=1)[0]
+    on_cpu = trained(world, tmp_path / "cpu", generator=generator, steps=1, device="cpu")[0]
     for name in ("adversarial", "contrastive", "discriminator", "contrast_drift"):
-        assert float(there[name]) == pytest.approx(float(here[name]), rel=1e-4, abs=1e-5), name
+        assert float(on_gpu[name]) == pytest.approx(float(on_cpu[name]), rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.parametrize("generator", ["residual", "published"])
-def test_a_model_generates_the_same_micrographs_on_either(world, tmp_path, generator):
+def test_a_model_generates_the_same_micrographs_on_gpu_and_cpu(world, tmp_path, generator):
     trained(world, tmp_path / "run", generator=generator)
     for device in ("cuda", "cpu"):
         generate.run(parse(GenerateSettings, {
             "simulation": world / "sim", "out": tmp_path / device, "micrographs": 2, "device": device,
             "model": tmp_path / "run/model.safetensors"}))
     for path in sorted((tmp_path / "cpu/micrographs").iterdir()):
-        expected, found = read_mrc(path, 2)[0], read_mrc(tmp_path / "cuda/micrographs" / path.name, 2)[0]
-        assert np.abs(found - expected).max() < 1e-4 * expected.std()
+        expected, image = read_mrc(path, 2)[0], read_mrc(tmp_path / "cuda/micrographs" / path.name, 2)[0]
+        assert np.abs(image - expected).max() < 1e-4 * expected.std()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -59,7 +59,7 @@ def test_a_stopped_training_continues(world, tmp_path, precision):
     assert read_manifest(tmp_path / "run").model == "model.safetensors"
 
 
-def test_too_little_memory_says_what_to_lower(world, tmp_path):
+def test_too_little_memory_gives_a_message_with_what_to_lower(world, tmp_path):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2e7 / total)

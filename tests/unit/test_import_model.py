@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cryogem_scipion.__main__ import main
-from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.translator.checkpoint import load_model
-from tests import published
+from cryogem_scipion.engine.translator.model import load_model
+from tests import published_layout
 
 LEVELS, WIDTH = 6, 4
 
@@ -21,8 +21,9 @@ def files(tmp_path_factory):
     """``latest_net_G.pth`` and ``latest_net_F.pth``, as a wrapper for several GPUs saves them."""
     folder = tmp_path_factory.mktemp("published")
     random = torch.Generator().manual_seed(11)
-    for name, shapes in (("G", published.generator_shapes(LEVELS, WIDTH)), ("F", published.feature_shapes(WIDTH))):
-        state = published.state_dict(shapes, random)
+    for name, shapes in (("G", published_layout.generator_shapes(LEVELS, WIDTH)),
+                         ("F", published_layout.projection_shapes(WIDTH))):
+        state = published_layout.state_dict(shapes, random)
         torch.save({f"module.{key}": value for key, value in state.items()}, folder / f"latest_net_{name}.pth")
     return folder
 
@@ -49,7 +50,7 @@ def test_the_model_holds_the_weights_and_says_where_they_are_from(files, importe
     state = torch.load(files / "latest_net_G.pth", weights_only=True)
     assert {f"module.{name}" for name in model.network.state_dict()} == set(state)
     assert all(torch.equal(value, state[f"module.{name}"]) for name, value in model.network.state_dict().items())
-    assert set(model.features) == set(published.feature_shapes(WIDTH))
+    assert set(model.features) == set(published_layout.projection_shapes(WIDTH))
     assert (model.snr, model.details["crop"], model.physical.ice) == (0.2, 64, ())
     assert model.details["imported"]["latest_net_G.pth"] == hashlib.sha256(
         (files / "latest_net_G.pth").read_bytes()).hexdigest()
@@ -70,7 +71,7 @@ def test_it_generates_and_takes_its_ice_from_real_micrographs(world, imported, i
     _, micrographs = read_table(out / "micrographs.star", "micrographs")
     assert len(micrographs) == 2
     for name in micrographs["rlnMicrographName"]:
-        image, pixel_size = read_mrc(inside(out, name), 2)
+        image, pixel_size = read_mrc(path_inside(out, name), 2)
         assert (image.shape, pixel_size) == ((192, 224), 6.0)
         assert float(image.mean()) == pytest.approx(0, abs=1e-4)
         assert float(image.std()) == pytest.approx(1, abs=1e-4)
@@ -122,7 +123,7 @@ def test_refusals_leave_nothing_behind(files, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_full_published_size(tmp_path, monkeypatch, generator):
     """1024 pixels, 64 channels: 79.6 million weights, every layer as in the straightforward pass."""
-    state = published.state_dict(published.generator_shapes(10, 64), generator)
+    state = published_layout.state_dict(published_layout.generator_shapes(10, 64), generator)
     torch.save(state, tmp_path / "latest_net_G.pth")
     assert cryogem(monkeypatch, "import-model", "--generator", tmp_path / "latest_net_G.pth", "--pixel-size", 5.36,
                    "--out", tmp_path / "model") == 0
@@ -135,7 +136,7 @@ def test_the_full_published_size(tmp_path, monkeypatch, generator):
     image = torch.randn(1, 1, 1024, 1024, generator=generator)
     with torch.no_grad():
         found, features = network(image)
-        wanted = published.layers(state, 10, image / network.scale)
+        wanted = published_layout.layer_outputs(state, 10, image / network.scale)
     assert len(seen) == 20
     for name, value in seen.items():
         # float32 in the same order of operations; deeper layers are normalised over few pixels.

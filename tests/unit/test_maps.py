@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The densities of a simulation: maps and atomic models together, on one scale."""
+"""Maps and atomic models of a simulation, on one density scale."""
 import math
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import torch
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import SimulateSettings, parse
-from cryogem_scipion.engine.simulation.maps import is_structure, read_volumes
-from cryogem_scipion.engine.simulation.microscope import measure_contrast, microscope
+from cryogem_scipion.engine.simulation.maps import is_atomic_model, read_volumes
+from cryogem_scipion.engine.simulation.microscope import measure_contrast, prepare_microscope
 from cryogem_scipion.engine.simulation.phantom import phantom
 
 ATOM = "ATOM  {number:5d}  CA  ALA A{number:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C\n"
@@ -39,38 +39,38 @@ def settings(*volume, **changes):
                                     "micrograph_size": (300, 300), "particles_mean": 9, **changes})
 
 
-@pytest.mark.parametrize(("name", "found"), [("a.pdb", True), ("8zpm.cif.gz", True), ("a.ENT", True),
-                                             ("a.mrc", False), ("a.map.gz", False), ("cif", False)])
-def test_models_are_known_by_their_names(name, found):
-    assert is_structure(Path(name)) == found
+@pytest.mark.parametrize(("name", "expected"), [("a.pdb", True), ("8zpm.cif.gz", True), ("a.ENT", True),
+                                                ("a.mrc", False), ("a.map.gz", False), ("cif", False)])
+def test_atomic_models_are_recognised_by_their_suffix(name, expected):
+    assert is_atomic_model(Path(name)) == expected
 
 
-def test_a_model_is_imaged(model_file):
-    run = microscope(settings(model_file, pixel_size=4.0))
-    assert run.diameter_angstrom == pytest.approx(80, abs=2 * 4.0 + 6)  # a voxel and the blur on each side
-    specimen = run.specimen(0, 0)
-    images = run.projections(specimen)
-    # A ball's projection covers π r²; the mask keeps what exceeds a tenth of the peak, nearly all of it.
+def test_an_atomic_model_gives_projections_of_its_size(model_file):
+    run = prepare_microscope(settings(model_file, pixel_size=4.0))
+    assert run.diameter_angstrom == pytest.approx(80, abs=2 * 4.0 + 6)  # a voxel and the blur on both sides
+    specimen = run.draw_specimen(0, 0)
+    images = run.project_particles(specimen)
+    # The projection of a ball has the area π r²; nearly all of it is above a tenth of the peak.
     area = float((images > 0.1 * images.amax((1, 2), keepdim=True)).sum((1, 2)).double().mean()) * 16
     assert area == pytest.approx(math.pi * 40**2, rel=0.15)
     assert measure_contrast(run, 0).scale > 0
 
 
-def test_a_model_alone_has_no_pixel_size(model_file):
+def test_an_atomic_model_alone_needs_a_pixel_size(model_file):
     with pytest.raises(SettingsError, match=r"ball\.pdb is an atomic model and has no pixel size; set pixel_size"):
-        microscope(settings(model_file))
+        prepare_microscope(settings(model_file))
 
 
-def test_a_coarser_resolution_blurs_the_model(model_file):
-    sharp, blurred = (microscope(settings(model_file, pixel_size=3.0, resolution_angstrom=limit))
+def test_a_coarser_resolution_blurs_the_projections(model_file):
+    sharp, blurred = (prepare_microscope(settings(model_file, pixel_size=3.0, resolution_angstrom=limit))
                       for limit in (None, 30.0))
-    specimen = sharp.specimen(0, 0)
-    fine = sharp.projections(specimen)
+    specimen = sharp.draw_specimen(0, 0)
+    fine = sharp.project_particles(specimen)
     power = torch.fft.rfft2(fine).abs()[..., 20:].norm()
-    assert float(torch.fft.rfft2(blurred.projections(specimen)).abs()[..., 20:].norm()) < 0.2 * float(power)
+    assert float(torch.fft.rfft2(blurred.project_particles(specimen)).abs()[..., 20:].norm()) < 0.2 * float(power)
 
 
-def test_maps_and_models_of_any_units_stand_on_one_scale(model_file, map_file, tmp_path):
+def test_maps_and_atomic_models_of_any_units_get_one_density_scale(model_file, map_file, tmp_path):
     strong = tmp_path / "strong.mrc"
     write_mrc(strong, 1000 * phantom(40, 4.0, 110.0).density.numpy(), 4.0)
     (first, second, third), pixel_size = read_volumes(settings(map_file, strong, model_file))

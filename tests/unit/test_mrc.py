@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MRC files: what is written is read back bit for bit, and rubbish is refused in one line."""
+"""MRC files: they are read as they were written, bit for bit, and damaged files are refused."""
 import mrcfile
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def image():
     return np.random.default_rng(1).normal(size=(20, 31)).astype(np.float32)
 
 
-def test_an_image_is_read_back(tmp_path, image):
+def test_an_image_is_read_as_it_was_written(tmp_path, image):
     write_mrc(tmp_path / "a.mrc", image, 3.25)
     found, pixel_size = read_mrc(tmp_path / "a.mrc", 2)
     assert np.array_equal(found, image)
@@ -22,13 +22,13 @@ def test_an_image_is_read_back(tmp_path, image):
     assert mrcfile.validate(tmp_path / "a.mrc")
 
 
-def test_same_data_same_bytes(tmp_path, image):
+def test_the_same_data_give_the_same_bytes(tmp_path, image):
     for name in ("a.mrc", "b.mrc"):
         write_mrc(tmp_path / name, image, 1.0)
     assert (tmp_path / "a.mrc").read_bytes() == (tmp_path / "b.mrc").read_bytes()
 
 
-def test_stacks_and_masks(tmp_path, image):
+def test_stacks_are_marked_as_stacks_and_masks_have_mode_0(tmp_path, image):
     write_mrc(tmp_path / "a.mrcs", np.stack([image] * 3), 2.0, stack=True)
     with mrcfile.open(tmp_path / "a.mrcs") as file:
         assert file.is_image_stack()
@@ -41,7 +41,7 @@ def test_stacks_and_masks(tmp_path, image):
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.float32, np.float16])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_every_number_type_and_byte_order(tmp_path, dtype, order):
+def test_every_number_type_and_byte_order_is_read(tmp_path, dtype, order):
     data = np.arange(60).reshape(6, 10)
     with mrcfile.new(tmp_path / "a.mrc") as file:
         file.set_data(data.astype(dtype))
@@ -50,7 +50,7 @@ def test_every_number_type_and_byte_order(tmp_path, dtype, order):
         path = tmp_path / "a.mrc"
         raw = path.read_bytes()
         head = np.frombuffer(raw[:1024], "<i4").astype(">i4").tobytes()
-        # Text and the machine stamp are bytes, not numbers.
+        # The text fields and the machine stamp have no byte order.
         head = head[:104] + raw[104:108] + head[108:208] + raw[208:212] + bytes([0x11, 0x11, 0, 0]) + head[216:220] \
             + (1).to_bytes(4, "big") + raw[224:1024]
         body = np.frombuffer(raw[1024:], np.dtype(dtype).newbyteorder("<"))
@@ -60,37 +60,37 @@ def test_every_number_type_and_byte_order(tmp_path, dtype, order):
     assert pixel_size == 2.0
 
 
-def damaged(path, image, how):
+def write_damaged(path, image, damage):
     write_mrc(path, image, 2.0)
     raw = bytearray(path.read_bytes())
-    if how == "empty":
+    if damage == "empty":
         raw = b""
-    elif how == "truncated":
+    elif damage == "truncated":
         raw = raw[:-100]
-    elif how == "huge":
+    elif damage == "huge":
         raw[0:12] = np.array([32768, 32768, 1], "<i4").tobytes()
-    elif how == "zero":
+    elif damage == "zero":
         raw[0:4] = bytes(4)
-    elif how == "mode":
+    elif damage == "mode":
         raw[12:16] = np.array([77], "<i4").tobytes()
-    elif how == "extended":
+    elif damage == "extended":
         raw[92:96] = np.array([2_000_000_000], "<i4").tobytes()
-    elif how == "text":
+    elif damage == "text":
         raw = b"this is not an image" * 100
-    elif how == "nan":
+    elif damage == "nan":
         raw[1024:1028] = np.array([np.nan], "<f4").tobytes()
-    elif how == "constant":
+    elif damage == "constant":
         raw[1024:] = bytes(len(raw) - 1024)
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize(("how", "message"), [
-    ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "that is no image"),
+@pytest.mark.parametrize(("damage", "message"), [
+    ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "which is not an image"),
     ("mode", "mode 77"), ("extended", "extended header would be longer"),
-    ("text", "no MRC file|that is no image|mode"), ("nan", "1 values that are not finite"), ("constant", "is constant"),
+    ("text", "is not an MRC file: its extended header"), ("nan", "1 values that are not finite"), ("constant", "is constant"),
 ])
-def test_damaged_files_are_refused(tmp_path, image, how, message):
-    damaged(tmp_path / "a.mrc", image, how)
+def test_damaged_files_are_refused(tmp_path, image, damage, message):
+    write_damaged(tmp_path / "a.mrc", image, damage)
     with pytest.raises(DataError, match=message):
         read_mrc(tmp_path / "a.mrc", 2)
 
@@ -104,12 +104,12 @@ def test_wrong_dimensions_transforms_and_missing_files_are_refused(tmp_path, ima
         read_mrc(tmp_path / "v.mrc", 2)
     with mrcfile.new(tmp_path / "c.mrc") as file:
         file.set_data(image.astype(np.complex64))
-    with pytest.raises(DataError, match="not a transform"):
+    with pytest.raises(DataError, match="not a Fourier transform"):
         read_mrc(tmp_path / "c.mrc", 2)
     with pytest.raises(DataError, match="is not a file"):
         read_mrc(tmp_path / "none.mrc", 2)
 
 
-def test_a_header_without_pixel_size_says_so(tmp_path, image):
+def test_the_pixel_size_is_none_where_the_header_has_none(tmp_path, image):
     write_mrc(tmp_path / "a.mrc", image, 0.0)
     assert read_mrc(tmp_path / "a.mrc", 2)[1] is None

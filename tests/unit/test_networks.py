@@ -1,63 +1,68 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The networks: published names and shapes, an independent forward pass, encoder alone, finite view."""
+"""The networks: published names and shapes, an independent forward pass, the encoder, the receptive field."""
 import pytest
 import torch
 
 from cryogem_scipion.engine.errors import SettingsError
-from cryogem_scipion.engine.translator.networks import PatchProjections, discriminator, latent_noise
-from cryogem_scipion.engine.translator.networks import generator as named_generator
-from tests import published
+from cryogem_scipion.engine.translator.networks import (
+    PatchProjections,
+    build_discriminator,
+    build_generator,
+    latent_noise,
+)
+from tests import published_layout
 from tests.unit.conftest import awake
 
 
 @pytest.mark.parametrize(("levels", "width"), [(5, 4), (6, 2), (10, 64)])
 def test_published_layout(levels, width):
     with torch.device("meta"):
-        network = named_generator({"name": "published", "levels": levels, "width": width})
-    found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert found == published.generator_shapes(levels, width)
+        network = build_generator({"name": "published", "levels": levels, "width": width})
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert shapes == published_layout.generator_shapes(levels, width)
     if levels == 10:
-        assert len(found) == 40
+        assert len(shapes) == 40
         assert sum(p.numel() for p in network.parameters()) == pytest.approx(79.6e6, rel=0.001)
-        assert found["model.submodule.submodule.submodule.up.1.weight"] == (1024, 256, 4, 4)
+        assert shapes["model.submodule.submodule.submodule.up.1.weight"] == (1024, 256, 4, 4)
         assert network.feature_channels == (64, 128, 256, 512, 512)
 
 
-def test_published_features_have_their_layout():
+def test_published_layout_of_the_projections():
     with torch.device("meta"):
         projections = PatchProjections((64, 128, 256, 512, 512))
-    found = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
-    assert found == published.feature_shapes(64)
+    shapes = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
+    assert shapes == published_layout.projection_shapes(64)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 128)])
 def test_published_forward_pass_layer_by_layer(shape, generator):
-    network = named_generator({"name": "published", "levels": 6, "width": 2}).double()
-    state = published.state_dict(published.generator_shapes(6, 2), generator)
+    network = build_generator({"name": "published", "levels": 6, "width": 2}).double()
+    state = published_layout.state_dict(published_layout.generator_shapes(6, 2), generator)
     network.load_state_dict(state)
     image = torch.randn(2, 1, *shape, generator=generator, dtype=torch.float64)
-    seen = {}
+    outputs = {}
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-            module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
-    found, features = network(image)
-    wanted = published.layers({name: value.double() for name, value in state.items()}, 6, image / network.scale)
-    assert len(seen) == 12
-    for name, value in seen.items():
-        assert float(value.detach().std()) > 0.05, name  # a layer that says nothing would be checked for nothing
-        assert torch.allclose(value, wanted[name], atol=1e-10), name
-    assert torch.allclose(found, wanted["image"] * network.scale, atol=1e-10)
-    for a, b in zip(features, wanted["contrasted"], strict=True):
+            module.register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out}))
+    translated, features = network(image)
+    expected = published_layout.layer_outputs({name: value.double() for name, value in state.items()}, 6,
+                                       image / network.scale)
+    assert len(outputs) == 12
+    for name, value in outputs.items():
+        assert float(value.detach().std()) > 0.05, name  # the comparison of a constant output would show nothing
+        assert torch.allclose(value, expected[name], atol=1e-10), name
+    assert torch.allclose(translated, expected["image"] * network.scale, atol=1e-10)
+    for a, b in zip(features, expected["contrastive"], strict=True):
         assert torch.allclose(a, b, atol=1e-10)
 
 
 def build(name, **values):
     torch.manual_seed(5)
-    return named_generator({"name": name, **values})
+    return build_generator({"name": name, **values})
 
 
 @pytest.mark.parametrize(("name", "values"), [("published", {"levels": 6, "width": 2}), ("residual", {"width": 4})])
-def test_gradients_of_the_encoder_alone_are_those_of_the_full_pass(name, values, generator):
+def test_gradients_through_the_encoder_are_those_of_the_full_pass(name, values, generator):
     network = build(name, **values).double()
     image = torch.randn(1, 1, 64, 64, generator=generator, dtype=torch.float64)
     latent = latent_noise(network, 1, (64, 64), generator)
@@ -72,39 +77,39 @@ def test_gradients_of_the_encoder_alone_are_those_of_the_full_pass(name, values,
         assert float((a - b).abs().max()) <= 1e-10 * max(1.0, float(b.abs().max()))
 
 
-def test_residual_generator_begins_as_its_input(generator):
+def test_untrained_residual_generator_returns_its_input(generator):
     network = build("residual", width=8)
     image = torch.randn(1, 1, 96, 64, generator=generator)
-    made, features = network(image, latent_noise(network, 1, (96, 64), generator))
-    assert torch.equal(made, image)
+    translated, features = network(image, latent_noise(network, 1, (96, 64), generator))
+    assert torch.equal(translated, image)
     assert [f.shape[1] for f in features] == list(network.feature_channels)
 
 
-def test_residual_generator_sees_no_further_than_its_margin(generator):
+def test_receptive_field_of_the_residual_generator_is_within_its_margin(generator):
     network = awake(build("residual", width=4), 0.2)
     image = torch.randn(1, 1, 512, 512, generator=generator)
     changed = image.clone()
     changed[..., 256, 256] += 100
     with torch.no_grad():
         difference = (network(image)[0] - network(changed)[0]).abs()[0, 0]
-    reach = torch.nonzero(difference > 0)
-    assert int((reach - 256).abs().max()) <= network.margin
-    assert int((reach - 256).abs().max()) > 32
+    changed_pixels = torch.nonzero(difference > 0)
+    assert int((changed_pixels - 256).abs().max()) <= network.margin
+    assert int((changed_pixels - 256).abs().max()) > 32
 
 
 @pytest.mark.parametrize("name", ["multiscale", "patch"])
-def test_discriminators_judge_any_shape(name, generator):
+def test_discriminators_take_any_shape(name, generator):
     torch.manual_seed(1)
-    network = discriminator({"name": name, "width": 4})
-    maps = network(torch.randn(2, 1, 128, 160, generator=generator))
-    assert len(maps) == (2 if name == "multiscale" else 1)
-    assert all(m.shape[:2] == (2, 1) and m.shape[2] < m.shape[3] for m in maps)
+    network = build_discriminator({"name": name, "width": 4})
+    score_maps = network(torch.randn(2, 1, 128, 160, generator=generator))
+    assert len(score_maps) == (2 if name == "multiscale" else 1)
+    assert all(scores.shape[:2] == (2, 1) and scores.shape[2] < scores.shape[3] for scores in score_maps)
 
 
 def test_published_discriminator_has_the_published_size():
     with torch.device("meta"):
-        assert sum(p.numel() for p in discriminator({"name": "patch", "width": 128}).parameters()) == pytest.approx(
-            11.0e6, rel=0.01)
+        network = build_discriminator({"name": "patch", "width": 128})
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(11.0e6, rel=0.01)
 
 
 def test_projections_have_published_names_and_unit_length(generator):
@@ -121,6 +126,6 @@ def test_projections_have_published_names_and_unit_length(generator):
 
 def test_unknown_networks_are_refused():
     with pytest.raises(SettingsError, match="'diffusion' does not exist"):
-        named_generator({"name": "diffusion"})
+        build_generator({"name": "diffusion"})
     with pytest.raises(SettingsError, match="'critic' does not exist"):
-        discriminator({"name": "critic"})
+        build_discriminator({"name": "critic"})

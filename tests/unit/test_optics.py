@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""The CTF: its formula, its zeros, its application to images, and random microscope states."""
 import dataclasses
 import math
 import shutil
@@ -21,7 +22,7 @@ from cryogem_scipion.engine.simulation.ctf import (
     electron_wavelength,
     fast_shape,
 )
-from cryogem_scipion.engine.simulation.optics import transfer_zeros
+from cryogem_scipion.engine.simulation.optics import ctf_zeros
 
 ROUND = Optics(300.0, 2.7, 0.1, 15000.0, 15000.0, 0.0)
 ASTIGMATIC = Optics(200.0, 2.0, 0.07, 18000.0, 12000.0, 30.0, phase_shift_degrees=40.0, b_factor_angstrom2=60.0)
@@ -29,7 +30,7 @@ SHAPES = [(64, 64), (65, 63), (48, 81)]
 
 
 def reference(shape, pixel_size, optics):
-    """The formula of the design, with angles, in plain float64."""
+    """The formula of the CTF with explicit angles, in float64."""
     ky, kx = np.meshgrid(np.fft.fftfreq(shape[0], pixel_size), np.fft.rfftfreq(shape[1], pixel_size), indexing="ij")
     u, theta = np.hypot(ky, kx), np.arctan2(ky, kx)
     wavelength = electron_wavelength(optics.voltage_kv)
@@ -54,7 +55,7 @@ def test_ctf_is_the_formula_for_every_size(shape, optics, pixel_size):
     values = ctf(shape, pixel_size, optics)
     assert values.dtype == torch.float32
     assert values.shape == (shape[0], shape[1] // 2 + 1)
-    # float32 output: two steps of 6e-8 and the sine's own 6e-8; the phase itself is float64
+    # float32 output: two rounding steps of 6e-8, and 6e-8 for the sine; the phase is float64.
     np.testing.assert_allclose(values.numpy(), reference(shape, pixel_size, optics), atol=3e-7)
 
 
@@ -64,33 +65,33 @@ def test_ctf_starts_positive_at_underfocus():
     assert bool((values[0, :8] >= values[0, 0]).all())
 
 
-def test_zeros_fall_where_the_formula_puts_them():
+def test_ctf_is_zero_where_the_formula_says():
     size, pixel_size = 4096, 1.0
     line = ctf((1, size), pixel_size, ROUND)[0].numpy()
     u = np.fft.rfftfreq(size, pixel_size)
     crossings = np.flatnonzero(np.diff(np.sign(line)))[:10]
-    found = u[crossings] - line[crossings] * (u[crossings + 1] - u[crossings]) / np.diff(line)[crossings]
+    zeros = u[crossings] - line[crossings] * (u[crossings + 1] - u[crossings]) / np.diff(line)[crossings]
     wavelength, spherical = electron_wavelength(300.0), 2.7e7
     # χ = k π with q = u²: ½ Cs λ³ q² − λ Δf q + (k − asin(w) / π) = 0
     k = np.arange(1, 11)
     a, b = 0.5 * spherical * wavelength**3, -wavelength * 15000.0
     q = (-b - np.sqrt(b * b - 4 * a * (k - math.asin(0.1) / math.pi))) / (2 * a)
-    # linear interpolation between samples 1/4096 apart: a hundredth of a sample
-    np.testing.assert_allclose(found, np.sqrt(q), atol=1e-2 / size)
+    # Linear interpolation between samples is right to a hundredth of a sample.
+    np.testing.assert_allclose(zeros, np.sqrt(q), atol=1e-2 / size)
 
 
 @pytest.mark.parametrize("optics", [
     ROUND, Optics(200.0, 2.0, 0.07, 9000.0, 7000.0, 30.0, phase_shift_degrees=60.0),
     Optics(300.0, 2.7, 0.1, 1500.0, 1500.0, 0.0), Optics(300.0, 0.0, 0.1, -8000.0, -9000.0, 70.0)],
     ids=["round", "astigmatic", "turning back", "overfocus"])
-def test_rings_are_where_the_transfer_changes_its_sign(optics):
+def test_ctf_zeros_are_where_the_ctf_changes_its_sign(optics):
     size, pixel_size = 2048, 0.8
-    rings = transfer_zeros(optics, np.array([0.0, np.pi / 2]), 0.5 / pixel_size)
+    rings = ctf_zeros(optics, np.array([0.0, np.pi / 2]), 0.5 / pixel_size)
     lines = [ctf((1, size), pixel_size, optics)[0], ctf((size, 1), pixel_size, optics)[:size // 2, 0]]
     for line, ring in zip(lines, rings.T, strict=True):
         changes = np.flatnonzero(np.diff(np.sign(line.numpy())))
         assert len(changes) > 5
-        # One sample lies between a zero and the change of sign that it makes.
+        # A zero lies between the two samples where the sign changes.
         inside = ring[ring < (len(line) - 1) / (size * pixel_size)]
         np.testing.assert_allclose(inside, (changes + 0.5) / (size * pixel_size), atol=0.51 / (size * pixel_size))
 
@@ -104,16 +105,16 @@ def test_astigmatism_angle_turns_from_x_to_y():
     torch.testing.assert_close(values[0], along_x, atol=1e-6, rtol=0)
 
 
-def test_apply_ctf_makes_the_transform_of_a_point(generator):
+def test_apply_ctf_turns_a_point_into_the_point_spread_function(generator):
     for shape in SHAPES:
         point = torch.zeros(shape)
         point[0, 0] = 1
         spread = apply_ctf(point, 3.0, ROUND)
-        # float32 transforms of unit values
+        # Rounding of Fourier transforms in float32.
         torch.testing.assert_close(torch.fft.rfft2(spread).real, ctf(shape, 3.0, ROUND), atol=1e-5, rtol=0)
 
 
-def test_apply_ctf_leaves_its_argument_and_crops(generator):
+def test_apply_ctf_crops_the_margin_and_does_not_change_its_argument(generator):
     image = torch.rand(40, 52, generator=generator)
     before = image.clone()
     full = apply_ctf(image, 3.0, ROUND)
@@ -143,7 +144,7 @@ def test_margin_keeps_ripples_from_wrapping(pixel_size, defocus):
     small = apply_ctf(torch.from_numpy(spot), pixel_size, optics, margin)
     large = torch.nn.functional.pad(torch.from_numpy(spot), (0, 600, 0, 600))
     truth = apply_ctf(large, pixel_size, optics)[margin : margin + field, margin : margin + field]
-    # a spot of 1.5 pixels has all its frequencies: what still wraps is below 1 % of the strongest ripple
+    # A spot of 1.5 pixels has all frequencies. Ripples that still wrap around are below 1 % of the strongest ripple.
     assert (small - truth).abs().max() < 0.01 * truth.abs().max()
 
 
@@ -173,7 +174,7 @@ def test_drawn_optics_fill_their_ranges(generator):
     angle = np.array([o.defocus_angle_degrees for o in drawn])
     assert 1e4 <= mean.min() <= mean.max() <= 2e4
     assert -1e-9 <= split.min() <= split.max() <= 500 + 1e-9
-    # the mean of 400 uniform draws lies within 5 standard errors (0.289 / 20 = 0.0144 of the range)
+    # The mean of 400 uniform draws, within 5 standard errors (0.289 / 20 = 0.0144 of the range).
     assert abs(mean.mean() - 1.5e4) < 0.072 * 1e4
     assert abs(angle.mean() - 90) < 0.072 * 180
     assert draw_optics(torch.Generator().manual_seed(3), defocus_min_angstrom=1e4, defocus_max_angstrom=2e4) == \
@@ -211,13 +212,13 @@ def test_height_towards_the_source_lowers_the_underfocus():
         ),
     ],
 )
-def test_refusals(action, message):
+def test_unusable_arguments_are_refused(action, message):
     with pytest.raises(SettingsError, match=message):
         action()
 
 
 @pytest.mark.optional
-def test_relion_agrees(tmp_path):
+def test_relion_computes_the_same_ctf(tmp_path):
     program = shutil.which("relion_ctf_toolbox")
     if program is None:
         pytest.skip("relion_ctf_toolbox is not installed")
@@ -227,10 +228,10 @@ def test_relion_agrees(tmp_path):
         " --defU 18000 --defV 12000 --defAng 30 --phase_shift 20"
     )
     subprocess.run([program, "--simulate", tmp_path / "ctf.mrc", *options.split()], check=True, capture_output=True)
-    theirs = mrcfile.read(tmp_path / "ctf.mrc")[1:, size // 2 :]
-    ours = torch.fft.fftshift(ctf((size, size), pixel_size, optics), dim=0)[1:, :-1].numpy()
-    # the two wavelengths differ in the sixth digit, over at most 60 radians of phase
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    relion_ctf = mrcfile.read(tmp_path / "ctf.mrc")[1:, size // 2 :]
+    own_ctf = torch.fft.fftshift(ctf((size, size), pixel_size, optics), dim=0)[1:, :-1].numpy()
+    # The wavelengths of the two programs differ in the sixth digit; the phase is at most 60 radians.
+    np.testing.assert_allclose(own_ctf, relion_ctf, atol=1e-3)
     flipped = dataclasses.replace(optics, defocus_angle_degrees=-30.0)
     wrong = torch.fft.fftshift(ctf((size, size), pixel_size, flipped), dim=0)[1:, :-1].numpy()
-    assert np.abs(wrong - theirs).max() > 1
+    assert np.abs(wrong - relion_ctf).max() > 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Picks against the truth: hand-made cases with known answers, and exhaustive search as the judge of the matching."""
+"""Scores of picks: small examples with known results, and the matching compared with an exhaustive search."""
 import itertools
 import json
 
@@ -15,16 +15,16 @@ from cryogem_scipion.engine.errors import CryogemError, DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import read_manifest, write_table
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.scoring.coordinates import read_coordinates
-from cryogem_scipion.engine.scoring.matching import match
-from cryogem_scipion.engine.scoring.names import same_files
+from cryogem_scipion.engine.scoring.file_names import match_file_names
+from cryogem_scipion.engine.scoring.matching import match_positions
 from cryogem_scipion.engine.scoring.picks import precision_recall_curve
 from cryogem_scipion.engine.settings import PicksSettings
-from cryogem_scipion.engine.settings.picks import default_radius
+from cryogem_scipion.engine.settings.picks import default_matching_radius
 
 
 @pytest.fixture(autouse=True)
 def few_figures(request, monkeypatch):
-    """A figure takes longer than all else; it is drawn where a test's name says so."""
+    """Draw the figure only in tests with "figure" in their name, because drawing takes long."""
     if "figure" not in request.node.name:
         monkeypatch.setattr("cryogem_scipion.engine.stages.picks.draw_picks", lambda figure, folder: None)
 
@@ -34,30 +34,30 @@ points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=5)
 
 @settings(max_examples=60, deadline=None)
 @given(points, points)
-def test_no_other_pairing_gains_more(picks, particles):
-    """All pairings of up to five with five are tried; the gain is what they are compared by."""
+def test_no_other_matching_has_a_larger_score(picks, particles):
+    """All matchings of up to five picks with up to five particles are tried."""
     picks, particles = (np.array(some, float).reshape(-1, 2) for some in (picks, particles))
     radius = 5.0
-    found = match(picks, particles, radius)
-    paired = found[found >= 0]
+    partners = match_positions(picks, particles, radius)
+    paired = partners[partners >= 0]
     assert len(set(paired)) == len(paired)
     distance = np.linalg.norm(picks[:, None] - particles, axis=2)
-    gain = np.maximum(0, radius**2 - distance**2)
-    assert all(distance[i, j] < radius for i, j in enumerate(found) if j >= 0)
-    few, many = sorted((len(picks), len(particles)))
-    table = gain if len(picks) <= len(particles) else gain.T
-    best = max(sum(table[i, j] for i, j in enumerate(way)) for way in itertools.permutations(range(many), few))
-    assert sum(gain[i, j] for i, j in enumerate(found) if j >= 0) == pytest.approx(best)
+    scores = np.maximum(0, radius**2 - distance**2)
+    assert all(distance[i, j] < radius for i, j in enumerate(partners) if j >= 0)
+    fewer, more = sorted((len(picks), len(particles)))
+    table = scores if len(picks) <= len(particles) else scores.T
+    best = max(sum(table[i, j] for i, j in enumerate(order)) for order in itertools.permutations(range(more), fewer))
+    assert sum(scores[i, j] for i, j in enumerate(partners) if j >= 0) == pytest.approx(best)
 
 
-def test_what_lies_on_the_radius_is_out_whatever_the_unit():
-    for unit in (1.0, 1.06, 0.3):  # 3, 4 and 5 in units that are no binary fractions
-        assert match(np.array([[3.0, 4.0]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [-1]
-        assert match(np.array([[3.0, 3.99]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [0]
+def test_a_pick_at_exactly_the_radius_does_not_match_in_any_unit():
+    for unit in (1.0, 1.06, 0.3):  # 3, 4 and 5 in units that are not binary fractions
+        assert match_positions(np.array([[3.0, 4.0]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [-1]
+        assert match_positions(np.array([[3.0, 3.99]]) * unit, np.zeros((1, 2)), 5.0 * unit).tolist() == [0]
 
 
-def test_the_curve_of_a_case_worked_out_by_hand():
-    """Scores 9 (hit), 7 (false), 7 (hit), 3 (false), 1 (hit), four particles: equal scores come in together."""
+def test_the_precision_recall_curve_of_a_small_example():
+    """Scores 9 (hit), 7 (false), 7 (hit), 3 (false), 1 (hit), four particles; equal scores are added together."""
     curve = precision_recall_curve(np.array([1, 1, 0, 0, 1]), np.array([9.0, 7, 7, 3, 1]), 4)
     assert curve.threshold.tolist() == [9, 7, 3, 1]
     assert curve.precision == pytest.approx([1, 2 / 3, 2 / 4, 3 / 5])
@@ -67,7 +67,7 @@ def test_the_curve_of_a_case_worked_out_by_hand():
 
 
 def write_truth(folder, rows, pixel_size=4.0, micrographs=None, **extra):
-    """particles.star of rows (micrograph, x, y, whole), with micrographs.star beside it."""
+    """Write particles.star with rows (micrograph, x, y, whole), and micrographs.star next to it."""
     folder.mkdir(exist_ok=True)
     optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "o", "rlnMicrographPixelSize": pixel_size}])
     table = pd.DataFrame(rows, columns=["rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "cryogemWhole"])
@@ -80,8 +80,8 @@ def write_truth(folder, rows, pixel_size=4.0, micrographs=None, **extra):
 
 
 def write_picks(path, rows):
-    columns = ["image_name", "x_coord", "y_coord", "score"][:len(rows[0])] if rows else ["image_name", "x_coord",
-                                                                                        "y_coord", "score"]
+    columns = ["image_name", "x_coord", "y_coord", "score"]
+    columns = columns[:len(rows[0])] if rows else columns
     pd.DataFrame(rows, columns=columns).to_csv(path, sep="\t", index=False)
     return path
 
@@ -94,7 +94,7 @@ def report(tmp_path, picks, truth, out="report", **values):
 
 @pytest.fixture
 def truth(tmp_path):
-    """Two micrographs with two whole particles each, one more that is cut, and a micrograph without any."""
+    """Two micrographs with two whole particles each, one particle cut by the border, and an empty micrograph."""
     return write_truth(tmp_path / "gen", [("micrographs/a.mrc", 100, 100, 1), ("micrographs/a.mrc", 200, 100, 1),
                                           ("micrographs/a.mrc", 2, 100, 0), ("micrographs/b.mrc", 50, 60, 1),
                                           ("micrographs/b.mrc", 150, 60, 1)],
@@ -110,8 +110,8 @@ def test_duplicates_empty_micrographs_and_cut_particles(tmp_path, truth):
         ("a", 300, 300, 1.0),   # nothing there
         ("b", 50, 69, 2.0),     # 36 Å off: a hit
         ("c", 10, 10, 3.0)])    # false, on a micrograph without particles
-    found = report(tmp_path, picks, truth)
-    over_all = found["overall"]
+    scores = report(tmp_path, picks, truth)
+    over_all = scores["overall"]
     assert (over_all["particles"], over_all["hits"], over_all["false_picks"], over_all["missed"],
             over_all["dropped_picks"]) == (4, 2, 3, 2, 2)
     assert over_all["precision"] == pytest.approx(2 / 5)
@@ -119,20 +119,20 @@ def test_duplicates_empty_micrographs_and_cut_particles(tmp_path, truth):
     assert over_all["f1"] == pytest.approx(4 / 9)
     # By falling score: false, hit, false, hit, false.
     assert over_all["auprc"] == pytest.approx((1 / 2 + 2 / 4) / 4)
-    assert found["best"] == pytest.approx({"threshold": 2.0, "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2})
+    assert scores["best"] == pytest.approx({"threshold": 2.0, "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2})
     error = over_all["position_error_angstrom"]
     assert (error["mean"], error["offset_x"], error["offset_y"]) == pytest.approx((20, 2, 18))
-    a, b, c = found["micrographs"]
+    a, b, c = scores["micrographs"]
     assert (a["micrograph"], a["hits"], a["dropped_picks"], a["recall"]) == ("micrographs/a.mrc", 1, 2, 0.5)
     assert (b["precision"], b["auprc"]) == (1.0, 0.5)
     assert (c["precision"], c["recall"], c["f1"], c["auprc"], c["position_error_angstrom"]) == (0, None, 0, None, None)
-    assert found["mean_of_micrographs"]["recall"] == 0.5
+    assert scores["mean_of_micrographs"]["recall"] == 0.5
     manifest = read_manifest(tmp_path / "report")
     assert (manifest.stage, manifest.micrographs, manifest.whole_particles) == ("picks", 3, 4)
     assert manifest.figures["f1"] == over_all["f1"]
 
 
-def test_a_pick_between_a_cut_and_a_whole_particle_goes_where_it_fits(tmp_path):
+def test_a_pick_between_a_cut_and_a_whole_particle_matches_the_nearer_one(tmp_path):
     truth = write_truth(tmp_path / "gen", [("a.mrc", 0, 0, 0), ("a.mrc", 10, 0, 1)])
     near_whole = report(tmp_path, write_picks(tmp_path / "one.txt", [("a", 6, 0, 1.0)]), truth, "one")["overall"]
     assert (near_whole["hits"], near_whole["dropped_picks"]) == (1, 0)
@@ -140,60 +140,60 @@ def test_a_pick_between_a_cut_and_a_whole_particle_goes_where_it_fits(tmp_path):
     assert (near_cut["hits"], near_cut["missed"], near_cut["dropped_picks"]) == (0, 1, 1)
 
 
-def test_equal_scores_give_one_point_whatever_their_order(tmp_path, truth):
+def test_equal_scores_are_one_point_of_the_curve_in_any_order(tmp_path, truth):
     rows = [("a", 100, 100, 1.0), ("b", 300, 300, 1.0), ("a", 200, 100, 1.0)]
-    one = report(tmp_path, write_picks(tmp_path / "one.txt", rows), truth, "one")
-    other = report(tmp_path, write_picks(tmp_path / "two.txt", rows[::-1]), truth, "two")
-    assert one["overall"] == other["overall"]
-    assert one["overall"]["auprc"] == pytest.approx(2 / 3 * 2 / 4)
+    forward = report(tmp_path, write_picks(tmp_path / "one.txt", rows), truth, "one")
+    backward = report(tmp_path, write_picks(tmp_path / "two.txt", rows[::-1]), truth, "two")
+    assert forward["overall"] == backward["overall"]
+    assert forward["overall"]["auprc"] == pytest.approx(2 / 3 * 2 / 4)
 
 
-def test_no_picks_at_all(tmp_path, truth):
-    found = report(tmp_path, write_picks(tmp_path / "picks.txt", []), truth)["overall"]
-    assert (found["recall"], found["precision"], found["f1"], found["auprc"], found["missed"]) == (0, None, 0, 0, 4)
+def test_a_report_without_any_pick(tmp_path, truth):
+    scores = report(tmp_path, write_picks(tmp_path / "picks.txt", []), truth)["overall"]
+    assert [scores[name] for name in ("recall", "precision", "f1", "auprc", "missed")] == [0, None, 0, 0, 4]
     assert "3" not in read_manifest(tmp_path / "report").warnings[0].split()[0]
 
 
-def test_picks_without_scores_have_no_curve_but_all_else(tmp_path, truth):
+def test_picks_without_scores_have_all_metrics_but_the_curve(tmp_path, truth):
     picks = write_picks(tmp_path / "picks.txt", [("a", 100, 100), ("b", 300, 300)])
-    found = report(tmp_path, picks, truth)
-    assert (found["overall"]["f1"], found["overall"]["auprc"]) == (pytest.approx(2 / 6), None)
-    assert "best" not in found
+    metrics = report(tmp_path, picks, truth)
+    assert (metrics["overall"]["f1"], metrics["overall"]["auprc"]) == (pytest.approx(2 / 6), None)
+    assert "best" not in metrics
 
 
 def test_picks_on_unlabelled_micrographs_are_left_out_with_a_warning(tmp_path, truth):
     rows = [("a", 100, 100, 1.0), ("elsewhere", 1, 1, 2.0), ("elsewhere", 2, 1, 2.0)]
-    found = report(tmp_path, write_picks(tmp_path / "picks.txt", rows), truth)["overall"]
-    assert (found["picks"], found["precision"]) == (1, 1.0)
+    scores = report(tmp_path, write_picks(tmp_path / "picks.txt", rows), truth)["overall"]
+    assert (scores["picks"], scores["precision"]) == (1, 1.0)
     warnings = read_manifest(tmp_path / "report").warnings
     assert warnings[0].startswith("2 picks lie on 1 micrographs that are not in the ground truth")
     assert warnings[1].startswith("1 micrographs with particles have no picks")
 
 
 def test_pixel_sizes_of_picks_and_truth_may_differ(tmp_path):
-    """Picked on micrographs of 1 Å, labelled at 4 Å, where the true centre has a fraction in its origin."""
+    """Picked at 1 Å per pixel, labelled at 4 Å; the origins hold the sub-pixel part of the true centres."""
     truth = write_truth(tmp_path / "gen", [("a.mrc", 100, 50, 1)], rlnOriginXAngst=-2.0, rlnOriginYAngst=-1.0)
     picks = write_picks(tmp_path / "picks.txt", [("a", 405, 197, 1.0)])
     error = report(tmp_path, picks, truth, pixel_size=1.0)["overall"]["position_error_angstrom"]
     assert (error["offset_x"], error["offset_y"]) == pytest.approx((405 - 402, 197 - 201))
 
 
-def test_the_radius_follows_the_particle(tmp_path, truth):
+def test_the_default_radius_comes_from_the_particle_diameter(tmp_path, truth):
     picks = write_picks(tmp_path / "picks.txt", [("a", 100, 100, 1.0)])
     with pytest.raises(SettingsError, match="diameter is not known; give radius"):
         report(tmp_path, picks, truth, radius=None)
-    # Two discs at this distance share half of their union, by counting points.
+    # The intersection of two discs at this distance is half of their union; both areas are counted in points.
     y, x = np.mgrid[-1:2:0.005, -1:2:0.005]
-    one, other = (np.hypot(x - centre, y) < 0.5 for centre in (0, default_radius(1.0)))
-    assert (one & other).sum() / (one | other).sum() == pytest.approx(0.5, abs=0.005)
+    disc, shifted = (np.hypot(x - centre, y) < 0.5 for centre in (0, default_matching_radius(1.0)))
+    assert (disc & shifted).sum() / (disc | shifted).sum() == pytest.approx(0.5, abs=0.005)
 
 
 def coordinates(path, pixel_size=None):
     return read_coordinates([path], pixel_size, "pixel_size")
 
 
-def test_every_format_says_the_same(tmp_path):
-    """Two picks at (10, 20) and (30.5, 40) px of 2 Å on micrograph a, as five programs write them."""
+def test_all_file_formats_give_the_same_coordinates(tmp_path):
+    """Two picks at (10, 20) and (30.5, 40) px of 2 Å on micrograph a, in the formats of five programs."""
     rows = pd.DataFrame({"rlnMicrographName": ["m/a.mrc"] * 2, "rlnCoordinateX": [10, 30.5],
                          "rlnCoordinateY": [20, 40.0], "rlnAutopickFigureOfMerit": [0.5, 0.25]})
     optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnMicrographPixelSize": 2.0}])
@@ -217,12 +217,12 @@ def test_every_format_says_the_same(tmp_path):
                              ("a.box", 2.0), ("p.cs", None)):
         table = coordinates(tmp_path / name, pixel_size)
         assert table[["x", "y", "score"]].to_numpy() == pytest.approx(np.array([[20, 40, 0.5], [61, 80, 0.25]])), name
-        assert set(same_files(["somewhere/a.mrc"], table["micrograph"]).values()) == {"somewhere/a.mrc"}
+        assert set(match_file_names(["somewhere/a.mrc"], table["micrograph"]).values()) == {"somewhere/a.mrc"}
     with pytest.raises(DataError, match=r"a_autopick\.star does not say the pixel size of its coordinates; give pixel"):
         coordinates(tmp_path / "a_autopick.star")
 
 
-def test_eman_flags_are_no_scores(tmp_path):
+def test_flags_of_eman_boxes_are_not_scores(tmp_path):
     (tmp_path / "a.box").write_text("0 10 20 20 -3\n")
     assert coordinates(tmp_path / "a.box", 1.0)["score"].isna().all()
 
@@ -237,7 +237,7 @@ def test_eman_flags_are_no_scores(tmp_path):
     ("p.txt", "image_name\tx_coord\ty_coord\na\tnan\t1\n", "no finite numbers"),
     ("p.txt", "image_name\tx_coord\ty_coord\tscore\na\t1\t1\t2\na\t2\t2\t\n", "1 of 2 picks have no score"),
 ])
-def test_files_that_are_no_coordinates_are_refused(tmp_path, truth, name, text, message):
+def test_unusable_coordinate_files_are_refused(tmp_path, truth, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(CryogemError, match=message) as caught:
         report(tmp_path, tmp_path / name, truth)
@@ -252,22 +252,22 @@ def test_a_pickle_is_not_loaded(tmp_path):
         coordinates(tmp_path / "p.cs", 1.0)
 
 
-def test_other_micrographs_altogether_are_refused(tmp_path, truth):
+def test_picks_of_other_micrographs_only_are_refused(tmp_path, truth):
     picks = write_picks(tmp_path / "picks.txt", [("x", 1, 1, 1.0)])
     with pytest.raises(DataError, match=r"none of the picked micrographs \(such as 'x'\) is one of the truth"):
         report(tmp_path, picks, truth)
 
 
-def test_micrographs_are_told_apart_by_as_many_folders_as_it_takes():
-    assert same_files(["m/a.mrc", "m/b.1.mrc"], ["a", "/data/b.1.mrc", "c"]) == {"a": "m/a.mrc",
-                                                                               "/data/b.1.mrc": "m/b.1.mrc"}
+def test_names_are_matched_with_as_many_folders_as_needed():
+    assert match_file_names(["m/a.mrc", "m/b.1.mrc"], ["a", "/data/b.1.mrc", "c"]) == {
+        "a": "m/a.mrc", "/data/b.1.mrc": "m/b.1.mrc"}
     twins = ["one/a.mrc", "two/a.mrc", "two/b.mrc"]
-    assert same_files(twins, ["x/two/a.tif", "one/a"]) == {"x/two/a.tif": "two/a.mrc", "one/a": "one/a.mrc"}
+    assert match_file_names(twins, ["x/two/a.tif", "one/a"]) == {"x/two/a.tif": "two/a.mrc", "one/a": "one/a.mrc"}
     with pytest.raises(DataError, match="'a' may be any of 2 files of that name"):
-        same_files(twins, ["a"])
+        match_file_names(twins, ["a"])
     with pytest.raises(DataError, match=r"'x/a' and 'y/a' are both m/a\.mrc by name"):
-        same_files(["m/a.mrc"], ["x/a", "y/a"])
-    assert same_files([], ["a"]) == {}
+        match_file_names(["m/a.mrc"], ["x/a", "y/a"])
+    assert match_file_names([], ["a"]) == {}
 
 
 def test_the_figure_shows_a_micrograph(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Inverted micrographs: found whatever their grey values, never among proper ones; turned round on demand."""
+"""Inverted micrographs: they are recognised whatever their grey values are, and inverted if the user asks for it."""
 import math
 from pathlib import Path
 
@@ -20,20 +20,20 @@ INVERSIONS = {"mirrored": lambda image: 2 * np.median(image) - image, "negative"
               "normalised": lambda image: (image.mean() - image) / image.std()}
 
 
-def micrographs(world, folder, how=None, count=6):
-    """Of other specimens than the simulation's, and clearer, for the fields are small; inverted or not."""
+def micrographs(world, folder, inversion=None, count=6):
+    """Other specimens than the simulation's, with stronger contrast because the fields are small."""
     folder.mkdir()
     random = np.random.default_rng(8)
     for number, path in enumerate((2 * sorted((world / "hidden/micrographs").iterdir()))[:count]):
         clean, _ = read_mrc(path, 2)
         image = (400 * (1 - 1.6 * (1 - clean) + 0.05 * random.normal(size=clean.shape))).astype(np.float32)
-        write_mrc(folder / f"mic_{number:06d}.mrc", INVERSIONS[how](image) if how else image, 6.0)
+        write_mrc(folder / f"mic_{number:06d}.mrc", INVERSIONS[inversion](image) if inversion else image, 6.0)
     return [str(folder / "*.mrc")]
 
 
-@pytest.mark.parametrize("how", INVERSIONS)
-def test_inverted_micrographs_are_refused_before_anything_is_written(world, tmp_path, how):
-    real = micrographs(world, tmp_path / "real", how)
+@pytest.mark.parametrize("inversion", INVERSIONS)
+def test_inverted_micrographs_are_refused_before_anything_is_written(world, tmp_path, inversion):
+    real = micrographs(world, tmp_path / "real", inversion)
     with pytest.raises(DataError, match=r"particles are bright in the real micrographs .* Set real_contrast to bright"):
         train.run(TrainSettings(real=real, simulation=world / "sim", out=tmp_path / "run", steps=1, crop=64))
     with pytest.raises(DataError, match="contrast is inverted"):
@@ -42,24 +42,24 @@ def test_inverted_micrographs_are_refused_before_anything_is_written(world, tmp_
 
 
 @pytest.mark.slow
-def test_they_are_turned_round_or_taken_as_they_are_on_demand(world, tmp_path):
-    real, proper = (micrographs(world, tmp_path / name, how, 2)
-                    for name, how in (("real", "mirrored"), ("proper", None)))
-    found = {}
-    for choice, patterns in (("auto", proper), ("bright", real), ("dark", real)):
+def test_the_user_chooses_whether_they_are_inverted(world, tmp_path):
+    bright, dark = (micrographs(world, tmp_path / f"{name} particles", inversion, 2)
+                    for name, inversion in (("bright", "mirrored"), ("dark", None)))
+    images = {}
+    for choice, patterns in (("auto", dark), ("bright", bright), ("dark", bright)):
         manifest = train.run(TrainSettings(
             real=patterns, simulation=world / "sim", out=tmp_path / choice, steps=1, crop=32, real_contrast=choice,
             generator_width=4, discriminator_width=4, noise="gaussian"))
         assert not any("bright" in warning for warning in manifest.warnings)
-        found[choice], _ = read_mrc(tmp_path / choice / "micrographs/mic_000000.mrc", 2)
-    # Turned round twice is the same, rounding apart.
-    assert np.abs(found["bright"] - found["auto"]).max() < 1e-3 * found["auto"].std()
-    assert np.corrcoef(found["dark"].ravel(), found["auto"].ravel())[0, 1] < -0.99
+        images[choice], _ = read_mrc(tmp_path / choice / "micrographs/mic_000000.mrc", 2)
+    # An image that is inverted twice is the same apart from rounding.
+    assert np.abs(images["bright"] - images["auto"]).max() < 1e-3 * images["auto"].std()
+    assert np.corrcoef(images["dark"].ravel(), images["auto"].ravel())[0, 1] < -0.99
 
 
 @pytest.fixture
 def scene():
-    """Clumps of five blobs in coloured noise; ``make(sign, ...)`` gives micrographs where they are dark (-1) or bright.
+    """Two functions: micrographs with clumps of five blobs, dark (-1), bright (1) or none (0); and their contrast sign.
     """
     random = torch.Generator().manual_seed(3)
     y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
@@ -74,37 +74,39 @@ def scene():
     signals = [signal() for _ in range(4)]
     deviation = float(torch.cat([s[s > 0.1] for s in signals]).std())
 
-    def make(sign, count=4, snr=0.5):
+    def simulate(sign, count=4, snr=0.5):
         return [noise.draw((256, 256), random) + sign * math.sqrt(snr) / deviation * signal() for _ in range(count)]
-    return make, lambda flats: measure_contrast_sign(flats, signals, deviation, 24.0, torch.Generator().manual_seed(1))
+
+    def measure(flats):
+        return measure_contrast_sign(flats, signals, deviation, 24.0, torch.Generator().manual_seed(1))
+    return simulate, measure
 
 
 def test_dark_and_bright_discs_are_told_apart(scene):
-    make, measured = scene
-    dark, bright = measured(make(-1)), measured(make(1))
+    simulate, measure = scene
+    dark, bright = measure(simulate(-1)), measure(simulate(1))
     assert not dark.doubtful
     assert bright.inverted
-    assert dark.found < -3 * dark.error
-    one = measured(make(1, count=1))
-    assert one.inverted or one.doubtful
+    assert dark.measured < -3 * dark.error
+    single = measure(simulate(1, count=1))
+    assert single.inverted or single.doubtful
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_noise_without_particles_is_never_called_inverted(scene, seed):
-    make, measured = scene
+    simulate, measure = scene
     for _ in range(seed):
-        make(0)
-    assert not measured(make(0)).inverted
+        simulate(0)
+    assert not measure(simulate(0)).inverted
 
 
 def test_hot_pixels_and_dust_do_not_count_as_bright_particles(scene):
-    make, measured = scene
-    flats = make(-1)
+    simulate, measure = scene
+    flats = simulate(-1)
     for flat in flats:
-        flat.view(-1)[::997] = 6.0  # where outliers are cut
+        flat.view(-1)[::997] = 6.0  # the value at which outliers are clipped
         flat[100:112, 40:52] -= 6.0  # dust
-    found = measured([flat.clamp(-6, 6) for flat in flats])
-    assert not found.doubtful
+    assert not measure([flat.clamp(-6, 6) for flat in flats]).doubtful
 
 
 def test_the_sample_micrograph_is_dark(world, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem preview``: what the wands of the forms show is what the simulation takes."""
+"""``cryogem preview``: the wizards of the forms show what the simulation will use."""
 import numpy as np
 import pytest
 import torch
@@ -10,7 +10,7 @@ from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import PhantomSettings, PreviewSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import supports
-from cryogem_scipion.engine.simulation.microscope import microscope
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope
 from cryogem_scipion.engine.stages import phantom, preview
 
 
@@ -27,15 +27,15 @@ def shown(out, **values):
         return dict(arrays)
 
 
-def test_views_box_and_diameter_are_those_of_the_simulation(map_file, tmp_path):
+def test_the_preview_shows_views_box_and_diameter_of_the_simulation(map_file, tmp_path):
     arrays = shown(tmp_path / "p", volume=[map_file], pixel_size=6.0, views=5)
-    scope = microscope(SimulateSettings(out=tmp_path, volume=(map_file,), pixel_size=6.0))
+    scope = prepare_microscope(SimulateSettings(out=tmp_path, volume=(map_file,), pixel_size=6.0))
     manifest = read_manifest(tmp_path / "p")
     assert (manifest.box_size, manifest.pixel_size) == (scope.box_size, 6.0)
     assert manifest.particle_diameter_angstrom == scope.diameter_angstrom
     views, peaks = arrays["views"], arrays["peaks"]
     assert views.shape[0] == len(peaks) == 5
-    # Random views differ; a threshold of the peaks is the mask that the simulation makes.
+    # Random views differ. A threshold relative to the peaks gives the mask of the simulation.
     assert np.abs(views[0] - views[1]).max() > 0.1 * views.max()
     for threshold in (0.05, 0.3):
         assert np.array_equal(views > (threshold * peaks[:, None, None]).astype(np.float32),
@@ -44,7 +44,7 @@ def test_views_box_and_diameter_are_those_of_the_simulation(map_file, tmp_path):
         assert picture.size == (5 * 160, 160)
 
 
-def test_a_real_micrograph_is_seen_at_each_pixel_size_that_it_allows(tmp_path):
+def test_the_preview_shows_a_real_micrograph_at_every_allowed_pixel_size(tmp_path):
     y, x = np.mgrid[:300, :420]
     wave = 100 + np.sin(2 * np.pi * x / 60)  # 60 px of 2 Å: 120 Å
     write_mrc(tmp_path / "real.mrc", wave.astype(np.float32) + 0 * y, 2.0)
@@ -64,7 +64,7 @@ def test_a_real_micrograph_is_seen_at_each_pixel_size_that_it_allows(tmp_path):
     ({"real": "none.mrc", "pixel_sizes": [0.0]}, SettingsError, "out of range; give numbers above 0"),
     ({"volume": ["none.mrc"]}, DataError, r"none\.mrc is not a file"),
 ])
-def test_what_cannot_be_shown_is_refused_and_nothing_is_written(values, error, message, tmp_path, monkeypatch):
+def test_unusable_input_is_refused_and_nothing_is_written(values, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         shown(tmp_path / "p", **values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whatever is given: readers return or refuse in words, settings come back from JSON, names stay names."""
+"""Properties that hold for any input, checked with random inputs: readers, settings and file names."""
 import json
 import random
 import string
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryogem_scipion.engine.errors import CryogemError, DataError
-from cryogem_scipion.engine.io.dataset import inside, read_blocks, read_table, write_table
+from cryogem_scipion.engine.io.dataset import path_inside, read_blocks, read_table, write_table
 from cryogem_scipion.engine.runs.failures import one_line
 from cryogem_scipion.engine.settings import STAGES, SimulateSettings, parse
 from tests import fuzz
@@ -26,28 +26,29 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | 
 
 
 def refusal(call, *arguments, otherwise=""):
-    """What is said of the input, which must be something; ``otherwise`` where it is taken."""
+    """Return the message of the refusal, which must not be empty, or ``otherwise`` where the input is accepted."""
     try:
         call(*arguments)
     except CryogemError as error:
-        return str(error) or pytest.fail("refused without a word")
+        return str(error) or pytest.fail("refused without a message")
     return otherwise
 
 
 @quick
 @given(st.lists(st.tuples(NAMES, st.floats(-1e6, 1e6), st.integers(-10**6, 10**6)), min_size=1,
                 max_size=6))
-def test_tables_come_back(tmp_path, rows):
+def test_tables_are_read_as_they_were_written(tmp_path, rows):
     frame = pd.DataFrame(rows, columns=["rlnMicrographName", "rlnCoordinateX", "rlnClassNumber"])
     write_table(tmp_path / "a.star", "particles", OPTICS, frame)
-    _, found = read_table(tmp_path / "a.star", "particles", tuple(frame))
-    assert list(found["rlnMicrographName"]) == list(frame["rlnMicrographName"])
-    assert found["rlnCoordinateX"].astype(float).tolist() == pytest.approx(frame["rlnCoordinateX"].tolist(), abs=1e-5)
-    assert found["rlnClassNumber"].tolist() == frame["rlnClassNumber"].tolist()
+    _, rows_read = read_table(tmp_path / "a.star", "particles", tuple(frame))
+    assert list(rows_read["rlnMicrographName"]) == list(frame["rlnMicrographName"])
+    x_read = rows_read["rlnCoordinateX"].astype(float).tolist()
+    assert x_read == pytest.approx(frame["rlnCoordinateX"].tolist(), abs=1e-5)
+    assert rows_read["rlnClassNumber"].tolist() == frame["rlnClassNumber"].tolist()
 
 
-def test_a_corrected_table_is_read_anew(tmp_path):
-    """The process may be a window that stays open."""
+def test_a_corrected_table_is_read_again(tmp_path):
+    """A window may stay open while the user corrects the table."""
     path = tmp_path / "a.star"
     path.write_text("data_particles\n\nloop_\n_rlnA #1\n1 2 3\n")
     with pytest.raises(DataError, match="cannot be read as STAR"):
@@ -56,7 +57,7 @@ def test_a_corrected_table_is_read_anew(tmp_path):
     assert read_blocks(path)["particles"]["rlnA"].tolist() == [5.0]
 
 
-def test_a_column_twice_is_refused(tmp_path):
+def test_a_table_with_a_column_twice_is_refused(tmp_path):
     path = tmp_path / "a.star"
     path.write_text("data_particles\n\nloop_\n_rlnA #1\n_rlnA #2\n1 2\n3 4\n")
     with pytest.raises(DataError, match="has the column rlnA twice"):
@@ -64,35 +65,35 @@ def test_a_column_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("table", [f"loop_\n_rlnA #1\n{'9' * 400}\n1\n", f"_rlnA {'9' * 400}\n_rlnB 1\n"])
-def test_a_number_longer_than_any_float_is_refused_or_text(tmp_path, table):
-    """Which of both, the version of pandas decides; readers of numbers refuse text."""
+def test_a_number_too_large_for_a_float_is_refused_or_read_as_text(tmp_path, table):
+    """It depends on the version of pandas. Readers of numbers refuse text."""
     path = tmp_path / "a.star"
     path.write_text(f"data_particles\n\n{table}")
     try:
-        found = read_blocks(path)["particles"]["rlnA"].iloc[0]
+        result = read_blocks(path)["particles"]["rlnA"].iloc[0]
     except DataError as error:
-        found = str(error)
-    assert found == "9" * 400 or "cannot be read as STAR (int too large" in found
+        result = str(error)
+    assert result == "9" * 400 or "cannot be read as STAR (int too large" in result
 
 
 @quick
 @given(st.binary(max_size=400) | st.text(max_size=400).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes_are_a_table_or_refused(tmp_path, content):
+def test_any_bytes_are_read_as_a_table_or_refused(tmp_path, content):
     (tmp_path / "a.star").write_bytes(content)
     assert "a.star" in refusal(read_blocks, tmp_path / "a.star", otherwise="a.star")
 
 
 @quick
 @given(st.sampled_from(sorted(STAGES)), st.data())
-def test_any_values_are_settings_or_refused(stage, data):
+def test_any_values_are_accepted_as_settings_or_refused(stage, data):
     kind = STAGES[stage]
     names = st.sampled_from(sorted(kind.model_fields)) | st.text(max_size=8)
     values = data.draw(st.dictionaries(names, VALUES, max_size=6))
-    said = refusal(parse, kind, values)
-    assert one_line(said).isprintable()
-    if not said:
-        found = parse(kind, values)
-        assert parse(kind, json.loads(found.model_dump_json())) == found
+    message = refusal(parse, kind, values)
+    assert one_line(message).isprintable()
+    if not message:
+        parsed = parse(kind, values)
+        assert parse(kind, json.loads(parsed.model_dump_json())) == parsed
 
 
 @quick
@@ -101,31 +102,31 @@ def test_any_values_are_settings_or_refused(stage, data):
     "seed": st.integers(0, 2**31 - 1),
     "symmetry": st.sampled_from(["c3", "D7", "O", "i2"]), "overlap": st.floats(0, 1), "device": st.just("cuda:3"),
     "preferred_views": st.lists(st.just("10:20.5:3"), max_size=3), "extract": st.booleans()}))
-def test_settings_come_back_from_json(values):
-    made = parse(SimulateSettings, {"volume": ["a.mrc"], "out": "o", **values})
-    assert parse(SimulateSettings, json.loads(made.model_dump_json())) == made
+def test_settings_are_read_from_json_as_they_were_written(values):
+    parsed = parse(SimulateSettings, {"volume": ["a.mrc"], "out": "o", **values})
+    assert parse(SimulateSettings, json.loads(parsed.model_dump_json())) == parsed
 
 
 @quick
 @given(st.text(min_size=1))
-def test_no_name_leaves_its_folder(tmp_path, name):
-    said = refusal(inside, tmp_path, name)
-    assert one_line(said).isprintable()
-    assert said or inside(tmp_path, name).is_relative_to(tmp_path.resolve())
+def test_no_file_name_leads_out_of_its_folder(tmp_path, name):
+    message = refusal(path_inside, tmp_path, name)
+    assert one_line(message).isprintable()
+    assert message or path_inside(tmp_path, name).is_relative_to(tmp_path.resolve())
 
 
-def test_links_do_not_lead_out_of_a_folder(tmp_path):
+def test_links_out_of_a_folder_are_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/link").symlink_to(tmp_path)
     (tmp_path / "in/loop").symlink_to("loop")
     for name in ("link/secret.mrc", "link/../secret.mrc"):
         with pytest.raises(DataError, match="lies outside"):
-            inside(tmp_path / "in", name)
+            path_inside(tmp_path / "in", name)
 
 
 @pytest.mark.slow
 def test_a_short_run_of_the_fuzzer_finds_nothing(tmp_path):
-    """The long one is a program: tests/fuzz.py."""
+    """The program tests/fuzz.py runs longer."""
     draw = random.Random(7)
     readers = [(path.read_bytes(), path.suffix, read) for _, path, read in fuzz.seeds(tmp_path)]
     others = [content for content, _, _ in readers]
@@ -142,7 +143,7 @@ def test_a_short_run_of_the_fuzzer_finds_nothing(tmp_path):
 
 @pytest.mark.parametrize("content", [
     b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x02K\x01K\x02\x86R.", b"\x80\x02ccollections"])
-def test_damaged_pickles_are_refused_in_words(tmp_path, content):
+def test_damaged_pickles_are_refused_with_a_message(tmp_path, content):
     from cryogem_scipion.engine.errors import CheckpointError
     from cryogem_scipion.engine.translator.published_checkpoint import import_published
     path = Path(tmp_path / "x.pth")

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Thon rings: made with the right CTF, found again, and told from noise that has none."""
+"""Thon rings: they have the right CTF, their defocus is measured, and noise without rings is recognised."""
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from cryogem_scipion.engine.noise import background
+from cryogem_scipion.engine.noise import noise_measurement
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.measured_noise import RealField, SimulatedField, measure_noise
-from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, without_thon_rings
 from cryogem_scipion.engine.simulation.optics import Optics
@@ -46,8 +46,8 @@ def test_noise_has_the_rings_of_its_defocus(generator):
     radius = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
     for ring in (60, 110, 150, 177, 201, 230):
         inside = np.abs(radius - ring) < 1
-        passed = (analytic_ctf(radius[inside] / (size * PIXEL_SIZE), defocus) ** 2).mean()
-        expected = 1 - strength + 2 * strength * passed
+        squared_ctf = (analytic_ctf(radius[inside] / (size * PIXEL_SIZE), defocus) ** 2).mean()
+        expected = 1 - strength + 2 * strength * squared_ctf
         # Each value is exponentially distributed; 12 images of some 700 values.
         assert power[inside].mean() == pytest.approx(expected, rel=5 / math.sqrt(12 * inside.sum()))
 
@@ -60,37 +60,37 @@ def test_without_an_exposure_there_are_no_rings(generator):
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_an_exposure_turns_with_its_image(turns, mirrored):
-    """A point seen through the optics and then turned is one seen through the turned optics."""
-    size, one = 48, exposure(15_000.0, 4000.0, 25.0)
+    """The image of a point, turned, is the image that the turned optics give."""
+    size, optics = 48, exposure(15_000.0, 4000.0, 25.0)
     share = torch.full((TILE // 2 + 1,), 0.5)
 
     def point(state):
         spread = torch.fft.irfft2(state.modulation(share, (size + 1, size + 1)).to(torch.complex64), s=(size + 1,) * 2)
         return torch.fft.fftshift(spread)  # odd: its centre is a pixel
 
-    turned = torch.rot90(point(one), turns)
+    turned = torch.rot90(point(optics), turns)
     turned = turned.flip(1) if mirrored else turned
-    assert torch.allclose(point(one.turned(turns, mirrored)), turned, atol=1e-5)
+    assert torch.allclose(point(optics.turned(turns, mirrored)), turned, atol=1e-5)
     if turns % 2 or mirrored:
-        assert not torch.allclose(point(one), turned, atol=1e-3)
+        assert not torch.allclose(point(optics), turned, atol=1e-3)
 
 
-def test_defocus_and_strength_are_found(generator):
+def test_defocus_and_strength_are_measured(generator):
     images = [falling().draw((512, 600), generator, exposure(defocus, 300.0, 40.0)) for defocus in DEFOCI]
-    found = fit_thon_rings(images, exposure(1.0))
-    assert [one.optics.defocus_u_angstrom for one in found.exposures] == pytest.approx(DEFOCI, abs=200)
+    rings = fit_thon_rings(images, exposure(1.0))
+    assert [fitted.optics.defocus_u_angstrom for fitted in rings.exposures] == pytest.approx(DEFOCI, abs=200)
     # Astigmatism smears the outermost rings a little.
-    assert float((found.share - SHARE)[12:56].abs().max()) < 0.12
-    # Taken out again, nothing is left that differs between the micrographs.
-    flat = [without_thon_rings(tile_periodograms(image), found.share, one).mean(0)
-            for image, one in zip(images, found.exposures, strict=True)]
+    assert float((rings.share - SHARE)[12:56].abs().max()) < 0.12
+    # Without their rings, all micrographs have the same spectrum.
+    flat = [without_thon_rings(tile_periodograms(image), rings.share, fitted).mean(0)
+            for image, fitted in zip(images, rings.exposures, strict=True)]
     bands = torch.stack([torch.stack([power[5:-5, low:low + 6].mean() for low in range(8, 60, 6)]) for power in flat])
     assert float((bands / bands.mean(0) - 1).abs().max()) < 0.15
 
 
 def test_one_micrograph_is_enough(generator):
-    found = fit_thon_rings([falling().draw((512, 512), generator, exposure(17_000.0))], exposure(1.0))
-    assert found.exposures[0].optics.defocus_u_angstrom == pytest.approx(17_000, abs=200)
+    rings = fit_thon_rings([falling().draw((512, 512), generator, exposure(17_000.0))], exposure(1.0))
+    assert rings.exposures[0].optics.defocus_u_angstrom == pytest.approx(17_000, abs=200)
 
 
 def test_noise_without_rings_has_none(generator):
@@ -98,21 +98,21 @@ def test_noise_without_rings_has_none(generator):
     assert fit_thon_rings(images, exposure(1.0)) is None
 
 
-def test_measured_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
-    """The particles' own rings are taken for the noise's at first; making and measuring takes them out again."""
+def test_fitted_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
+    """The first measurement adds the particles' rings to those of the noise; the fit removes them."""
     truth = PhysicalNoise(0.05, noise=falling())
     radius = torch.hypot(torch.fft.fftfreq(512)[:, None], torch.fft.rfftfreq(512))
     clean = []
     for defocus in DEFOCI:
         white = torch.fft.rfft2(torch.randn(512, 512, generator=generator))
-        passed = (exposure(defocus).modulation(torch.ones(TILE // 2 + 1), (512, 512)) / 2).sqrt()
-        particles = torch.fft.irfft2(white * passed * torch.exp(-20 * radius), s=(512, 512))
-        clean.append(SimulatedField(1 - 0.05 * particles / particles.std(), exposure(defocus)))
-    scenes = [truth.scene((512, 512), generator, field.exposure) for field in clean]
-    reals = [RealField(400 * truth(field.image, generator, scene), 400.0, 20.0)
-             for field, scene in zip(clean, scenes, strict=True)]
-    rings = fit_thon_rings([field.deviations() for field in reals], exposure(1.0))
-    measured = measure_noise(reals, clean, 0.05, generator, rings).noise
+        transfer = (exposure(defocus).modulation(torch.ones(TILE // 2 + 1), (512, 512)) / 2).sqrt()
+        particles = torch.fft.irfft2(white * transfer * torch.exp(-20 * radius), s=(512, 512))
+        clean.append(CleanImage(1 - 0.05 * particles / particles.std(), exposure(defocus)))
+    scenes = [truth.scene((512, 512), generator, image.exposure) for image in clean]
+    reals = [RealImage(400 * truth(image.image, generator, scene), GreyScale(400.0, 20.0))
+             for image, scene in zip(clean, scenes, strict=True)]
+    rings = fit_thon_rings([real.deviations() for real in reals], exposure(1.0))
+    measured = fit_noise(reals, clean, 0.05, generator, rings).noise
     middle = slice(10, 40)
     before, after = ((share - SHARE)[middle].mean() for share in (rings.share, measured.share))
     assert before > 0.1  # the particles' part
@@ -125,12 +125,12 @@ def simulation(*defoci):
     return tuple(exposure(defocus, 500.0) for defocus in defoci)
 
 
-@pytest.mark.parametrize(("found", "made"), [((9e3, 14e3, 30e3), (8e3, 20e3)), ((10e3, 11e3), (12e3, 20e3))])
-def test_a_defocus_in_or_near_the_range_is_no_matter(found, made):
-    assert background._defocus_warnings(found, simulation(*made)) == []
+@pytest.mark.parametrize(("real", "simulated"), [((9e3, 14e3, 30e3), (8e3, 20e3)), ((10e3, 11e3), (12e3, 20e3))])
+def test_a_defocus_in_or_near_the_range_gives_no_warning(real, simulated):
+    assert noise_measurement._defocus_warnings(real, simulation(*simulated)) == []
 
 
-def test_another_defocus_than_the_simulations_is_mentioned():
-    [said] = background._defocus_warnings((9e3, 14e3, 21e3), simulation(20e3, 30e3))
-    assert "0.90 to 2.10 µm" in said
-    assert "2.00 to 3.00 µm" in said
+def test_another_defocus_than_the_simulations_gives_a_warning():
+    [warning] = noise_measurement._defocus_warnings((9e3, 14e3, 21e3), simulation(20e3, 30e3))
+    assert "0.90 to 2.10 µm" in warning
+    assert "2.00 to 3.00 µm" in warning

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import CheckpointError, CryogemError, DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import inside, read_manifest, read_table, unquoted_path
+from cryogem_scipion.engine.io.dataset import path_inside, read_manifest, read_table, unquoted_path
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings, parse
 from cryogem_scipion.engine.stages import generate, train
@@ -54,7 +54,7 @@ def test_training_leaves_what_the_contract_says(world, trained):
     optics, micrographs = read_table(trained / "micrographs.star", "micrographs", ("cryogemOriginal",))
     assert float(optics["rlnMicrographPixelSize"].iloc[0]) == pytest.approx(6.0, rel=1e-3)
     for row in micrographs.itertuples():
-        image, pixel_size = read_mrc(inside(trained, row.rlnMicrographName), 2)
+        image, pixel_size = read_mrc(path_inside(trained, row.rlnMicrographName), 2)
         assert image.shape == (192, 224)
         assert pixel_size == pytest.approx(6.0, rel=1e-3)
         assert " " not in row.rlnMicrographName + row.cryogemOriginal  # RELION knows no quotes
@@ -116,8 +116,8 @@ def test_generated_micrographs_look_like_the_real_ones_and_keep_their_particles(
     _, particles = read_table(tmp_path / "gen/particles.star", "particles")
     real = read_mrc(world / "real/mic 0.mrc", 2)[0]
     for row in micrographs.itertuples():
-        image, pixel_size = read_mrc(inside(tmp_path / "gen", row.rlnMicrographName), 2)
-        mask, _ = read_mrc(inside(tmp_path / "gen", row.cryogemMask), 2)
+        image, pixel_size = read_mrc(path_inside(tmp_path / "gen", row.rlnMicrographName), 2)
+        mask, _ = read_mrc(path_inside(tmp_path / "gen", row.cryogemMask), 2)
         name = row.rlnMicrographName.rpartition("/")[2]
         optical, _ = read_mrc(tmp_path / "gen/optical" / name, 2)
         physical, _ = read_mrc(tmp_path / "gen/physical" / name, 2)
@@ -212,7 +212,7 @@ def test_real_micrographs_with_equal_names_stay_apart(world, tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "kind", "message"), [
-    ({"real": ["none/*.mrc"]}, DataError, "stands for no file"),
+    ({"real": ["none/*.mrc"]}, DataError, "no file matches"),
     ({"simulation": "nowhere"}, DataError, "has no manifest"),
     ({"pixel_size": 5.0}, SettingsError, "not that of the simulation"),
     ({"crop": 512}, SettingsError, "crop 512 is larger"),
@@ -246,9 +246,10 @@ import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 files = real_files([str(folder / "*.mrc")])[:count]
 reals = measure_real_set(folder / f"out{count}", "micrographs", files, 4.0, None)
-images = [memory_mapped(folder / f"out{count}" / real.name) for real in reals]
+images = [memory_mapped(reals.folder / real.name) for real in reals.micrographs]
 assert all(image.shape == (900, 900) and not image.flags.owndata for image in images)
-pieces = RealPieces(images, [real.median for real in reals], [real.deviation for real in reals])
+medians, deviations = zip(*((real.median, real.deviation) for real in reals.micrographs))
+pieces = RealPieces(images, medians, deviations)
 draw_real(pieces, 64, 200, torch.Generator().manual_seed(0))
 status = Path("/proc/self/status").read_text()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, status.split("RssAnon:")[1].split()[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading of maps, with a clear refusal of everything that is none, and the extent of the particle."""
+"""Reading of maps, errors for unusable files, and mask and diameter of the particle."""
 import gzip
 import shutil
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.simulation.phantom import Gaussians, density, phantom
+from cryogem_scipion.engine.simulation.phantom import Gaussians, gaussian_density, phantom
 from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, read_volume, support
 
 
@@ -28,7 +28,7 @@ def write(path, data, voxel_size=3.5):
 
 
 @pytest.mark.parametrize("kind", ["f4", ">f4", "i2", ">i2", "f2", "i1", "u2"])
-def test_kinds_of_numbers(tmp_path, cube, kind):
+def test_all_number_types_are_read(tmp_path, cube, kind):
     data = (cube * 100).astype(kind)
     volume = read_volume(write(tmp_path / "map.mrc", data))
     assert volume.pixel_size == pytest.approx(3.5)
@@ -36,7 +36,7 @@ def test_kinds_of_numbers(tmp_path, cube, kind):
     np.testing.assert_array_equal(volume.density.numpy(), data.astype(np.float32))
 
 
-def test_compressed_and_given_pixel_size(tmp_path, cube):
+def test_compressed_maps_are_read_and_a_given_pixel_size_replaces_the_header(tmp_path, cube):
     path = write(tmp_path / "map.mrc", cube, 0.0)
     with path.open("rb") as plain, gzip.open(tmp_path / "map.mrc.gz", "wb") as packed:
         shutil.copyfileobj(plain, packed)
@@ -46,13 +46,13 @@ def test_compressed_and_given_pixel_size(tmp_path, cube):
         np.testing.assert_array_equal(volume.density.numpy(), cube)
 
 
-def test_solvent_becomes_zero(tmp_path, cube):
+def test_the_solvent_density_is_subtracted(tmp_path, cube):
     volume = read_volume(write(tmp_path / "map.mrc", cube + np.float32(7)))
     np.testing.assert_allclose(volume.density.numpy(), cube, atol=1e-6)  # rounding of 7.x in float32
 
 
 @pytest.mark.parametrize("shape", [(6, 9, 8), (9, 6, 4), (5, 5, 8)])
-def test_padded_to_a_cube_around_the_origin(tmp_path, shape):
+def test_maps_are_padded_to_a_cube_around_the_origin(tmp_path, shape):
     data = np.zeros(shape, np.float32)
     data[tuple(length // 2 for length in shape)] = 1
     volume = read_volume(write(tmp_path / "map.mrc", data))
@@ -62,7 +62,7 @@ def test_padded_to_a_cube_around_the_origin(tmp_path, shape):
     assert volume.density.sum() == 1
 
 
-def test_axes_are_put_in_order(tmp_path, cube):
+def test_permuted_axes_are_put_in_order(tmp_path, cube):
     path = write(tmp_path / "map.mrc", np.ascontiguousarray(cube.transpose(2, 0, 1)))  # sections x, rows z, columns y
     with mrcfile.open(path, "r+") as file:
         file.header.maps, file.header.mapr, file.header.mapc = 1, 3, 2
@@ -133,13 +133,13 @@ def no_pixel_size(path, value=0.0):
     (lambda path: no_pixel_size(path, (1.0, 1.0, 1.2)), r"bad.mrc has different pixel sizes .+ \(1, 1, 1.2\)"),
 ])
 @pytest.mark.filterwarnings("ignore:Data array contains")
-def test_refused_files(tmp_path, make, message):
+def test_unusable_map_files_are_refused(tmp_path, make, message):
     make(tmp_path / "bad.mrc")
     with pytest.raises(DataError, match=message):
         read_volume(tmp_path / "bad.mrc")
 
 
-def test_refused_pixel_size_and_shape(tmp_path):
+def test_unusable_pixel_sizes_and_shapes_are_refused(tmp_path):
     with pytest.raises(DataError, match="pixel_size is -2; give a value above 0"):
         read_volume(tmp_path / "map.mrc", pixel_size=-2.0)
     with pytest.raises(DataError, match=r"the density has the shape \(4, 4, 5\); pad it to a cube"):
@@ -149,39 +149,39 @@ def test_refused_pixel_size_and_shape(tmp_path):
 
 
 def ball(box, radius):
-    places = torch.arange(box) - box // 2
-    distance = (places[:, None, None] ** 2 + places[:, None] ** 2 + places**2).double().sqrt()
+    positions = torch.arange(box) - box // 2
+    distance = (positions[:, None, None] ** 2 + positions[:, None] ** 2 + positions**2).double().sqrt()
     return torch.sigmoid((radius - distance) / 0.7).float()
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.03, 0.1])
 @pytest.mark.parametrize("box", [48, 49])
-def test_a_ball_is_found_clean_and_in_noise(box, noise, generator):
+def test_the_mask_of_a_ball_is_right_with_and_without_noise(box, noise, generator):
     noisy = ball(box, 14.0) + noise * torch.randn(box, box, box, generator=generator)
-    found = support(Volume(noisy, 2.0))
+    mask = support(Volume(noisy, 2.0))
     inside, outside = ball(box, 12.0) > 0.5, ball(box, 18.0) < 0.5
-    assert found[inside].all()
-    assert not found[outside].any()
-    # A soft edge counts as the particle down to a tenth of its height: 2 voxels on either side, with noise 3.
+    assert mask[inside].all()
+    assert not mask[outside].any()
+    # The soft edge counts down to a tenth of its height: 2 voxels on both sides, 3 with noise.
     assert 2 * (2 * 14.0) <= diameter_angstrom(Volume(noisy, 2.0)) <= 2 * (2 * 14.0 + 6)
 
 
 def test_diameter_is_the_largest_extent():
     centres = torch.tensor([[-30.0, 0, 0], [-15, 0, 0], [0, 0, 0], [15, 0, 0], [30, 0, 0]])
     rod = Gaussians(centres, torch.full((5,), 8.0), torch.ones(5))
-    # A tenth of the height lies 2.15 deviations out; the grid and the smoothing know it to 2 voxels.
-    assert diameter_angstrom(density(rod, 60, 2.0)) == pytest.approx(60 + 2 * 2.15 * 8, abs=4)
+    # A tenth of the height lies 2.15 standard deviations from the centre; grid and smoothing allow 2 voxels.
+    assert diameter_angstrom(gaussian_density(rod, 60, 2.0)) == pytest.approx(60 + 2 * 2.15 * 8, abs=4)
 
 
-def test_small_and_flat_particles_have_a_diameter():
-    one = torch.zeros(24, 24, 24)
-    one[12, 12, 12] = 1
-    assert 0 < diameter_angstrom(Volume(one, 3.0)) < 24
+def test_a_single_voxel_has_a_diameter_and_an_empty_map_is_refused():
+    density = torch.zeros(24, 24, 24)
+    density[12, 12, 12] = 1
+    assert 0 < diameter_angstrom(Volume(density, 3.0)) < 24
     with pytest.raises(DataError, match="holds no particle that stands out from its solvent; use another map"):
         diameter_angstrom(Volume(torch.zeros(8, 8, 8), 1.0))
 
 
-def test_the_volume_is_not_changed():
+def test_masks_and_diameters_do_not_change_the_volume():
     volume = phantom(32, 8.0)
     before = volume.density.clone()
     support(volume)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where torch computes."""
+"""The device on which torch computes."""
 import torch
 
 from cryogem_scipion.engine.errors import SettingsError
@@ -10,12 +10,13 @@ __all__ = ["chosen_device"]
 def chosen_device(name: str) -> torch.device:
     """Return the device of the setting ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    From then on float32 is exact on GPUs as well: by itself torch rounds what it convolves to 10 bits there (TF32).
+    The call also sets float32 convolutions on GPUs to full precision. Without it, torch rounds their inputs to a
+    mantissa of 10 bits (TF32).
 
     Raises
     ------
     SettingsError
-        A GPU is asked for that is not there.
+        The device names a GPU that this machine does not have.
     """
     torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
@@ -24,5 +25,5 @@ def chosen_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = int(name.partition(":")[2] or 0)
         if index >= count:
-            raise SettingsError(f"device {name} is not there (torch sees {count} GPUs); use device cpu or auto")
+            raise SettingsError(f"device {name} is not there (torch finds {count} GPUs); use device cpu or auto")
     return torch.device(name)

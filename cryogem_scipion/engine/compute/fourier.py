@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engine's Fourier transforms: each image by itself, so that nothing beside it changes a bit of the result.
+"""All Fourier transforms of the engine. The transform of an image does not depend on other images, not in one bit.
 
-Libraries choose how to compute by the number of images, by the place of the data in memory and by the number of
-threads, and the last bit of the result depends on that choice. So on a CPU the library (ducc0,
-https://gitlab.mpcdf.mpg.de/mtr/ducc) sees one image, or one plane of a volume, at a time, in memory that begins at a
-multiple of 64 bytes, and uses one thread. On a GPU it is torch's library, and the last bit is not promised.
+A library chooses its algorithm by the number of images, by the address of the data in memory and by the number of
+threads. The last bit of the result depends on that choice. So on a CPU the library (ducc0,
+https://gitlab.mpcdf.mpg.de/mtr/ducc) gets one image, or one plane of a volume, at a time. The memory begins at a
+multiple of 64 bytes, and the library uses one thread. On a GPU torch's library is used, and the last bit may vary.
 """
 import math
 import threading
@@ -20,30 +20,36 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import parallel_map
 
-__all__ = ["each_irfft2", "fast_length", "fftfreq", "irfft2", "irfft3", "rfft2", "rfft3", "rfftfreq", "scratch"]
+__all__ = ["each_irfft2", "fast_length", "fftfreq", "irfft2", "irfft3", "rfft2", "rfft3", "rfftfreq", "scratch_array"]
 
 ALIGNMENT = 64
-"""Bytes; what the widest instructions of a processor read at a time."""
+"""Bytes: as many as the widest instructions of a processor read at once."""
 
-_own = threading.local()
+_thread_local = threading.local()
 
 Array = NDArray[Any]
 fftfreq, rfftfreq = torch.fft.fftfreq, torch.fft.rfftfreq
-"""Frequencies of a transform: torch's functions of these names."""
+"""Frequencies of a transform; torch's functions of the same names."""
 
 
 def fast_length(length: int, *, real: bool = True) -> int:
-    """Return the next length that transforms fast: with small prime factors, up to 5 (for complex values, 11)."""
+    """Return the next length with a fast transform: small prime factors, up to 5 if ``real``, else up to 11.
+
+    Parameters
+    ----------
+    real
+        Whether the values are real; otherwise they are complex.
+    """
     return int(library.good_size(length, real))
 
 
 def rfft2(images: Float[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y xh"]:
-    """Transform real images over their last two axes; half of the x frequencies, without a factor.
+    """Return the half spectra of real images (x frequencies from 0 to Nyquist), without a factor.
 
     Parameters
     ----------
     images
-        float32 or float64. On a CPU the result for one image does not depend on the others.
+        float32 or float64; the last two axes are transformed.
     """
     if images.device.type != "cpu":
         spectra: Tensor = torch.fft.rfft2(images)
@@ -60,7 +66,7 @@ def irfft2(spectra: Complex[Tensor, "*batch y xh"], shape: tuple[int, int]) -> F
     Parameters
     ----------
     shape
-        Size (y, x) of the images: half a spectrum does not tell whether x is even.
+        Size (y, x) of the images. It is needed because a half spectrum does not say whether x is even or odd.
     """
     if spectra.device.type != "cpu":
         images: Tensor = torch.fft.irfft2(spectra, s=shape)
@@ -71,34 +77,42 @@ def irfft2(spectra: Complex[Tensor, "*batch y xh"], shape: tuple[int, int]) -> F
 
 
 def each_irfft2(spectra: Array, width: int) -> Iterator[Array]:
-    """Yield the square images of half spectra one by one, as ``irfft2`` makes them, all in the same memory.
+    """Yield the square images of half spectra one by one, each equal to the result of ``irfft2``.
 
-    Each has to be used before the next one is asked for. All are numpy's: torch has no part in it.
+    All images use the same memory: the caller uses one image before it takes the next. Input and output are numpy
+    arrays, without torch's overhead.
+
+    Parameters
+    ----------
+    spectra
+        Half spectra (image, y, xh).
+    width
+        Size of the square images in pixels.
     """
-    image = scratch("image", (width, width), spectra.real.dtype)
+    image = scratch_array("image", (width, width), spectra.real.dtype)
     for spectrum in spectra:
         _backward(_in_aligned_memory(spectrum), image)
         yield image
 
 
-def scratch(purpose: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Memory of this thread for a purpose, used again and again: its first touch costs as much as a transform.
+def scratch_array(purpose: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Return an array of this thread with undefined contents, the same memory at every call with this purpose.
 
-    It begins at a multiple of 64 bytes and holds anything.
+    The memory is reused because its first use costs as much time as a transform. It begins at a multiple of 64 bytes.
     """
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
-    rooms: dict[str, Array] = _own.__dict__
-    if purpose not in rooms or len(rooms[purpose]) < size:
+    buffers: dict[str, Array] = _thread_local.__dict__
+    if purpose not in buffers or len(buffers[purpose]) < size:
         memory = np.empty(size + ALIGNMENT, np.uint8)
-        rooms[purpose] = memory[-_address(memory) % ALIGNMENT :]
-    return rooms[purpose][:size].view(kind).reshape(shape)
+        buffers[purpose] = memory[-_address(memory) % ALIGNMENT :]
+    return buffers[purpose][:size].view(kind).reshape(shape)
 
 
 def rfft3(volume: Float[Tensor, "z y x"]) -> Complex[Tensor, "z y xh"]:
-    """Transform a real volume; half of the x frequencies, without a factor.
+    """Return the half spectrum of a real volume (x frequencies from 0 to Nyquist), without a factor.
 
-    The planes, then the columns of each y, are transformed one by one, on the available threads.
+    The planes are transformed one by one, then the columns along z. The available threads share this work.
     """
     if volume.device.type != "cpu":
         spectrum: Tensor = torch.fft.rfftn(volume)
@@ -112,7 +126,15 @@ def rfft3(volume: Float[Tensor, "z y x"]) -> Complex[Tensor, "z y xh"]:
 
 
 def irfft3(spectrum: Complex[Tensor, "z y xh"], shape: tuple[int, int, int]) -> Float[Tensor, "z y x"]:
-    """Return the real volume of half a spectrum: the inverse of ``rfft3``."""
+    """Return the real volume of a half spectrum: the inverse of ``rfft3``.
+
+    Parameters
+    ----------
+    spectrum
+        Half spectrum (z, y, xh).
+    shape
+        Size (z, y, x) of the volume.
+    """
     if spectrum.device.type != "cpu":
         volume: Tensor = torch.fft.irfftn(spectrum, s=shape)
         return volume
@@ -131,8 +153,8 @@ def _each_image(transform: Callable[[Array, Array], None], before: Tensor, after
 
 
 def _call(transform: Callable[[Array, Array], None], before: Array, after: Array) -> None:
-    """Transform one array into another; the library sees both in aligned memory of their own."""
-    out = after if _is_aligned(after) and after is not before else scratch("out", after.shape, after.dtype)
+    """Transform one array into another; the library gets both in aligned memory."""
+    out = after if _is_aligned(after) and after is not before else scratch_array("out", after.shape, after.dtype)
     transform(_in_aligned_memory(before), out)
     if out is not after:
         after[...] = out
@@ -161,7 +183,7 @@ def _complex(dtype: torch.dtype) -> torch.dtype:
 def _in_aligned_memory(array: Array) -> Array:
     if _is_aligned(array):
         return array
-    copy = scratch("in", array.shape, array.dtype)
+    copy = scratch_array("in", array.shape, array.dtype)
     copy[...] = array
     return copy
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Grids in real and Fourier space: resampling by cropping frequencies, and sizes that fit a pixel size."""
+"""Resampling by Fourier cropping, and the image size that fits a working pixel size."""
 from typing import NamedTuple
 
 from jaxtyping import Complex, Float
@@ -8,38 +8,43 @@ from torch import Tensor
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError, SettingsError
 
-__all__ = ["TOLERANCE", "WorkingShape", "fourier_crop", "working_shape"]
+__all__ = ["PIXEL_SIZE_TOLERANCE", "WorkingShape", "fourier_crop", "working_shape"]
 
-TOLERANCE = 1e-3
-"""Largest relative error of a working pixel size, and the excess up to which an input counts as fine enough."""
-SMALL_TOLERANCE = 5e-3
-"""The same where no part of an axis does better; happens below 500 pixels only."""
+PIXEL_SIZE_TOLERANCE = 1e-3
+"""Largest relative error of the working pixel size. An input that is coarser by less than this counts as equal."""
+SHORT_AXIS_TOLERANCE = 5e-3
+"""Largest relative error where no size of an axis reaches ``PIXEL_SIZE_TOLERANCE``: only below 500 pixels."""
 
 
 class WorkingShape(NamedTuple):
-    """Grid on which a micrograph is worked on: cut the input to ``crop``, then resample it to ``shape``."""
+    """How to bring a micrograph to the working pixel size: cut it to ``crop``, then resample it to ``shape``."""
 
     shape: tuple[int, int]
     """Size (y, x) at the working pixel size."""
     pixel_size: float
-    """The pixel size this gives exactly, Å."""
+    """The exact pixel size of the result, Å."""
     crop: tuple[int, int]
-    """Size (y, x) of the part of the input to keep, from pixel (0, 0)."""
+    """Size (y, x) of the part of the input that is kept. It begins at pixel (0, 0)."""
 
 
 def fourier_crop(image: Float[Tensor, "*batch y x"], shape: tuple[int, int]) -> Float[Tensor, "*batch y2 x2"]:
-    """Resample images over the same field to another grid, without aliasing.
+    """Return images of the same field on another grid, without aliasing.
 
-    Pixel (0, 0) stays where it is: position x becomes x n' / n. The mean is kept. At the Nyquist frequency
-    of the smaller grid, where the two signs fall together, their mean is taken (the value of an ideal
-    low-pass on its edge), so white noise has no line there that stands out.
+    Pixel (0, 0) stays where it is: position x becomes x n' / n. The mean does not change. At the Nyquist frequency of
+    the smaller grid the positive and the negative frequency coincide. Their mean is used there, as an ideal low-pass
+    filter does on its edge, so white noise shows no line at that frequency.
 
     Parameters
     ----------
     image
         Real images; the last two axes are resampled.
     shape
-        Size (y, x) wanted, smaller or larger, even or odd.
+        New size (y, x), smaller or larger, even or odd.
+
+    Raises
+    ------
+    SettingsError
+        The new size is below 1 pixel.
     """
     if min(shape) < 1:
         raise SettingsError(f"cannot resample to the size {tuple(shape)}; give sizes of at least 1 pixel")
@@ -52,10 +57,11 @@ def fourier_crop(image: Float[Tensor, "*batch y x"], shape: tuple[int, int]) -> 
 
 
 def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size: float) -> WorkingShape:
-    """Size to which a micrograph is resampled so that its pixel becomes the working pixel size.
+    """Return how to cut and resample a micrograph to the working pixel size.
 
-    Each axis loses the fewest pixels at its end (mostly none) for which a whole size gives the pixel size
-    with an error below 0.1 % (where fewer than 500 pixels allow none, the nearest, below 0.5 %).
+    The new size is a whole number of pixels. Its pixel size differs from the working pixel size by less than 0.1 %. For
+    this, each axis may lose pixels at its end: as few as possible, mostly none. An axis below 500 pixels may have no
+    such size. Then the nearest one is used, with an error below 0.5 %.
 
     Parameters
     ----------
@@ -64,21 +70,21 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
     pixel_size
         Å per pixel of the input.
     working_pixel_size
-        Å per pixel wanted; not finer than the input.
+        Å per pixel of the result; not finer than the input.
 
     Raises
     ------
     DataError
-        The input is coarser than the working pixel size, or too small for any size to fit.
+        The input is coarser than the working pixel size, or too small to find a size.
     """
     if not (pixel_size > 0 and working_pixel_size > 0):
         raise DataError(f"pixel sizes must be above 0; found {pixel_size:g} and {working_pixel_size:g} Å; "
                         "set the pixel size")
     ratio = working_pixel_size / pixel_size
-    if ratio < 1 - TOLERANCE:
+    if ratio < 1 - PIXEL_SIZE_TOLERANCE:
         raise DataError(f"the micrograph's pixel size is {pixel_size:g} Å, coarser than the working pixel size "
                         f"{working_pixel_size:g} Å; use finer micrographs, or work at {pixel_size:g} Å")
-    if ratio <= 1 + TOLERANCE:
+    if ratio <= 1 + PIXEL_SIZE_TOLERANCE:
         return WorkingShape((shape[0], shape[1]), pixel_size, (shape[0], shape[1]))
     (crop_y, y), (crop_x, x) = (_working_length(length, ratio) for length in shape)
     exact = pixel_size * (crop_y / y * crop_x / x) ** 0.5
@@ -86,22 +92,22 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
 
 
 def _working_length(length: int, ratio: float) -> tuple[int, int]:
-    """The longest part of an axis, and its resampled length, whose ratio is right to within the tolerance."""
-    nearest = (SMALL_TOLERANCE, 0, 0)
-    for kept in range(length, length // 2, -1):
-        resampled = max(1, round(kept / ratio))
-        error = abs(kept / resampled / ratio - 1)
-        if error < TOLERANCE:
-            return kept, resampled
-        nearest = min(nearest, (error, kept, resampled))
+    """Longest part of an axis, and its resampled length, whose ratio is right within the tolerance."""
+    nearest = (SHORT_AXIS_TOLERANCE, 0, 0)
+    for cropped in range(length, length // 2, -1):
+        resampled = max(1, round(cropped / ratio))
+        error = abs(cropped / resampled / ratio - 1)
+        if error < PIXEL_SIZE_TOLERANCE:
+            return cropped, resampled
+        nearest = min(nearest, (error, cropped, resampled))
     if not nearest[1]:
-        raise DataError(f"no whole size makes an axis of {length} pixels {ratio:.4g} times coarser; "
+        raise DataError(f"an axis of {length} pixels cannot be made {ratio:.4g} times coarser (no whole size fits); "
                         "use larger micrographs or another working pixel size")
     return nearest[1], nearest[2]
 
 
 def _resize_rows(spectrum: Complex[Tensor, "*batch y xh"], rows: int) -> Complex[Tensor, "*batch y2 xh"]:
-    """Change the length of the axis that holds both signs of the frequency."""
+    """Crop or pad the axis that holds positive and negative frequencies."""
     before = spectrum.shape[-2]
     shared = min(before, rows)
     positive, negative = (shared + 1) // 2, (shared - 1) // 2
@@ -121,7 +127,7 @@ def _resize_rows(spectrum: Complex[Tensor, "*batch y xh"], rows: int) -> Complex
 
 def _resize_half_axis(spectrum: Complex[Tensor, "*batch y xh"], before: int, columns: int
                       ) -> Complex[Tensor, "*batch y xh2"]:
-    """Change the length of the axis that holds half the frequencies; ``before`` is its length in real space."""
+    """Crop or pad the axis that holds positive frequencies only; ``before`` is its old length in real space."""
     shared = min(before, columns) // 2 + 1
     resized = spectrum.new_zeros((*spectrum.shape[:-1], columns // 2 + 1))
     resized[..., :shared] = spectrum[..., :shared]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How many threads may work, and why no result tells how many did.
+"""Number of threads. The number changes no result, not even in the last bit.
 
-The last bit of a sum, a matrix product or a convolution depends on how many threads share it. So what belongs to one
-image is computed on one thread, and threads are used for images, or other parts that know nothing of each other.
+The last bit of a sum, a matrix product or a convolution depends on how many threads share the work. So one image is
+computed on one thread. Several threads work on different images, or on other parts that are independent.
 """
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,23 +14,24 @@ from typing import TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["available_threads", "begin_worker", "blas_on_one_thread", "one_thread", "parallel_map", "torch_threads"]
+__all__ = ["available_threads", "blas_on_one_thread", "one_thread", "parallel_map", "set_up_worker_thread",
+           "torch_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_own = threading.local()
+_thread_local = threading.local()
 
 
 def available_threads() -> int:
-    """Return how many threads the caller may use for parts that know nothing of each other."""
-    count: int = getattr(_own, "count", 0)
+    """Return how many threads the caller may use for independent parts of its work."""
+    count: int = getattr(_thread_local, "count", 0)
     return count or torch.get_num_threads()
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch work on so many threads in the block."""
+    """Let torch use ``count`` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -41,36 +42,36 @@ def torch_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch, and what numpy and scipy use for linear algebra, work on one thread in the block.
+    """Let torch, and the linear algebra of numpy and scipy, use one thread inside the block.
 
-    ``available_threads`` stays what it was.
+    ``available_threads`` does not change.
     """
-    before = getattr(_own, "count", 0)
-    _own.count = available_threads()
+    before = getattr(_thread_local, "count", 0)
+    _thread_local.count = available_threads()
     try:
         with blas_on_one_thread(), torch_threads(1):
             yield
     finally:
-        _own.count = before
+        _thread_local.count = before
 
 
 @contextmanager
 def blas_on_one_thread() -> Iterator[None]:
-    """Let what numpy and scipy use for linear algebra work on one thread in the block, in every thread."""
-    with _libraries().limit(limits=1, user_api="blas"):
+    """Let the linear algebra of numpy and scipy use one thread inside the block, whichever thread calls it."""
+    with _linear_algebra_libraries().limit(limits=1, user_api="blas"):
         yield
 
 
-def begin_worker(count: int) -> None:
-    """Begin a thread that works beside others: one for each operation of torch, ``count`` for independent parts."""
+def set_up_worker_thread(count: int) -> None:
+    """Prepare a worker thread: torch uses one thread in it, and ``available_threads`` returns ``count``."""
     torch.set_num_threads(1)
-    _own.count = count
+    _thread_local.count = count
 
 
 def parallel_map(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Return ``work(item)`` for every item, each computed on one of the available threads.
 
-    What the items give must not depend on each other: they are worked on in any order.
+    The results must not depend on each other: the order of the work is not fixed.
     """
     threads = min(available_threads(), len(items))
     if threads <= 1:
@@ -79,15 +80,15 @@ def parallel_map(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     before = torch.get_num_threads()
     try:
         with (blas_on_one_thread(),
-              ThreadPoolExecutor(threads, initializer=begin_worker, initargs=(1,)) as pool):
+              ThreadPoolExecutor(threads, initializer=set_up_worker_thread, initargs=(1,)) as pool):
             return list(pool.map(work, items))
     finally:
-        torch.set_num_threads(before)  # what a thread sets becomes the default of those to come
+        torch.set_num_threads(before)  # the workers changed the default for new threads
 
 
 @lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
-    """The libraries for linear algebra that are loaded."""
+def _linear_algebra_libraries() -> ThreadpoolController:
+    """Control of the loaded libraries for linear algebra."""
     import numpy.linalg  # noqa: F401
     import scipy.linalg  # noqa: F401
     return ThreadpoolController()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A data set as other programs read it: what is chosen of it, and a module for each program."""
+"""Export of a dataset for other programs: the choice of its parts, and one module for each program."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The images of an export: linked, copied or cut anew, each under its final name only when it is whole."""
+"""Images of an export: linked, copied or extracted again. A file gets its final name when it is complete."""
 import os
 import re
 import shutil
@@ -11,26 +11,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import SettingsError
-from cryogem_scipion.engine.export.selection import PLACE, Selection, image_places
-from cryogem_scipion.engine.io.dataset import PARTIAL, inside, replacing
+from cryogem_scipion.engine.export.selection import COORDINATE, SelectedDataset, split_image_names
+from cryogem_scipion.engine.io.dataset import PARTIAL_PREFIX, path_inside, replacing
 from cryogem_scipion.engine.io.mrc import read_mrc, read_stack, write_mrc
-from cryogem_scipion.engine.io.particle_boxes import corners, cut, prepared
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.io.particle_boxes import box_corners, cut_boxes, normalised_particles
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import ExportSettings
 
-__all__ = ["boxes", "bring_micrographs", "bring_stacks", "bytes_of_images", "is_current", "path_prefix", "star_prefix"]
+__all__ = ["export_micrographs", "export_stacks", "images_bytes", "is_up_to_date", "particle_boxes", "path_prefix",
+           "star_prefix"]
 
-# Letters at which a reader of STAR files splits a name, or takes the rest for something else.
+# Characters at which readers of STAR files end a name or misread it.
 UNREADABLE = re.compile(r"[\s'\"#:@]")
 
 
 def path_prefix(settings: ExportSettings) -> str | None:
-    """What stands before the export's own names where they are relative to a folder; None where there is none.
+    """Path from the folder ``relative_to`` to the export, with a slash at its end; None without ``relative_to``.
 
     Raises
     ------
     SettingsError
-        That folder does not exist, or does not hold the export.
+        ``relative_to`` is not a folder, or the export is not inside it.
     """
     base = settings.relative_to
     if base is None:
@@ -44,84 +45,91 @@ def path_prefix(settings: ExportSettings) -> str | None:
 
 
 def star_prefix(settings: ExportSettings, default: str) -> str:
-    """``path_prefix``, else ``default``; ``SettingsError`` where a STAR file could not hold it."""
+    """Return what stands before file names in STAR files: ``path_prefix``, or ``default`` without ``relative_to``.
+
+    Raises
+    ------
+    SettingsError
+        As for ``path_prefix``, or the path has a character that STAR readers do not accept.
+    """
     relative = path_prefix(settings)
     prefix = default if relative is None else relative
-    found = UNREADABLE.search(prefix)
-    if found:
-        raise SettingsError(f"the path {prefix} has {found[0]!r} in it, which programs that read STAR files do not "
-                            f"understand; choose an out without it, or relative_to a folder further down")
+    unreadable = UNREADABLE.search(prefix)
+    if unreadable:
+        raise SettingsError(f"the path {prefix} has {unreadable[0]!r} in it, which programs that read STAR files do "
+                            f"not understand; choose an out without it, or a relative_to that is nearer to the export")
     return prefix
 
 
-def bring_micrographs(selection: Selection, settings: ExportSettings, out: Path) -> None:
-    """Link or copy the micrographs to ``micrographs/``."""
-    names = list(selection.micrographs["rlnMicrographName"])
+def export_micrographs(dataset: SelectedDataset, settings: ExportSettings, out: Path) -> None:
+    """Link or copy the micrographs of the dataset to ``out/micrographs``."""
+    names = list(dataset.micrographs["rlnMicrographName"])
     (out / "micrographs").mkdir(exist_ok=True)
-    for name in tracked(names, len(names), "exporting micrograph"):
-        _bring(inside(selection.folder, name), out / name, settings.files)
+    for name in track_progress(names, len(names), "exporting micrograph"):
+        _link_or_copy(path_inside(dataset.folder, name), out / name, settings.files)
 
 
-def bring_stacks(selection: Selection, settings: ExportSettings, out: Path) -> None:
-    """Link, copy or cut the stacks that the particles' rows name, to ``particles/``."""
+def export_stacks(dataset: SelectedDataset, settings: ExportSettings, out: Path) -> None:
+    """Link or copy the particle stacks to ``out/particles``, or extract them again, as ``reuses_stacks`` says."""
     (out / "particles").mkdir(exist_ok=True)
-    groups = _groups(selection.particles)
-    for micrograph, rows in tracked(groups, len(groups), "exporting stack"):
-        for stack in sorted(set(image_places(rows["rlnImageName"])[1])):
-            if selection.ready:
-                _bring(inside(selection.folder, stack), out / stack, settings.files)
-            elif not is_current(out / stack, inside(selection.folder, micrograph)):
+    groups = _by_micrograph(dataset.particles)
+    for micrograph, rows in track_progress(groups, len(groups), "exporting stack"):
+        for stack in sorted(set(split_image_names(rows["rlnImageName"])[1])):
+            if dataset.reuses_stacks:
+                _link_or_copy(path_inside(dataset.folder, stack), out / stack, settings.files)
+            elif not is_up_to_date(out / stack, path_inside(dataset.folder, micrograph)):
                 with replacing(out / stack) as path:
-                    write_mrc(path, _cut(selection, micrograph, rows), selection.pixel_size, stack=True)
+                    write_mrc(path, _cut_boxes(dataset, micrograph, rows), dataset.pixel_size, stack=True)
 
 
-def boxes(selection: Selection) -> Iterator[NDArray[np.float32]]:
-    """The particles' boxes (n, y, x) of one micrograph after another, bright, in the order of the rows."""
-    groups = _groups(selection.particles)
-    for micrograph, rows in tracked(groups, len(groups), "exporting particles of micrograph"):
-        yield _own(selection, rows) if selection.ready else _cut(selection, micrograph, rows)
+def particle_boxes(dataset: SelectedDataset) -> Iterator[NDArray[np.float32]]:
+    """Yield the particles (n, y, x) of one micrograph after another, protein bright, in the order of the rows."""
+    groups = _by_micrograph(dataset.particles)
+    for micrograph, rows in track_progress(groups, len(groups), "exporting particles of micrograph"):
+        yield _read_boxes(dataset, rows) if dataset.reuses_stacks else _cut_boxes(dataset, micrograph, rows)
 
 
-def bytes_of_images(selection: Selection, settings: ExportSettings) -> int:
-    """Disk space of micrographs and stacks as ``bring_micrographs`` and ``bring_stacks`` leave them."""
-    copies: set[str] = set()
+def images_bytes(dataset: SelectedDataset, settings: ExportSettings) -> int:
+    """Disk space that ``export_micrographs`` and ``export_stacks`` need, bytes; links need none."""
+    copied: set[str] = set()
     if settings.files == "copy":
-        copies |= set(selection.micrographs["rlnMicrographName"])
-        if settings.extract and selection.ready:
-            copies |= set(image_places(selection.particles["rlnImageName"])[1])
-    cut = 0 if selection.ready or not settings.extract else 4 * selection.box_size**2 * len(selection.particles)
-    return cut + sum(inside(selection.folder, name).stat().st_size for name in copies)
+        copied |= set(dataset.micrographs["rlnMicrographName"])
+        if settings.extract and dataset.reuses_stacks:
+            copied |= set(split_image_names(dataset.particles["rlnImageName"])[1])
+    new_bytes = 0 if dataset.reuses_stacks or not settings.extract else 4 * dataset.box_size**2 * len(dataset.particles)
+    return new_bytes + sum(path_inside(dataset.folder, name).stat().st_size for name in copied)
 
 
-def is_current(target: Path, source: Path) -> bool:
-    """Whether an earlier run made ``target`` of ``source`` as it is now."""
+def is_up_to_date(target: Path, source: Path) -> bool:
+    """Whether ``target`` exists and is not older than ``source``."""
     return target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
-def _groups(particles: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _by_micrograph(particles: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(name), rows) for name, rows in particles.groupby("rlnMicrographName", sort=False)]
 
 
-def _own(selection: Selection, rows: pd.DataFrame) -> NDArray[np.float32]:
-    """Boxes from the data set's stacks."""
-    numbers, names = image_places(rows["rlnImageName"])
-    stacks = {name: read_stack(inside(selection.folder, name)) for name in set(names)}
+def _read_boxes(dataset: SelectedDataset, rows: pd.DataFrame) -> NDArray[np.float32]:
+    """Particles (n, y, x) read from the stacks of the dataset."""
+    numbers, names = split_image_names(rows["rlnImageName"])
+    stacks = {name: read_stack(path_inside(dataset.folder, name)) for name in set(names)}
     return np.stack([stacks[name][number - 1] for number, name in zip(numbers, names, strict=True)])
 
 
-def _cut(selection: Selection, micrograph: str, rows: pd.DataFrame) -> NDArray[np.float32]:
-    """Boxes cut from a micrograph."""
-    image, _ = read_mrc(inside(selection.folder, micrograph), 2)
-    return prepared(cut(image, corners(rows[PLACE].to_numpy(float), selection.box_size), selection.box_size))
+def _cut_boxes(dataset: SelectedDataset, micrograph: str, rows: pd.DataFrame) -> NDArray[np.float32]:
+    """Particles (n, y, x) extracted from a micrograph."""
+    image, _ = read_mrc(path_inside(dataset.folder, micrograph), 2)
+    corners = box_corners(rows[COORDINATE].to_numpy(float), dataset.box_size)
+    return normalised_particles(cut_boxes(image, corners, dataset.box_size))
 
 
-def _bring(source: Path, target: Path, how: str) -> None:
-    if how == "copy":
-        if not is_current(target, source):
+def _link_or_copy(source: Path, target: Path, files: str) -> None:
+    if files == "copy":
+        if not is_up_to_date(target, source):
             with replacing(target) as path:
                 shutil.copyfile(source, path)
     elif not (target.is_symlink() and os.readlink(target) == str(source)):
-        # A link cannot be made over an existing file, so it is made beside it and takes its place.
-        link = target.with_name(f"{PARTIAL}{target.name}")
+        # A link cannot replace a file directly; so it gets a temporary name and is then renamed.
+        link = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
         link.symlink_to(source)
         os.replace(link, target)

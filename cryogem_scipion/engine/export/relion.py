@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For RELION: STAR files with absolute paths, or relative to a project, and the images they name."""
+"""Export for RELION (doi:10.1016/j.jsb.2012.09.006): STAR files and the images that they name."""
 from collections.abc import Iterable
 from pathlib import Path
 
-from cryogem_scipion.engine.export.images import bring_micrographs, bring_stacks, bytes_of_images, star_prefix
-from cryogem_scipion.engine.export.selection import Selection, image_places, own_columns
+from cryogem_scipion.engine.export.images import export_micrographs, export_stacks, images_bytes, star_prefix
+from cryogem_scipion.engine.export.selection import SelectedDataset, relion_columns, split_image_names
 from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, write_table
 from cryogem_scipion.engine.settings import ExportSettings
 
-__all__ = ["check", "needed", "write", "write_star"]
+__all__ = ["check", "disk_bytes", "write", "write_star"]
 
-needed = bytes_of_images
+disk_bytes = images_bytes
 
 
-def check(selection: Selection, settings: ExportSettings) -> None:
-    """Refuse what RELION could not read."""
+def check(dataset: SelectedDataset, settings: ExportSettings) -> None:
+    """Refuse, with ``SettingsError``, a path that RELION's STAR files cannot hold."""
     _prefix(settings)
 
 
-def write(selection: Selection, settings: ExportSettings, out: Path) -> list[str]:
-    """Write the export; returns what to do next."""
+def write(dataset: SelectedDataset, settings: ExportSettings, out: Path) -> list[str]:
+    """Write images and STAR files into the folder ``out``; return the lines of its README.txt."""
     prefix = _prefix(settings)
-    bring_micrographs(selection, settings, out)
+    export_micrographs(dataset, settings, out)
     if settings.extract:
-        bring_stacks(selection, settings, out)
-    write_star(selection, settings, out, prefix)
+        export_stacks(dataset, settings, out)
+    write_star(dataset, settings, out, prefix)
     base = "any folder" if settings.relative_to is None else f"the project {settings.relative_to.resolve()}"
     stars = [f"{prefix}{name}" for name in (MICROGRAPHS, PARTICLES)]
     lines = [f"RELION 3.1 or newer, started in {base}. Paths in the STAR files are "
@@ -37,28 +37,28 @@ def write(selection: Selection, settings: ExportSettings, out: Path) -> list[str
             "  Particle extraction: 'micrograph STAR file' that one; 'OR re-extract refined particles' Yes, with "
             f"{stars[1]}; 'Invert contrast' Yes. Or in a terminal:",
             f"  relion_preprocess --i {stars[0]} --reextract_data_star {stars[1]} --part_dir Extract/ --part_star "
-            f"Extract/particles.star --extract --extract_size {selection.box_size} --norm --bg_radius "
-            f"{selection.box_size // 2} --invert_contrast"]
+            f"Extract/particles.star --extract --extract_size {dataset.box_size} --norm --bg_radius "
+            f"{dataset.box_size // 2} --invert_contrast"]
 
 
-def write_star(selection: Selection, settings: ExportSettings, out: Path, prefix: str) -> None:
-    """Write micrographs.star and particles.star, names with ``prefix``, RELION's own columns only."""
-    micrographs = selection.micrographs
-    write_table(out / MICROGRAPHS, "micrographs", selection.optics_table(images=False),
-                micrographs.assign(rlnMicrographName=_under(prefix, micrographs["rlnMicrographName"])))
-    rows = own_columns(selection.particles)
-    rows = rows.assign(rlnMicrographName=_under(prefix, rows["rlnMicrographName"]))
+def write_star(dataset: SelectedDataset, settings: ExportSettings, out: Path, prefix: str) -> None:
+    """Write micrographs.star and particles.star, with ``prefix`` before file names and with RELION's columns only."""
+    micrographs = dataset.micrographs
+    write_table(out / MICROGRAPHS, "micrographs", dataset.optics_table(with_images=False),
+                micrographs.assign(rlnMicrographName=_with_prefix(prefix, micrographs["rlnMicrographName"])))
+    rows = relion_columns(dataset.particles)
+    rows = rows.assign(rlnMicrographName=_with_prefix(prefix, rows["rlnMicrographName"]))
     if settings.extract:
-        numbers, stacks = image_places(rows["rlnImageName"])
+        numbers, stacks = split_image_names(rows["rlnImageName"])
         rows = rows.assign(rlnImageName=[
-            f"{number:06d}@{stack}" for number, stack in zip(numbers, _under(prefix, stacks), strict=True)])
+            f"{number:06d}@{stack}" for number, stack in zip(numbers, _with_prefix(prefix, stacks), strict=True)])
     else:
         rows = rows.drop(columns="rlnImageName", errors="ignore")
-    # RELION asks for the box in the optics table even where it has yet to cut the particles.
-    write_table(out / PARTICLES, "particles", selection.optics_table(images=True), rows)
+    # RELION needs the box size in the optics table even before it extracts the particles.
+    write_table(out / PARTICLES, "particles", dataset.optics_table(with_images=True), rows)
 
 
-def _under(prefix: str, names: Iterable[str]) -> list[str]:
+def _with_prefix(prefix: str, names: Iterable[str]) -> list[str]:
     return [f"{prefix}{name}" for name in names]
 
 

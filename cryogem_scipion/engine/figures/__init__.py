@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of reports; drawn from the report's own files, with matplotlib only, by the engine and by the viewers."""
+"""Figures of the reports. Engine and viewers draw them from the report's files, with matplotlib only."""

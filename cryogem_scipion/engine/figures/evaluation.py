@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The figure of a comparison of generated with real micrographs."""
+"""Figure of ``cryogem evaluate``: generated and real micrographs compared."""
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from cryogem_scipion.engine.figures.record import read_report
+from cryogem_scipion.engine.figures.report_files import read_report
 
-__all__ = ["NAME", "NAMES", "SIZE", "draw_evaluation"]
+__all__ = ["FIGURE_SIZE", "METRIC_NAMES", "REPORT_NAME", "draw_evaluation"]
 
-NAME = "evaluation"
-SIZE = (15.0, 11.5)
+REPORT_NAME = "evaluation"
+FIGURE_SIZE = (15.0, 11.5)
 REAL, GENERATED = "#1f1f1f", "#d1495b"
 COLOURS = {"real": REAL, "generated": GENERATED}
-# What each figure is called, and its unit.
-NAMES = {"spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
+# Title and unit of each metric.
+METRIC_NAMES = {"spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
          "autocorrelation": ("autocorrelation", ""),
          "histogram": ("intensities", "σ"), "local": ("local deviations", "σ"), "skewness": ("skewness", ""),
          "kurtosis": ("kurtosis", ""), "frechet": ("Fréchet distance", ""), "lattice": ("strongest lattice", "dB"),
@@ -26,8 +26,21 @@ ALLOWED_DB = 4.0
 
 
 def draw_evaluation(figure: Figure, folder: Path) -> None:
-    """Fill a figure with a report: example pieces, curves of both sets, distances with intervals and floors."""
-    report, arrays = read_report(folder, NAME)
+    """Draw a report into a figure: example pieces, curves of both sets, and distances with intervals and floors.
+
+    Parameters
+    ----------
+    figure
+        An empty figure, of ``FIGURE_SIZE`` for example.
+    folder
+        Folder of the report.
+
+    Raises
+    ------
+    DataError
+        A file of the report is missing or damaged.
+    """
+    report, arrays = read_report(folder, REPORT_NAME)
     figure.set_layout_engine("constrained")
     grid = figure.add_gridspec(3, 4, height_ratios=(1.25, 1, 1.15))
     _examples(figure, grid, arrays)
@@ -43,7 +56,7 @@ def draw_evaluation(figure: Figure, folder: Path) -> None:
 
 
 def _examples(figure: Figure, grid: Any, arrays: dict[str, Any]) -> None:
-    """Middles of micrographs, all at the same grey scale; none of them twice."""
+    """Central parts of two micrographs of each set, or of one where a set has only one; all on the same grey scale."""
     shown = [(name, number) for number in (0, -1) for name in COLOURS
              if number == 0 or len(arrays[f"{name}_examples"]) > 1]
     row = grid[0, :].subgridspec(1, len(shown))
@@ -66,7 +79,7 @@ def _spectra(axis: Any, pixel_size: float, arrays: dict[str, Any]) -> None:
 
 
 def _autocorrelation(axis: Any, arrays: dict[str, Any]) -> None:
-    """Along both axes: drift and read-out rows show as their difference."""
+    """Autocorrelation along both axes; drift and the read-out of the camera make them different."""
     lags = arrays["lags"]
     middle = len(lags) // 2
     for name, colour in COLOURS.items():
@@ -80,15 +93,15 @@ def _autocorrelation(axis: Any, arrays: dict[str, Any]) -> None:
 
 def _distribution(axis: Any, arrays: dict[str, Any], name: str, limits: str, label: str, log: bool) -> None:
     edges = arrays[limits]
-    together = arrays[f"real_{name}"] + arrays[f"generated_{name}"]
-    # Fine bins of few values are drawn some at a time.
-    used = np.flatnonzero(together)
+    counts = arrays[f"real_{name}"] + arrays[f"generated_{name}"]
+    # Several fine bins are drawn as one.
+    used = np.flatnonzero(counts)
     first, last = used[0], used[-1] + 1
     step = max(1, (last - first) // 60)
-    places = np.arange(first, last, step)
+    starts = np.arange(first, last, step)
     for kind, colour in COLOURS.items():
-        density = np.add.reduceat(arrays[f"{kind}_{name}"], places) / (edges[1] - edges[0]) / step
-        axis.stairs(density[:-1] if len(places) > 1 else density, edges[places] if len(places) > 1
+        density = np.add.reduceat(arrays[f"{kind}_{name}"], starts) / (edges[1] - edges[0]) / step
+        axis.stairs(density[:-1] if len(starts) > 1 else density, edges[starts] if len(starts) > 1
                     else edges[[first, last]], color=colour, label=kind)
     axis.set(xlabel=label, ylabel="density", title={"histogram": "Intensities", "local": "Local deviations"}[name])
     if log:
@@ -101,10 +114,10 @@ def _table(axis: Any, report: dict[str, Any]) -> None:
     axis.set_axis_off()
     rows = []
     for name, values in report["figures"].items():
-        title, unit = NAMES[name]
-        rows.append((f"{title} ({unit})" if unit else title, _short(values["value"]),
-                     f"{_short(values['low'])} – {_short(values['high'])}", _short(values["halves"]),
-                     _short(values["floor"])))
+        title, unit = METRIC_NAMES[name]
+        rows.append((f"{title} ({unit})" if unit else title, _number_text(values["value"]),
+                     f"{_number_text(values['low'])} – {_number_text(values['high'])}", _number_text(values["halves"]),
+                     _number_text(values["floor"])))
     table = axis.table(rows, colLabels=COLUMNS, cellLoc="center", bbox=(0, 0.16, 1, 0.84),
                        colWidths=(0.3, 0.16, 0.24, 0.15, 0.15))
     table.auto_set_font_size(False)
@@ -116,30 +129,30 @@ def _table(axis: Any, report: dict[str, Any]) -> None:
             cell.set_text_props(weight="bold")
         elif column == 0:
             cell.set_text_props(ha="left")
-    lines = ["halves: half of the generated against half of the real micrographs; to be held against real | real, two "
-             "halves of the real ones" + ("." if report["sets"]["real"]["micrographs"] > 1 else
-                                          "; of a single real micrograph there are none."),
-             f"Fréchet distance: {_features(report)}."]
+    lines = ["halves: half of the generated set against half of the real set. Compare it with real | real: two halves "
+             "of the real set" + ("." if report["sets"]["real"]["micrographs"] > 1 else
+                               ", which needs more than one real micrograph."),
+             f"Fréchet distance: {_feature_network(report)}."]
     if report["signal"]:
         signal = report["signal"]
-        lines.append(f"Generated and optical image around {signal['particles']} particles correlate by "
-                     f"{signal['correlation']:.3f} ({signal['low']:.3f} – {signal['high']:.3f}); by chance "
+        lines.append(f"Correlation of generated and clean image at {signal['particles']} particles: "
+                     f"{signal['correlation']:.3f} ({signal['low']:.3f} – {signal['high']:.3f}); by chance: "
                      f"{signal['chance']:.3f}.")
     axis.text(0, 0.12, "\n".join(lines), transform=axis.transAxes, fontsize=9, va="top", in_layout=False)
 
 
-def _features(report: dict[str, Any]) -> str:
+def _feature_network(report: dict[str, Any]) -> str:
     return f"{Path(report['features']).name}, at {report['feature_pixel_size']:.3g} Å per pixel"
 
 
-def _short(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}" if abs(value) >= 1e-4 else "0"
 
 
 def _lattice(axis: Any, excess: dict[str, float]) -> None:
     axis.set(title="Lattices", xlabel="period (px)", ylabel="above the real set (dB)")
     if not excess:
-        axis.text(0.5, 0.5, "micrographs below 256 px", ha="center", va="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "needs micrographs of 256 px or more", ha="center", va="center", transform=axis.transAxes)
         return
     values = np.array(list(excess.values()))
     axis.bar(np.arange(len(values)), values, color=[GENERATED if value > ALLOWED_DB else "#7f9c96" for value in values])

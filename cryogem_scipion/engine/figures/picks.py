@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The figure of a comparison of picks with the truth."""
+"""Figure of ``cryogem picks``: picks compared with true coordinates."""
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +8,67 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cryogem_scipion.engine.figures.record import read_report
+from cryogem_scipion.engine.figures.report_files import read_report
 
-__all__ = ["NAME", "SIZE", "draw_picks", "mark_picks", "scores"]
+__all__ = ["FIGURE_SIZE", "REPORT_NAME", "draw_picks", "mark_picks", "scores_text"]
 
-NAME = "picks"
-SIZE = (15.0, 7.6)
-# Outcomes of picks, and what else is circled: label and colour, told apart also by eyes that see fewer colours.
+REPORT_NAME = "picks"
+FIGURE_SIZE = (15.0, 7.6)
+# Label and colour of each outcome. The colours can be told apart also with colour blindness.
 OUTCOMES = {1: ("hit", "#2fd0ff"), 0: ("false pick", "#ff4d6d"), -1: ("not judged", "#c77dff")}
 MISSED = ("missed particle", "#ffd60a")
 
 
 def draw_picks(figure: Figure, folder: Path) -> None:
-    """Fill a figure with a report: curves, position error, scores of the micrographs, an example."""
-    report, arrays = read_report(folder, NAME)
+    """Draw a report into a figure: curves, position error, scores of each micrograph, and an example micrograph.
+
+    Parameters
+    ----------
+    figure
+        An empty figure, of ``FIGURE_SIZE`` for example.
+    folder
+        Folder of the report.
+
+    Raises
+    ------
+    DataError
+        A file of the report is missing or damaged.
+    """
+    report, arrays = read_report(folder, REPORT_NAME)
     figure.set_layout_engine("constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 1.5))
-    over_all = report["overall"]
-    _precision_recall(figure.add_subplot(grid[0, 0]), over_all, arrays)
+    overall = report["overall"]
+    _precision_recall(figure.add_subplot(grid[0, 0]), overall, arrays)
     _thresholds(figure.add_subplot(grid[0, 1]), report, arrays)
     _position_error(figure.add_subplot(grid[1, 0]), report, arrays)
     _micrographs(figure.add_subplot(grid[1, 1]), report["micrographs"])
     _example(figure.add_subplot(grid[:, 2]), report, arrays)
-    figure.suptitle(f"{over_all['picks']} picks for {over_all['particles']} particles on {len(report['micrographs'])} "
-                    f"micrographs, matched within {report['radius_angstrom']:.0f} Å: {scores(over_all)}", fontsize=11)
+    figure.suptitle(f"{overall['picks']} picks for {overall['particles']} particles on {len(report['micrographs'])} "
+                    f"micrographs, matched within {report['radius_angstrom']:.0f} Å: {scores_text(overall)}",
+                    fontsize=11)
 
 
-def scores(figures: dict[str, Any]) -> str:
-    """Return the scores that are defined, in words."""
+def scores_text(figures: dict[str, Any]) -> str:
+    """Return precision, recall, F1 and AUPRC as text, without those that are not defined.
+
+    Parameters
+    ----------
+    figures
+        Scores of a report, by name; None where one is not defined.
+    """
     names = {"precision": "precision", "recall": "recall", "f1": "F1", "auprc": "AUPRC"}
     return ", ".join(f"{name} {figures[key]:.3f}" for key, name in names.items() if figures[key] is not None)
 
 
-def _precision_recall(axis: Any, over_all: dict[str, Any], arrays: dict[str, Any]) -> None:
+def _precision_recall(axis: Any, overall: dict[str, Any], arrays: dict[str, Any]) -> None:
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02), title="Precision and recall")
     axis.grid(alpha=0.3)
     if len(arrays["threshold"]):
-        # Steps: the average precision is the area under them.
+        # The average precision is the area under these steps.
         recall = np.concatenate([[0.0], arrays["recall"]])
         axis.step(recall, np.concatenate([arrays["precision"][:1], arrays["precision"]]), where="pre")
-    if over_all["precision"] is not None and over_all["recall"] is not None:
-        axis.plot(over_all["recall"], over_all["precision"], "o", color="black", label="all picks")
+    if overall["precision"] is not None and overall["recall"] is not None:
+        axis.plot(overall["recall"], overall["precision"], "o", color="black", label="all picks")
         axis.legend(loc="lower left")
 
 
@@ -81,19 +101,19 @@ def _position_error(axis: Any, report: dict[str, Any], arrays: dict[str, Any]) -
               f"y {error['offset_y']:+.1f} Å", ha="right", va="top", transform=axis.transAxes, fontsize=8)
 
 
-def _micrographs(axis: Any, each: list[dict[str, Any]]) -> None:
+def _micrographs(axis: Any, micrographs: list[dict[str, Any]]) -> None:
     axis.set(xlabel="micrograph", ylim=(0, 1.02), title="Each micrograph")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    place = np.arange(1, len(each) + 1)
-    axis.bar(place, [np.nan if one["recall"] is None else one["recall"] for one in each], width=0.8, alpha=0.6,
-             label="recall")
-    axis.plot(place, [np.nan if one["precision"] is None else one["precision"] for one in each], "k.",
-              label="precision")
+    numbers = np.arange(1, len(micrographs) + 1)
+    recall, precision = ([np.nan if scores[name] is None else scores[name] for scores in micrographs]
+                         for name in ("recall", "precision"))
+    axis.bar(numbers, recall, width=0.8, alpha=0.6, label="recall")
+    axis.plot(numbers, precision, "k.", label="precision")
     axis.legend(loc="lower left", fontsize=8)
 
 
 def _example(axis: Any, report: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """One micrograph with circles of the matching radius, as a picture where its image was found."""
+    """One micrograph with circles of the matching radius; without the image if the report has none."""
     axis.set_axis_off()
     index = int(arrays["example"])
     height, width = arrays["image_shape"]
@@ -110,22 +130,22 @@ def mark_picks(axis: Any, report: dict[str, Any], arrays: dict[str, Any], index:
     Parameters
     ----------
     axis
-        In pixels of the true micrograph.
+        Axes in pixels of the labelled micrograph.
     report, arrays
-        Of ``cryogem picks``.
+        Report of ``cryogem picks``, as ``read_report`` returns it.
     index
-        Of the micrograph in the report.
+        Number of the micrograph in the report, from 0.
     shape
-        (y, x) in pixels; None takes what holds all circles.
+        Size (y, x) of the micrograph in pixels; None makes the axes large enough for all circles.
     """
     pixel_size = report["pixel_size"]
-    here = arrays["pick_micrograph"] == index
+    picked = arrays["pick_micrograph"] == index
     true = arrays["true_micrograph"] == index
-    height, width = shape or [1 + max(arrays[name][some].max(initial=0) for name, some in pair) / pixel_size
-                              for pair in ((("y", here), ("true_y", true)), (("x", here), ("true_x", true)))]
+    height, width = shape or [1 + max(arrays[name][rows].max(initial=0) for name, rows in pair) / pixel_size
+                              for pair in ((("y", picked), ("true_y", true)), (("x", picked), ("true_x", true)))]
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
     for outcome, (label, colour) in OUTCOMES.items():
-        chosen = here & (arrays["outcome"] == outcome)
+        chosen = picked & (arrays["outcome"] == outcome)
         _circles(axis, arrays["x"][chosen] / pixel_size, arrays["y"][chosen] / pixel_size, report, label, colour, "-")
     missed = true & arrays["whole"] & ~arrays["found"]
     _circles(axis, arrays["true_x"][missed] / pixel_size, arrays["true_y"][missed] / pixel_size, report, *MISSED, "--")

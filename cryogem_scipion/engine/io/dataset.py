@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The folder that every stage leaves behind: manifest, STAR tables, names.
+"""The dataset folder that every stage writes: manifest, STAR tables, file names.
 
-    manifest.json     what was made, by which settings, from which files (``Manifest``)
-    micrographs.star  optics table, then a row for each micrograph
-    particles.star    optics table, then a row for each particle, also those cut by the border
-    extracted.star    the rows of the whole particles with their images, when stacks were written
-    figures.npz       what the viewers draw of the run, arrays only (of a training)
+    manifest.json     contents of the folder, settings and source files (``Manifest``)
+    micrographs.star  optics table, then one row for each micrograph
+    particles.star    optics table, then one row for each particle, also for particles cut by the border
+    extracted.star    rows of the whole particles with their images, if stacks were written
+    figures.npz       arrays for the viewers' figures (training only)
     micrographs/ masks/ particles/ source/
 
-Paths in the tables are relative to the folder. Nothing here needs torch: the Scipion side reads
-the same files through the same functions.
+Paths in the tables are relative to the folder. This module does not need torch: Scipion's side reads the files with the
+same functions.
 """
 import json
 import linecache
@@ -26,11 +26,11 @@ import starfile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.io.files import PARTIAL, replacing
+from cryogem_scipion.engine.io.files import PARTIAL_PREFIX, replacing
 
-__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL", "PARTICLES", "README", "Contrast", "Manifest",
-           "Source", "inside", "plain_name", "quoted_path", "read_blocks", "read_manifest", "read_table", "replacing",
-           "table_text", "unquoted_path", "write_manifest", "write_table"]
+__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL_PREFIX", "PARTICLES", "README", "Contrast",
+           "Manifest", "Source", "path_inside", "plain_name", "quoted_path", "read_blocks", "read_manifest",
+           "read_table", "replacing", "table_text", "unquoted_path", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -40,13 +40,12 @@ EXTRACTED = "extracted.star"
 FIGURES = "figures.npz"
 README = "README.txt"
 
-
-NAMES = ["rlnMicrographName", "rlnImageName", "cryogemMask", "cryogemOriginal", "cryogemSource"]
-"""Columns that stay text even where every name is a number."""
+TEXT_COLUMNS = ["rlnMicrographName", "rlnImageName", "cryogemMask", "cryogemOriginal", "cryogemSource"]
+"""Columns that are read as text even where every value is a number."""
 
 
 class Contrast(BaseModel):
-    """How strong the particles are against the noise; see ``scale``."""
+    """Strength of the particles relative to the noise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     snr: float = Field(gt=0, description="variance of the signal over that of the noise, at the working pixel size")
@@ -54,53 +53,53 @@ class Contrast(BaseModel):
     signal_deviation: float = Field(gt=0, description="deviation of s inside the masks: sqrt(snr) background_deviation")
     scale: float = Field(gt=0, description="projections (density x Angstrom) are multiplied by this")
 
-    def brought_to(self, snr: float, background_deviation: float) -> "Contrast":
-        """Return the contrast of the same particles at another signal-to-noise ratio and noise."""
+    def rescaled(self, snr: float, background_deviation: float) -> "Contrast":
+        """Return the contrast of the same particles at another signal-to-noise ratio and background deviation."""
         signal = snr**0.5 * background_deviation
         return Contrast(snr=snr, background_deviation=background_deviation, signal_deviation=signal,
                         scale=self.scale * signal / self.signal_deviation)
 
 
 class Source(BaseModel):
-    """A file that the folder was made from, copied to ``source/``."""
+    """A source file of the run, copied to ``source/``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     path: str = Field(description="relative to the folder")
-    origin: str = Field(description="where it was read from")
+    origin: str = Field(description="original path of the file")
     sha256: str
 
 
 class Manifest(BaseModel):
-    """Schema of manifest.json."""
+    """Contents of manifest.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
     stage: Literal["simulate", "train", "generate", "import-model", "phantom", "evaluate", "picks", "poses", "export",
                    "preview"]
-    version: str = Field(description="of this program")
-    libraries: dict[str, str] = Field(description="versions of what the numbers depend on")
+    version: str = Field(description="version of this program")
+    libraries: dict[str, str] = Field(description="versions of the libraries that the results depend on")
     processor: dict[str, str] = Field(
-        default_factory=dict, description="what it was computed on; the last bit of the images depends on it")
-    settings: dict[str, Any] = Field(description="of the stage, as given")
+        default_factory=dict, description="the processor; the last bit of the images depends on it")
+    settings: dict[str, Any] = Field(description="settings of the stage")
     simulation: dict[str, Any] | None = Field(
-        default=None, description="settings of the simulation behind a generated set")
+        default=None, description="settings of the simulation that a generated set is based on")
     seed: int
-    pixel_size: float = Field(gt=0, description="of the micrographs, Angstrom per pixel")
+    pixel_size: float = Field(gt=0, description="pixel size of the micrographs in Angstrom")
     micrographs: int = Field(ge=0)
     particles: int = Field(default=0, ge=0, description="rows of particles.star")
-    whole_particles: int = Field(default=0, ge=0, description="those whose box lies inside the micrograph")
+    whole_particles: int = Field(default=0, ge=0, description="particles whose box lies inside the micrograph")
     box_size: int | None = None
     particle_diameter_angstrom: float | None = None
     contrast: Contrast | None = None
     model: str | None = Field(default=None, description="the noise model, relative to the folder")
     sources: tuple[Source, ...] = ()
     warnings: tuple[str, ...] = ()
-    figures: dict[str, float] = Field(default_factory=dict, description="what the stage measured")
+    figures: dict[str, float] = Field(default_factory=dict, description="values that the stage measured")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, the last file of a stage; figures that are no numbers stay out of it."""
-    # JSON has no word for them, and a manifest that cannot be read makes the whole folder worthless.
+    """Write manifest.json, the last file of a stage, without figures that are not finite."""
+    # JSON cannot hold these values, and without a readable manifest the whole folder is useless.
     figures = {name: value for name, value in manifest.figures.items() if math.isfinite(value)}
     manifest = manifest.model_copy(update={"figures": figures})
     with replacing(folder / MANIFEST) as path:
@@ -108,7 +107,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a folder; ``DataError`` when there is none that this program can read."""
+    """Return the manifest of a folder.
+
+    Raises
+    ------
+    DataError
+        The folder has no manifest, or the manifest is damaged or of a newer version.
+    """
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -116,37 +121,52 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder} has no {MANIFEST}; give a folder that a cryogem stage finished") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); make the folder again") from None
-    found = values.get("format_version") if isinstance(values, dict) else None
-    if isinstance(found, int) and found > FORMAT_VERSION:
-        raise DataError(f"{path} has format {found}, newer than {FORMAT_VERSION}; update cryogem")
+    file_version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(file_version, int) and file_version > FORMAT_VERSION:
+        raise DataError(f"{path} has format {file_version}, newer than {FORMAT_VERSION}; update cryogem")
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "top level"
-        raise DataError(f"{path} is not a cryogem manifest ({place}: {first['msg']}); make the folder again") from None
+        field = ".".join(map(str, first["loc"])) or "top level"
+        raise DataError(f"{path} is not a cryogem manifest ({field}: {first['msg']}); make the folder again") from None
 
 
 def write_table(path: Path, name: str, optics: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Write a RELION 3.1 STAR file: the optics table, then ``name`` (``micrographs`` or ``particles``)."""
+    """Write a RELION 3.1 STAR file: the optics table, then ``rows`` as table ``name``.
+
+    Parameters
+    ----------
+    name
+        ``micrographs`` or ``particles``.
+    rows
+        One row for each micrograph or particle, with STAR labels as columns.
+    """
     with replacing(path) as temporary:
         temporary.write_text(table_text({"optics": optics, name: rows}), "utf-8")
 
 
 def table_text(tables: dict[str, pd.DataFrame]) -> str:
     """Return named tables as the text of a STAR file; equal tables give equal texts."""
-    # The library's first line holds the time of writing.
+    # The library writes the time into the first line.
     text: str = starfile.to_string(tables)
     return text.partition("\n")[2].lstrip()
 
 
 def read_table(path: Path, name: str, columns: tuple[str, ...] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the optics and the named table of a STAR file.
+    """Return the optics table and another table of a STAR file.
+
+    Parameters
+    ----------
+    name
+        Name of the other table, without ``data_``.
+    columns
+        Columns that it must have.
 
     Raises
     ------
     DataError
-        The file is missing, no STAR file, or lacks one of ``columns``.
+        The file is missing, is not a STAR file, or has no such table or column.
     """
     blocks = read_blocks(path)
     if name not in blocks:
@@ -160,52 +180,64 @@ def read_table(path: Path, name: str, columns: tuple[str, ...] = ()) -> tuple[pd
 
 
 def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
-    """Return every table of a STAR file by its name; ``DataError`` when there is no such file."""
+    """Return every table of a STAR file by its name.
+
+    Raises
+    ------
+    DataError
+        The file is missing or is not a STAR file, or a table has a column twice.
+    """
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a STAR file")
-    # The library forgets the lines of a file when it has read it, but not when it has failed to.
+    # After a failed read the library keeps the old lines of the file.
     linecache.clearcache()
     try:
-        found = starfile.read(path, always_dict=True, parse_as_string=NAMES)
-        blocks = {str(name): _frame(block) for name, block in found.items()}
+        tables = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
+        blocks = {str(name): _frame(block) for name, block in tables.items()}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError,
             pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
     for name, block in blocks.items():
-        twice = block.columns[block.columns.duplicated()]
-        if len(twice):
-            raise DataError(f"{path} has the column {twice[0]} twice in data_{name}; remove one")
+        duplicates = block.columns[block.columns.duplicated()]
+        if len(duplicates):
+            raise DataError(f"{path} has the column {duplicates[0]} twice in data_{name}; remove one")
     return blocks
 
 
 def _frame(block: Any) -> pd.DataFrame:
-    """A table as a data frame, also where starfile found a simple block of one row."""
+    """A table as a data frame, also where starfile returns a simple block of one row."""
     return block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
 
 
-def inside(folder: Path, name: str) -> Path:
-    """Return ``folder / name``; ``DataError`` when that leaves the folder."""
+def path_inside(folder: Path, name: str) -> Path:
+    """Return the absolute path of a file in a folder.
+
+    Raises
+    ------
+    DataError
+        The path leads out of the folder, also through a link, or is not a possible path.
+    """
     try:
         path = (folder / str(name)).resolve()
         with suppress(FileNotFoundError, NotADirectoryError):
             path.stat()
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, a loop of links, longer than names may be
-        raise DataError(f"{name!r} is no name of a file in {folder} ({error}); correct the table") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL character, a loop of links, or a name that is too long
+        raise DataError(f"{name!r} cannot be the name of a file in {folder} ({error}); correct the table") from None
     if not path.is_relative_to(folder.resolve()):
-        raise DataError(f"{name!r} lies outside {folder}; the folder's tables may only name files inside it")
+        raise DataError(f"{name!r} lies outside {folder}, and tables may only name files inside; correct the table")
     return path
 
 
 def plain_name(name: str) -> str:
-    """Return a file name in letters that every reader of STAR tables takes: RELION knows no quotes around blanks."""
+    """Return a file name without blanks and special characters, because RELION does not read quoted names."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
 
 
 def quoted_path(path: str | Path) -> str:
-    """Return any path as a word for a STAR table: blanks, quotes, ``#`` and other letters as ``%20`` and so on."""
+    """Return a path as one word for a STAR table: special characters are encoded, a blank as ``%20``."""
     return quote_from_bytes(os.fsencode(path))
 
 
 def unquoted_path(word: str) -> str:
-    """Return the path that ``quoted_path`` wrote."""
+    """Return the path that ``quoted_path`` encoded."""
     return os.fsdecode(unquote_to_bytes(word))

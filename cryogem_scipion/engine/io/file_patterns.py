@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that names and patterns stand for."""
+"""Files that match names and patterns of the command line."""
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryogem_scipion.engine.errors import DataError
 
-__all__ = ["files_of"]
+__all__ = ["matching_files"]
 
 
-def files_of(patterns: Sequence[str], what: str) -> list[Path]:
-    """Return the files that names and patterns stand for, sorted, each once.
+def matching_files(patterns: Sequence[str], expected: str) -> list[Path]:
+    """Return the files that match names and patterns, sorted, each once.
+
+    Parameters
+    ----------
+    patterns
+        File names, or patterns with wildcards such as ``real/*.mrc``.
+    expected
+        Kind of the files, for the message: ``real micrographs (MRC)``.
 
     Raises
     ------
     DataError
-        A name or pattern stands for nothing; the message asks for ``what``.
+        No file matches a name or pattern.
     """
     files: set[Path] = set()
     for pattern in patterns:
-        # A file whose own name holds wildcard characters is meant as it is.
-        found = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
-        if not found:
-            raise DataError(f"{pattern} stands for no file; give {what}")
-        files.update(Path(name) for name in found)
+        # The name of an existing file may contain wildcard characters.
+        names = [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
+        if not names:
+            raise DataError(f"no file matches {pattern}; give {expected}")
+        files.update(Path(name) for name in names)
     return sorted(files)

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that are whole or not there, in folders that one process writes at a time."""
+"""Files that are never half written, and folders that only one process writes at a time."""
 import fcntl
 import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["PARTIAL", "claim", "release", "replacing"]
+__all__ = ["PARTIAL_PREFIX", "lock_folder", "replacing", "unlock_folders"]
 
-PARTIAL = ".partial-"
-"""Beginning of the names of files that are still written; a killed run leaves one or two, the next removes them."""
+PARTIAL_PREFIX = ".partial-"
+"""First letters of the names of unfinished files. A killed run leaves one or two; the next run removes them."""
 
 
 class replacing:
-    """A temporary path that takes the final name when the block ends well, and vanishes when not.
+    """Context manager that gives a temporary path, and renames it to the final path at the end of the block.
 
-    A file under its final name is therefore always whole.
+    If the block raises an error, the temporary file is removed and the final path is left as it was. A file under its
+    final name is therefore always complete.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def __enter__(self) -> Path:
-        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=self.path.suffix, dir=self.path.parent)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL_PREFIX, suffix=self.path.suffix, dir=self.path.parent)
         os.close(handle)
         os.chmod(name, 0o666 & ~_umask())
         self.temporary = Path(name)
@@ -35,19 +36,24 @@ class replacing:
 
 
 def _umask() -> int:
-    """The process's file mode mask, read the only way there is."""
+    """File mode mask of the process. It can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
-# Folders that this process writes, with the handles that lock them.
-_claimed: dict[Path, int] = {}
+# Folders that this process has locked, with the file handles that hold the locks.
+_locked: dict[Path, int] = {}
 
 
-def claim(folder: Path) -> bool:
-    """Keep other processes from writing a folder, until ``release`` or the end of this one; false when one does."""
-    if folder in _claimed:
+def lock_folder(folder: Path) -> bool:
+    """Lock a folder against other processes, until ``unlock_folders`` or the end of this process.
+
+    Returns
+    -------
+    False when another process has locked the folder. True also where the file system has no locks.
+    """
+    if folder in _locked:
         return True
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -55,14 +61,14 @@ def claim(folder: Path) -> bool:
     except BlockingIOError:
         os.close(handle)
         return False
-    except OSError:  # a file system that cannot lock
+    except OSError:  # a file system without locks
         os.close(handle)
     else:
-        _claimed[folder] = handle
+        _locked[folder] = handle
     return True
 
 
-def release() -> None:
-    """Let go of all claimed folders."""
-    while _claimed:
-        os.close(_claimed.popitem()[1])
+def unlock_folders() -> None:
+    """Unlock all folders that this process has locked."""
+    while _locked:
+        os.close(_locked.popitem()[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MRC files, read with suspicion and written reproducibly."""
+"""MRC files: everything is checked while reading, and the same data are always written as the same bytes."""
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,45 +18,70 @@ LABEL = "CryoGEM for Scipion"
 
 
 def read_header(path: Path, dimensions: int) -> tuple[tuple[int, ...], float | None]:
-    """Return shape (z, y, x or y, x) and pixel size (Å; None where the header has none), without the data.
+    """Return shape and pixel size of an MRC file without reading its data.
+
+    Parameters
+    ----------
+    dimensions
+        2 for an image, 3 for a volume.
+
+    Returns
+    -------
+    Shape (y, x) or (z, y, x), and pixel size in Å, None where the header has none.
 
     Raises
     ------
     DataError
-        No such file, no MRC file, shorter than its header says, or not of ``dimensions``.
+        The file is missing, is not an MRC file, is shorter than its header says, or has other dimensions.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         return _checked_shape(path, file, dimensions), _pixel_size(path, file)
 
 
 def read_mrc(path: Path, dimensions: int) -> tuple[NDArray[np.float32], float | None]:
-    """Return the data of an image (2) or volume (3) as float32, and its pixel size (Å) if the header has one.
+    """Return the data of an image or volume as float32, and its pixel size.
 
-    Any number type and byte order of the format is read.
+    Every number type and byte order of the format can be read.
+
+    Parameters
+    ----------
+    dimensions
+        2 for an image, 3 for a volume.
+
+    Returns
+    -------
+    Data (y, x) or (z, y, x), and pixel size in Å, None where the header has none.
 
     Raises
     ------
     DataError
         As ``read_header``; or the values are complex, not finite, or all the same.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         shape = _checked_shape(path, file, dimensions)
         pixel_size = _pixel_size(path, file)
         if file.data.dtype.kind not in "iuf":
             raise DataError(f"{path} holds {file.data.dtype} values (mode {int(file.header.mode)}); "
-                            "give real numbers, not a transform")
+                            "give real numbers, not a Fourier transform")
         data = np.ascontiguousarray(file.data, np.float32).reshape(shape)
     if not np.isfinite(data).all():
-        raise DataError(f"{path} holds {np.count_nonzero(~np.isfinite(data))} values that are not finite; repair it")
+        raise DataError(f"{path} holds {np.count_nonzero(~np.isfinite(data))} values that are not finite; replace them")
     if data.size and data.min() == data.max():
-        raise DataError(f"{path} is constant (every value is {data.flat[0]:g}); give an image with contents")
+        raise DataError(f"{path} is constant (every value is {data.flat[0]:g}); give an image whose values vary")
     return data, pixel_size
 
 
 def write_mrc(path: Path, data: NDArray[np.generic], pixel_size: float, stack: bool = False) -> None:
-    """Write (y, x), (z, y, x) or, with ``stack``, (image, y, x) data; same data, same bytes.
+    """Write an image, a volume or a stack; the same data give the same bytes.
 
-    Masks (uint8 of 0 and 1) become mode 0, everything else float32.
+    Parameters
+    ----------
+    data
+        (y, x) or (z, y, x); with ``stack`` (image, y, x). uint8 (masks of 0 and 1) becomes mode 0, all else float32.
+    pixel_size
+        Å per pixel.
+    stack
+        Mark the file as a stack of images.
     """
     values = data.astype(np.int8) if data.dtype == np.uint8 else np.ascontiguousarray(data, np.float32)
     with mrcfile.new(path, overwrite=True) as file:
@@ -67,105 +92,115 @@ def write_mrc(path: Path, data: NDArray[np.generic], pixel_size: float, stack: b
 
 
 def read_stack(path: Path) -> NDArray[np.float32]:
-    """Return the images (image, y, x) of a stack, also of one with a single image; values as they are.
+    """Return the images (image, y, x) of a stack, also of a stack with one image; the values are not changed.
 
     Raises
     ------
     DataError
-        As ``read_header``, or the file holds a transform.
+        As ``read_header``, or the values are complex.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         if file.data.dtype.kind not in "iuf":
-            raise DataError(f"{path} holds {file.data.dtype} values; give real images, not a transform")
+            raise DataError(f"{path} holds {file.data.dtype} values; give real images, not a Fourier transform")
         return np.array(file.data, np.float32).reshape(-1, *file.data.shape[-2:])
 
 
 def write_stack(path: Path, stacks: Iterable[NDArray[np.float32]], shape: tuple[int, int, int], pixel_size: float
                 ) -> None:
-    """Write lots of images (n, y, x) as one stack of ``shape`` (images, y, x), one lot in memory at a time."""
+    """Write several stacks as one, with only one of them in memory at a time.
+
+    Parameters
+    ----------
+    stacks
+        Stacks (n, y, x), in order.
+    shape
+        Shape (images, y, x) of all of them together.
+    pixel_size
+        Å per pixel.
+    """
     with mrcfile.new_mmap(path, shape=shape, mrc_mode=2, overwrite=True) as file:
-        place = 0
+        start = 0
         for images in stacks:
-            file.data[place:place + len(images)] = images
-            place += len(images)
+            file.data[start:start + len(images)] = images
+            start += len(images)
         file.set_image_stack()
         _finish_header(file, pixel_size)
 
 
 def _finish_header(file: mrcfile.mrcfile.MrcFile, pixel_size: float) -> None:
     file.voxel_size = pixel_size
-    # The library stamps the time of writing, which would make equal images differ.
+    # The library writes the time into the header, so two files with the same image would differ.
     file.header.label = np.zeros_like(file.header.label)
     file.header.label[0] = LABEL.encode()
     file.header.nlabl = 1
 
 
-def _opened(path: Path) -> mrcfile.mrcfile.MrcFile:
-    """The open file, memory-mapped where that is possible so that a header costs no data."""
+def _open(path: Path) -> mrcfile.mrcfile.MrcFile:
+    """Open an MRC file, memory-mapped where possible, so that reading a header does not read the data."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give an MRC file")
     size = os.path.getsize(path)
-    with _reading(path), path.open("rb") as start:
-        if start.read(3) in (b"\x1f\x8b\x08", b"BZh"):
-            raise DataError(f"{path} is packed (gzip or bzip2); unpack it first")
+    with _reading(path), path.open("rb") as file:
+        if file.read(3) in (b"\x1f\x8b\x08", b"BZh"):
+            raise DataError(f"{path} is compressed (gzip or bzip2); unpack it first")
     if size < 1024:
         raise DataError(f"{path} has {size} bytes; an MRC file has at least 1024; copy or write it again")
     with _reading(path):
         _check_extended_header(path, size)
     with _reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with mrcfile.open(path, permissive=True, header_only=True) as head:
-            _check_length(path, head, size)
+        with mrcfile.open(path, permissive=True, header_only=True) as file:
+            _check_length(path, file, size)
         return mrcfile.mmap(path, mode="r", permissive=True)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Say which file cannot be read, and why."""
+    """Turn errors of the library into a message with the file name and the cause."""
     try:
         yield
     except (ValueError, OSError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no MRC file that can be read ({error}); give another, or write it again") from None
+        raise DataError(f"{path} cannot be read as an MRC file ({error}); give another file") from None
 
 
 def _check_extended_header(path: Path, size: int) -> None:
-    """Refuse an extended header longer than the file: the library takes as much memory as it is said to need."""
+    """Refuse an extended header longer than the file, for which the library would allocate too much memory."""
     with path.open("rb") as file:
         length = file.read(96)[92:]
     if min(int.from_bytes(length, order, signed=True) for order in ("little", "big")) > size:
-        raise DataError(f"{path} is no MRC file: its extended header would be longer than the file; give an MRC file")
+        raise DataError(f"{path} is not an MRC file: its extended header would be longer than the file; give another")
 
 
-def _check_length(path: Path, head: mrcfile.mrcfile.MrcFile, size: int) -> None:
-    """Refuse a header that promises what the file does not hold, before anything is allocated for it."""
-    header = head.header
+def _check_length(path: Path, file: mrcfile.mrcfile.MrcFile, size: int) -> None:
+    """Refuse a file that is shorter than its header says, before memory is allocated for the data."""
+    header = file.header
     shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
     if min(shape) < 1 or max(shape) > 2**20:
-        raise DataError(f"{path} says its size is {shape[::-1]} (x y z); that is no image; write it again")
+        raise DataError(f"{path} has size {shape[::-1]} (x y z) in its header, which is not an image; write it again")
     width = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 6: 2, 12: 2}.get(int(header.mode))
     if width is None:
-        raise DataError(f"{path} has mode {int(header.mode)}; give mode 0, 1, 2, 6 or 12")
+        raise DataError(f"{path} has mode {int(header.mode)}, which is unknown; give mode 0, 1, 2, 6 or 12")
     needed = 1024 + max(0, int(header.nsymbt)) + width * shape[0] * shape[1] * shape[2]
     if size < needed:
-        raise DataError(f"{path} is cut short: {size} bytes where its header needs {needed}; copy it again")
+        raise DataError(f"{path} is cut short (it has {size} bytes, and its header needs {needed}); copy it again")
 
 
 def _checked_shape(path: Path, file: mrcfile.mrcfile.MrcFile, dimensions: int) -> tuple[int, ...]:
-    """The data's shape; a volume of one slice is an image, and a single image is no volume."""
+    """Shape of the data. A volume of one slice counts as an image, and an image does not count as a volume."""
     shape = tuple(int(edge) for edge in file.data.shape)
     if dimensions == 2 and len(shape) == 3 and shape[0] == 1:
         shape = shape[1:]
     if len(shape) != dimensions or (dimensions == 3 and shape[0] == 1):
-        found = " x ".join(map(str, shape[::-1]))
-        wanted = "one image" if dimensions == 2 else "a volume"
-        raise DataError(f"{path} is {found} pixels; give {wanted}")
+        size = " x ".join(map(str, shape[::-1]))
+        expected = "one image" if dimensions == 2 else "a volume"
+        raise DataError(f"{path} has {size} pixels; give {expected}")
     return shape
 
 
 def _pixel_size(path: Path, file: mrcfile.mrcfile.MrcFile) -> float | None:
-    """Pixel size along x in Å; None where the header leaves it at 0 or without meaning."""
+    """Pixel size along x in Å; None where the header has 0 or a number without meaning."""
     x, y = float(file.voxel_size.x), float(file.voxel_size.y)
     if not (np.isfinite(x) and x > 0):
         return None

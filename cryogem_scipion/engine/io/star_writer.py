@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""STAR tables of any length in little memory: rows go to disk as they come."""
+"""Writes STAR tables of any length in little memory: rows go to disk at once."""
 import shutil
 import tempfile
 import weakref
@@ -11,13 +11,20 @@ import pandas as pd
 
 from cryogem_scipion.engine.io.dataset import replacing, table_text
 
-__all__ = ["GrowingTable"]
+__all__ = ["StarTableWriter"]
 
 
-class GrowingTable:
-    """A RELION 3.1 STAR file whose rows are appended one lot at a time; the file appears when it is finished.
+class StarTableWriter:
+    """Writer of a RELION 3.1 STAR file. Rows are appended in batches, and ``finish`` writes the file.
 
-    Until then the rows lie in a file without a name, which vanishes with the process.
+    Until then the rows are in an unnamed temporary file, which disappears with the process.
+
+    Parameters
+    ----------
+    path
+        The STAR file.
+    name
+        Name of the table: ``micrographs`` or ``particles``.
     """
 
     def __init__(self, path: Path, name: str):
@@ -27,7 +34,7 @@ class GrowingTable:
         weakref.finalize(self, _discard, self._rows)
 
     def append(self, rows: pd.DataFrame) -> None:
-        """Add rows; every lot has the same columns, and texts without blanks."""
+        """Add rows; every batch has the same columns, and texts contain no blanks."""
         if self._head is None:
             self._head = rows.iloc[:0]
         columns = [[f"{value:.6f}" for value in column.tolist()] if column.dtype.kind == "f"
@@ -45,5 +52,5 @@ class GrowingTable:
 
 
 def _discard(file: IO[str]) -> None:
-    with suppress(OSError):  # rows that wait to be written, on a disk that is full: nobody wants them any more
+    with suppress(OSError):  # the disk may be full, and nobody needs the rows any more
         file.close()

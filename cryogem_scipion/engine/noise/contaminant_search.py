@@ -33,50 +33,65 @@ class StatisticsRange:
     """The range of local statistics in simulated images."""
 
     particle_pixels: float
+    """Particle diameter in pixels."""
     extremes: tuple[float, ...]
     """For each statistic, its maximum above the median."""
     usual: tuple[float, ...]
     """For each statistic, its 99th percentile above the median."""
 
 
-def measure_range(made: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> StatisticsRange:
-    """Measure simulated images: noise and particles, without ice, in standard deviations of the noise."""
-    statistics = parallel_map(lambda image: _statistics(image.numpy(), particle_pixels), made)
-    kinds = list(zip(*statistics, strict=True))
-    return StatisticsRange(particle_pixels, tuple(max(float(image.max()) for image in kind) for kind in kinds),
-                           tuple(float(np.mean([np.quantile(image, 0.99) for image in kind])) for kind in kinds))
+def measure_range(images: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> StatisticsRange:
+    """Return the range of the local statistics in simulated images.
+
+    Parameters
+    ----------
+    images
+        Noise and particles without ice, in standard deviations of the noise.
+    particle_pixels
+        Particle diameter in pixels.
+    """
+    maps = parallel_map(lambda image: _statistics(image.numpy(), particle_pixels), images)
+    statistics = list(zip(*maps, strict=True))
+    return StatisticsRange(
+        particle_pixels, tuple(max(float(values.max()) for values in statistic) for statistic in statistics),
+        tuple(float(np.mean([np.quantile(values, 0.99) for values in statistic])) for statistic in statistics))
 
 
-def find_contaminants(image: Float[Tensor, "y x"], usual: StatisticsRange) -> tuple[Contaminant, ...]:
+def find_contaminants(image: Float[Tensor, "y x"], statistics_range: StatisticsRange) -> tuple[Contaminant, ...]:
     """Cut out the contaminants of a real micrograph.
 
     Parameters
     ----------
     image
         Grey values without ice, in standard deviations of the noise around the background; not clipped.
+    statistics_range
+        Range of the same statistics in simulated images.
     """
     pixels = image.numpy()
-    found = np.zeros(pixels.shape, bool)
-    for values, most, common in zip(_statistics(pixels, usual.particle_pixels), usual.extremes, usual.usual,
-                                    strict=True):
-        grown, _ = ndimage.label(values > common)
-        found |= np.isin(grown, np.setdiff1d(np.unique(grown[values > most]), [0]))
-    reach = max(2, round(usual.particle_pixels / 16))
-    found = ndimage.binary_closing(np.pad(found, reach, mode="edge"), iterations=reach)[reach:-reach, reach:-reach]
-    found = ndimage.binary_fill_holes(ndimage.binary_dilation(found, iterations=reach))
-    weight = ndimage.gaussian_filter(found.astype(np.float32), RIM, mode="nearest")
-    pieces, _ = ndimage.label(weight > 0.02)
-    return tuple(_piece(pixels, weight, pieces == number + 1, place) for number, place in
-                 enumerate(ndimage.find_objects(pieces)))
+    mask = np.zeros(pixels.shape, bool)
+    particle_pixels = statistics_range.particle_pixels
+    for values, extreme, usual in zip(_statistics(pixels, particle_pixels), statistics_range.extremes,
+                                      statistics_range.usual, strict=True):
+        # A region of unusual values counts if one of them exceeds all values of simulated images.
+        regions, _ = ndimage.label(values > usual)
+        mask |= np.isin(regions, np.setdiff1d(np.unique(regions[values > extreme]), [0]))
+    reach = max(2, round(particle_pixels / 16))
+    mask = ndimage.binary_closing(np.pad(mask, reach, mode="edge"), iterations=reach)[reach:-reach, reach:-reach]
+    mask = ndimage.binary_fill_holes(ndimage.binary_dilation(mask, iterations=reach))
+    opacity = ndimage.gaussian_filter(mask.astype(np.float32), RIM, mode="nearest")
+    regions, _ = ndimage.label(opacity > 0.02)
+    return tuple(_contaminant(pixels, opacity, regions == number + 1, window) for number, window in
+                 enumerate(ndimage.find_objects(regions)))
 
 
-def _piece(pixels: Image, weight: Image, own: NDArray[np.bool_], place: tuple[slice, slice]) -> Contaminant:
-    shape = pixels.shape
-    cut = any(one.start == 0 or one.stop == edge for one, edge in zip(place, shape, strict=True))
-    large = any(one.stop - one.start > edge / 3 for one, edge in zip(place, shape, strict=True))
-    kept = torch.from_numpy(np.where(own[place], weight[place], 0).astype(np.float32))
-    return Contaminant(torch.from_numpy(pixels[place].astype(np.float32)), kept,
-                       (place[0].start, place[1].start), cut or large)
+def _contaminant(pixels: Image, opacity: Image, region: NDArray[np.bool_], window: tuple[slice, slice]) -> Contaminant:
+    """The contaminant in one region; ``window`` holds the region."""
+    sides = list(zip(window, pixels.shape, strict=True))
+    cut = any(side.start == 0 or side.stop == edge for side, edge in sides)
+    large = any(side.stop - side.start > edge / 3 for side, edge in sides)
+    weight = torch.from_numpy(np.where(region[window], opacity[window], 0).astype(np.float32))
+    return Contaminant(torch.from_numpy(pixels[window].astype(np.float32)), weight,
+                       (window[0].start, window[1].start), cut or large)
 
 
 def _statistics(pixels: Image, size: float) -> tuple[Image, Image]:

@@ -66,7 +66,15 @@ class ContaminantLayer:
 
     def over(self, image: Float[Tensor, "y x"], ice: Float[Tensor, "y x"],
              background_deviation: float) -> Float[Tensor, "y x"]:
-        """Return the image with the contaminants over it; image and ice in units of transmission."""
+        """Return the image with the contaminants over it.
+
+        Parameters
+        ----------
+        image, ice
+            The image and its ice map, in units of transmission.
+        background_deviation
+            σ_n: standard deviation of the background divided by its mean.
+        """
         contaminants = ice * (1 + background_deviation * self.values.to(image))
         return torch.lerp(image, contaminants, self.weight.to(image))
 
@@ -76,6 +84,13 @@ def draw_field_part(fields: Sequence[tuple[int, int]], shape: tuple[int, int], g
     """Draw a random part of one of the real micrographs (or of the chosen one), randomly rotated and mirrored.
 
     A micrograph that is smaller than the image of ``shape`` is stretched to its size.
+
+    Parameters
+    ----------
+    fields
+        Size (y, x) of each real micrograph, pixels.
+    chosen
+        Index of the real micrograph; None draws one.
     """
     drawn, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
     number = drawn if chosen is None else chosen
@@ -86,13 +101,13 @@ def draw_field_part(fields: Sequence[tuple[int, int]], shape: tuple[int, int], g
     return FieldPart(number, turns, bool(mirror), field, origin)
 
 
-def lay_contaminants(pieces: Sequence[Contaminant], field: tuple[int, int], frame: FieldPart, shape: tuple[int, int],
-                     generator: torch.Generator) -> ContaminantLayer | None:
+def lay_contaminants(contaminants: Sequence[Contaminant], field: tuple[int, int], frame: FieldPart,
+                     shape: tuple[int, int], generator: torch.Generator) -> ContaminantLayer | None:
     """Lay out the contaminants of a real micrograph: the fixed ones in their places, the others at random places.
 
     Parameters
     ----------
-    pieces
+    contaminants
         Contaminants of the frame's micrograph, or the movable ones of another micrograph.
     field
         Size (y, x) in pixels of the micrograph that they were found on.
@@ -103,23 +118,23 @@ def lay_contaminants(pieces: Sequence[Contaminant], field: tuple[int, int], fram
     """
     values, weight = torch.zeros(shape), torch.zeros(shape)
     turned = field if frame.turns % 2 == 0 else field[::-1]
-    for piece in pieces:
-        placed = _stretched(piece.turned(frame, field), turned, frame) if piece.fixed else None
+    for contaminant in contaminants:
+        placed = _stretched(contaminant.turned(frame, field), turned, frame) if contaminant.fixed else None
         if placed is not None:
             _put(placed, frame, values, weight)
     occupied = weight > 0
-    for piece in pieces:
-        if piece.fixed:
+    for contaminant in contaminants:
+        if contaminant.fixed:
             continue
-        lying = piece.turned(frame, field)
+        movable = contaminant.turned(frame, field)
         for _ in range(TRIES):
-            places = torch.rand(2, generator=generator).tolist()
-            corner = [int(place * max(0, whole - edge + 1)) for place, whole, edge in
-                      zip(places, frame.field, lying.values.shape, strict=True)]
-            placed = replace(lying, corner=(corner[0], corner[1]))
-            there = _windows(placed, frame, shape)
-            # A piece includes the background around it, which does not fit on carbon.
-            if there is None or not bool(occupied[there[1]].any()):
+            fractions = torch.rand(2, generator=generator).tolist()
+            corner = [int(fraction * max(0, whole - edge + 1)) for fraction, whole, edge in
+                      zip(fractions, frame.field, movable.values.shape, strict=True)]
+            placed = replace(movable, corner=(corner[0], corner[1]))
+            windows = _windows(placed, frame, shape)
+            # A contaminant includes the background around it, which does not fit on carbon.
+            if windows is None or not bool(occupied[windows[1]].any()):
                 _put(placed, frame, values, weight)
                 break
     return ContaminantLayer(values, weight) if bool(weight.any()) else None
@@ -133,50 +148,54 @@ def hidden_particles(cover: ContaminantLayer | None, centres: Float[Tensor, "n 2
     return cover.weight[y, x] > 0.5
 
 
-def opacity_map(pieces: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
+def opacity_map(contaminants: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
     """Return the opacity of contaminants at their places on their own micrograph."""
-    field = torch.zeros(shape)
-    for piece in pieces:
-        there = tuple(slice(start, start + edge) for start, edge in zip(piece.corner, piece.weight.shape, strict=True))
-        field[there] = torch.maximum(field[there], piece.weight)
-    return field
+    opacity = torch.zeros(shape)
+    for contaminant in contaminants:
+        window = tuple(slice(start, start + edge) for start, edge in
+                       zip(contaminant.corner, contaminant.weight.shape, strict=True))
+        opacity[window] = torch.maximum(opacity[window], contaminant.weight)
+    return opacity
 
 
-def _stretched(piece: Contaminant, field: tuple[int, int], frame: FieldPart) -> Contaminant | None:
+def _stretched(contaminant: Contaminant, field: tuple[int, int], frame: FieldPart) -> Contaminant | None:
     """A fixed contaminant stretched to the frame's field; None if that stretches it too much."""
     factors = [after / before for before, after in zip(field, frame.field, strict=True)]
     if max(factors) == 1.0:
-        return piece
+        return contaminant
     if max(factors) > STRETCH:
         return None
-    starts = [round(corner * factor) for corner, factor in zip(piece.corner, factors, strict=True)]
+    starts = [round(corner * factor) for corner, factor in zip(contaminant.corner, factors, strict=True)]
     ends = [round((corner + edge) * factor) for corner, edge, factor in
-            zip(piece.corner, piece.values.shape, factors, strict=True)]
+            zip(contaminant.corner, contaminant.values.shape, factors, strict=True)]
     size = [max(1, end - start) for start, end in zip(starts, ends, strict=True)]
     values, weight = (torch.nn.functional.interpolate(image[None, None], size, mode="nearest-exact")[0, 0]
-                      for image in (piece.values, piece.weight))
+                      for image in (contaminant.values, contaminant.weight))
     return Contaminant(values, weight, (starts[0], starts[1]), True)
 
 
-def _put(piece: Contaminant, frame: FieldPart, values: Float[Tensor, "y x"], weight: Float[Tensor, "y x"]) -> None:
+def _put(contaminant: Contaminant, frame: FieldPart, values: Float[Tensor, "y x"],
+         weight: Float[Tensor, "y x"]) -> None:
     """Write a contaminant into the layer; where two overlap, the more opaque one wins."""
-    windows = _windows(piece, frame, (values.shape[0], values.shape[1]))
+    windows = _windows(contaminant, frame, (values.shape[0], values.shape[1]))
     if windows is None:
         return
-    inside, there = windows
-    above = piece.weight[inside] > weight[there]
-    values[there] = torch.where(above, piece.values[inside], values[there])
-    weight[there] = torch.where(above, piece.weight[inside], weight[there])
+    source, target = windows
+    above = contaminant.weight[source] > weight[target]
+    values[target] = torch.where(above, contaminant.values[source], values[target])
+    weight[target] = torch.where(above, contaminant.weight[source], weight[target])
 
 
-def _windows(piece: Contaminant, frame: FieldPart, shape: tuple[int, int]) -> tuple[tuple[slice, ...],
-                                                                                tuple[slice, ...]] | None:
+def _windows(contaminant: Contaminant, frame: FieldPart,
+             shape: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
     """The part of a contaminant inside the image, and its place there; None if all of it lies outside."""
-    first = [corner - int(start) for corner, start in zip(piece.corner, frame.origin, strict=True)]
+    first = [corner - int(start) for corner, start in
+             zip(contaminant.corner, frame.origin, strict=True)]
     low = [max(0, -start) for start in first]
-    high = [min(edge, whole - start) for edge, whole, start in zip(piece.values.shape, shape, first, strict=True)]
+    high = [min(edge, whole - start) for edge, whole, start in
+            zip(contaminant.values.shape, shape, first, strict=True)]
     if any(end <= start for start, end in zip(low, high, strict=True)):
         return None
-    inside = tuple(slice(start, end) for start, end in zip(low, high, strict=True))
-    return inside, tuple(slice(start + offset, end + offset) for start, end, offset in
+    source = tuple(slice(start, end) for start, end in zip(low, high, strict=True))
+    return source, tuple(slice(start + offset, end + offset) for start, end, offset in
                          zip(low, high, first, strict=True))

@@ -14,16 +14,18 @@ from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, read_rea
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.settings import GenerateSettings, TrainSettings
-from cryogem_scipion.engine.simulation.microscope import seeded
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["check_contrast_sign"]
 
 MOST_REAL, MOST_SIMULATED = 6, 12
-"""Real micrographs that are read, spread evenly, and simulated ones that they are compared with."""
+"""Largest number of real micrographs that are read, spread evenly, and of simulated ones to compare them with."""
+CLIP = 6
+"""Standard deviations at which pixels are clipped."""
 
 
 def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: SimulatedSet,
-                   files: Sequence[Path]) -> tuple[str, ...]:
+                        files: Sequence[Path]) -> tuple[str, ...]:
     """Return a warning if particles in the real micrographs are probably bright; writes nothing.
 
     Raises
@@ -37,11 +39,12 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
         flats = [_flat(path, simulated.manifest.pixel_size, settings.real_pixel_size)
                  for path in evenly_spaced(files, MOST_REAL)]
         signals = [1 - simulated.clean(number, 1) for number in range(min(MOST_SIMULATED, len(simulated.micrographs)))]
-        if min(min(image.shape) for image in [*flats, *signals]) < TILE or not any(bool(s.any()) for s in signals):
+        has_particles = any(bool(signal.any()) for signal in signals)
+        if min(min(image.shape) for image in [*flats, *signals]) < TILE or not has_particles:
             return ()
         sign = measure_contrast_sign(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
-                                seeded(settings.seed, "polarity"))
-    figures = f"asymmetry {sign.found:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
+                                     seeded_generator(settings.seed, "polarity"))
+    figures = f"asymmetry {sign.measured:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
     if sign.inverted:
         raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "
                         "real_contrast to bright to invert them, or to dark if they are dark after all")
@@ -53,8 +56,7 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
 
 def _flat(path: Path, working_pixel_size: float, pixel_size: float | None) -> Float[Tensor, "y x"]:
     """The image without ice in standard deviations of the noise, outliers clipped."""
-    real = read_real_micrograph(path, working_pixel_size, pixel_size)
-    image = real.image
+    image, real = read_real_micrograph(path, working_pixel_size, pixel_size)
     if real.ice is not None:
-        image = image / upsample_ice(real.ice, (image.shape[0], image.shape[1]))
-    return ((image - image.median()) / real.deviation).clamp(-6, 6)
+        image = image / upsample_ice(real.ice.grid, (image.shape[0], image.shape[1]))
+    return ((image - image.median()) / real.deviation).clamp(-CLIP, CLIP)

@@ -22,30 +22,34 @@ TAILS = (0.005, 0.02)
 """Quantiles, counted from either end, whose distances from the median are compared."""
 CERTAIN, DOUBTFUL = 3.0, 2.0
 """Standard errors by which the measured tail has to be on the bright side, and the simulated one on the dark side."""
-LEAST = 0.25
+SMALLEST_PART = 0.25
 """Smallest asymmetry for a certain result, as a part of the expected one."""
-MOST = 0.8
+AGREEMENT = 0.8
 """Share of the micrographs that have to agree with a certain result."""
-ALONE = 0.1
+SPREAD_OF_ONE = 0.1
 """Assumed spread between micrographs if there is only one, as a part of the expected asymmetry."""
-NOISES = 6
+NOISE_IMAGES = 6
+"""Noise images that are simulated at least."""
 
 
 @dataclass(frozen=True)
 class ContrastSign:
     """Asymmetry of the grey values' tails, from -1 (dark) to 1 (bright)."""
 
-    found: float
+    measured: float
+    """Mean over the real micrographs."""
     expected: float
+    """Mean over the simulated micrographs."""
     error: float
-    """Standard error of ``found``."""
+    """Standard error of ``measured``."""
     agreeing: float
     """Share of the micrographs whose bright tail is longer than chance allows."""
 
     @property
     def inverted(self) -> bool:
         """Whether particles are certainly bright."""
-        return self._opposite(CERTAIN) and self.found > LEAST * abs(self.expected) and self.agreeing >= MOST
+        return (self._opposite(CERTAIN) and self.measured > SMALLEST_PART * abs(self.expected)
+                and self.agreeing >= AGREEMENT)
 
     @property
     def doubtful(self) -> bool:
@@ -53,34 +57,40 @@ class ContrastSign:
         return self._opposite(DOUBTFUL)
 
     def _opposite(self, errors: float) -> bool:
-        return self.found > errors * self.error and self.expected < -errors * self.error
+        """Whether real and simulated tails lie on opposite sides by at least so many standard errors."""
+        return self.measured > errors * self.error and self.expected < -errors * self.error
 
 
 def measure_contrast_sign(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
-                     signal_deviation: float, particle_pixels: float, generator: torch.Generator) -> ContrastSign:
+                          signal_deviation: float, particle_pixels: float, generator: torch.Generator) -> ContrastSign:
     """Compare the dark and the bright tail of real micrographs in the particles' band.
 
-    The parameters are those of ``fit_snr``.
+    Parameters
+    ----------
+    flats, signals, signal_deviation, particle_pixels, generator
+        As in ``fit_snr``.
     """
     snr = fit_snr(flats, signals, signal_deviation, particle_pixels, generator).snr
     band = particle_band(flats, signals, particle_pixels)
     contrast = math.sqrt(snr) / signal_deviation
     with_particles, noise_alone = [], []
-    for number in range(max(NOISES, len(signals))):
+    for number in range(max(NOISE_IMAGES, len(signals))):
         signal = signals[number % len(signals)]
-        drawn = ColouredNoise(band.noises[number % len(flats)]).draw((signal.shape[0], signal.shape[1]), generator)
-        noise_alone.append(_asymmetry(band_filtered(drawn, band.taper)))
-        with_particles.append(_asymmetry(band_filtered(drawn - contrast * signal, band.taper)))
+        shape = (signal.shape[0], signal.shape[1])
+        noise = ColouredNoise(band.noise_powers[number % len(flats)]).draw(shape, generator)
+        noise_alone.append(_asymmetry(band_filtered(noise, band.taper)))
+        with_particles.append(_asymmetry(band_filtered(noise - contrast * signal, band.taper)))
     measured = torch.tensor([_asymmetry(band_filtered(flat, band.taper)) for flat in flats])
     expected, chance = float(torch.tensor(with_particles).mean()), float(torch.tensor(noise_alone).std())
     # A larger field has less chance variation.
     chance *= math.sqrt(signals[0].numel() / (sum(flat.numel() for flat in flats) / len(flats)))
-    between = float(measured.std()) if len(flats) > 1 else ALONE * abs(expected)
+    between = float(measured.std()) if len(flats) > 1 else SPREAD_OF_ONE * abs(expected)
     error = math.hypot(chance, between) / math.sqrt(len(flats))
     return ContrastSign(float(measured.mean()), expected, error, agreeing=float((measured > chance).float().mean()))
 
 
 def _asymmetry(image: Float[Tensor, "y x"]) -> float:
+    """Difference of the lengths of the bright and the dark tail over their sum, averaged over the quantiles."""
     values = image.flatten()[::max(1, image.numel() // 1_000_000)]
     levels = torch.tensor([0.5, *TAILS, *(1 - tail for tail in TAILS)], dtype=values.dtype)
     middle, *tails = torch.quantile(values, levels).tolist()

@@ -25,7 +25,7 @@ class Exposure:
     """Å."""
 
     def turned(self, turns: int, mirrored: bool) -> "Exposure":
-        """Return the optics of the image after ``turns`` rotations by ``torch.rot90`` and a flip of x."""
+        """Return the optics of an image that is rotated by ``turns`` quarter turns, then ``mirrored`` in x or not."""
         angle = self.optics.defocus_angle_degrees - 90.0 * turns
         return replace(self, optics=replace(self.optics, defocus_angle_degrees=(-angle if mirrored else angle) % 180.0))
 
@@ -38,8 +38,8 @@ class Exposure:
         """Return |CTF|² without astigmatism at frequencies in units of Nyquist."""
         square = (frequency / (2 * self.pixel_size)) ** 2
         a, _, _, d, e = phase_terms(self.optics)
-        passed: NDArray[np.float64] = np.sin(2 * np.pi * ((a + d * square) * square + e)) ** 2
-        return passed
+        squared: NDArray[np.float64] = np.sin(2 * np.pi * ((a + d * square) * square + e)) ** 2
+        return squared
 
     def modulation(self, share: Float[Tensor, " half"], shape: tuple[int, int], fine: int = 1) -> Float[Tensor, "y xh"]:
         """Return the Thon rings of noise: the factor 1 - share + 2 share |CTF|² on its power.
@@ -55,18 +55,18 @@ class Exposure:
         fine
             Average over this many finer steps in y and x, as the spectrum of a tile does.
         """
-        wide = (fine * shape[0], fine * shape[1])
-        passed = self._passed(wide)
+        fine_shape = (fine * shape[0], fine * shape[1])
+        squared = self._squared_ctf_plane(fine_shape)
         if fine > 1:
-            passed = _averaged(passed, wide[1], fine)
+            squared = _averaged(squared, fine_shape[1], fine)
         radius = torch.hypot(fourier.fftfreq(shape[0])[:, None], fourier.rfftfreq(shape[1])) * 2
-        place = (radius * (len(share) - 1)).clamp(max=len(share) - 1 - 1e-4)
-        below = place.long()
-        strength = torch.lerp(share[below], share[below + 1], place - below)
-        return 1 + strength * (2 * passed - 1)
+        position = (radius * (len(share) - 1)).clamp(max=len(share) - 1 - 1e-4)
+        below = position.long()
+        strength = torch.lerp(share[below], share[below + 1], position - below)
+        return 1 + strength * (2 * squared - 1)
 
-    def _passed(self, shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
-        """|CTF|², without its envelope."""
+    def _squared_ctf_plane(self, shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
+        """|CTF|² without its envelope on the half plane of ``rfft2``."""
         y = fourier.fftfreq(shape[0], self.pixel_size, dtype=torch.float64)[:, None]
         x = fourier.rfftfreq(shape[1], self.pixel_size, dtype=torch.float64)
         turns = phase_turns(self.optics, y, x)

@@ -51,10 +51,13 @@ def ice_of_part(maps: Sequence[IceMap], frame: FieldPart, shape: tuple[int, int]
 
 
 def _weights(cells: int, field: int, start: float, count: int) -> Float[Tensor, "count cells"]:
-    """Matrix from cells to pixels: Catmull-Rom splines, straight beyond the outermost middles."""
-    place = (torch.arange(count, dtype=torch.float64) + start + 0.5) / field * cells - 0.5
-    first = place.floor().clamp(0, max(cells - 2, 0))
-    t = place - first
+    """Matrix from cells to pixels: Catmull-Rom splines, straight lines beyond the centres of the outermost cells.
+
+    Source of the splines: doi:10.1016/B978-0-12-079050-0.50020-5.
+    """
+    position = (torch.arange(count, dtype=torch.float64) + start + 0.5) / field * cells - 0.5
+    first = position.floor().clamp(0, max(cells - 2, 0))
+    t = position - first
     inside = t.clamp(0, 1)
     cubes = torch.stack([-inside**3 + 2 * inside**2 - inside, 3 * inside**3 - 5 * inside**2 + 2,
                          -3 * inside**3 + 4 * inside**2 + inside, inside**3 - inside**2]) / 2

@@ -2,9 +2,9 @@
 """The ice of real micrographs: its low-frequency transmission, and the noise of the background.
 
 The micrograph is averaged in bins and a smooth surface is fitted to them: cubic B-splines with a penalty on their
-second differences. Even slopes are reproduced up to the border and gaps are bridged. Particles only darken, so the fit
-gives bins far below the surface a low weight, but not those above it. Regions with a sharp edge (carbon, contaminants)
-are left out; the surface continues below them.
+second differences (doi:10.1214/ss/1038425655). The surface follows even slopes up to the border and bridges gaps.
+Particles only darken, so the fit gives bins far below the surface a low weight, but not those above it. Regions with a
+sharp edge (carbon, contaminants) are left out; the surface continues below them.
 """
 import math
 from functools import lru_cache
@@ -29,7 +29,7 @@ SMALLEST = 16  # smallest side in pixels of a micrograph whose ice can be measur
 BINS = 96  # along the shorter side: fine enough to resolve particles, coarse enough to average noise
 MOST_SPLINES = 600  # unknowns of one fit, about; a long field gets a coarser surface
 BENDING = 0.035  # typical change of slope between neighbouring splines: the prior of the fit
-HOT = 6.0  # standard deviations at which a pixel is clipped
+CLIP = 6.0  # standard deviations at which a pixel is clipped
 STEEP, STEEPER = 0.045, 6.0  # changes over four bins that only an edge has: absolute, and relative to the median
 LARGE = 0.1  # share of the field that a region between edges needs to count as ice
 CUTS = (6.0, 4.0, 3.5, 3.0, 3.0)  # standard deviations below the surface that each fit still takes into account
@@ -59,14 +59,14 @@ def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Te
     if not 0.01 <= scale <= 1:
         raise SettingsError(f"scale of the ice map is {scale}; give a fraction from 0.01 to 1")
     pixels, typical, spread = _pixels(micrograph)
-    binned = _binned(pixels, typical - HOT * spread, typical + HOT * spread) / typical
+    binned = _binned(pixels, typical - CLIP * spread, typical + CLIP * spread) / typical
     spacing = max(scale * min(binned.shape), 4.0, math.sqrt(binned.size / MOST_SPLINES))
     surface = _Surface(binned.shape, pixels.shape, spacing, min(max(_bin_noise(binned) / BENDING, 0.01), 1) ** 2)
     good = ~_sharp_regions(binned)
     coefficients = surface.fit(binned, good.astype(np.float64))
     for cut in CUTS:
         residual = binned - surface.at_bins(coefficients)
-        weights = good * _counted(residual / _upper_deviation(residual[good]), cut)
+        weights = good * _weights(residual / _upper_deviation(residual[good]), cut)
         coefficients = surface.fit(binned, weights)
     fitted = surface.at_bins(coefficients)[good]
     grid = surface.at_cells(coefficients, [max(2, round(2 * bins / spacing)) for bins in binned.shape])
@@ -75,7 +75,13 @@ def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Te
 
 
 def upsample_ice(grid: Float[Tensor, "gy gx"], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-    """Return the ice map interpolated to a micrograph's pixels by natural cubic splines."""
+    """Return the ice map interpolated to a micrograph's pixels by natural cubic splines.
+
+    Raises
+    ------
+    SettingsError
+        The grid has fewer than 2 cells a side, or the image has no pixels.
+    """
     if min(shape) < 1 or min(grid.shape) < 2:
         size = tuple(grid.shape)
         raise SettingsError(f"ice map is {size} cells for an image of {shape} pixels; give 2 cells or more")
@@ -108,7 +114,7 @@ def background_deviation(micrograph: Float[Tensor, "y x"], ice: Float[Tensor, "g
     pixels, typical, spread = _pixels(micrograph)
     grid = ice.detach().cpu().to(torch.float32)
     transmission = upsample_ice(grid, (pixels.shape[0], pixels.shape[1])).numpy()
-    low, high = typical - HOT * spread, typical + HOT * spread
+    low, high = typical - CLIP * spread, typical + CLIP * spread
     ratio = _binned(pixels, low, high) / _binned(transmission, -math.inf, math.inf)
     background = np.ones(ratio.shape, bool)
     for _ in range(4):
@@ -118,7 +124,7 @@ def background_deviation(micrograph: Float[Tensor, "y x"], ice: Float[Tensor, "g
         if not background.any():
             raise DataError("micrograph has no background left after the ice is divided out; leave it out")
     rows, columns = (_edges(size, bins) for size, bins in zip(pixels.shape, background.shape, strict=True))
-    count, total, squares = _moments(pixels, transmission, level, HOT * spread, background, rows, columns)
+    count, total, squares = _moments(pixels, transmission, level, CLIP * spread, background, rows, columns)
     if count < 2:
         raise DataError("micrograph has no background left after the ice is divided out; leave it out")
     return math.sqrt(max(squares / count - (total / count) ** 2, 0.0)) / level
@@ -190,8 +196,11 @@ def _upper_deviation(residual: Array) -> float:
     return max(float(np.quantile(above, 0.6827)), 1e-6) if above.size else 1e-6
 
 
-def _counted(residual: Array, cut: float) -> Array:
-    """Weights: 1 above the surface, falling to 0 at ``cut`` deviations below it."""
+def _weights(residual: Array, cut: float) -> Array:
+    """Weights: 1 above the surface, falling to 0 at ``cut`` deviations below it.
+
+    Source: doi:10.1080/00401706.1974.10489171.
+    """
     return np.where(residual < 0, (1 - np.minimum(residual / cut, 1) ** 2).clip(0) ** 2, residual < cut + 2)
 
 
@@ -207,8 +216,7 @@ def _sharp_regions(binned: Array) -> NDArray[np.bool_]:
     labels, count = scipy.ndimage.label(~edges)
     if count < 2:
         return np.asarray(edges)
-    pieces = np.arange(1, count + 1)
-    levels = np.asarray(scipy.ndimage.median(smooth, labels, pieces))
+    levels = np.asarray(scipy.ndimage.median(smooth, labels, np.arange(1, count + 1)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     main = int(np.argmax(np.where(areas >= max(LARGE * binned.size, areas.max() * LARGE), levels, -np.inf)))
     ice = levels >= np.quantile(smooth[labels == main + 1], 0.02)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Noise models without a network: Gaussian noise, and noise measured from real micrographs."""
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,13 +18,29 @@ from cryogem_scipion.engine.noise.contaminants import (
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap, ice_of_part
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise, white
+from cryogem_scipion.engine.simulation.specimen import Specimen, seeded_generator
 
 __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
 
 
 @runtime_checkable
 class NoiseModel(Protocol):
-    """Turns a clean image into a micrograph."""
+    """Turns a clean image into a micrograph: ice and noise, then the network if the model has one."""
+
+    @property
+    def physical(self) -> "PhysicalNoise":
+        """Ice and noise of the physical image."""
+        ...
+
+    @property
+    def scale(self) -> "GreyScale":
+        """Grey scale of the micrographs."""
+        ...
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio of the physical image at the working pixel size."""
+        ...
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: "Scene | None" = None) -> Float[Tensor, "y x"]:
@@ -62,12 +78,18 @@ class Scene:
         """Return for each particle whether it lies under a contaminant."""
         return hidden_particles(self.cover, centres)
 
+    def visible(self, specimen: Specimen) -> Specimen:
+        """Return the specimen without the particles that a contaminant hides."""
+        hidden = self.hidden(specimen.centres)
+        return replace(specimen.subset(~hidden), requested_count=specimen.requested_count - int(hidden.sum()))
+
 
 @dataclass(frozen=True)
 class PhysicalNoise:
     """The physical image I_phy = T + σ_n T^γ n with T = ice · (1 - s), and contaminants over it.
 
-    Noise n, ice and contaminants are drawn anew for every call.
+    Noise n, ice and contaminants are drawn anew for every call. The published form (doi:10.48550/arXiv.2312.02235) has
+    white noise, γ = 0 and no contaminants.
     """
 
     background_deviation: float
@@ -79,6 +101,21 @@ class PhysicalNoise:
     """γ: 0 if the noise is the same everywhere, 1/2 for counted electrons."""
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
     """For each ice map, the contaminants of its micrograph; None if it was not searched. Empty: no contaminants."""
+
+    def part(self, numbers: Sequence[int]) -> "PhysicalNoise":
+        """Return the same noise with the ice maps at the indices ``numbers``, and with their contaminants."""
+        contaminants = tuple(self.contaminants[number] for number in numbers) if self.contaminants else ()
+        return replace(self, ice=tuple(self.ice[number] for number in numbers), contaminants=contaminants)
+
+    def ice_map_of(self, index: int, seed: int) -> int | None:
+        """Return the index of the ice map that generated micrograph ``index`` gets; None if there are no ice maps.
+
+        All ice maps take turns in random order, so that a generated set has as many carbon edges as the real one.
+        """
+        if not self.ice:
+            return None
+        turn, position = divmod(index, len(self.ice))
+        return int(torch.randperm(len(self.ice), generator=seeded_generator(seed, "scenes", turn))[position])
 
     def scene(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
               chosen: int | None = None) -> Scene:
@@ -94,15 +131,15 @@ class PhysicalNoise:
         fields = [ice.field for ice in self.ice]
         frame = draw_field_part(fields, shape, generator, chosen)
         ice = ice_of_part(self.ice, frame, shape)
-        searched = [number for number, pieces in enumerate(self.contaminants) if pieces is not None]
+        searched = [number for number, contaminants in enumerate(self.contaminants) if contaminants is not None]
         if not searched:
             return Scene(ice, exposure=exposure)
         number = frame.number
-        pieces = self.contaminants[number]
-        if pieces is None:
+        contaminants = self.contaminants[number]
+        if contaminants is None:
             number = searched[int(torch.randint(len(searched), (), generator=generator))]
-            pieces = tuple(piece for piece in self.contaminants[number] or () if not piece.fixed)
-        return Scene(ice, lay_contaminants(pieces, fields[number], frame, shape, generator), exposure)
+            contaminants = tuple(each for each in self.contaminants[number] or () if not each.fixed)
+        return Scene(ice, lay_contaminants(contaminants, fields[number], frame, shape, generator), exposure)
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:
@@ -142,6 +179,8 @@ class AnalyticModel:
 
     physical: PhysicalNoise
     scale: GreyScale
+    snr: float
+    """Signal-to-noise ratio at the working pixel size."""
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:

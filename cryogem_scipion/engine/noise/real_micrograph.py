@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.io.file_patterns import files_of
+from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc
+from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.ice_map import background_deviation, ice_map, upsample_ice
 
 __all__ = ["RealMicrograph", "check_real_micrographs", "evenly_spaced", "has_transmission", "read_real_micrograph",
@@ -21,27 +22,43 @@ __all__ = ["RealMicrograph", "check_real_micrographs", "evenly_spaced", "has_tra
 
 @dataclass(frozen=True)
 class RealMicrograph:
-    """A real micrograph at the working pixel size with its measured properties."""
+    """A real micrograph at the working pixel size with its measured properties; the pixels stay on disk."""
 
-    path: Path
-    image: Float[Tensor, "y x"]
-    """Grey values on the scale of the file."""
+    original: str
+    """Absolute path of the original file."""
+    name: str
+    """File at the working pixel size, relative to the run's folder; empty if it is not stored."""
     pixel_size: float
     """Exact pixel size, Å."""
+    shape: tuple[int, int]
+    """Size (y, x) in pixels."""
     crop: tuple[int, int]
-    """Size (y, x) in pixels of the part of the original that the image covers, from the first pixel on."""
-    ice: Float[Tensor, "gy gx"] | None
-    """Low-frequency transmission with mean 1; None if grey values are no transmission."""
+    """Size (y, x) in pixels of the part of the original that it covers, from the first pixel on."""
     median: float
-    background_deviation: float | None
-    """Standard deviation of the background divided by its mean; None if grey values are no transmission."""
+    """Median of the grey values."""
     deviation: float
     """Robust standard deviation of the grey values without ice."""
+    background_deviation: float | None
+    """Standard deviation of the background divided by its mean; None if grey values are no transmission."""
+    ice_grid: list[list[float]] | None
+    """Transmission on a grid of cells, with median 1; None if grey values are no transmission."""
+
+    @property
+    def pixel_sizes(self) -> tuple[float, float]:
+        """Å per pixel along (y, x); ``pixel_size`` is their geometric mean."""
+        y, x = (covered / edge for covered, edge in zip(self.crop, self.shape, strict=True))
+        original = self.pixel_size / (y * x) ** 0.5
+        return original * y, original * x
+
+    @property
+    def ice(self) -> IceMap | None:
+        """The ice map; None if grey values are no transmission."""
+        return None if self.ice_grid is None else IceMap(torch.tensor(self.ice_grid), self.shape)
 
 
 def real_files(patterns: Sequence[str]) -> list[Path]:
     """Return the files that match names and patterns, sorted and without repetition; ``DataError`` if one has none."""
-    return files_of(patterns, "real micrographs (MRC)")
+    return matching_files(patterns, "real micrographs (MRC)")
 
 
 def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pixel_size: float | None,
@@ -55,8 +72,8 @@ def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pix
     """
     shapes = []
     for path in files:
-        shape, found = read_header(path, 2)
-        known = _known(path, pixel_size or found)
+        shape, recorded = read_header(path, 2)
+        known = _known(path, pixel_size or recorded)
         try:
             target = working_shape((shape[0], shape[1]), known, working_pixel_size)
         except DataError as error:
@@ -70,7 +87,7 @@ def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pix
 
 
 def read_real_micrograph(path: Path, working_pixel_size: float, pixel_size: float | None = None,
-                         inverted: bool = False) -> RealMicrograph:
+                         inverted: bool = False, name: str = "") -> tuple[Float[Tensor, "y x"], RealMicrograph]:
     """Read one micrograph, Fourier-crop it and measure its ice and background.
 
     Parameters
@@ -83,20 +100,29 @@ def read_real_micrograph(path: Path, working_pixel_size: float, pixel_size: floa
         Pixel size of the file, Å, if its header is wrong or empty.
     inverted
         Whether particles are bright; then the grey values are mirrored about their median.
+    name
+        File that the image will be stored in, relative to the run's folder.
+
+    Returns
+    -------
+    Grey values on the scale of the file, and the measured properties.
     """
-    data, found = read_mrc(path, 2)
+    data, recorded = read_mrc(path, 2)
     original = torch.tensor(data)  # a copy: the file's array is read-only
-    target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or found), working_pixel_size)
+    target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or recorded), working_pixel_size)
     image = fourier_crop(original[:target.crop[0], :target.crop[1]], target.shape)
     median = float(np.median(image.numpy()))
     if inverted:
         image = 2 * median - image
+    ice, deviation, flat = None, None, image
     if has_transmission(image):
         ice = ice_map(image)
         flat = image / upsample_ice(ice, target.shape)
-        return RealMicrograph(path, image, target.pixel_size, target.crop, ice, median,
-                              background_deviation(image, ice), _robust_deviation(flat))
-    return RealMicrograph(path, image, target.pixel_size, target.crop, None, median, None, _robust_deviation(image))
+        deviation = background_deviation(image, ice)
+    return image, RealMicrograph(
+        original=str(path.resolve()), name=name, pixel_size=target.pixel_size, shape=target.shape, crop=target.crop,
+        median=median, deviation=_robust_deviation(flat), background_deviation=deviation,
+        ice_grid=None if ice is None else ice.tolist())
 
 
 def has_transmission(image: Float[Tensor, "y x"]) -> bool:
@@ -105,11 +131,11 @@ def has_transmission(image: Float[Tensor, "y x"]) -> bool:
     return mean > 0 and deviation < mean
 
 
-def evenly_spaced(files: Sequence[Path], most: int) -> list[Path]:
-    """Return at most ``most`` of the files, spread evenly over the list."""
-    if len(files) <= most:
+def evenly_spaced(files: Sequence[Path], limit: int) -> list[Path]:
+    """Return at most ``limit`` of the files, spread evenly over the list."""
+    if len(files) <= limit:
         return list(files)
-    return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
+    return [files[round(i * (len(files) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def _known(path: Path, pixel_size: float | None) -> float:

@@ -2,6 +2,7 @@
 """A set of real micrographs: resampled once to the working pixel size, stored on disk, and measured."""
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,50 +10,21 @@ from typing import Any
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cryogem_scipion.engine.compute.parallel import in_order, workers
-from cryogem_scipion.engine.io.dataset import plain_name, replacing
+from cryogem_scipion.engine.compute.parallel import map_in_order, worker_count
+from cryogem_scipion.engine.io.dataset import MICROGRAPHS, plain_name, quoted_path, replacing, write_table
 from cryogem_scipion.engine.io.mrc import read_header, write_mrc
-from cryogem_scipion.engine.noise.real_micrograph import read_real_micrograph
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.noise.models import GreyScale
+from cryogem_scipion.engine.noise.real_micrograph import RealMicrograph, read_real_micrograph
+from cryogem_scipion.engine.runs.progress import track_progress
 
-BYTES = 32
+__all__ = ["RealSet", "StoredImage", "measure_real_set", "memory_mapped"]
+
+BYTES_PER_PIXEL = 32
 """Memory that reading and measuring takes for each pixel of a real micrograph, roughly."""
-
-__all__ = ["MeasuredMicrograph", "StoredImage", "measure_real_set", "memory_mapped"]
-
-
-@dataclass(frozen=True)
-class MeasuredMicrograph:
-    """Measured properties of a real micrograph; its pixels stay on disk."""
-
-    original: str
-    name: str
-    """File at the working pixel size, relative to the run's folder."""
-    pixel_size: float
-    shape: tuple[int, int]
-    crop: tuple[int, int]
-    """Size (y, x) in pixels of the part of the original that it covers, from the first pixel on."""
-    median: float
-    deviation: float
-    background_deviation: float | None
-    ice_grid: list[list[float]] | None
-
-    @property
-    def pixel_sizes(self) -> tuple[float, float]:
-        """Å per pixel along (y, x); ``pixel_size`` is their geometric mean."""
-        y, x = (kept / edge for kept, edge in zip(self.crop, self.shape, strict=True))
-        original = self.pixel_size / (y * x) ** 0.5
-        return original * y, original * x
-
-    @property
-    def ice(self) -> Float[Tensor, "gy gx"] | None:
-        """The ice map; None if grey values are no transmission."""
-        return None if self.ice_grid is None else torch.tensor(self.ice_grid)
 
 
 class StoredImage:
@@ -66,8 +38,88 @@ class StoredImage:
         return np.array(memory_mapped(self.path)[window])
 
 
+@dataclass(frozen=True)
+class RealSet:
+    """Real micrographs at the working pixel size with what is measured of each; the pixels stay on disk."""
+
+    folder: Path
+    """Folder of the run; the names of the micrographs are relative to it."""
+    micrographs: tuple[RealMicrograph, ...]
+
+    def __len__(self) -> int:
+        return len(self.micrographs)
+
+    def image(self, number: int) -> StoredImage:
+        """Return the grey values of micrograph ``number``."""
+        return StoredImage(self.folder / self.micrographs[number].name)
+
+    @property
+    def with_ice(self) -> tuple[int, ...]:
+        """Indices of the micrographs whose grey values are a transmission; only these have an ice map."""
+        return tuple(number for number, real in enumerate(self.micrographs) if real.ice_grid is not None)
+
+    def ice_map_numbers(self, numbers: Sequence[int]) -> list[int]:
+        """Return the indices of the ice maps of the micrographs ``numbers``, of those that have an ice map."""
+        return [place for place, number in enumerate(self.with_ice) if number in numbers]
+
+    @property
+    def background_deviation(self) -> float | None:
+        """σ_n of the set, the median over its micrographs; None if no grey values are a transmission."""
+        deviations = [real.background_deviation for real in self.micrographs if real.background_deviation is not None]
+        return statistics.median(deviations) if deviations else None
+
+    @property
+    def scales(self) -> list[GreyScale]:
+        """The grey scale of each micrograph; all transmissions have the σ_n of the set."""
+        deviation = self.background_deviation
+        return [GreyScale(real.median, real.deviation if deviation is None or real.background_deviation is None
+                          else real.median * deviation) for real in self.micrographs]
+
+    @property
+    def scale(self) -> GreyScale:
+        """The grey scale of the set: medians over the micrographs."""
+        scales = self.scales
+        return GreyScale(statistics.median(scale.median for scale in scales),
+                         statistics.median(scale.spread for scale in scales))
+
+    @property
+    def held_out(self) -> tuple[int, ...]:
+        """Indices of the held-out micrographs: every sixth, and at least one of three.
+
+        The networks are never trained on them. The validation metric compares the networks' images with them, with
+        their own ice and contaminants. The noise that training starts from is measured on all micrographs.
+        """
+        total = len(self.micrographs)
+        count = max(total // 6, 1) if total >= 3 else 0
+        return tuple((2 * number + 1) * total // (2 * count) for number in range(count))
+
+    @property
+    def training(self) -> tuple[int, ...]:
+        """Indices of the micrographs that are not held out."""
+        held_out = self.held_out
+        return tuple(number for number in range(len(self.micrographs)) if number not in held_out)
+
+    def write_table(self, optics: pd.DataFrame) -> None:
+        """Write micrographs.star: the micrographs, their originals, and which are held out.
+
+        Parameters
+        ----------
+        optics
+            Optics table of the simulation.
+        """
+        micrographs, held_out = self.micrographs, self.held_out
+        optics = optics.assign(rlnMicrographPixelSize=micrographs[0].pixel_size)
+        write_table(self.folder / MICROGRAPHS, "micrographs",
+                    optics.drop(columns="rlnMicrographOriginalPixelSize", errors="ignore"), pd.DataFrame({
+                        "rlnMicrographName": [real.name for real in micrographs], "rlnOpticsGroup": 1,
+                        "cryogemPixelSizeX": [real.pixel_sizes[1] for real in micrographs],
+                        "cryogemPixelSizeY": [real.pixel_sizes[0] for real in micrographs],
+                        "cryogemHeldOut": [int(number in held_out) for number in range(len(micrographs))],
+                        "cryogemOriginal": [quoted_path(real.original) for real in micrographs]}))
+
+
 def measure_real_set(out: Path, images: str, files: Sequence[Path], working_pixel_size: float,
-                 pixel_size: float | None, inverted: bool = False) -> list[MeasuredMicrograph]:
+                     pixel_size: float | None, inverted: bool = False) -> RealSet:
     """Resample every real micrograph to the working pixel size and measure it, a few in memory at a time.
 
     Micrographs that an interrupted run has finished are not measured again.
@@ -78,20 +130,34 @@ def measure_real_set(out: Path, images: str, files: Sequence[Path], working_pixe
         The run's folder; the measured properties go into its ``source/real``.
     images
         Folder in ``out`` for the micrographs at the working pixel size.
+    files
+        Original micrographs.
+    working_pixel_size
+        Pixel size to resample to, Å.
+    pixel_size
+        Pixel size of the files, Å, if their headers are wrong or empty.
     inverted
         Whether particles are bright in the micrographs.
     """
     (out / images).mkdir(parents=True, exist_ok=True)
     (out / "source/real").mkdir(parents=True, exist_ok=True)
 
-    def measure(file: tuple[Path, str]) -> MeasuredMicrograph:
+    def measure(file: tuple[Path, str]) -> RealMicrograph:
         path, stem = file
-        return _measure(out, f"{images}/{stem}.mrc", path, stem, working_pixel_size, pixel_size, inverted)
+        record = out / "source/real" / f"{stem}.json"
+        if record.is_file():
+            return _recorded(record)
+        image, real = read_real_micrograph(path, working_pixel_size, pixel_size, inverted, f"{images}/{stem}.mrc")
+        with replacing(out / real.name) as temporary:
+            write_mrc(temporary, image.numpy(), real.pixel_size)
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(vars(real)) + "\n", "utf-8")
+        return real
 
     pixels = max(math.prod(read_header(path, 2)[0]) for path in files)
-    threads = workers(torch.device("cpu"), len(files), BYTES * pixels)
-    measured = in_order(measure, zip(files, _stems(files), strict=True), threads)
-    return list(tracked(measured, len(files), "reading real micrograph", folder=out))
+    threads = worker_count(torch.device("cpu"), len(files), BYTES_PER_PIXEL * pixels)
+    measured = map_in_order(measure, zip(files, _stems(files), strict=True), threads)
+    return RealSet(out, tuple(track_progress(measured, len(files), "reading real micrograph", folder=out)))
 
 
 def memory_mapped(path: Path) -> NDArray[Any]:
@@ -101,23 +167,10 @@ def memory_mapped(path: Path) -> NDArray[Any]:
     return data
 
 
-def _measure(out: Path, name: str, path: Path, stem: str, working_pixel_size: float, pixel_size: float | None,
-             inverted: bool) -> MeasuredMicrograph:
-    record = out / "source/real" / f"{stem}.json"
-    if record.is_file():
-        values = json.loads(record.read_text("utf-8"))
-        return MeasuredMicrograph(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
-    real = read_real_micrograph(path, working_pixel_size, pixel_size, inverted)
-    with replacing(out / name) as temporary:
-        write_mrc(temporary, real.image.numpy(), real.pixel_size)
-    y, x = real.image.shape
-    measured = MeasuredMicrograph(
-        original=str(path.resolve()), name=name, pixel_size=real.pixel_size, shape=(y, x), crop=real.crop,
-        median=real.median, deviation=real.deviation,
-        background_deviation=real.background_deviation, ice_grid=None if real.ice is None else real.ice.tolist())
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(vars(measured)) + "\n", "utf-8")
-    return measured
+def _recorded(record: Path) -> RealMicrograph:
+    """The measured properties that an earlier run wrote."""
+    values = json.loads(record.read_text("utf-8"))
+    return RealMicrograph(**{**values, "shape": tuple(values["shape"]), "crop": tuple(values["crop"])})
 
 
 def _stems(files: Sequence[Path]) -> list[str]:

@@ -28,9 +28,9 @@ REFERENCE = 0.25
 """The quantile that stands for the background; it is the unit of local power."""
 RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
 """Signal-to-noise ratios that are tried, from 0.01 to 1.35 in steps of a quarter."""
-TOUCHED = 0.02
+LARGEST_HIDDEN = 0.02
 """A place is left out if more than this share of its surroundings is contaminants."""
-ALIKE = 0.25
+LARGEST_MISFIT = 0.25
 """Largest misfit of a reliable result."""
 
 
@@ -51,7 +51,7 @@ class ParticleBand:
 
     taper: Float[Tensor, "n half"]
     """Weights of the frequencies, from 0 to 1."""
-    noises: tuple[Float[Tensor, "n half"], ...]
+    noise_powers: tuple[Float[Tensor, "n half"], ...]
     """Power spectrum of each micrograph's noise, measured where there are few particles."""
 
 
@@ -76,30 +76,30 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
         For each real micrograph a mask of its contaminants (1); these places are left out.
     """
     band = particle_band(flats, signals, particle_pixels)
-    noises, taper = band.noises, band.taper
+    noise_powers, taper = band.noise_powers, band.taper
     powers = parallel_map(lambda flat: _local_power(flat, taper, particle_pixels), flats)
     real = _quantiles(powers if hidden is None else [
-        power[_smoothed(weight, particle_pixels) < TOUCHED] for power, weight in zip(powers, hidden, strict=True)])
+        power[_smoothed(mask, particle_pixels) < LARGEST_HIDDEN] for power, mask in zip(powers, hidden, strict=True)])
     # With the local powers of noise, signal and their product, each ratio needs a weighted sum only.
-    drawn = [ColouredNoise(noises[i % len(noises)]).draw((image.shape[0], image.shape[1]), generator)
-             for i, image in enumerate(signals)]
+    noises = [ColouredNoise(noise_powers[i % len(noise_powers)]).draw((image.shape[0], image.shape[1]), generator)
+              for i, image in enumerate(signals)]
 
     def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         n, s = (band_filtered(image, taper) for image in pair)
         return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
 
-    terms = parallel_map(products, list(zip(drawn, signals, strict=True)))
+    terms = parallel_map(products, list(zip(noises, signals, strict=True)))
 
     def misfit(ratio: float) -> float:
         contrast = math.sqrt(ratio) / signal_deviation
-        made = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
-        return float((made / real).log().abs().mean())
+        simulated = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
+        return float((simulated / real).log().abs().mean())
 
     misfits = parallel_map(misfit, RATIOS)
     best = min(range(len(RATIOS)), key=misfits.__getitem__)
-    inside = 0 < best < len(RATIOS) - 1
-    snr = _vertex(misfits, best) if inside else RATIOS[best]
-    return SnrFit(snr, misfits[best], inside and misfits[best] < ALIKE)
+    is_minimum = 0 < best < len(RATIOS) - 1
+    snr = _vertex(misfits, best) if is_minimum else RATIOS[best]
+    return SnrFit(snr, misfits[best], is_minimum and misfits[best] < LARGEST_MISFIT)
 
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
@@ -109,10 +109,10 @@ def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float
                      for images in (signals, flats))
     band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
     # Computed a second time, because the tiles of all micrographs take several times the micrographs' memory.
-    noises = tuple(parallel_map(lambda flat: _quiet(tile_periodograms(flat), band), flats))
-    mean = torch.stack(noises).mean(0)
+    noise_powers = tuple(parallel_map(lambda flat: _quiet(tile_periodograms(flat), band), flats))
+    mean = torch.stack(noise_powers).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
-    return ParticleBand(taper / taper.max(), noises)
+    return ParticleBand(taper / taper.max(), noise_powers)
 
 
 def band_filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
@@ -149,8 +149,8 @@ def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, 
 def _quantiles(maps: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, " q"]:
     """Quantiles of local power in units of the background's, averaged over the micrographs."""
     levels = torch.tensor([REFERENCE, *LEVELS])
-    found = torch.stack([torch.quantile(one.flatten(), levels) for one in maps])
-    return (found[:, 1:] / found[:, :1]).mean(0)
+    quantiles = torch.stack([torch.quantile(values.flatten(), levels) for values in maps])
+    return (quantiles[:, 1:] / quantiles[:, :1]).mean(0)
 
 
 def _vertex(misfits: Sequence[float], best: int) -> float:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A simulation as the input of training and generation."""
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from cryogem_scipion.engine.io.dataset import (
     MICROGRAPHS,
     Contrast,
     Manifest,
-    inside,
+    path_inside,
     read_manifest,
     read_table,
 )
@@ -26,7 +27,7 @@ from cryogem_scipion.engine.noise.real_micrograph import check_real_micrographs
 from cryogem_scipion.engine.noise.real_set import memory_mapped
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.runs.folder import fingerprint
-from cryogem_scipion.engine.simulation.measured_star import measured_states
+from cryogem_scipion.engine.simulation.measured_star import read_measured_optics
 from cryogem_scipion.engine.simulation.optics import Optics
 
 __all__ = ["SimulatedSet", "check_sizes", "input_fingerprints", "open_simulated_set"]
@@ -43,9 +44,28 @@ class SimulatedSet:
     masks: tuple[Path, ...]
     exposures: tuple[Exposure, ...]
 
-    def clean(self, number: int, contrast: float) -> Float[Tensor, "y x"]:
-        """Return 1 - contrast · s of one micrograph, where the file holds 1 - s."""
-        return 1 - contrast * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+    def clean(self, number: int, signal_factor: float) -> Float[Tensor, "y x"]:
+        """Return 1 - ``signal_factor`` · s of micrograph ``number``; its file holds 1 - s."""
+        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+
+    def signal_factor(self, snr: float, background_deviation: float) -> float:
+        """Return the factor by which the signal s of the files is multiplied to have this signal-to-noise ratio.
+
+        Parameters
+        ----------
+        background_deviation
+            σ_n: standard deviation of the background divided by its mean.
+        """
+        return self.contrast.rescaled(snr, background_deviation).scale / self.contrast.scale
+
+    @property
+    def specimen_indices(self) -> list[int]:
+        """Indices that the specimens of the micrographs have in the simulation; ``DataError`` if a name has none."""
+        matches = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in self.micrographs]
+        if None in matches:
+            raise DataError(f"{self.micrographs[matches.index(None)]} is no name that 'cryogem simulate' gives; reuse "
+                            "its micrographs as they are")
+        return [int(match[1]) for match in matches if match]
 
     @property
     def particle_pixels(self) -> float:
@@ -76,7 +96,7 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     optics, rows = read_table(table, "micrographs", ("rlnMicrographName", "cryogemMask"))
     if rows.empty:
         raise DataError(f"{table} has no rows; choose at least one simulated micrograph")
-    files = [[inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
+    files = [[path_inside(folder, name) for name in rows[column]] for column in ("rlnMicrographName", "cryogemMask")]
     missing = [path for path in [*files[0], *files[1]] if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing ({len(missing)} files in all); simulate again")
@@ -85,7 +105,8 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
         if shapes[0] != shapes[1]:
             sizes = " and ".join(" x ".join(map(str, shape[::-1])) for shape in shapes)
             raise DataError(f"{micrograph} and its mask {mask} have {sizes} pixels; simulate again")
-    exposures = tuple(Exposure(state, manifest.pixel_size) for state in measured_states(table, _optics(table, optics)))
+    exposures = tuple(Exposure(state, manifest.pixel_size)
+                      for state in read_measured_optics(table, _optics(table, optics)))
     return SimulatedSet(folder, manifest, manifest.contrast, tuple(files[0]), tuple(files[1]), exposures)
 
 
@@ -105,11 +126,12 @@ def input_fingerprints(simulated: SimulatedSet, reals: Sequence[Path], model: Pa
 
     The fingerprint of real micrographs is made of names and sizes only, because they may be terabytes.
     """
-    prints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
+    fingerprints = {"simulation": fingerprint(simulated.folder / MANIFEST)}
     if reals:
-        listed = repr([(str(path), path.stat().st_size) for path in reals])
-        prints["set of real micrographs"] = hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
-    return prints if model is None else {**prints, "model": fingerprint(model)}
+        names_and_sizes = repr([(str(path), path.stat().st_size) for path in reals])
+        fingerprints["set of real micrographs"] = hashlib.sha256(
+            names_and_sizes.encode("utf-8", "surrogateescape")).hexdigest()
+    return fingerprints if model is None else {**fingerprints, "model": fingerprint(model)}
 
 
 def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size: float | None,

@@ -57,11 +57,12 @@ class ColouredNoise:
         return max(float((self.power.double() * weights).sum() / (n * n)), 1e-12)
 
     def _curved(self, deviates: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
+        """The curve at Gaussian deviates, by linear interpolation."""
         knots = len(self.curve)
-        place = (deviates + 4) / 8 * (knots - 1)
-        below = place.floor().clamp(0, knots - 2)
+        position = (deviates + 4) / 8 * (knots - 1)
+        below = position.floor().clamp(0, knots - 2)
         index = below.long()
-        return torch.lerp(self.curve[index], self.curve[index + 1], place - below)
+        return torch.lerp(self.curve[index], self.curve[index + 1], position - below)
 
 
 def white(variance: float = 1.0) -> ColouredNoise:
@@ -72,10 +73,19 @@ def white(variance: float = 1.0) -> ColouredNoise:
 def tile_periodograms(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Tensor, "tiles n half"]:
     """Return the periodograms of overlapping Hann-windowed tiles; those of white noise have its variance as mean.
 
+    Parameters
+    ----------
+    tile
+        Edge of a tile in pixels. Neighbouring tiles overlap by half.
+
     Raises
     ------
     DataError
         The image is smaller than a tile.
+
+    References
+    ----------
+    doi:10.1109/TAU.1967.1161901
     """
     if min(image.shape) < tile:
         raise DataError(f"image of {tuple(image.shape)} pixels; a noise spectrum needs {tile} a side")

@@ -17,7 +17,7 @@ from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 
-__all__ = ["MOST", "ThonRings", "fit_thon_rings", "measure_modulated_share", "without_thon_rings"]
+__all__ = ["LARGEST_SHARE", "ThonRings", "fit_thon_rings", "measure_modulated_share", "without_thon_rings"]
 
 EDGE = 512
 """Largest edge (px) of the tiles that rings are fitted on."""
@@ -27,10 +27,11 @@ DEFOCI = np.arange(2000.0, 60_000.0, 100.0)
 """Defocus values that are tried, Å."""
 BACKGROUND, SHARE = 6, 3
 """Degrees of the polynomials for the noise and for the strength of the rings."""
-FOUND = 0.5
+EXPLAINED = 0.5
 """Part of a profile's variance that rings have to explain."""
 ROUNDS = 2
-MOST = 0.98
+"""Rounds in which the strength of the rings and the defocus of all micrographs are fitted in turn."""
+LARGEST_SHARE = 0.98
 """Largest share of the noise that the CTF may modulate, so that no frequency has zero power."""
 
 
@@ -60,7 +61,7 @@ def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -
     """
     profiles = _profiles(images)
     defoci, explained = profiles.defoci(exposure)
-    chosen = np.flatnonzero(explained >= FOUND)
+    chosen = np.flatnonzero(explained >= EXPLAINED)
     if 2 * len(chosen) < len(images):
         return None
     share = _share(profiles.part(chosen), [exposure.at_defocus(defoci[number]) for number in chosen])
@@ -78,7 +79,7 @@ def measure_modulated_share(images: Sequence[Float[Tensor, "_ _"]],
 
 
 def without_thon_rings(powers: Float[Tensor, "tiles n half"], share: Float[Tensor, " half"],
-                    exposure: Exposure) -> Float[Tensor, "tiles n half"]:
+                       exposure: Exposure) -> Float[Tensor, "tiles n half"]:
     """Return the periodograms of tiles of TILE pixels divided by their Thon rings."""
     return powers / exposure.modulation(share, (TILE, TILE), 4)
 
@@ -102,8 +103,9 @@ class _Profiles:
         """Return the defocus (Å) of each micrograph whose rings explain most of the variance, and that part of it."""
         background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND, SHARE))
         whole = _residuals(background, self.values)
-        passed = (exposure.at_defocus(defocus).squared_ctf(self.frequency)[:, None] for defocus in DEFOCI)
-        residuals = np.stack([_residuals(np.hstack([background, strength * one]), self.values) for one in passed])
+        squares = (exposure.at_defocus(defocus).squared_ctf(self.frequency)[:, None] for defocus in DEFOCI)
+        residuals = np.stack([_residuals(np.hstack([background, strength * square]), self.values)
+                              for square in squares])
         best = residuals.argmin(0)
         return DEFOCI[best].tolist(), 1 - residuals.min(0) / np.maximum(whole, 1e-30)
 
@@ -111,12 +113,12 @@ class _Profiles:
         """Return the defocus (Å) of each micrograph at which rings of known strength fit best."""
         known = np.interp(self.frequency, np.linspace(0, 1, len(share)), share.double().numpy())
         background = np.linalg.qr(_curves(self.frequency, BACKGROUND - 2))[0]
-        wanted = np.log(self.values * self.smooth)
+        measured = np.log(self.values * self.smooth)
         rings = np.stack([np.log(1 + known * (2 * exposure.at_defocus(defocus).squared_ctf(self.frequency) - 1))
                           for defocus in DEFOCI], axis=1)
-        wanted, rings = (columns - background @ (background.T @ columns) for columns in (wanted, rings))
-        found: list[float] = DEFOCI[((rings**2).sum(0)[:, None] - 2 * rings.T @ wanted).argmin(0)].tolist()
-        return found
+        measured, rings = (columns - background @ (background.T @ columns) for columns in (measured, rings))
+        best: list[float] = DEFOCI[((rings**2).sum(0)[:, None] - 2 * rings.T @ measured).argmin(0)].tolist()
+        return best
 
 
 def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
@@ -144,20 +146,20 @@ def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, 
         rows[number, :, -terms:] = strength * (2 * exposure.squared_ctf(profiles.frequency) - 1)[:, None]
     solution = np.linalg.lstsq(rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel(), rcond=None)[0]
     frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), LOWEST, HIGHEST)
-    found = _curves(frequency, SHARE) @ solution[-terms:]
+    rings = _curves(frequency, SHARE) @ solution[-terms:]
     mean = _curves(frequency, BACKGROUND) @ solution[:-terms].reshape(count, size).mean(0)
-    return torch.from_numpy(np.clip(found / np.maximum(mean, 1e-6), 0, MOST)).float()
+    return torch.from_numpy(np.clip(rings / np.maximum(mean, 1e-6), 0, LARGEST_SHARE)).float()
 
 
 def _residuals(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Residual sum of squares of each column after a linear fit."""
     basis = np.linalg.qr(terms)[0]
-    left: NDArray[np.float64] = (values**2).sum(0) - ((basis.T @ values) ** 2).sum(0)
-    return left
+    residuals: NDArray[np.float64] = (values**2).sum(0) - ((basis.T @ values) ** 2).sum(0)
+    return residuals
 
 
 def _curves(frequency: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
     """Chebyshev polynomials up to a degree on the fitted range, one in each column."""
-    place = 2 * (frequency - LOWEST) / (HIGHEST - LOWEST) - 1
-    curves: NDArray[np.float64] = np.cos(np.arange(degree + 1) * np.arccos(np.clip(place, -1, 1))[:, None])
+    position = 2 * (frequency - LOWEST) / (HIGHEST - LOWEST) - 1
+    curves: NDArray[np.float64] = np.cos(np.arange(degree + 1) * np.arccos(np.clip(position, -1, 1))[:, None])
     return curves

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How far apart two sets of micrographs are: pure functions of tensors, which read and write no files."""
+"""Measures of how far generated micrographs are from real ones: image statistics, features, distances, signal."""

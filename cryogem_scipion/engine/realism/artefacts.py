@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What networks leave in images and microscopes do not: lattices, and lines along the border.
+"""Artefacts of convolutional networks: lattices, and lines along the border of the image.
 
-As in ``summary``, what is measured of an image is an average, and that of a set the mean of those of its images.
+The values of a set are the means of the values of its images, as in ``image_statistics``.
 """
 import math
 from typing import NamedTuple
@@ -12,90 +12,91 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.realism.summary import standardised
+from cryogem_scipion.engine.realism.image_statistics import standardise
 
-__all__ = ["PERIODS", "Artefacts", "artefacts", "excesses", "lattice_excess_db"]
+__all__ = ["PERIODS", "Artefacts", "artefact_excess", "lattice_excess_db", "measure_artefacts"]
 
-LONGEST = 64
+LONGEST_PERIOD = 64
 PERIODS = (2, 4, 8, 16, 32, 64)
-"""Periods (px) that are looked for: a network that halves and doubles its fields can leave any of them."""
-TILES = (512, 256)
-"""Edges of the pieces whose spectra are averaged: the first that fits."""
-DEPTH = 8
-"""Rows and columns at each border that are looked at."""
-INSIDE = 32
-"""Rows and columns behind them that they are compared with."""
+"""Periods (px) of the lattices. A network that halves and doubles its feature maps can leave any of them."""
+TILE_EDGES = (512, 256)
+"""Edges (px) of the tiles whose power spectra are averaged. The first one that fits into the image is taken."""
+BORDER_DEPTH = 8
+"""Number of rows or columns at each border that are measured."""
+INNER_DEPTH = 32
+"""Number of rows or columns next to them, with which they are compared."""
 
 
 class Artefacts(NamedTuple):
-    """Of an image or, as means, of a set; leading axes stand for several."""
+    """Values of one image, or the means over a set. Leading axes stand for several sets."""
 
     lattice: Float[Tensor, "*s 2 rows columns"]
-    """Power at the frequencies (m / 64, n / 64) of the half plane (float64), and around each of them."""
+    """Index 0: power at the frequencies (m / 64, n / 64) of the half plane. Index 1: mean power around each of them.
+    float64."""
     border: Float[Tensor, "*s 2 sides depth"]
-    """Mean of each row or column from the top, bottom, left and right, in deviations, less that of those behind; and
-    the logarithm of its deviation over theirs."""
+    """Each row or column from the top, bottom, left and right border inwards, compared with the rows or columns next
+    to them. Index 0: difference of the means, in standard deviations of the image. Index 1: natural logarithm of the
+    ratio of the standard deviations."""
 
 
-def artefacts(image: Float[Tensor, "y x"]) -> Artefacts:
-    """Measure one image.
+def measure_artefacts(image: Float[Tensor, "y x"]) -> Artefacts:
+    """Measure the artefacts of one image.
 
     Raises
     ------
     DataError
-        It is constant, or has fewer than 256 pixels a side.
+        The image is constant, or one of its sides has fewer than 256 pixels.
     """
-    values = standardised(image)
+    values = standardise(image)
     return Artefacts(_lattice(values), _border(values))
 
 
-def excesses(one: Artefacts, other: Artefacts) -> dict[str, Float[Tensor, "*s"]]:
-    """How much a set has of what the other has not.
+def artefact_excess(generated: Artefacts, real: Artefacts) -> dict[str, Float[Tensor, "*s"]]:
+    """Artefacts of the generated set that the real set does not have.
 
     Returns
     -------
     lattice
-        dB, the largest of all periods; see ``lattice_excess_db``.
+        Largest lattice excess over all periods, in dB; see ``lattice_excess_db``.
     border
-        Largest difference of a row or column along the border from the other set's, in deviations: of its mean, or
-        of its own deviation.
+        Largest absolute difference of ``Artefacts.border`` between the sets.
     """
-    lattice = torch.stack([*lattice_excess_db(one.lattice, other.lattice).values()]).amax(0)
-    return {"lattice": lattice, "border": (one.border - other.border).abs().flatten(-3).amax(-1)}
+    lattice = torch.stack([*lattice_excess_db(generated.lattice, real.lattice).values()]).amax(0)
+    return {"lattice": lattice, "border": (generated.border - real.border).abs().flatten(-3).amax(-1)}
 
 
-def lattice_excess_db(one: Float[Tensor, "*s 2 rows columns"], other: Float[Tensor, "*s 2 rows columns"]
+def lattice_excess_db(generated: Float[Tensor, "*s 2 rows columns"], real: Float[Tensor, "*s 2 rows columns"]
                       ) -> dict[int, Float[Tensor, "*s"]]:
-    """How far the lattice of each period stands above the other set's own spectrum there.
+    """Excess of lattice power in the generated set over the real set, for each period.
 
-    A pattern that repeats after P pixels has its power at the frequencies (m / P, n / P); those that a shorter
-    period has as well are counted there. The strongest is compared with the other set's power at this point or
-    around it, whichever is larger: a peak that the other set has, too, is no excess. Chance makes the strongest of
-    many points stand out by itself, by 1 to 2 dB where a dozen micrographs are averaged: compare with two halves of
-    the other set.
+    A pattern with a period of P pixels has its power at the frequencies (m / P, n / P). A frequency that also
+    belongs to a shorter period is counted for the shorter period only. The power at each frequency is divided by the
+    power of the real set there or around it, whichever is larger: a peak that the real set also has is no excess.
+    The largest of these ratios counts. It lies 1 to 2 dB above 0 by chance for a dozen micrographs, so compare it
+    with the excess between two halves of the real set.
 
     Returns
     -------
-    dB for each of ``PERIODS``.
+    Excess in dB for each of ``PERIODS``.
     """
-    ratio = one[..., 0, :, :] / other.amax(-3).clamp(min=1e-30)
+    ratio = generated[..., 0, :, :] / real.amax(-3).clamp(min=1e-30)
     return {period: 10 * ratio[..., _points(period)].amax(-1).clamp(min=1e-30).log10() for period in PERIODS}
 
 
 def _points(period: int) -> Tensor:
-    """Which of the frequencies (m / 64, n / 64) belong to a period and to no shorter one."""
-    step = LONGEST // period
-    rows, columns = torch.arange(LONGEST)[:, None], torch.arange(LONGEST // 2 + 1)
-    on = (rows % step == 0) & (columns % step == 0)
-    shorter = (rows % (2 * step) == 0) & (columns % (2 * step) == 0)
-    return on & ~shorter
+    """Mask of the frequencies (m / 64, n / 64) that belong to a period and to no shorter one."""
+    step = LONGEST_PERIOD // period
+    rows, columns = torch.arange(LONGEST_PERIOD)[:, None], torch.arange(LONGEST_PERIOD // 2 + 1)
+    of_period = (rows % step == 0) & (columns % step == 0)
+    of_shorter_period = (rows % (2 * step) == 0) & (columns % (2 * step) == 0)
+    return of_period & ~of_shorter_period
 
 
 def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
-    edge = next((size for size in TILES if size <= min(values.shape)), None)
+    edge = next((size for size in TILE_EDGES if size <= min(values.shape)), None)
     if edge is None:
-        raise DataError(f"image of {values.shape[0]} x {values.shape[1]} pixels (y x); to look for lattices takes "
-                        f"{TILES[-1]} a side")
+        raise DataError(f"image of {values.shape[0]} x {values.shape[1]} pixels (y x); lattices can be measured "
+                        f"from {TILE_EDGES[-1]} pixels a side; give larger images")
     window = torch.hann_window(edge, dtype=values.dtype, device=values.device)
     window = window / window.square().mean().sqrt()
     power = torch.zeros(edge, edge // 2 + 1, dtype=torch.float64, device=values.device)
@@ -105,15 +106,16 @@ def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
         tile = (tile - tile.mean()) * window[:, None] * window
         power += fourier.rfft2(tile).abs().square() / edge**2
     power = (power / len(corners)).cpu()
-    # The window spreads a wave over the next bins; two further on none of it is left, and it is no other lattice point.
-    whole = torch.cat([power, power[:, 1:-1].flip(1).roll(-1, 0).flip(0)], 1)
-    around = torch.stack([whole.roll((dy, dx), (0, 1)) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if dy or dx]).mean(0)
-    step = edge // LONGEST
-    return torch.stack([part[::step, ::step][:, :LONGEST // 2 + 1] for part in (whole, around)])
+    # The window spreads a wave over the neighbouring frequencies. At a distance of two nothing of it is left, and no
+    # other lattice point lies there.
+    full = torch.cat([power, power[:, 1:-1].flip(1).roll(-1, 0).flip(0)], 1)
+    around = torch.stack([full.roll((dy, dx), (0, 1)) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if dy or dx]).mean(0)
+    step = edge // LONGEST_PERIOD
+    return torch.stack([plane[::step, ::step][:, :LONGEST_PERIOD // 2 + 1] for plane in (full, around)])
 
 
 def _starts(size: int, edge: int) -> list[int]:
-    """First pixels of pieces that overlap by half, evenly spread."""
+    """First pixels of evenly spaced tiles that overlap by half or more."""
     count = max(1, math.ceil((size - edge) / (edge // 2)) + 1)
     return [round(i * (size - edge) / max(1, count - 1)) for i in range(count)]
 
@@ -121,7 +123,7 @@ def _starts(size: int, edge: int) -> list[int]:
 def _border(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 sides depth"]:
     sides = []
     for side in (values, values.flip(0), values.T, values.T.flip(0)):
-        lines, inside = side[:DEPTH], side[DEPTH:DEPTH + INSIDE]
+        lines, inside = side[:BORDER_DEPTH], side[BORDER_DEPTH:BORDER_DEPTH + INNER_DEPTH]
         sides.append(torch.stack([lines.mean(1) - inside.mean(),
                                   (lines.std(1) / inside.std(1).mean()).clamp(min=1e-6).log()]))
     return torch.stack(sides, 1).to("cpu", torch.float64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sets of micrographs as they are compared: read one at a time, kept as averages and pieces of fixed number."""
+"""Sets of micrographs: read one micrograph at a time, and reduced to averages and features of limited number."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,40 +9,49 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc
-from cryogem_scipion.engine.realism.artefacts import TILES, Artefacts, artefacts
-from cryogem_scipion.engine.realism.comparison import Pieces, Sample
-from cryogem_scipion.engine.realism.summary import Summary, blocks, standardised, summary
-from cryogem_scipion.engine.realism.textures import textures
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.realism.artefacts import TILE_EDGES, Artefacts, measure_artefacts
+from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
+from cryogem_scipion.engine.realism.image_statistics import (
+    ImageStatistics,
+    image_statistics,
+    split_into_blocks,
+    standardise,
+)
+from cryogem_scipion.engine.realism.set_distances import GroupAverages, PatchFeatures
+from cryogem_scipion.engine.runs.progress import track_progress
 
-__all__ = ["Measured", "MicrographSet", "measure", "network_pieces", "opened", "texture_pieces"]
+__all__ = ["MicrographSet", "SetMeasurements", "measure_set", "network_patch_features", "open_set",
+           "random_filter_patch_features"]
 
 GROUPS = 200
-"""Micrographs of larger sets are averaged in so many groups, so that memory does not grow."""
-SAME = 0.01
+"""Largest number of groups whose averages are kept. Larger sets need no more memory."""
+PIXEL_SIZE_TOLERANCE = 0.01
 """Largest relative difference of pixel sizes within a set."""
-PIECES = 20_000
-"""Pieces of each set at most."""
-SHOWN = 256
-"""Edge (px) of the examples."""
+MAX_PATCHES = 20_000
+"""Largest number of patches of a set."""
+EXAMPLE_EDGE = 256
+"""Edge (px) of the example images."""
 EXAMPLES = 2
+"""Example images of a set."""
 
 Means = TypeVar("Means", bound=tuple[Tensor, ...])
 
 
 @dataclass(frozen=True)
 class MicrographSet:
-    """Files of one kind, and the pixel size they are brought to."""
+    """Micrograph files with one pixel size, and the pixel size at which they are compared."""
 
     name: str
+    """generated or real, for messages."""
     files: tuple[Path, ...]
     pixel_size: float
-    """As recorded, or as given."""
+    """Å per pixel of the files."""
     working_pixel_size: float
+    """Å per pixel of the images from ``image``."""
 
     def image(self, path: Path) -> Float[Tensor, "y x"]:
         """One micrograph at the working pixel size."""
@@ -50,158 +59,194 @@ class MicrographSet:
         target = working_shape((data.shape[0], data.shape[1]), self.pixel_size, self.working_pixel_size)
         return fourier_crop(torch.tensor(data)[:target.crop[0], :target.crop[1]], target.shape)
 
-    def smallest(self) -> int:
-        """Shortest edge (px) of all images at the working pixel size; from the headers alone."""
+    def shortest_edge(self) -> int:
+        """Shortest edge (px) of all images at the working pixel size; reads only headers."""
         shapes = {read_header(path, 2)[0] for path in self.files}
         return min(min(working_shape((y, x), self.pixel_size, self.working_pixel_size).shape) for y, x in shapes)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What is known of a set."""
+class SetMeasurements:
+    """Statistics, artefacts and examples of a set of micrographs."""
 
-    summaries: Sample[Summary]
-    artefacts: Sample[Artefacts] | None
-    """None where images are too small to look for lattices."""
-    coarse_deviation: float
-    """Of the standardised images, their pixels averaged for the features."""
-    grey: tuple[float, float]
-    """Mean and standard deviation of the grey values."""
-    examples: Float[Tensor, "examples y x"]
+    statistics: GroupAverages[ImageStatistics]
+    artefacts: GroupAverages[Artefacts] | None
+    """None if an image has less than 256 pixels a side."""
+    binned_deviation: float
+    """Standard deviation of the standardised images after binning; the root of the mean square over the set."""
+    grey_mean_and_deviation: tuple[float, float]
+    """Mean and standard deviation of the grey values, both averaged over the micrographs."""
+    example_images: Float[Tensor, "examples y x"]
 
 
-def opened(name: str, files: Sequence[Path], pixel_size: float | None) -> MicrographSet:
-    """Read a set's headers; its working pixel size is its own.
+def open_set(name: str, files: Sequence[Path], pixel_size: float | None) -> MicrographSet:
+    """Set of micrographs from files, of which only the headers are read.
+
+    Parameters
+    ----------
+    name
+        generated or real, for messages.
+    pixel_size
+        Å per pixel; None: the value in the headers.
+
+    Returns
+    -------
+    The set; its working pixel size is the pixel size of the files.
 
     Raises
     ------
     DataError
-        Pixel sizes are missing or differ, or a file is no micrograph.
+        A pixel size is missing, pixel sizes differ by more than 1 %, or a file is not a micrograph.
     """
-    found: dict[float, Path] = {}
+    files_by_pixel_size: dict[float, Path] = {}
     for path in files:
         recorded = read_header(path, 2)[1]
         if pixel_size is None and recorded is None:
             raise DataError(f"{path} has no pixel size in its header; set {name}_pixel_size")
-        found.setdefault(pixel_size or recorded or 0.0, path)
-    low, high = min(found), max(found)
-    if high > low * (1 + SAME):
-        raise DataError(f"{found[low]} has {low:g} and {found[high]} has {high:g} Å per pixel; compare micrographs of "
-                        f"one pixel size, or set {name}_pixel_size")
+        files_by_pixel_size.setdefault(pixel_size or recorded or 0.0, path)
+    low, high = min(files_by_pixel_size), max(files_by_pixel_size)
+    if high > low * (1 + PIXEL_SIZE_TOLERANCE):
+        raise DataError(f"{files_by_pixel_size[low]} has {low:g} and {files_by_pixel_size[high]} has {high:g} Å per "
+                        f"pixel; compare micrographs of one pixel size, or set {name}_pixel_size")
     return MicrographSet(name, tuple(files), low, low)
 
 
-def measure(micrographs: MicrographSet, binning: int, threads: int) -> Measured:
-    """Read a set once, some micrographs at a time.
+def measure_set(micrographs: MicrographSet, binning: int, threads: int) -> SetMeasurements:
+    """Measure a set of micrographs; every file is read once.
 
     Parameters
     ----------
     binning
-        Pixels a side that are averaged for the features.
-    """
-    lattices = micrographs.smallest() >= TILES[-1]
+        Edge (px) of the squares of pixels that are averaged for the features.
+    threads
+        Number of micrographs that are measured at the same time.
 
-    def work(path: Path) -> tuple[Summary, Artefacts | None, tuple[float, float, float], Tensor]:
+    Raises
+    ------
+    DataError
+        A micrograph has no contents, or is smaller than 64 pixels a side.
+    """
+    large_enough = micrographs.shortest_edge() >= TILE_EDGES[-1]
+
+    def measure(path: Path) -> tuple[ImageStatistics, Artefacts | None, tuple[float, float, float], Tensor]:
         image = micrographs.image(path)
-        coarse = _coarse(standardised(image), binning)
-        numbers = (float(coarse.square().mean()), float(image.mean()), float(image.std()))
-        return summary(image), artefacts(image) if lattices else None, numbers, _middle(standardised(image))
+        binned = _binned(standardise(image), binning)
+        moments = (float(binned.square().mean()), float(image.mean()), float(image.std()))
+        return (image_statistics(image), measure_artefacts(image) if large_enough else None, moments,
+                _centre(standardise(image)))
 
     count = len(micrographs.files)
-    summaries: _Groups[Summary] = _Groups(min(GROUPS, count))
-    found: _Groups[Artefacts] = _Groups(min(GROUPS, count))
-    totals, examples = torch.zeros(3, dtype=torch.float64), []
-    results = in_order(work, micrographs.files, threads)
-    for number, (one, other, numbers, example) in enumerate(
-            tracked(results, count, f"reading {micrographs.name} micrograph")):
-        summaries.add(number, one)
-        if other is not None:
-            found.add(number, other)
-        totals += torch.tensor(numbers, dtype=torch.float64) / count
-        if number < EXAMPLES:
-            examples.append(example)
-    edge = min(min(example.shape) for example in examples)
-    return Measured(summaries.sample(), found.sample() if lattices else None, float(totals[0]) ** 0.5,
-                    (float(totals[1]), float(totals[2])), torch.stack([example[:edge, :edge] for example in examples]))
+    statistics: _GroupSums[ImageStatistics] = _GroupSums(min(GROUPS, count))
+    artefacts: _GroupSums[Artefacts] = _GroupSums(min(GROUPS, count))
+    mean_moments, example_images = torch.zeros(3, dtype=torch.float64), []
+    results = map_in_order(measure, micrographs.files, threads)
+    for index, (of_image, artefacts_of_image, moments, example) in enumerate(
+            track_progress(results, count, f"reading {micrographs.name} micrograph")):
+        statistics.add(index, of_image)
+        if artefacts_of_image is not None:
+            artefacts.add(index, artefacts_of_image)
+        mean_moments += torch.tensor(moments, dtype=torch.float64) / count
+        if index < EXAMPLES:
+            example_images.append(example)
+    edge = min(min(example.shape) for example in example_images)
+    return SetMeasurements(statistics.averages(), artefacts.averages() if large_enough else None,
+                           float(mean_moments[0]) ** 0.5, (float(mean_moments[1]), float(mean_moments[2])),
+                           torch.stack([example[:edge, :edge] for example in example_images]))
 
 
-def network_pieces(micrographs: MicrographSet, network: nn.Module, device: torch.device, binning: int,
-                   deviation: float, edge: int, threads: int) -> Pieces:
-    """Features that a network sees in pieces of every micrograph, in a set whose pixels deviate by 1 on the whole.
+def network_patch_features(micrographs: MicrographSet, network: nn.Module, device: torch.device, binning: int,
+                   deviation: float, edge: int, threads: int) -> PatchFeatures:
+    """Features of patches of every micrograph by a network.
+
+    The grey values of the binned patches have standard deviation 1 over the whole set.
 
     Parameters
     ----------
     network
-        On the device; of pieces (n, y, x).
+        Network on ``device`` that returns a feature vector for each patch of an array (n, y, x).
+    binning
+        Edge (px) of the squares of pixels that are averaged first.
     deviation
-        ``Measured.coarse_deviation``.
+        ``SetMeasurements.binned_deviation``.
     edge
-        Of the pieces, px.
+        Edge of the patches in binned pixels.
     threads
-        Micrographs that are worked on at a time.
+        Number of micrographs that are read at the same time on the CPU.
     """
-    most = max(1, PIECES // len(micrographs.files))
+    patches_per_micrograph = max(1, MAX_PATCHES // len(micrographs.files))
 
-    def work(path: Path) -> Tensor:
-        pieces = _some(blocks(_coarse(standardised(micrographs.image(path)), binning) / deviation, edge), most)
+    def features(path: Path) -> Tensor:
+        binned = _binned(standardise(micrographs.image(path)), binning) / deviation
+        patches = _evenly_chosen(split_into_blocks(binned, edge), patches_per_micrograph)
         with torch.no_grad():
-            return torch.cat([network(part.to(device)).float().cpu() for part in torch.split(pieces, 16)])
+            return torch.cat([network(batch.to(device)).float().cpu() for batch in torch.split(patches, 16)])
 
-    return _collected(micrographs, work, threads if device.type == "cpu" else 1)
-
-
-def texture_pieces(micrographs: MicrographSet, threads: int) -> Pieces:
-    """Features of squares of every micrograph that need no network."""
-    most = max(1, PIECES // len(micrographs.files))
-    return _collected(micrographs, lambda path: _some(textures(standardised(micrographs.image(path))), most), threads)
+    return _collected(micrographs, features, threads if device.type == "cpu" else 1)
 
 
-def _some(pieces: Tensor, most: int) -> Tensor:
-    """At most so many, evenly taken."""
-    if len(pieces) <= most:
-        return pieces
-    return pieces[torch.linspace(0, len(pieces) - 1, most).round().long()]
+def random_filter_patch_features(micrographs: MicrographSet, threads: int) -> PatchFeatures:
+    """Features of patches of every micrograph by random filters; see ``random_filter_features``.
+
+    Parameters
+    ----------
+    threads
+        Number of micrographs that are read at the same time.
+    """
+    patches_per_micrograph = max(1, MAX_PATCHES // len(micrographs.files))
+
+    def features(path: Path) -> Tensor:
+        return _evenly_chosen(random_filter_features(standardise(micrographs.image(path))), patches_per_micrograph)
+
+    return _collected(micrographs, features, threads)
 
 
-def _collected(micrographs: MicrographSet, work: Callable[[Path], Tensor], threads: int) -> Pieces:
-    results = tracked(in_order(work, micrographs.files, threads), len(micrographs.files),
+def _evenly_chosen(rows: Tensor, count: int) -> Tensor:
+    """At most ``count`` rows, evenly spaced."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, count).round().long()]
+
+
+def _collected(micrographs: MicrographSet, features: Callable[[Path], Tensor], threads: int) -> PatchFeatures:
+    results = track_progress(map_in_order(features, micrographs.files, threads), len(micrographs.files),
                       f"features of {micrographs.name} micrograph")
     vectors = list(results)
-    owners = torch.arange(len(vectors)).repeat_interleave(torch.tensor([len(part) for part in vectors]))
-    return Pieces(torch.cat(vectors), owners)
+    micrograph_indices = torch.arange(len(vectors)).repeat_interleave(torch.tensor([len(rows) for rows in vectors]))
+    return PatchFeatures(torch.cat(vectors), micrograph_indices)
 
 
-class _Groups(Generic[Means]):
-    """Averages added up in groups."""
+class _GroupSums(Generic[Means]):
+    """Sums of the averages of micrographs, in groups."""
 
     def __init__(self, groups: int) -> None:
         self.sums: list[Means | None] = [None] * groups
         self.counts = torch.zeros(groups, dtype=torch.float64)
 
-    def add(self, number: int, averages: Means) -> None:
-        """Add those of micrograph ``number``."""
-        group = number % len(self.sums)
-        before = self.sums[group]
-        parts = averages if before is None else map(torch.add, before, averages)
-        self.sums[group] = type(averages)(*parts)
+    def add(self, index: int, averages: Means) -> None:
+        """Add the averages of micrograph ``index``."""
+        group = index % len(self.sums)
+        group_sum = self.sums[group]
+        new_sum = averages if group_sum is None else map(torch.add, group_sum, averages)
+        self.sums[group] = type(averages)(*new_sum)
         self.counts[group] += 1
 
-    def sample(self) -> Sample[Means]:
-        """The set so far."""
-        sums = [part for part in self.sums if part is not None]
-        stacks = (torch.stack([part.double() for part in column]) for column in zip(*sums, strict=True))
-        return Sample(type(sums[0])(*(stack / self.counts.view(-1, *[1] * (stack.dim() - 1)) for stack in stacks)),
-                      self.counts)
+    def averages(self) -> GroupAverages[Means]:
+        """Averages of the groups."""
+        sums = [group_sum for group_sum in self.sums if group_sum is not None]
+        columns = (torch.stack([part.double() for part in column]) for column in zip(*sums, strict=True))
+        means = (column / self.counts.view(-1, *[1] * (column.dim() - 1)) for column in columns)
+        return GroupAverages(type(sums[0])(*means), self.counts)
 
 
-def _coarse(image: Float[Tensor, "y x"], binning: int) -> Float[Tensor, "v u"]:
-    """Means over squares of pixels."""
+def _binned(image: Float[Tensor, "y x"], binning: int) -> Float[Tensor, "v u"]:
+    """Means over squares of ``binning`` x ``binning`` pixels."""
     if binning == 1:
         return image
     return torch.nn.functional.avg_pool2d(image[None, None], binning)[0, 0]
 
 
-def _middle(image: Float[Tensor, "y x"]) -> Float[Tensor, "v u"]:
-    """The middle of an image, at most ``SHOWN`` pixels a side."""
-    (top, height), (left, width) = ((max(0, (size - SHOWN) // 2), min(size, SHOWN)) for size in image.shape)
+def _centre(image: Float[Tensor, "y x"]) -> Float[Tensor, "v u"]:
+    """Centre of an image, at most ``EXAMPLE_EDGE`` pixels a side."""
+    (top, height), (left, width) = ((max(0, (size - EXAMPLE_EDGE) // 2), min(size, EXAMPLE_EDGE))
+                                    for size in image.shape)
     return image[top:top + height, left:left + width].clone()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How every run begins, reports its progress, fails, and continues."""
+"""Start, progress, failure and continuation of a run."""

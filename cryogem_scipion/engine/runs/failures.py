@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run says that cannot go on, and what it leaves behind."""
+"""Failures of a run: their messages, and the files that they leave."""
 import errno
 import os
 import shutil
@@ -9,37 +9,45 @@ from pathlib import Path
 
 from cryogem_scipion.engine.errors import CryogemError, DataError
 from cryogem_scipion.engine.io.dataset import MANIFEST
-from cryogem_scipion.engine.io.files import release
+from cryogem_scipion.engine.io.files import unlock_folders
 from cryogem_scipion.engine.settings import RunSettings
 
-__all__ = ["guarded", "one_line"]
+__all__ = ["handle_failures", "one_line"]
 
-AGAIN = "; then the same command continues"
+CONTINUE = "; then the same command continues"
 REMEDIES = {
-    errno.ENOSPC: "make room on the disk" + AGAIN, errno.EDQUOT: "make room in your quota" + AGAIN,
-    errno.EACCES: "allow this user to read and write there", errno.EPERM: "allow this user to read and write there",
-    errno.EROFS: "choose another out", errno.EIO: "check the disk" + AGAIN, errno.ESTALE: "mount the disk" + AGAIN,
-    errno.EMFILE: "raise the limit of open files (ulimit -n)" + AGAIN,
-    errno.ENFILE: "close other programs" + AGAIN, errno.ENAMETOOLONG: "use shorter names"}
+    errno.ENOSPC: "make room on the disk" + CONTINUE,
+    errno.EDQUOT: "make room in your quota" + CONTINUE,
+    errno.EACCES: "allow this user to read and write there",
+    errno.EPERM: "allow this user to read and write there",
+    errno.EROFS: "choose another out",
+    errno.EIO: "check the disk" + CONTINUE,
+    errno.ESTALE: "mount the disk" + CONTINUE,
+    errno.EMFILE: "raise the limit of open files (ulimit -n)" + CONTINUE,
+    errno.ENFILE: "close other programs" + CONTINUE,
+    errno.ENAMETOOLONG: "use shorter names"}
 
 
 @contextmanager
-def guarded(settings: RunSettings) -> Iterator[None]:
-    """Run a stage: whatever the machine refuses becomes one line, and a refused new run leaves no files.
+def handle_failures(settings: RunSettings) -> Iterator[None]:
+    """Run a stage inside the block: a failure of the machine becomes a message of one line.
 
-    A run that was stopped (killed, no room on the disk) keeps what it made, so that the same command continues.
+    A new run that refuses its input removes the files that it has written. A run that was stopped (killed, disk full)
+    keeps its files, so that the same command continues.
 
     Raises
     ------
     CryogemError
-        As the stage raised it; ``DataError`` in place of a full or closed disk, or too little memory.
+        The error of the stage, unchanged.
+    DataError
+        The disk is full or cannot be written, or the memory is too small.
     """
     out = settings.out
-    missing, new = _before(out)
+    missing, is_new = _state_before(out)
     try:
         yield
     except CryogemError:
-        if new and not (out / MANIFEST).is_file():
+        if is_new and not (out / MANIFEST).is_file():
             _clear(out, missing)
         raise
     except OSError as error:
@@ -51,37 +59,37 @@ def guarded(settings: RunSettings) -> Iterator[None]:
         if not _memory_is_out(error):
             raise
         where = "the GPU's memory" if "CUDA" in str(error) else "memory"
-        raise DataError(f"{where} does not suffice ({one_line(str(error)).partition('. ')[0]}); "
-                        f"lower {settings.weighs_most}") from error
+        raise DataError(f"{where} is too small ({one_line(str(error)).partition('. ')[0]}); "
+                        f"{settings.memory_remedy}") from error
     finally:
-        release()
+        unlock_folders()
 
 
 def one_line(text: str) -> str:
-    """A message on one line, with nothing in it that a terminal would obey: file names may hold anything."""
+    """Return a message on one line, without control characters: file names may contain them."""
     words = " ".join(text.split())
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
 def _memory_is_out(error: BaseException) -> bool:
-    # torch has several kinds of it, by version and device; only one of them is a class of its own.
+    # torch reports it in several ways, by version and device; only one of them has its own class.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" \
         or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
-def _before(out: Path) -> tuple[list[Path], bool]:
-    """The folders that the run has to make, innermost first, and whether it is a new one."""
+def _state_before(out: Path) -> tuple[list[Path], bool]:
+    """Folders that the run has to create, innermost first, and whether the run is new."""
     try:
         missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-        if os.environ.get("RANK", "0") != "0":  # the first process of several makes the folder
+        if os.environ.get("RANK", "0") != "0":  # of several processes only the first creates the folder
             return [], False
         return missing, out in missing or (out.is_dir() and not any(out.iterdir()))
-    except (OSError, ValueError):  # what cannot be looked at cannot be written: the stage says so
+    except (OSError, ValueError):  # the folder cannot be read; the stage will say so
         return [], False
 
 
 def _clear(out: Path, missing: list[Path]) -> None:
-    """Remove what a run wrote into an empty folder, and the folders that were ``missing`` before."""
+    """Remove the files of a run that began in an empty folder, and the folders that did not exist before."""
     for path in out.iterdir() if out.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

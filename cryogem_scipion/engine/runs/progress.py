@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Progress with the time left: a bar on a terminal, a plain line every few seconds elsewhere, a file for others."""
+"""Progress of a run with the time left: a bar on a terminal, plain lines elsewhere, and a file for Scipion."""
 import json
 import logging
 import sys
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cryogem_scipion.engine.io.dataset import replacing
 
-__all__ = ["PROGRESS", "Progress", "duration", "read_progress", "tracked"]
+__all__ = ["PROGRESS", "Progress", "duration", "read_progress", "track_progress"]
 
 T = TypeVar("T")
 log = logging.getLogger("cryogem")
@@ -22,41 +22,45 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; kept in its folder until the work is done."""
+    """Progress of a run. It is in a file in the run's folder until the work is done."""
 
     what: str
+    """Name of the work, for people: ``training step``."""
     done: int
+    """Number of finished items."""
     total: int
     seconds_left: float | None
     """None before the first item is done."""
     note: str
+    """Further text, such as losses."""
 
     def __str__(self) -> str:
-        """As people read it."""
+        """Progress as one line of text."""
         left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
         return f"{self.what} {self.done}/{self.total}{left}{f', {self.note}' if self.note else ''}"
 
 
-def tracked(items: Iterable[T], total: int, what: str, *, done: int = 0, seconds: float = 5.0,
+def track_progress(items: Iterable[T], total: int, what: str, *, done: int = 0, seconds: float = 5.0,
             note: Callable[[T], str] = lambda item: "", folder: Path | None = None) -> Iterator[T]:
-    """Yield the items and show how many are done and how long the rest takes.
+    """Yield the items, and show how many are done and how much time the rest takes.
 
     Parameters
     ----------
     items
-        What there is left to do.
+        The items that are left to do.
     total, done
-        The whole number, and how many were done in an earlier run.
+        Number of all items, and of those that an earlier run has done.
     what
-        Name of the work, for people.
+        Name of the work, for people: ``training step``.
     seconds
-        Between two plain lines.
+        Least time between two plain lines.
     note
-        What else to say of an item.
+        Returns further text for an item, such as losses.
     folder
-        Of the run: ``read_progress`` tells from it how far the work is. Nothing of that is left at its end.
+        Folder of the run. The progress is written to a file there, for ``read_progress``. The file is removed at the
+        end.
     """
-    _record(folder, Progress(what, done, total, None, ""))
+    _write_progress(folder, Progress(what, done, total, None, ""))
     with tqdm(total=total, initial=done, desc=what, unit="", dynamic_ncols=True,
               disable=not sys.stderr.isatty()) as bar:
         start = last = time.monotonic()
@@ -68,7 +72,7 @@ def tracked(items: Iterable[T], total: int, what: str, *, done: int = 0, seconds
             if now - last >= seconds or number == total:
                 last = now
                 state = Progress(what, number, total, (now - start) / (number - done) * (total - number), note(item))
-                _record(folder, state)
+                _write_progress(folder, state)
                 if bar.disable:
                     log.info("%s", state)
     if folder is not None:
@@ -76,7 +80,7 @@ def tracked(items: Iterable[T], total: int, what: str, *, done: int = 0, seconds
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Return how far a run is, or was when it stopped; None where that is not known."""
+    """Return the progress of a run, or of a stopped run; None when it is not known or the run has ended."""
     try:
         return Progress(**json.loads((folder / PROGRESS).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -84,7 +88,7 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def duration(seconds: float) -> str:
-    """A time span as people read it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Return a time span as text: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -93,7 +97,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _record(folder: Path | None, state: Progress) -> None:
+def _write_progress(folder: Path | None, state: Progress) -> None:
     if folder is not None:
         with replacing(folder / PROGRESS) as path:
             path.write_text(json.dumps(asdict(state)), "utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A stage in several processes at once, started by torch's own launcher (torchrun)."""
+"""Training in several processes at once, started by torch's own launcher (torchrun)."""
 import os
 import subprocess
 import sys
@@ -10,18 +10,18 @@ from typing import NoReturn
 from cryogem_scipion import launcher
 from cryogem_scipion.engine.settings import TrainSettings
 
-__all__ = ["launch", "launched"]
+__all__ = ["is_distributed", "run_distributed"]
 
 
-def launched() -> bool:
-    """Whether torch's launcher started this process, as one of several."""
+def is_distributed() -> bool:
+    """Return whether torch's launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def launch(settings: TrainSettings) -> NoReturn:
-    """Run the same settings in several processes and end with their status; what is wrong they have said.
+def run_distributed(settings: TrainSettings) -> NoReturn:
+    """Run the training in several processes, and exit with their status.
 
-    They share the processor's threads among them.
+    The processes share the threads. They print their error messages themselves.
     """
     threads = settings.threads or len(os.sched_getaffinity(0))
     shared = settings.model_copy(update={"threads": max(1, threads // settings.processes)})
@@ -30,5 +30,5 @@ def launch(settings: TrainSettings) -> NoReturn:
         config.write_text(shared.model_dump_json(), "utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                    str(settings.processes), str(launcher.__file__), "train", "--config", str(config)]
-        done = subprocess.run(command, env={**os.environ, "TORCHELASTIC_ERROR_FILE": ""})
-    raise SystemExit(min(2, done.returncode) if done.returncode >= 0 else 2)
+        finished = subprocess.run(command, env={**os.environ, "TORCHELASTIC_ERROR_FILE": ""})
+    raise SystemExit(min(2, finished.returncode) if finished.returncode >= 0 else 2)

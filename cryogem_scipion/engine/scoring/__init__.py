@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What pickers and refinements found, against the truth; numpy and scipy only."""
+"""Comparison of picks and of refined poses with the true labels; needs NumPy and SciPy only."""

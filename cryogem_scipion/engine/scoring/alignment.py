@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a refined map is turned, moved and mirrored against the true one, from the poses of the same particles alone.
+"""Rotation, shift and hand of a refined map relative to the true map, from the poses of the same particles.
 
-With A of a particle in the true map and S an operator of its symmetry, the same image is seen of a map turned by Q at
-A S Qᵀ, and of the mirrored map (V(-r)) at D A S Qᵀ with D = diag(-1, -1, 1): mirroring the map along the axis of view
-leaves the projection as it is.
+Let A be a particle's rotation matrix in the true map, and S an operator of the map's symmetry. In a map that is rotated
+by Q, the same image has the rotation matrix A S Qᵀ. In the mirrored map V(-r), it has D A S Qᵀ with
+D = diag(-1, -1, 1), because a mirror along the viewing direction does not change the projection.
 """
 from dataclasses import dataclass
 
@@ -11,54 +11,58 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-__all__ = ["Alignment", "align", "angles_of", "map_shift", "uniform_errors"]
+__all__ = ["Alignment", "align", "map_shift", "random_pose_errors", "rotation_angles"]
 
 HALF_TURN = np.diag([-1.0, -1.0, 1.0])
-# Errors beyond this (degrees) say nothing more about the alignment: such particles are lost.
-LOST = 40.0
-# Particles whose own difference is tried as the map's turn, that each trial is judged by, that refine the best.
-TRIALS, JUDGES, REFINERS = 100, 500, 5000
+# Larger errors (degrees) carry no information on the alignment; they count as this much.
+MAX_ERROR_DEGREES = 40.0
+# Numbers of particles: each of the first proposes a rotation, the second score every proposal, the third refine the
+# best one.
+PROPOSALS, SCORED, REFINED = 100, 500, 5000
 CHUNK = 10_000
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The refined map against the true one."""
+    """Alignment of the refined map to the true map."""
 
-    turn: NDArray[np.float64]
-    """Q (3, 3)."""
+    rotation: NDArray[np.float64]
+    """Rotation Q of the refined map (3, 3)."""
     mirrored: bool
-    errors: NDArray[np.float64]
-    """Of each particle after it (n,), degrees, modulo symmetry."""
-    expected: NDArray[np.float64]
-    """The true poses in the refined map's frame, of the symmetric copy that is nearest (n, 3, 3)."""
+    """Whether the refined map has the other hand."""
+    errors_degrees: NDArray[np.float64]
+    """Angular error of each particle after the alignment (n,), degrees, modulo symmetry."""
+    true_rotations: NDArray[np.float64]
+    """True rotation matrices in the frame of the refined map (n, 3, 3), each of the nearest symmetric copy."""
 
 
-def align(found: NDArray[np.float64], truth: NDArray[np.float64], group: NDArray[np.float64], *, turn: bool = True,
-          hand: bool = True) -> Alignment:
-    """Estimate the map's turn and hand, robustly: half of the particles may be lost.
+def align(refined: NDArray[np.float64], truth: NDArray[np.float64], operators: NDArray[np.float64], *,
+          fit_rotation: bool = True, fit_hand: bool = True) -> Alignment:
+    """Estimate the rotation and the hand of the refined map; up to half of the poses may be wrong.
 
-    Each of some particles proposes its own difference as the turn; the proposal with the smallest mean error, cut off
-    at 40°, is refined by weighted means in which a particle counts the less the larger its error is. Hands are
-    compared by the same mean.
+    Some particles each propose their own difference as the rotation. The proposal with the smallest mean error (errors
+    above 40° count as 40°) is refined by weighted means; a particle with a larger error has a smaller weight. The hand
+    with the smaller mean error is taken.
 
     Parameters
     ----------
-    found, truth
-        RELION's A of the same particles (n, 3, 3), n above 0.
-    group
-        Operators of the symmetry (g, 3, 3), the identity first.
-    turn, hand
-        Whether to look for them; without ``turn`` the frames are taken for the same.
+    refined, truth
+        RELION's rotation matrices A of the same particles (n, 3, 3), n above 0.
+    operators
+        Operators of the symmetry group (g, 3, 3), the identity first.
+    fit_rotation
+        Estimate the rotation; if false, both maps are taken to have the same frame and the same hand.
+    fit_hand
+        Also try the mirrored map; has no effect without ``fit_rotation``.
     """
-    aligned = [_aligned(found, HALF_TURN @ truth if mirrored else truth, group, turn, mirrored)
-               for mirrored in ([False, True] if turn and hand else [False])]
-    return min(aligned, key=lambda one: _lost_mean(one.errors))
+    alignments = [_align_hand(refined, HALF_TURN @ truth if mirrored else truth, operators, fit_rotation, mirrored)
+                  for mirrored in ([False, True] if fit_rotation and fit_hand else [False])]
+    return min(alignments, key=lambda alignment: _capped_mean(alignment.errors_degrees))
 
 
-def angles_of(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the angles of rotations (..., 3, 3) in degrees."""
-    # From sine and cosine: the cosine alone loses small angles to rounding.
+def rotation_angles(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angle of each rotation matrix (..., 3, 3), in degrees."""
+    # From sine and cosine, because the cosine alone loses small angles to rounding.
     m = matrices
     sine = np.sqrt((m[..., 2, 1] - m[..., 1, 2]) ** 2 + (m[..., 0, 2] - m[..., 2, 0]) ** 2
                    + (m[..., 1, 0] - m[..., 0, 1]) ** 2)
@@ -66,87 +70,104 @@ def angles_of(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def map_shift(offsets: NDArray[np.float64], truth: NDArray[np.float64],
-              group: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Estimate the point of the true map (x, y, z) that the refined map has its origin at.
+              operators: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Estimate the position (x, y, z) of the refined map's origin in the true map, by least absolute deviations.
 
     Parameters
     ----------
     offsets
-        Refined less true centre of each particle (n, 2).
+        Refined minus true centre (x, y) of each particle (n, 2).
     truth
-        RELION's A (n, 3, 3).
-    group
-        Operators of the symmetry; the point lies on every axis of it.
+        RELION's rotation matrices A of the particles in the true map (n, 3, 3).
+    operators
+        Operators of the symmetry group (g, 3, 3); the position lies on all its axes.
 
     Returns
     -------
-    In the unit of the offsets; least absolute deviations.
+    The position (3,), in the unit of the offsets.
     """
-    strength, axes = np.linalg.eigh(group.mean(0))
-    free = axes[:, strength > 0.5]
-    if not free.shape[1]:
+    eigenvalues, axes = np.linalg.eigh(operators.mean(0))
+    free_axes = axes[:, eigenvalues > 0.5]
+    if not free_axes.shape[1]:
         return np.zeros(3)
-    design = truth[:, :2] @ free
+    design = truth[:, :2] @ free_axes
     weights = np.ones(len(offsets))
     for _ in range(30):
         rows = np.sqrt(weights)[:, None, None]
-        solution = np.linalg.lstsq((design * rows).reshape(-1, free.shape[1]), (offsets * rows[..., 0]).ravel(),
+        solution = np.linalg.lstsq((design * rows).reshape(-1, free_axes.shape[1]), (offsets * rows[..., 0]).ravel(),
                                    rcond=1e-9)[0]
         weights = 1 / np.maximum(np.linalg.norm(offsets - design @ solution, axis=1), 0.1)
-    return np.asarray(free @ solution)
+    return np.asarray(free_axes @ solution)
 
 
-def uniform_errors(group: NDArray[np.float64], count: int = 20000) -> NDArray[np.float64]:
-    """Return the errors (degrees, sorted) of poses that know nothing: uniform on SO(3), modulo symmetry."""
-    drawn = Rotation.random(count, random_state=0).as_matrix()
-    return np.sort(_nearest(drawn, group, np.eye(3)[None])[0][0])
+def random_pose_errors(operators: NDArray[np.float64], count: int = 20000) -> NDArray[np.float64]:
+    """Return the errors of random poses, uniform on SO(3): what chance gives.
+
+    Parameters
+    ----------
+    operators
+        Operators of the symmetry group (g, 3, 3), the identity first.
+    count
+        Number of random poses.
+
+    Returns
+    -------
+    Angular errors (count,), degrees, modulo symmetry, sorted; the same at each call.
+    """
+    rotations = Rotation.random(count, random_state=0).as_matrix()
+    return np.sort(_nearest_copies(rotations, operators, np.eye(3)[None])[0][0])
 
 
-def _aligned(found: NDArray[np.float64], truth: NDArray[np.float64], group: NDArray[np.float64], turn: bool,
-             mirrored: bool) -> Alignment:
-    differences = np.swapaxes(found, 1, 2) @ truth
-    best = np.eye(3)
-    if turn:
-        judges = differences[_evenly(len(differences), JUDGES)]
-        trials = differences[_evenly(len(differences), TRIALS)]
-        means = [_lost_mean(errors) for errors in _nearest(judges, group, trials)[0]]
-        best = _refined(differences[_evenly(len(differences), REFINERS)], group, trials[int(np.argmin(means))])
-    copies = np.concatenate([_nearest(differences[start:start + CHUNK], group, best[None])[1][0]
-                             for start in range(0, len(differences), CHUNK)])
-    expected = truth @ group[copies] @ best.T
-    return Alignment(best, mirrored, angles_of(found @ np.swapaxes(expected, 1, 2)), expected)
+def _align_hand(refined: NDArray[np.float64], truth: NDArray[np.float64], operators: NDArray[np.float64],
+                fit_rotation: bool, mirrored: bool) -> Alignment:
+    """Alignment to the true poses of one hand."""
+    differences = np.swapaxes(refined, 1, 2) @ truth
+    rotation = np.eye(3)
+    if fit_rotation:
+        scored = differences[_even_sample(len(differences), SCORED)]
+        proposals = differences[_even_sample(len(differences), PROPOSALS)]
+        means = [_capped_mean(errors) for errors in _nearest_copies(scored, operators, proposals)[0]]
+        rotation = _refine_rotation(differences[_even_sample(len(differences), REFINED)], operators,
+                                    proposals[int(np.argmin(means))])
+    nearest = np.concatenate([_nearest_copies(differences[start:start + CHUNK], operators, rotation[None])[1][0]
+                              for start in range(0, len(differences), CHUNK)])
+    true_rotations = truth @ operators[nearest] @ rotation.T
+    errors = rotation_angles(refined @ np.swapaxes(true_rotations, 1, 2))
+    return Alignment(rotation, mirrored, errors, true_rotations)
 
 
-def _nearest(differences: NDArray[np.float64], group: NDArray[np.float64], turns: NDArray[np.float64]) -> tuple[
-        NDArray[np.float64], NDArray[np.int64]]:
-    """Errors (k, n) of particles at each of k turns, and the operators (k, n) that make them smallest."""
-    copies = (differences[:, None] @ group).reshape(-1, 9)
-    errors = np.empty((len(turns), len(differences)))
-    operators = np.empty((len(turns), len(differences)), int)
-    for number, turn in enumerate(turns):
-        traces = (copies @ turn.ravel()).reshape(len(differences), len(group))
-        operators[number] = traces.argmax(1)
+def _nearest_copies(differences: NDArray[np.float64], operators: NDArray[np.float64], rotations: NDArray[np.float64]
+                    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Errors (k, n) of n particles for each of k rotations, and the operators (k, n) that make them smallest."""
+    copies = (differences[:, None] @ operators).reshape(-1, 9)
+    errors = np.empty((len(rotations), len(differences)))
+    nearest = np.empty((len(rotations), len(differences)), int)
+    for number, rotation in enumerate(rotations):
+        traces = (copies @ rotation.ravel()).reshape(len(differences), len(operators))
+        nearest[number] = traces.argmax(1)
         errors[number] = np.degrees(np.arccos(np.clip((traces.max(1) - 1) / 2, -1, 1)))
-    return errors, operators
+    return errors, nearest
 
 
-def _refined(differences: NDArray[np.float64], group: NDArray[np.float64], turn: NDArray[np.float64]) -> NDArray[
-        np.float64]:
-    """The turn that makes the sum of errors smallest, lost particles left out, from a start near it."""
+def _refine_rotation(differences: NDArray[np.float64], operators: NDArray[np.float64], rotation: NDArray[np.float64]
+                     ) -> NDArray[np.float64]:
+    """The rotation near the given one that makes the sum of the errors below 40° smallest."""
     for _ in range(30):
-        errors, operators = _nearest(differences, group, turn[None])
-        weights = np.where(errors[0] < LOST, 1 / np.maximum(errors[0], 0.1), 0.0)
+        errors, nearest = _nearest_copies(differences, operators, rotation[None])
+        weights = np.where(errors[0] < MAX_ERROR_DEGREES, 1 / np.maximum(errors[0], 0.1), 0.0)
         if not weights.any():
-            return turn
-        mean = np.einsum("n,nij->ij", weights, differences @ group[operators[0]])
+            return rotation
+        mean = np.einsum("n,nij->ij", weights, differences @ operators[nearest[0]])
         left, _, right = np.linalg.svd(mean)
-        turn = np.asarray(left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right)
-    return turn
+        rotation = np.asarray(left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right)
+    return rotation
 
 
-def _lost_mean(errors: NDArray[np.float64]) -> float:
-    return float(np.minimum(errors, LOST).mean())
+def _capped_mean(errors: NDArray[np.float64]) -> float:
+    """Mean of errors (degrees) in which those above 40° count as 40°."""
+    return float(np.minimum(errors, MAX_ERROR_DEGREES).mean())
 
 
-def _evenly(count: int, most: int) -> NDArray[np.int64]:
+def _even_sample(count: int, most: int) -> NDArray[np.int64]:
+    """Up to ``most`` indices below ``count``, evenly spaced."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Coordinates as pickers write them, brought to Å.
+"""Coordinates from the files of pickers, in Å.
 
-Pixels count from the centre of the first one, x along columns. A table of coordinates has the columns ``micrograph``
-(as the file names it), ``x`` and ``y`` (Å; where RELION's origins are given, the particle's centre), ``score`` (NaN
-where the picker gave none), ``whole`` (false for particles that the truth marks as cut) and ``pixel_size``.
+The centre of the first pixel is (0, 0); x counts columns. A table of coordinates has these columns:
+
+- ``micrograph``: as the file names it
+- ``x``, ``y``: centre of the particle, Å; RELION's origins are included
+- ``score``: NaN where the picker gave none
+- ``whole``: false for a particle that the true labels mark as cut by the border
+- ``pixel_size``: Å per pixel of the micrograph
 """
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,50 +20,60 @@ import pandas as pd
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_blocks
 
-__all__ = ["centres", "pixel_sizes", "read_coordinates"]
+__all__ = ["particle_centres", "pixel_sizes", "read_coordinates"]
 
 SCORE = "rlnAutopickFigureOfMerit"
 TOPAZ = ("image_name", "x_coord", "y_coord")
-# Endings that RELION gives to the names of micrographs in files of one micrograph each.
+# RELION writes one file per micrograph, and adds one of these endings to the micrograph's name.
 RELION_ENDINGS = ("_autopick", "_manualpick")
 COLUMNS = ("micrograph", "x", "y", "score", "whole", "pixel_size")
 
 
 def read_coordinates(files: Sequence[Path], pixel_size: float | None, setting: str) -> pd.DataFrame:
-    """Return the coordinates of one or more files as the table described above.
-
-    Read are STAR (RELION 3.0 and later, of one or of many micrographs), tables of Topaz (.txt, .tsv, .csv), boxes of
-    EMAN (.box, a file for each micrograph) and .cs files of cryoSPARC.
+    """Return the coordinates of one or more files as one table; the module describes its columns.
 
     Parameters
     ----------
     files
-        In any of these formats.
+        STAR files (RELION 3.0 or later, one or many micrographs each), tables of Topaz (.txt, .tsv, .csv), EMAN boxes
+        (.box, one micrograph each) or .cs files of cryoSPARC.
     pixel_size
-        Å per pixel of the coordinates; None takes what the file says.
+        Å per pixel of the coordinates; None takes the value in the file.
     setting
         Name of the setting that gives the pixel size, for messages.
 
     Raises
     ------
     DataError
-        A file cannot be read, or its pixel size is not known.
+        A file cannot be read, its pixel size is not known, a coordinate is not finite, or only some picks have a score.
     """
     tables = [_read(file, pixel_size, setting) for file in files]
-    table = pd.concat([some for some in tables if len(some)] or tables[:1], ignore_index=True)
+    table = pd.concat([file_table for file_table in tables if len(file_table)] or tables[:1], ignore_index=True)
     positions = table[["x", "y"]].to_numpy(float)
     if not np.isfinite(positions).all():
         raise DataError(f"{files[0]} has {int((~np.isfinite(positions).all(1)).sum())} coordinates that are no finite "
                         "numbers; remove these rows")
-    scored = table["score"].notna()
-    if scored.any() and not scored.all():
-        raise DataError(f"{int((~scored).sum())} of {len(table)} picks have no score and the others do; give all of "
+    has_score = table["score"].notna()
+    if has_score.any() and not has_score.all():
+        raise DataError(f"{int((~has_score).sum())} of {len(table)} picks have no score and the others do; give all of "
                         "them a score, or none")
     return table
 
 
 def pixel_sizes(rows: pd.DataFrame, optics: pd.DataFrame) -> Any:
-    """Return Å per micrograph pixel for each row of a STAR table, by its optics group; None where it is not said."""
+    """Return the micrograph pixel size of each row of a STAR table, from its optics group.
+
+    Parameters
+    ----------
+    rows
+        Rows of the table.
+    optics
+        Optics table of the same file; may be empty.
+
+    Returns
+    -------
+    Å per pixel (n,); None if the optics table does not give it.
+    """
     for column in ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"):
         if column not in optics:
             continue
@@ -73,14 +87,28 @@ def pixel_sizes(rows: pd.DataFrame, optics: pd.DataFrame) -> Any:
     return None
 
 
-def centres(rows: pd.DataFrame, sizes: Any) -> tuple[Any, Any]:
-    """Return x and y (Å) of the particles of a STAR table: coordinate less origin."""
-    def along(axis: str) -> Any:
-        place = rows[f"rlnCoordinate{axis}"].to_numpy(float) * sizes
+def particle_centres(rows: pd.DataFrame, sizes: Any) -> tuple[Any, Any]:
+    """Return the true centres of the particles of a STAR table: coordinate minus origin.
+
+    Parameters
+    ----------
+    rows
+        Rows with RELION's coordinates, and with origins if there are any.
+    sizes
+        Å per pixel of the micrographs: one number, or one a row (n,).
+
+    Returns
+    -------
+    x (n,) and y (n,), Å.
+    """
+    def centre_along(axis: str) -> Any:
+        coordinate = rows[f"rlnCoordinate{axis}"].to_numpy(float) * sizes
         if f"rlnOrigin{axis}Angst" in rows:
-            return place - rows[f"rlnOrigin{axis}Angst"].to_numpy(float)
-        return place - rows[f"rlnOrigin{axis}"].to_numpy(float) * sizes if f"rlnOrigin{axis}" in rows else place
-    return along("X"), along("Y")
+            return coordinate - rows[f"rlnOrigin{axis}Angst"].to_numpy(float)
+        if f"rlnOrigin{axis}" in rows:
+            return coordinate - rows[f"rlnOrigin{axis}"].to_numpy(float) * sizes
+        return coordinate
+    return centre_along("X"), centre_along("Y")
 
 
 def _read(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
@@ -108,8 +136,8 @@ def _star(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
         raise DataError(f"{path} has no rlnCoordinateX and rlnCoordinateY; give a STAR file of coordinates")
     sizes = pixel_size or pixel_sizes(rows, blocks.get("optics", pd.DataFrame()))
     if sizes is None:
-        raise _unknown(path, setting)
-    x, y = centres(rows, sizes)
+        raise _unknown_pixel_size(path, setting)
+    x, y = particle_centres(rows, sizes)
     table = _table(path, rows.get("rlnMicrographName", _stem(path)), x, y, sizes, rows.get(SCORE))
     if "cryogemWhole" in rows:
         table["whole"] = rows["cryogemWhole"].to_numpy() == 1
@@ -123,15 +151,15 @@ def _topaz(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
     if missing:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}; give a table as Topaz writes it")
     if pixel_size is None:
-        raise _unknown(path, setting)
+        raise _unknown_pixel_size(path, setting)
     return _table(path, rows["image_name"], rows["x_coord"].to_numpy(float) * pixel_size,
                   rows["y_coord"].to_numpy(float) * pixel_size, pixel_size, rows.get("score"))
 
 
 def _box(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
-    """Corner and size of boxes; a fifth column is a score where crYOLO wrote the file, and in EMAN's own not there."""
+    """Picks of EMAN and crYOLO: corner and size of each box, px; crYOLO adds the score as a fifth column."""
     if pixel_size is None:
-        raise _unknown(path, setting)
+        raise _unknown_pixel_size(path, setting)
     text = path.read_text("utf-8")
     values = np.array([[float(word) for word in line.split()] for line in text.splitlines() if line.strip()])
     if not len(values):
@@ -144,7 +172,7 @@ def _box(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
 
 
 def _cryosparc(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
-    """Picks of cryoSPARC: fractions of the micrograph, y from its lower edge."""
+    """Picks of cryoSPARC: fractions of the micrograph; y counts from the lower edge."""
     rows = np.load(path, allow_pickle=False)
     if not hasattr(rows, "dtype"):
         raise DataError(f"{path} holds several arrays; give the .cs file of picked or extracted particles")
@@ -156,7 +184,7 @@ def _cryosparc(path: Path, pixel_size: float | None, setting: str) -> pd.DataFra
     sizes = pixel_size
     if sizes is None:
         if "location/micrograph_psize_A" not in fields:
-            raise _unknown(path, setting)
+            raise _unknown_pixel_size(path, setting)
         sizes = rows["location/micrograph_psize_A"].astype(float)
     shape = rows["location/micrograph_shape"].astype(float)
     names = [name.decode() if isinstance(name, bytes) else str(name) for name in rows["location/micrograph_path"]]
@@ -176,12 +204,12 @@ def _table(path: Path, names: str | Iterable[str], x: Any, y: Any, sizes: Any, s
 
 
 def _stem(path: Path) -> str:
-    """The micrograph of a file of one micrograph."""
+    """The micrograph's name, from the name of its coordinate file."""
     stem = path.stem
     for ending in RELION_ENDINGS:
         stem = stem.removesuffix(ending)
     return stem
 
 
-def _unknown(path: Path, setting: str) -> DataError:
+def _unknown_pixel_size(path: Path, setting: str) -> DataError:
     return DataError(f"{path} does not say the pixel size of its coordinates; give {setting}")

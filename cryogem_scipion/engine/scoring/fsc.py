@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fourier shell correlation of two maps, and the resolution where it falls below a threshold."""
+"""Fourier shell correlation of two maps, and the resolution at which it falls below a threshold."""
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -7,52 +7,80 @@ from torch import Tensor
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
 
-__all__ = ["fsc_resolution", "shell_correlation"]
+__all__ = ["fourier_shell_correlation", "fsc_resolution"]
 
 
-def shell_correlation(one: Float[Tensor, "_ _ _"], other: Float[Tensor, "_ _ _"]) -> Float[Tensor, " shells"]:
-    """Correlation of two maps in each shell of frequency, from 0 to Nyquist.
+def fourier_shell_correlation(first: Float[Tensor, "_ _ _"], second: Float[Tensor, "_ _ _"]
+                              ) -> Float[Tensor, " shells"]:
+    """Correlation of two maps in each Fourier shell, from zero frequency to Nyquist.
 
-    Shell i holds the frequencies nearest to i / n cycles per voxel.
+    Shell i holds the frequencies nearest to i / n cycles per voxel, where n is the edge of the maps in voxels.
+
+    Parameters
+    ----------
+    first, second
+        Cubic maps of the same size (n, n, n).
+
+    Returns
+    -------
+    Correlation of each shell (n // 2 + 1,), float64, from -1 to 1.
+
+    Raises
+    ------
+    DataError
+        The maps are not cubes of the same size.
 
     References
     ----------
     doi:10.1016/0304-3991(86)90095-0
     """
-    if one.shape != other.shape or len(set(one.shape)) != 1:
-        raise DataError(f"maps of {tuple(one.shape)} and {tuple(other.shape)} voxels; compare cubes of one size")
-    edge = one.shape[0]
-    axis, half = fourier.fftfreq(edge) * edge, torch.arange(edge // 2 + 1)
-    shell = (axis[:, None, None].square() + axis[:, None].square() + half.square()).sqrt().round().long().flatten()
-    a, b = (fourier.rfft3(volume.detach().cpu().double()).flatten() for volume in (one, other))
-    # Frequencies off the plane x = 0 (and the Nyquist one) stand for their conjugates as well.
-    twice = torch.full((edge // 2 + 1,), 2.0, dtype=torch.float64)
-    twice[0] = 1
+    if first.shape != second.shape or len(set(first.shape)) != 1:
+        raise DataError(f"maps of {tuple(first.shape)} and {tuple(second.shape)} voxels; compare cubes of one size")
+    edge = first.shape[0]
+    axis, half_axis = fourier.fftfreq(edge) * edge, torch.arange(edge // 2 + 1)
+    shell = (axis[:, None, None].square() + axis[:, None].square() + half_axis.square()).sqrt().round().long().flatten()
+    a, b = (fourier.rfft3(volume.detach().cpu().double()).flatten() for volume in (first, second))
+    # The half spectrum holds a frequency once for itself and its conjugate, except in the planes at 0 and Nyquist.
+    multiplicity = torch.full((edge // 2 + 1,), 2.0, dtype=torch.float64)
+    multiplicity[0] = 1
     if edge % 2 == 0:
-        twice[-1] = 1
-    weight = twice.expand(edge, edge, -1).flatten()
+        multiplicity[-1] = 1
+    weight = multiplicity.expand(edge, edge, -1).flatten()
 
-    def total(values: Tensor) -> Tensor:
+    def shell_sum(values: Tensor) -> Tensor:
         return torch.bincount(shell, weight * values)[:edge // 2 + 1]
 
-    return total((a * b.conj()).real) / (total(a.abs().square()) * total(b.abs().square())).sqrt().clamp(min=1e-300)
+    power = (shell_sum(a.abs().square()) * shell_sum(b.abs().square())).sqrt()
+    return shell_sum((a * b.conj()).real) / power.clamp(min=1e-300)
 
 
 def fsc_resolution(correlation: Float[Tensor, " shells"], edge: int, pixel_size: float, threshold: float
                    ) -> float | None:
-    """Resolution (Å) at which the correlation first falls below a threshold; None where it never does.
+    """Resolution at which the correlation first falls below a threshold.
 
     Parameters
     ----------
     correlation
-        From ``shell_correlation``.
+        Result of ``fourier_shell_correlation``.
     edge
-        Of the maps, voxels.
+        Edge of the maps, voxels.
+    pixel_size
+        Å per voxel.
+    threshold
+        0.143 for half maps, 0.5 for a map against its model.
+
+    Returns
+    -------
+    Resolution, Å, interpolated between shells; None if the correlation never falls below the threshold.
+
+    References
+    ----------
+    Thresholds: doi:10.1016/j.jmb.2003.07.013
     """
     below = (correlation[1:] < threshold).nonzero()
     if not len(below):
         return None
-    place = int(below[0]) + 1
-    high, low = float(correlation[place - 1]), float(correlation[place])
-    crossing = place - 1 + (high - threshold) / (high - low) if place > 1 else float(place)
+    shell = int(below[0]) + 1
+    high, low = float(correlation[shell - 1]), float(correlation[shell])
+    crossing = shell - 1 + (high - threshold) / (high - low) if shell > 1 else float(shell)
     return edge * pixel_size / crossing

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Particles with poses, read from STAR files, and which of two sets are the same."""
+"""Poses of particles from STAR files, and the pairing of the same particles in two files."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,57 +10,79 @@ from scipy.spatial.transform import Rotation
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_blocks
-from cryogem_scipion.engine.scoring.coordinates import centres, pixel_sizes
-from cryogem_scipion.engine.scoring.matching import match
-from cryogem_scipion.engine.scoring.names import same_files
+from cryogem_scipion.engine.scoring.coordinates import particle_centres, pixel_sizes
+from cryogem_scipion.engine.scoring.file_names import match_file_names
+from cryogem_scipion.engine.scoring.matching import match_positions
 
-__all__ = ["Poses", "pair", "read_poses", "relion_matrices"]
+__all__ = ["ParticlePoses", "pair_particles", "read_poses", "relion_matrices"]
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where particles lie."""
+class ParticlePositions:
+    """Positions of particles on their micrographs."""
 
     micrographs: pd.Series
+    """Name of each particle's micrograph (n)."""
     centres: NDArray[np.float64]
-    """x, y on the micrograph (n, 2), Å."""
+    """True centres x, y on the micrograph (n, 2), Å."""
 
 
 @dataclass(frozen=True)
-class Poses:
-    """Particles of one STAR file; what the file does not say is None."""
+class ParticlePoses:
+    """Particles of one STAR file; None stands for what the file does not give."""
 
     path: Path
-    matrices: NDArray[np.float64]
-    """RELION's A of each particle (n, 3, 3)."""
+    rotations: NDArray[np.float64]
+    """RELION's rotation matrix A of each particle (n, 3, 3)."""
     origins: NDArray[np.float64]
-    """rlnOriginXAngst and YAngst (n, 2), Å; 0 where there are none."""
-    images: pd.Series | None
-    """Image names, ``000001@stack.mrcs``."""
-    places: Places | None
+    """rlnOriginXAngst and rlnOriginYAngst (n, 2), Å; 0 if the file has none."""
+    image_names: pd.Series | None
+    """Image names (n), such as ``000001@stack.mrcs``."""
+    positions: ParticlePositions | None
     defocus: NDArray[np.float64] | None
-    """Mean of both directions (n,), Å."""
+    """Mean of rlnDefocusU and rlnDefocusV (n,), Å."""
     pixel_size: float | None
-    """Å per pixel of the micrographs; the first, where there are several."""
+    """Å per pixel of the micrographs; that of the first particle if they differ."""
 
     def __len__(self) -> int:
-        return len(self.matrices)
+        return len(self.rotations)
 
 
 def relion_matrices(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return RELION's A (n, 3, 3) of rot, tilt and psi (n, 3): turns of the axes, so of the object by minus them."""
+    """Return the rotation matrices A of RELION's Euler angles.
+
+    Parameters
+    ----------
+    degrees
+        rot, tilt and psi (n, 3), degrees.
+
+    Returns
+    -------
+    Matrices (n, 3, 3). RELION's angles rotate the axes, so the object rotates by the negative angles.
+
+    References
+    ----------
+    doi:10.1016/j.jsb.2012.09.006
+    """
     return np.asarray(Rotation.from_euler("zyz", -degrees, degrees=True).as_matrix())
 
 
-def read_poses(path: Path, pixel_size: float | None) -> Poses:
-    """Return the particles of a STAR file of RELION, 3.0 or later.
+def read_poses(path: Path, pixel_size: float | None) -> ParticlePoses:
+    """Read the particles of a STAR file of RELION 3.0 or later.
+
+    Parameters
+    ----------
+    path
+        The STAR file.
+    pixel_size
+        Å per pixel of the micrographs; None takes the value in the file.
 
     Raises
     ------
     DataError
-        The file cannot be used.
+        The file has no particles with angles, or a value in it cannot be read.
     """
     blocks = read_blocks(path)
     rows = next((block for block in blocks.values() if set(ANGLES) <= set(block)), None)
@@ -72,75 +94,83 @@ def read_poses(path: Path, pixel_size: float | None) -> Poses:
             raise DataError(f"{path} has angles that are no finite numbers; remove these rows")
         optics = blocks.get("optics", pd.DataFrame())
         sizes = pixel_size or pixel_sizes(rows, optics)
-        images = pd.to_numeric(optics["rlnImagePixelSize"]).iloc[0] if "rlnImagePixelSize" in optics else sizes
-        located = {"rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"} <= set(rows) and sizes is not None
-        defocus = None
+        image_pixel_size = sizes
+        if "rlnImagePixelSize" in optics:
+            image_pixel_size = pd.to_numeric(optics["rlnImagePixelSize"]).iloc[0]
+        has_positions = {"rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"} <= set(rows) and sizes is not None
+        positions = defocus = None
+        if has_positions:
+            centres = np.column_stack(particle_centres(rows, sizes))
+            positions = ParticlePositions(rows["rlnMicrographName"], centres)
         if {"rlnDefocusU", "rlnDefocusV"} <= set(rows):
             defocus = rows[["rlnDefocusU", "rlnDefocusV"]].to_numpy(float).mean(1)
-        return Poses(path, relion_matrices(angles), _origins(rows, images), rows.get("rlnImageName"),
-                     Places(rows["rlnMicrographName"], np.column_stack(centres(rows, sizes))) if located else None,
-                     defocus, None if sizes is None else float(np.ravel(sizes)[0]))
+        return ParticlePoses(path, relion_matrices(angles), _origins(rows, image_pixel_size), rows.get("rlnImageName"),
+                             positions, defocus, None if sizes is None else float(np.ravel(sizes)[0]))
     except (ValueError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} has values that cannot be read ({error}); check the file") from None
 
 
-def pair(found: Poses, truth: Poses, radius: float) -> tuple[NDArray[np.int64], str]:
-    """Say which true particle each of the found ones is.
+def pair_particles(refined: ParticlePoses, truth: ParticlePoses, radius: float) -> tuple[NDArray[np.int64], str]:
+    """Find the true particle of each refined particle.
 
-    By the place on the micrograph where both files tell it, since a stack that was cut again has other image names;
-    else by image name.
+    If both files have coordinates, the positions on the micrographs decide, because particles that were extracted
+    again have other image names. Otherwise the image names decide.
 
     Parameters
     ----------
+    refined, truth
+        Particles of the refinement, and the true ones.
     radius
-        Å; the same particle's centres are closer than this.
+        Centres of the same particle are closer than this, Å.
 
     Returns
     -------
-    Indices of true particles, -1 where there is none; and by what they were paired.
+    Index of the true particle (n,), -1 for a particle without one; and the kind of pairing, "coordinates" or "image
+    names".
 
     Raises
     ------
     DataError
-        The files have nothing in common, or name a particle twice.
+        The files have neither coordinates nor image names in common, or an image name occurs twice.
     """
-    if found.places is not None and truth.places is not None:
-        return _by_place(found.places, truth.places, radius), "coordinates"
-    if found.images is not None and truth.images is not None:
-        return _by_image(_split(found.path, found.images), _split(truth.path, truth.images)), "image names"
-    raise DataError(f"{found.path} and {truth.path} have neither coordinates (with a pixel size) nor image names in "
+    if refined.positions is not None and truth.positions is not None:
+        return _pair_by_position(refined.positions, truth.positions, radius), "coordinates"
+    if refined.image_names is not None and truth.image_names is not None:
+        refined_images, true_images = (_split_image_names(poses.path, poses.image_names) for poses in (refined, truth))
+        return _pair_by_image(refined_images, true_images), "image names"
+    raise DataError(f"{refined.path} and {truth.path} have neither coordinates (with a pixel size) nor image names in "
                     "common; give pixel_size, or as truth the extracted.star whose images were refined")
 
 
-def _by_place(found: Places, truth: Places, radius: float) -> NDArray[np.int64]:
-    names = same_files(truth.micrographs, found.micrographs)
-    there = _rows(truth)
-    partner = np.full(len(found.centres), -1)
-    for name, rows in _rows(found).items():
+def _pair_by_position(refined: ParticlePositions, truth: ParticlePositions, radius: float) -> NDArray[np.int64]:
+    names = match_file_names(truth.micrographs, refined.micrographs)
+    true_rows = _rows_of_micrographs(truth)
+    partner = np.full(len(refined.centres), -1)
+    for name, rows in _rows_of_micrographs(refined).items():
         if name in names:
-            candidates = there[names[name]]
-            index = match(found.centres[rows], truth.centres[candidates], radius)
+            candidates = true_rows[names[name]]
+            index = match_positions(refined.centres[rows], truth.centres[candidates], radius)
             partner[rows[index >= 0]] = candidates[index[index >= 0]]
     return partner
 
 
-def _rows(places: Places) -> dict[str, NDArray[np.int64]]:
-    """The rows of each micrograph."""
+def _rows_of_micrographs(positions: ParticlePositions) -> dict[str, NDArray[np.int64]]:
+    """Indices of the particles of each micrograph."""
     return {str(name): np.asarray(rows) for name, rows in
-            places.micrographs.reset_index(drop=True).groupby(places.micrographs.to_numpy()).indices.items()}
+            positions.micrographs.reset_index(drop=True).groupby(positions.micrographs.to_numpy()).indices.items()}
 
 
-def _by_image(found: pd.DataFrame, truth: pd.DataFrame) -> NDArray[np.int64]:
-    names = same_files(truth["stack"], found["stack"])
-    place = {key: row for row, key in enumerate(zip(truth["number"], truth["stack"], strict=True))}
-    return np.array([place.get((number, names.get(stack, "")), -1)
-                     for number, stack in zip(found["number"], found["stack"], strict=True)])
+def _pair_by_image(refined: pd.DataFrame, truth: pd.DataFrame) -> NDArray[np.int64]:
+    names = match_file_names(truth["stack"], refined["stack"])
+    true_row = {key: row for row, key in enumerate(zip(truth["number"], truth["stack"], strict=True))}
+    return np.array([true_row.get((number, names.get(stack, "")), -1)
+                     for number, stack in zip(refined["number"], refined["stack"], strict=True)])
 
 
-def _split(path: Path, images: pd.Series) -> pd.DataFrame:
-    """Number in the stack, and stack, of each image."""
+def _split_image_names(path: Path, images: pd.Series) -> pd.DataFrame:
+    """Columns ``number`` (in the stack) and ``stack`` of image names such as ``000001@stack.mrcs``."""
     parts = images.str.extract(r"^0*(?P<number>\d+)@(?P<stack>.+)$")
     if parts.isna().any(axis=None):
         raise DataError(f"{path} has image names that are no 000001@stack.mrcs; give a STAR file of stacks")

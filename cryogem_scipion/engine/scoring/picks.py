@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Precision and recall of picks, for each micrograph and over all."""
+"""Precision and recall of picks, for each micrograph and for all together."""
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,126 +8,159 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from cryogem_scipion.engine.scoring.matching import match
+from cryogem_scipion.engine.scoring.matching import match_positions
 
-__all__ = ["DROPPED", "FALSE", "HIT", "Curve", "figures", "judge", "precision_recall_curve", "summary"]
+__all__ = ["DROPPED", "FALSE_PICK", "HIT", "PrecisionRecallCurve", "classify_picks", "pick_metrics", "picks_report",
+           "precision_recall_curve"]
 
-FALSE, HIT, DROPPED = 0, 1, -1
+FALSE_PICK, HIT, DROPPED = 0, 1, -1
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Scores of the picks at and above a threshold, for each of the k that change them, the highest first."""
+class PrecisionRecallCurve:
+    """Precision, recall and F1 score as functions of the score threshold; k different scores, the highest first."""
 
     threshold: NDArray[np.float64]
+    """Picks with this score or a higher one count (k,)."""
     precision: NDArray[np.float64]
+    """Hits per pick (k,)."""
     recall: NDArray[np.float64]
+    """Hits per particle (k,)."""
     f1: NDArray[np.float64]
+    """Harmonic mean of precision and recall (k,)."""
     auprc: float
-    """Average precision: the sum of precision times the gain in recall, as Topaz computes it."""
+    """Average precision: the sum of precision times the increase in recall, as in Topaz."""
 
 
-def judge(picks: pd.DataFrame, truth: pd.DataFrame, radius: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Decide of every pick whether it is a hit, and of every particle whether it was found.
+def classify_picks(picks: pd.DataFrame, truth: pd.DataFrame, radius: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Classify each pick as hit, false or dropped, and mark the particles that were found.
 
-    Particles marked as cut take part in the matching, so that each pick goes to the particle it fits best; a pick
-    that goes to a cut one is dropped, and so is one that goes to none and whose nearest particle within the radius
-    is a cut one. Without the dropped picks the rest is matched as if the cut particles did not exist.
+    Particles cut by the border take part in the matching. A pick that matches a cut particle is dropped. An unmatched
+    pick is also dropped if its nearest particle is a cut one within the radius. The other picks are matched as if the
+    cut particles did not exist.
 
     Parameters
     ----------
     picks, truth
         Tables of ``coordinates``, with the same names for the same micrographs.
     radius
-        Å.
+        A pick counts as a hit below this distance from its particle, Å.
 
     Returns
     -------
-    The picks with ``outcome`` (1 hit, 0 false, -1 dropped) and, of hits, the offset from the particle, ``dx`` and
-    ``dy`` in Å; the truth with ``found``.
+    The picks with the columns ``outcome`` (1 hit, 0 false, -1 dropped), ``dx`` and ``dy`` (offset of a hit from its
+    particle, Å; NaN for other picks); the true particles with the column ``found``.
     """
-    judged = picks.assign(outcome=FALSE, dx=np.nan, dy=np.nan)
+    classified = picks.assign(outcome=FALSE_PICK, dx=np.nan, dy=np.nan)
     truth = truth.assign(found=False)
-    particles = dict(list(truth.groupby("micrograph").groups.items()))
-    for name, rows in judged.groupby("micrograph").groups.items():
-        if name not in particles:
+    rows_of_micrograph = dict(list(truth.groupby("micrograph").groups.items()))
+    for name, rows in classified.groupby("micrograph").groups.items():
+        if name not in rows_of_micrograph:
             continue
-        there = truth.index.get_indexer(particles[name])
-        here = judged.index.get_indexer(rows)
-        outcome, partner = _judged(judged[["x", "y"]].to_numpy()[here], truth[["x", "y"]].to_numpy()[there],
-                                   truth["whole"].to_numpy()[there], radius)
+        particle_rows = truth.index.get_indexer(rows_of_micrograph[name])
+        pick_rows = classified.index.get_indexer(rows)
+        outcome, partner = _classified(classified[["x", "y"]].to_numpy()[pick_rows],
+                                       truth[["x", "y"]].to_numpy()[particle_rows],
+                                       truth["whole"].to_numpy()[particle_rows], radius)
         hits = outcome == HIT
-        partners = there[partner[hits]]
-        judged.iloc[here, judged.columns.get_loc("outcome")] = outcome
+        partners = particle_rows[partner[hits]]
+        classified.iloc[pick_rows, classified.columns.get_loc("outcome")] = outcome
         truth.iloc[partners, truth.columns.get_loc("found")] = True
         for axis in ("x", "y"):
-            offset = judged[axis].to_numpy()[here[hits]] - truth[axis].to_numpy()[partners]
-            judged.iloc[here[hits], judged.columns.get_loc(f"d{axis}")] = offset
-    return judged, truth
+            offset = classified[axis].to_numpy()[pick_rows[hits]] - truth[axis].to_numpy()[partners]
+            classified.iloc[pick_rows[hits], classified.columns.get_loc(f"d{axis}")] = offset
+    return classified, truth
 
 
-def _judged(picks: NDArray[np.float64], particles: NDArray[np.float64], whole: NDArray[np.bool_],
-            radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Outcome of the picks of one micrograph, and their particles."""
-    partner = match(picks, particles, radius)
-    outcome = np.where(partner >= 0, np.where(whole[partner], HIT, DROPPED), FALSE)
+def _classified(picks: NDArray[np.float64], particles: NDArray[np.float64], whole: NDArray[np.bool_],
+                radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Outcome of each pick of one micrograph (n,), and the index of its particle (n,), -1 for none."""
+    partner = match_positions(picks, particles, radius)
+    outcome = np.where(partner >= 0, np.where(whole[partner], HIT, DROPPED), FALSE_PICK)
     free = np.flatnonzero(partner < 0)
     distance, nearest = cKDTree(particles).query(picks[free])
     outcome[free[(distance < radius) & ~whole[nearest]]] = DROPPED
     return outcome, partner
 
 
-def precision_recall_curve(hits: NDArray[np.int64], scores: NDArray[np.float64], particles: int) -> Curve:
-    """Return precision and recall over the threshold of the score; picks of equal score come in together.
+def precision_recall_curve(hits: NDArray[np.int64], scores: NDArray[np.float64], particles: int
+                           ) -> PrecisionRecallCurve:
+    """Return precision and recall as functions of the score threshold; picks of equal score are added together.
 
     Parameters
     ----------
-    hits, scores
-        Of n picks; 1 for a hit, 0 for a false pick.
+    hits
+        1 for a hit, 0 for a false pick (n,).
+    scores
+        Scores of the same picks (n,).
     particles
-        How many there are to be found, above 0.
+        Number of true particles, above 0.
+
+    References
+    ----------
+    Topaz, which computes the average precision in the same way: doi:10.1038/s41592-019-0575-8
     """
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    found = np.cumsum(hits[order])[last]
-    precision, recall = found / (last + 1), found / particles
-    f1 = 2 * found / (last + 1 + particles)
+    true_positives = np.cumsum(hits[order])[last]
+    precision, recall = true_positives / (last + 1), true_positives / particles
+    f1 = 2 * true_positives / (last + 1 + particles)
     auprc = float(np.sum(precision * np.diff(recall, prepend=0.0)))
-    return Curve(scores[order][last], precision, recall, f1, auprc)
+    return PrecisionRecallCurve(scores[order][last], precision, recall, f1, auprc)
 
 
-def figures(judged: pd.DataFrame, truth: pd.DataFrame, scored: bool) -> dict[str, Any]:
-    """Return what there is to say of some picks (of a micrograph, or of all) as plain numbers, None where undefined.
+def pick_metrics(classified: pd.DataFrame, truth: pd.DataFrame, has_scores: bool) -> dict[str, Any]:
+    """Return the metrics of the picks of one micrograph, or of all.
 
-    Precision needs a pick, recall a particle, AUPRC particles and picks with scores; it is 0 without any pick.
+    Parameters
+    ----------
+    classified, truth
+        Rows of the two tables that ``classify_picks`` returns.
+    has_scores
+        Whether the picks have scores.
+
+    Returns
+    -------
+    Counts, precision, recall, F1 score, average precision (``auprc``) and position errors (Å). None stands for a metric
+    that is not defined: precision without picks, recall without particles, ``auprc`` without particles or without
+    scores. With particles and no pick at all, ``auprc`` is 0.
     """
-    kept = judged[judged["outcome"] != DROPPED]
-    hits, picks, particles = int((kept["outcome"] == HIT).sum()), len(kept), int(truth["whole"].sum())
+    counted = classified[classified["outcome"] != DROPPED]
+    hits, picks, particles = int((counted["outcome"] == HIT).sum()), len(counted), int(truth["whole"].sum())
     auprc = None
-    if particles and scored:
-        auprc = precision_recall_curve(kept["outcome"].to_numpy(), kept["score"].to_numpy(), particles).auprc
+    if particles and has_scores:
+        auprc = precision_recall_curve(counted["outcome"].to_numpy(), counted["score"].to_numpy(), particles).auprc
     return {"particles": particles, "picks": picks, "hits": hits, "false_picks": picks - hits,
-            "missed": particles - hits, "dropped_picks": len(judged) - picks,
+            "missed": particles - hits, "dropped_picks": len(classified) - picks,
             "precision": hits / picks if picks else None, "recall": hits / particles if particles else None,
             "f1": 2 * hits / (picks + particles) if picks + particles else None, "auprc": auprc,
-            "position_error_angstrom": _position_error(kept[kept["outcome"] == HIT])}
+            "position_error_angstrom": _position_error(counted[counted["outcome"] == HIT])}
 
 
-def summary(judged: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:
-    """Return the report on all micrographs: over all, the mean over micrographs, and each by itself."""
-    picks_of, truth_of = judged.groupby("micrograph").groups, truth.groupby("micrograph").groups
-    scored = bool(judged["score"].notna().all())
-    each = [{"micrograph": name, **figures(judged.loc[picks_of.get(name, [])], truth.loc[truth_of.get(name, [])],
-                                           scored)} for name in micrographs]
+def picks_report(classified: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:
+    """Return the metrics of all picks together, their means over the micrographs, and those of each micrograph.
+
+    Parameters
+    ----------
+    classified, truth
+        The two tables that ``classify_picks`` returns.
+    micrographs
+        Names of all labelled micrographs, also of those without particles.
+    """
+    picks_of, truth_of = classified.groupby("micrograph").groups, truth.groupby("micrograph").groups
+    has_scores = bool(classified["score"].notna().all())
+    each = [{"micrograph": name,
+             **pick_metrics(classified.loc[picks_of.get(name, [])], truth.loc[truth_of.get(name, [])], has_scores)}
+            for name in micrographs]
     means = {}
     for key in ("precision", "recall", "f1", "auprc"):
-        values = [one[key] for one in each if one[key] is not None]
+        values = [metrics[key] for metrics in each if metrics[key] is not None]
         means[key] = float(np.mean(values)) if values else None
-    return {"overall": figures(judged, truth, scored), "mean_of_micrographs": means, "micrographs": each}
+    return {"overall": pick_metrics(classified, truth, has_scores), "mean_of_micrographs": means, "micrographs": each}
 
 
 def _position_error(hits: pd.DataFrame) -> dict[str, float] | None:
-    """Distances from the particles in Å, and the mean offset, which shows a shift of all picks; None without hits."""
+    """Distances of hits from their particles and their mean offset, Å; None without hits."""
     if hits.empty:
         return None
     distance = np.hypot(hits["dx"], hits["dy"]).to_numpy()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every setting, declared once; forms, flags, JSON, help and range checks are derived from here."""
-from cryogem_scipion.engine.settings.base import RunSettings, Settings, messages, option, parse, read_json
+"""All settings. Each is declared once; form, flag, JSON key, help and range check are made from the declaration."""
+from cryogem_scipion.engine.settings.base import RunSettings, Settings, error_messages, option, parse, read_json
 from cryogem_scipion.engine.settings.evaluate import EvaluateSettings
 from cryogem_scipion.engine.settings.export import ExportSettings
 from cryogem_scipion.engine.settings.generate import GenerateSettings
@@ -14,7 +14,7 @@ from cryogem_scipion.engine.settings.train import TrainSettings
 
 __all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings", "PhantomSettings",
            "PicksSettings", "PosesSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings",
-           "TrainSettings", "messages", "option", "parse", "read_json"]
+           "TrainSettings", "error_messages", "option", "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What all settings have in common; forms, flags, JSON and help are derived from the fields."""
+"""What all settings classes share: declaration, checks, messages, and reading from JSON."""
 import json
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -8,27 +8,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryogem_scipion.engine.errors import SettingsError
 
-__all__ = ["RunSettings", "Settings", "messages", "option", "parse", "read_json"]
+__all__ = ["RunSettings", "Settings", "error_messages", "option", "parse", "read_json"]
 
 S = TypeVar("S", bound="Settings")
 
 
 def option(default: Any, title: str, help: str, *, section: str = "Run", advanced: bool = False,
            form: bool = True, **constraints: Any) -> Any:
-    """Declare one setting.
+    """Return the declaration of one setting, for form, flag, JSON and help.
 
     Parameters
     ----------
     default
-        Its value when nobody sets it; ``...`` when it has to be given.
+        Value when the user does not set it; ``...`` when the user has to set it.
     title
         Label in the form, with the unit.
     help
-        What it does, what happens when it goes up or down, the usual range.
-    section, advanced
-        Where it stands in the form.
+        What the setting does, the effect of larger and smaller values, and the usual range. Scipion's forms show it
+        too. It must not contain their markup: words between asterisks or underscores, or double square brackets.
+    section
+        Tab of the form.
+    advanced
+        True when the form shows it only at the expert level.
     form
-        False where the form takes it from a Scipion input instead of a text field.
+        False when the form has no field for it, because the value comes from a Scipion input.
     constraints
         Range checks of ``pydantic.Field``: ``gt``, ``ge``, ``lt``, ``le``, ``min_length``.
     """
@@ -37,29 +40,33 @@ def option(default: Any, title: str, help: str, *, section: str = "Run", advance
 
 
 class Settings(BaseModel):
-    """Frozen, and no unknown keys."""
+    """Base of all settings: values cannot be changed later, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=False)
 
 
 class RunSettings(Settings):
-    """What every stage takes."""
+    """Settings that every stage has."""
 
-    weighs_most: ClassVar[str] = "threads"
-    """What to lower when the memory does not suffice."""
+    memory_remedy: ClassVar[str] = "lower threads"
+    """What the user can do when the memory is too small; part of the message."""
 
-    out: Path = option(..., "Output folder", "Everything the stage makes is written here.", form=False)
+    out: Path = option(
+        ..., "Output folder", "Folder for all files of the stage. The same command continues a run that was "
+        "interrupted.", form=False)
     seed: int = option(
-        0, "Random seed", "The same seed gives the same result; any other number another one of the same kind.",
-        advanced=True, ge=0, lt=2**31)
-    device: str = option("auto", "Device", "auto takes the first GPU if there is one; or cpu, cuda, cuda:1, and so on.",
-                         form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int = option(0, "Threads", "Processor threads; 0 takes all that this process may use.", form=False,
-                         ge=0, le=1024)
+        0, "Random seed", "Start value of the random numbers. The same seed gives the same result. Another seed gives "
+        "other random values of the same kind.", advanced=True, ge=0, lt=2**31)
+    device: str = option(
+        "auto", "Device", "auto uses the first GPU, or the CPU if there is no GPU. Give cpu, cuda or cuda:1 (the "
+        "second GPU) to choose one.", form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: int = option(
+        0, "Threads", "Number of processor threads. More threads are faster and need more memory. 0 uses all threads "
+        "that this process may use.", form=False, ge=0, le=1024)
 
 
-def messages(error: ValidationError) -> list[str]:
-    """One line for each thing that is wrong: the setting, what is asked of it and the value found."""
+def error_messages(error: ValidationError) -> list[str]:
+    """Return one line for each problem: the setting, its allowed values and the value found."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
@@ -74,15 +81,34 @@ def messages(error: ValidationError) -> list[str]:
 
 
 def parse(kind: type[S], values: dict[str, Any]) -> S:
-    """Return checked settings; ``SettingsError`` names every value that is wrong, on one line."""
+    """Return checked settings.
+
+    Parameters
+    ----------
+    kind
+        The settings class.
+    values
+        Values by setting, as texts or as Python values.
+
+    Raises
+    ------
+    SettingsError
+        A value is wrong; the message lists all problems on one line.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("; ".join(messages(error))) from None
+        raise SettingsError("; ".join(error_messages(error))) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON settings file; ``SettingsError`` when there is none."""
+    """Return the values in a JSON file of settings, unchecked.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, or does not hold one JSON object.
+    """
     try:
         values = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -90,5 +116,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not JSON ({error}); correct it") from None
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds a {type(values).__name__}; it has to hold one JSON object")
+        raise SettingsError(f"{path} holds a {type(values).__name__}; write one JSON object with settings")
     return values

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of the hand-over of a data set to another program."""
+"""Settings of ``cryogem export``."""
 from pathlib import Path
 from typing import Literal
 
@@ -11,53 +11,58 @@ __all__ = ["ExportSettings"]
 
 
 class ExportSettings(RunSettings):
-    """Write a data set as RELION, cryoSPARC, Topaz or cryoDRGN reads it; README.txt there says what to do next."""
+    """Write a dataset for RELION, cryoSPARC, Topaz or cryoDRGN; its README.txt explains the next steps."""
 
-    dataset: Path = option(..., "Data set", "A folder that 'cryogem simulate' or 'cryogem generate' made.", form=False)
+    dataset: Path = option(
+        ..., "Dataset", "Dataset folder of 'cryogem simulate' or 'cryogem generate'.", form=False)
     dataset_micrographs: Path | None = option(
-        None, "Micrographs to export", "A STAR file with a part of the rows of the data set's micrographs.star.",
+        None, "Micrographs to export", "STAR file with some rows of the dataset's micrographs.star. Empty exports all.",
         form=False)
     dataset_particles: Path | None = option(
-        None, "Particles to export", "A STAR file with a part of the rows of the data set's extracted.star.",
+        None, "Particles to export", "STAR file with some rows of the dataset's extracted.star. Empty exports all.",
         form=False)
     to: Literal["relion", "cryosparc", "topaz", "cryodrgn"] = option(
-        "relion", "Program", "relion: STAR files with poses, CTFs and stacks; cryosparc: the same for its imports, and "
-        ".cs files; topaz: normalised images and coordinates to train with; cryodrgn: one stack, CTFs and poses.",
-        section="Export")
+        "relion", "Program", "Program that will read the export. relion: STAR files with poses and CTFs, and particle "
+        "stacks. cryosparc: the same for cryoSPARC's import jobs, and .cs files. topaz: normalised images, and "
+        "coordinates for training. cryodrgn: one particle stack, CTFs and poses.", section="Export")
     files: Literal["link", "copy"] = option(
-        "link", "Images", "link: the export points to the data set's images and takes no space; copy: the export can "
-        "be moved to another machine. What has to be computed is always written.", section="Export")
+        "link", "Link or copy images", "link: the export contains links to the images of the dataset and takes no "
+        "space. copy: it contains copies and can be moved to another machine. Images that have to be computed are "
+        "always written as files.", section="Export")
     relative_to: Path | None = option(
-        None, "Paths relative to", "The folder in which the other program runs, such as that of a RELION project; it "
-        "has to hold the export. Empty: absolute paths (cryoSPARC: relative to the export).", section="Export",
-        advanced=True)
+        None, "Paths relative to", "Folder in which the other program runs, such as the folder of a RELION project. "
+        "The export has to be inside it. Empty writes absolute paths (for cryoSPARC: paths relative to the export).",
+        section="Export", advanced=True)
     extract: bool = option(
-        True, "Particle stacks", "Give the particles' boxes, bright, with their poses: those of the data set, or cut "
-        "anew where it has none. Off: micrographs and coordinates only.", section="Export")
+        True, "Particle stacks", "Yes: also export particle stacks with poses; protein is bright. The stacks of the "
+        "dataset are used. If it has none, the particles are cut from its micrographs. No: only micrographs and "
+        "coordinates.", section="Export")
     box_size: int | None = option(
-        None, "Box size (px)", "Empty takes that of the data set; another one cuts the boxes anew. Larger keeps more "
-        "of what defocus spreads out, and takes more space; 1.3 to 2 diameters.", section="Export", ge=8, le=8192)
+        None, "Box size (px)", "Edge of the particle images. A larger value keeps more of the signal that defocus "
+        "spreads out, and takes more space; 1.3 to 2 diameters is usual. Empty uses the box size of the dataset. With "
+        "another value the particles are cut again.", section="Export", ge=8, le=8192)
     random_shift: int = option(
-        0, "Random shifts of the boxes (px)", "Boxes are cut off-centre by up to this in x and in y, as augmentation "
-        "for pose estimators; the origins record it. Larger is harder for them; 0: centred, 2 to 10 is usual.",
+        0, "Random shifts of the boxes (px)", "Each box is cut off-centre by a random shift of up to this value in x "
+        "and in y. This is data augmentation for pose estimators. The particle's origin in the STAR file records the "
+        "shift. Larger shifts are harder to estimate; 2 to 10 is usual, and 0 keeps the particles centred.",
         section="Export", ge=0, le=1000)
     binning: int = option(
-        1, "Binning", "For Topaz: images are downsampled by this factor, and coordinates with them. Higher makes "
-        "smaller particles; 10 to 50 pixels are good for these. Pick real micrographs at the same pixel size.",
-        section="Export", ge=1, le=64)
+        1, "Binning", "For Topaz only. Images and coordinates are downsampled by this factor. A higher value makes "
+        "smaller particles; diameters of 10 to 50 pixels are good for Topaz. Pick the real micrographs at the same "
+        "pixel size.", section="Export", ge=1, le=64)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExportSettings":
         if self.binning > 1 and self.to != "topaz":
-            raise ValueError(f"binning {self.binning} is for Topaz only; leave it at 1 for {self.to}, or simulate at a "
+            raise ValueError(f"binning {self.binning} is for Topaz only; set it to 1 for {self.to}, or simulate at a "
                              "larger pixel size")
         if self.random_shift and (self.to == "topaz" or not self.extract):
-            raise ValueError(f"random_shift {self.random_shift} moves the boxes of stacks, and none are written; "
-                             "leave it at 0")
+            raise ValueError(f"random_shift {self.random_shift} needs particle stacks, and this export writes none; "
+                             "set it to 0")
         if self.to == "cryodrgn" and not self.extract:
-            raise ValueError("cryoDRGN reads stacks only; leave extract on")
+            raise ValueError("cryoDRGN needs particle stacks; turn extract on")
         if self.to == "cryodrgn" and (self.box_size or 0) % 2:
-            raise ValueError(f"cryoDRGN reads even boxes only; give box_size {(self.box_size or 0) + 1}")
+            raise ValueError(f"cryoDRGN reads even box sizes only; give box_size {(self.box_size or 0) + 1}")
         if self.to == "cryodrgn" and self.relative_to is not None:
             raise ValueError("cryoDRGN's files hold no paths; leave relative_to empty")
         return self

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of the phantom: a map to try everything with."""
+"""Settings of ``cryogem phantom``."""
 from typing import ClassVar
 
 from pydantic import model_validator
@@ -10,14 +10,18 @@ __all__ = ["PhantomSettings"]
 
 
 class PhantomSettings(RunSettings):
-    """Make the map of an asymmetric complex, for a first try and for tests."""
+    """Make the map of an asymmetric test object, for a first try and for tests."""
 
-    weighs_most: ClassVar[str] = "box"
+    memory_remedy: ClassVar[str] = "lower box"
 
-    box: int = option(64, "Box (px)", "Edge of the map.", ge=8, le=1024)
-    pixel_size: float = option(4.0, "Pixel size (Å)", "Of the map.", gt=0)
-    diameter_angstrom: float = option(180.0, "Diameter (Å)", "Of the complex; less than box and pixel size hold.",
-                                      gt=0)
+    box: int = option(
+        64, "Box (px)", "Edge of the map. A larger value holds a larger complex; 64 is enough for a first try.", ge=8,
+        le=1024)
+    pixel_size: float = option(
+        4.0, "Pixel size (Å)", "Pixel size of the map. A larger value holds a larger complex in the same box, with "
+        "less detail; 2 to 6 is usual.", gt=0)
+    diameter_angstrom: float = option(
+        180.0, "Diameter (Å)", "Diameter of the complex; it has to fit into the box. 100 to 300 is usual.", gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> "PhantomSettings":

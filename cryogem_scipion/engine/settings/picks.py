@@ -1,36 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of the comparison of picks with the truth."""
+"""Settings of ``cryogem picks``."""
 from pathlib import Path
 
 from cryogem_scipion.engine.settings.base import RunSettings, option
 
-__all__ = ["PicksSettings", "default_radius"]
+__all__ = ["PicksSettings", "default_matching_radius"]
 
 
 class PicksSettings(RunSettings):
-    """Compare a picker's coordinates with the true ones."""
+    """Compare the coordinates of a picker with the true coordinates."""
 
     picks: tuple[str, ...] = option(
-        ..., "Picks", "Files or quoted patterns: STAR, tables of Topaz (.txt, .tsv, .csv), .box, .cs; with scores "
-        "where the picker gives them.", form=False, min_length=1)
+        ..., "Picks", "Files or patterns in quotation marks: STAR, Topaz tables (.txt, .tsv, .csv), .box or .cs. "
+        "Scores are used where the files have them.", form=False, min_length=1)
     truth: tuple[str, ...] = option(
-        ..., "True coordinates", "particles.star of a simulated or generated folder, or any file of coordinates.",
+        ..., "True coordinates", "The particles.star of a simulated or generated dataset, or any file of coordinates.",
         form=False, min_length=1)
     radius: float | None = option(
-        None, "Matching radius (Å)", "A pick that is closer than this to a particle can be a hit. Smaller asks for "
-        "better centred picks. Empty takes 0.265 of the particle's diameter: there two discs of that diameter share "
-        "half of what they cover together.", section="Data", gt=0)
+        None, "Matching radius (Å)", "A pick can be a hit only if it is closer than this to a true particle. A smaller "
+        "value asks for better centred picks. Empty uses 0.265 particle diameters: at this distance, the overlap of "
+        "two discs of that diameter is half of the area that they cover together.", section="Data", gt=0)
     pixel_size: float | None = option(
-        None, "Pixel size of the picks (Å)", "Of the micrographs that were picked; needed where the files do not say "
-        "it.", form=False, gt=0)
+        None, "Pixel size of the picks (Å)", "Pixel size of the picked micrographs. Needed only if the files do not "
+        "contain it.", form=False, gt=0)
     truth_pixel_size: float | None = option(
-        None, "Pixel size of the true coordinates (Å)", "Needed where the files do not say it.", form=False, gt=0)
+        None, "Pixel size of the true coordinates (Å)", "Needed only if the files do not contain it.", form=False, gt=0)
     truth_micrographs: Path | None = option(
-        None, "Labelled micrographs", "A STAR file that lists all of them, also those without particles; empty takes "
-        "the micrographs.star beside the true coordinates, if there is one.", form=False)
-    seed: int = option(0, "Random seed", "Nothing is drawn here.", form=False, ge=0, lt=2**31)
+        None, "Labelled micrographs", "STAR file that lists all labelled micrographs, also those without particles. "
+        "Empty uses the file micrographs.star beside the true coordinates, if there is one.", form=False)
+    seed: int = option(
+        0, "Random seed", "Has no effect here: this stage draws no random numbers.", form=False, ge=0, lt=2**31)
 
 
-def default_radius(diameter_angstrom: float) -> float:
-    """Return the distance (Å) at which two discs share half of their union."""
+def default_matching_radius(diameter_angstrom: float) -> float:
+    """Return the matching radius (Å) for particles of a diameter (Å).
+
+    At this distance the overlap of two discs of that diameter is half of the area that they cover together.
+    """
     return 0.265 * diameter_angstrom

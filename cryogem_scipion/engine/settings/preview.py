@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of the previews: small pictures to choose other settings by."""
+"""Settings of ``cryogem preview``."""
 from pathlib import Path
 
 from pydantic import model_validator
@@ -10,31 +10,35 @@ __all__ = ["PreviewSettings"]
 
 
 class PreviewSettings(RunSettings):
-    """Show a particle in a few views, or a real micrograph at several pixel sizes: quick, and on no GPU."""
+    """Show views of a map, or a real micrograph at several pixel sizes; it is quick and needs no GPU."""
 
     volume: tuple[Path, ...] = option(
-        (), "Map", "Maps or atomic models, as 'cryogem simulate' takes them: their views, diameter, box and distance "
-        "are shown.", form=False)
+        (), "Map", "Maps or atomic models, as for 'cryogem simulate'. The preview shows their views, diameter, box "
+        "size and particle distance.", form=False)
     volume_pixel_size: float | None = option(
-        None, "Pixel size of the map (Å)", "Only where the map's header is wrong or empty.", form=False, gt=0)
+        None, "Pixel size of the map (Å)", "Set it only if the map's header is wrong or empty.", form=False, gt=0)
     resolution_angstrom: float | None = option(
-        None, "Resolution of the model (Å)", "Where the density of an atomic model ends.", form=False, gt=0, le=200)
+        None, "Resolution of the model (Å)", "Resolution of the map that is computed from an atomic model. A larger "
+        "value blurs more; 3 to 10 is usual.", form=False, gt=0, le=200)
     pixel_size: float | None = option(
-        None, "Working pixel size (Å)", "Of the views. Empty takes that of the map.", form=False, gt=0)
-    views: int = option(6, "Number of views", "At random; more show more of the particle. 4 to 12.", ge=1, le=100)
+        None, "Working pixel size (Å)", "Pixel size of the views. Empty uses that of the map.", form=False, gt=0)
+    views: int = option(
+        6, "Number of views", "Number of random views. More views show more sides of the particle; 4 to 12 is usual.",
+        ge=1, le=100)
     real: Path | None = option(
-        None, "Real micrograph", "The middle of this one is shown at each of the pixel sizes.", form=False)
+        None, "Real micrograph", "The preview shows the middle of this micrograph at each of the pixel sizes.",
+        form=False)
     real_pixel_size: float | None = option(
-        None, "Pixel size of the real micrograph (Å)", "Only where its header is wrong or empty.", form=False, gt=0)
+        None, "Pixel size of the real micrograph (Å)", "Set it only if the header is wrong or empty.", form=False, gt=0)
     pixel_sizes: tuple[float, ...] = option(
-        (2.0, 3.0, 4.0, 5.0, 6.0, 8.0), "Pixel sizes (Å)", "To show the real micrograph at; those finer than its own "
-        "are left out.", form=False, min_length=1)
+        (2.0, 3.0, 4.0, 5.0, 6.0, 8.0), "Pixel sizes (Å)", "The preview shows the real micrograph at these pixel "
+        "sizes. Values finer than its own pixel size are left out.", form=False, min_length=1)
     field_angstrom: float = option(
-        2000.0, "Field (Å)", "Edge of the part of the real micrograph that is shown; larger shows more particles, and "
-        "each one smaller. 1000 to 4000.", form=False, gt=0)
+        2000.0, "Field (Å)", "Edge of the part of the real micrograph that is shown. A larger value shows more and "
+        "smaller particles; 1000 to 4000 is usual.", form=False, gt=0)
 
     @model_validator(mode="after")
-    def _something(self) -> "PreviewSettings":
+    def _consistent(self) -> "PreviewSettings":
         if not self.volume and self.real is None:
             raise ValueError("nothing to show; give volume or real")
         if min(self.pixel_sizes) <= 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of the noise translator's training."""
+"""Settings of ``cryogem train``."""
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,106 +11,114 @@ __all__ = ["TrainSettings"]
 
 
 class TrainSettings(RunSettings):
-    """Learn the noise of real micrographs, without labels."""
+    """Train the noise translator on real micrographs, without labels."""
 
-    weighs_most: ClassVar[str] = "batch, crop, generator_width or discriminator_width"
+    memory_remedy: ClassVar[str] = "lower batch, crop, generator_width or discriminator_width"
 
     real: tuple[str, ...] = option(
-        ..., "Real micrographs", "Files or quoted patterns such as 'real/*.mrc'; motion-corrected averages.",
-        form=False, min_length=1)
+        ..., "Real micrographs", "Files, or patterns in quotation marks such as 'real/*.mrc'. Give motion-corrected "
+        "averages.", form=False, min_length=1)
     real_pixel_size: float | None = option(
-        None, "Pixel size of the real micrographs (Å)", "Only where their headers are wrong or empty.",
-        form=False, gt=0)
+        None, "Pixel size of the real micrographs (Å)", "Set it only if their headers are wrong or empty.", form=False,
+        gt=0)
     real_contrast: Literal["auto", "dark", "bright"] = option(
-        "auto", "Particles in real micrographs", "auto: dark, as usual; a set in which they are bright is found and "
-        "refused. bright: the set is turned round. dark: it is taken as it is, unchecked.", section="Data",
-        advanced=True)
-    simulation: Path = option(..., "Simulation", "A folder that 'cryogem simulate' made.", form=False)
+        "auto", "Particle contrast on real micrographs", "Contrast of the particles on the real micrographs. auto: "
+        "particles have to be dark; a set with bright particles is detected and refused. bright: the contrast of the "
+        "whole set is inverted. dark: the set is used as it is, without a check.", section="Data", advanced=True)
+    simulation: Path = option(
+        ..., "Simulation", "Dataset folder of 'cryogem simulate'.", form=False)
     simulation_micrographs: Path | None = option(
-        None, "Simulated micrographs to use", "A STAR file like the simulation's micrographs.star with a part of "
-        "its rows; empty takes all.", form=False)
+        None, "Simulated micrographs to use", "STAR file with some rows of the simulation's micrographs.star. Empty "
+        "uses all.", form=False)
     pixel_size: float | None = option(
-        None, "Working pixel size (Å)", "Empty takes that of the simulation, which it has to equal within 0.1 %; to "
-        "work at a larger or smaller one, simulate at it.", section="Data", advanced=True, gt=0)
+        None, "Working pixel size (Å)", "It has to equal the pixel size of the simulation within 0.1 %. Empty uses "
+        "that pixel size. To train at another pixel size, simulate again at that size.", section="Data", advanced=True,
+        gt=0)
     processes: int = option(
-        1, "Processes", "Train on so many GPUs at once (or on processors: so many groups of threads). Each takes a "
-        "batch of its own, so twice as many are like twice the batch size; 1 to 8.", form=False, ge=1, le=64)
+        1, "Processes", "Number of GPUs to train on at once (on processors: number of groups of threads). Each has its "
+        "own batch, so two processes have the same effect as twice the batch size. More processes train with a larger "
+        "batch in the same time; 1 to 8 is usual.", form=False, ge=1, le=64)
     snr: float | None = option(
-        None, "Signal-to-noise ratio", "Variance of the particles over that of the noise, 0.02 to 0.3. Lower it when "
-        "generated particles are clearer than the real ones. Empty takes that of the simulation.", section="Data", gt=0,
-        le=100)
+        None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
+        "pixel size. Lower it when generated particles are clearer than real ones; 0.02 to 0.3 is usual. Empty uses "
+        "the value of the simulation.", section="Data", gt=0, le=100)
 
     steps: int = option(
-        2000, "Training steps", "More takes longer and, with three or more real micrographs, does no harm: the state "
-        "nearest to those held out is kept (realism.csv). 1000 to 20000.", section="Training", ge=1, le=10_000_000)
+        2000, "Training steps", "More steps take longer. They do no harm with three or more real micrographs: then the "
+        "best checkpoint is kept, judged by held-out micrographs (realism.csv). 1000 to 20000 is usual.",
+        section="Training", ge=1, le=10_000_000)
     crop: int = option(
-        256, "Crop (px)", "Edge of the square pieces that the networks see; larger learns larger structures and takes "
-        "longer. 128 to 512.", section="Training", ge=32, le=4096)
+        256, "Crop (px)", "Edge of the square image pieces that the networks see. A larger value lets them learn "
+        "larger structures and takes longer; 128 to 512 is usual.", section="Training", ge=32, le=4096)
     batch: int = option(
-        1, "Batch size", "Pieces per step. More makes steadier steps, needs more memory and takes longer; 1 to 8.",
-        section="Training", advanced=True, ge=1, le=1024)
+        1, "Batch size", "Number of image pieces in each step. More pieces make steadier steps, need more memory and "
+        "take longer; 1 to 8 is usual.", section="Training", advanced=True, ge=1, le=1024)
     learning_rate: float = option(
-        2e-4, "Learning rate", "Of Adam; constant for the first half, then falling to zero. Higher learns faster and "
-        "less steadily; 5e-5 to 5e-4.", section="Training", advanced=True, gt=0, le=1)
+        2e-4, "Learning rate", "Learning rate of the optimiser (Adam). It is constant in the first half of the "
+        "training and then falls to zero. A higher value learns faster and less steadily; 5e-5 to 5e-4 is usual.",
+        section="Training", advanced=True, gt=0, le=1)
     generator: Literal["residual", "published"] = option(
-        "residual", "Generator", "residual: adds what is missing to the simulated image. published: the "
-        "U-Net of the paper.", section="Networks", advanced=True)
+        "residual", "Generator", "Architecture of the generator. residual: a network that adds a correction to the "
+        "simulated image. published: the U-Net of the CryoGEM paper.", section="Networks", advanced=True)
     discriminator: Literal["multiscale", "patch"] = option(
-        "multiscale", "Discriminator", "multiscale: judges pieces at two scales. patch: that of the paper.",
-        section="Networks", advanced=True)
+        "multiscale", "Discriminator", "Architecture of the discriminator. multiscale: it judges image pieces at two "
+        "scales. patch: the PatchGAN of the CryoGEM paper.", section="Networks", advanced=True)
     generator_width: int = option(
-        32, "Generator width", "Channels of its first layer: 16 to 64, which the published network has. More learns "
-        "finer differences; twice as many take up to four times as long.", section="Networks", advanced=True, ge=1,
-        le=512)
+        32, "Generator width", "Channels of the first layer. More channels learn finer differences, and twice as many "
+        "take up to four times as long. 16 to 64 is usual; the published network has 64.", section="Networks",
+        advanced=True, ge=1, le=512)
     discriminator_width: int = option(
-        32, "Discriminator width", "Channels of its first layer: 16 to 128, which the published network has. More "
-        "judges more strictly and takes longer.", section="Networks", advanced=True, ge=1, le=512)
+        32, "Discriminator width", "Channels of the first layer. More channels judge more strictly and take longer. 16 "
+        "to 128 is usual; the published network has 128.", section="Networks", advanced=True, ge=1, le=512)
     noise: Literal["spectrum", "gaussian"] = option(
-        "spectrum", "Noise to start from", "spectrum: with the colour and Thon rings of the real micrographs; "
-        "gaussian: white, as published.", section="Training", advanced=True)
+        "spectrum", "Noise before the network", "Noise in the image before the network. spectrum: noise with the "
+        "spectrum and Thon rings of the real micrographs. gaussian: white noise, as in the CryoGEM paper.",
+        section="Training", advanced=True)
     ice: bool = option(
-        True, "Ice", "Simulated micrographs get ice as uneven as that of the real ones. No: the networks have to find "
-        "it by themselves.", section="Training", advanced=True)
+        True, "Ice", "Yes: simulated micrographs get ice as uneven as on the real micrographs. No: the networks have "
+        "to learn the ice.", section="Training", advanced=True)
     contaminants: bool = option(
-        True, "Contaminants", "Ice crystals, aggregates and carbon edges that are found on the real micrographs lie on "
-        "the generated ones too; particles under them are left out. Needs spectrum noise.", section="Training",
-        advanced=True)
+        True, "Contaminants", "Yes: generated micrographs get the ice crystals, aggregates and carbon edges that are "
+        "found on the real micrographs. Particles under them are left out. It works only with spectrum noise.",
+        section="Training", advanced=True)
     contrastive_weight: float = option(
-        10.0, "Weight of the contrastive loss", "Higher keeps more of the simulated image; 1 to 20.",
-        section="Training", advanced=True, ge=0, le=1e4)
+        10.0, "Weight of the contrastive loss", "Weight of the loss that keeps the content of the simulated image. A "
+        "higher value keeps more of it; 1 to 20 is usual.", section="Training", advanced=True, ge=0, le=1e4)
     contrast_weight: float = option(
-        50.0, "Weight of the contrast", "Keeps particles as strong against their noise as in the simulated image. "
-        "Higher is stricter; 0 to 100.", section="Training", advanced=True, ge=0, le=1e4)
+        50.0, "Weight of the contrast loss", "Weight of the loss that keeps the particles as strong against the noise "
+        "as in the simulated image. A higher value is stricter; 0 to 100 is usual.", section="Training", advanced=True,
+        ge=0, le=1e4)
     contrastive_form: Literal["guided", "published", "unguided"] = option(
-        "guided", "Contrastive loss", "guided: each place is told from those of the other region (particles, "
-        "background). published: the same, as the published program computes it. unguided: from all other places.",
-        section="Training", advanced=True)
+        "guided", "Contrastive loss", "Which places the contrastive loss compares. guided: each place with places of "
+        "the other region (particles or background). published: the same, computed as in the published program. "
+        "unguided: each place with all other places.", section="Training", advanced=True)
     gradient_penalty: float = option(
-        0.1, "Gradient penalty", "Keeps the discriminator from steep judgements. Higher is gentler and learns more "
-        "slowly; 0 to 10. Raise it when its loss goes to zero.", section="Training", advanced=True, ge=0, le=1e4)
+        0.1, "Gradient penalty", "Limits how steeply the discriminator's output changes. A higher value makes training "
+        "steadier and slower; 0 to 10 is usual. Make it larger if the discriminator's loss falls to zero.",
+        section="Training", advanced=True, ge=0, le=1e4)
     averaging: float = option(
-        0.998, "Averaging of the weights", "The model is a moving average over about 1 / (1 - this) steps. Higher is "
-        "steadier; 0.99 to 0.999, and 0 takes the last weights.", section="Training", advanced=True, ge=0, lt=1)
+        0.998, "Averaging of the weights", "The model is a moving average of the weights over about 1 / (1 - value) "
+        "steps. A higher value is steadier; 0.99 to 0.999 is usual. 0 uses the last weights.", section="Training",
+        advanced=True, ge=0, lt=1)
     precision: Literal["float32", "bf16", "float64"] = option(
-        "float32", "Precision", "float32: exact. bf16: faster on recent GPUs and processors, and a little less exact. "
-        "float64: for comparisons, slow.",
-        section="Training", advanced=True)
+        "float32", "Precision", "Number format of the networks. float32: exact. bf16: less exact, and faster on recent "
+        "GPUs and processors. float64: slow, for comparisons only.", section="Training", advanced=True)
     preview_every: int = option(
-        200, "Steps between previews", "Each is a PNG of input, generated and real pieces. Fewer steps show more of "
-        "the way; 50 to 1000.", section="Training", advanced=True, ge=1)
+        200, "Steps between previews", "A preview is a PNG with pieces of input, generated and real images. Fewer "
+        "steps show the progress in more detail; 50 to 1000 is usual.", section="Training", advanced=True, ge=1)
     judge_every: int = option(
-        200, "Steps between judgements", "Generated pieces are compared with real micrographs that are held out of the "
-        "training; the best state becomes the model. Fewer steps find it more closely and take "
-        "longer; 100 to 1000.", section="Training", advanced=True, ge=1)
+        200, "Steps between validations", "A validation compares generated pieces with held-out real micrographs, and "
+        "the best checkpoint becomes the model. Fewer steps find the best checkpoint more precisely and take longer; "
+        "100 to 1000 is usual.", section="Training", advanced=True, ge=1)
     checkpoint_every: int = option(
-        200, "Steps between checkpoints", "A run that is stopped or killed goes on from the last one. Fewer steps lose "
-        "less and write more often; 50 to 1000.", section="Training", advanced=True, ge=1)
+        200, "Steps between checkpoints", "A run that is stopped or killed continues from its last checkpoint. Fewer "
+        "steps lose less work and write more often; 50 to 1000 is usual.", section="Training", advanced=True, ge=1)
 
     @model_validator(mode="after")
-    def _halved_often_enough(self) -> "TrainSettings":
-        """The residual generator halves a piece four times, the published one down to a single pixel."""
+    def _crop_fits_generator(self) -> "TrainSettings":
+        """The residual generator halves an image four times, and the published one halves it to a single pixel."""
         multiple = 16 if self.generator == "residual" else 2 ** (self.crop.bit_length() - 1)
         if self.crop % multiple:
-            raise ValueError(f"crop {self.crop} is no multiple of {multiple}, which the {self.generator} generator "
+            raise ValueError(f"crop {self.crop} is not a multiple of {multiple}, as the {self.generator} generator "
                              f"needs; give {round(self.crop / multiple) * multiple}")
         return self

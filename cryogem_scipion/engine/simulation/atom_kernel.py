@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The compiled loop that puts atoms, each a sum of Gaussians, on a grid; ``structure`` says why."""
+"""The compiled loop that adds atoms, each a sum of Gaussians, to a grid; ``atomic_model`` explains the method."""
 import math
 from typing import Any
 
@@ -10,39 +10,39 @@ __all__ = ["add_gaussians"]
 
 
 @numba.njit(cache=True, nogil=True)
-def add_gaussians(places: Any, heights: Any, sigmas: Any, cutoff: Any, grid: Any) -> None:
-    """Add isotropic Gaussians to a periodic cube; all lengths in voxels.
+def add_gaussians(positions: Any, heights: Any, sigmas: Any, cutoff: Any, grid: Any) -> None:
+    """Add isotropic Gaussians to a periodic cube, in place; all lengths are voxels.
 
     Parameters
     ----------
-    places
-        ``[n, 3]``, (x, y, z) from the voxel at index 0.
+    positions
+        ``[n, 3]``, (x, y, z), counted from the voxel at index 0.
     heights, sigmas
-        ``[n, terms]``: value at the centre, and standard deviation, of each term of each atom.
+        ``[n, terms]``: value at the centre, and standard deviation, of each Gaussian of each atom.
     cutoff
-        Deviations after which a term counts as zero.
+        Number of standard deviations at which a Gaussian ends.
     grid
-        ``[z, y, x]``, float32; added to in place.
+        ``[z, y, x]``, float32, cubic; the Gaussians are added to it.
     """
     size = grid.shape[0]
-    reach = math.ceil(cutoff * sigmas.max()) + 1 if sigmas.size else 0
-    profiles = np.empty((3, 2 * reach + 1))
-    wrapped = np.empty((3, 2 * reach + 1), np.int64)
-    for n in range(len(places)):
+    max_half_width = math.ceil(cutoff * sigmas.max()) + 1 if sigmas.size else 0
+    profiles = np.empty((3, 2 * max_half_width + 1))
+    wrapped = np.empty((3, 2 * max_half_width + 1), np.int64)
+    for n in range(len(positions)):
         for term in range(sigmas.shape[1]):
             sigma, height = sigmas[n, term], heights[n, term]
             if height == 0:
                 continue
-            around = min(math.ceil(cutoff * sigma), reach)
+            half_width = min(math.ceil(cutoff * sigma), max_half_width)
             for axis in range(3):
-                first = math.floor(places[n, axis] + 0.5) - around
-                for step in range(2 * around + 1):
-                    distance = (first + step - places[n, axis]) / sigma
+                first = math.floor(positions[n, axis] + 0.5) - half_width
+                for step in range(2 * half_width + 1):
+                    distance = (first + step - positions[n, axis]) / sigma
                     profiles[axis, step] = math.exp(-0.5 * distance * distance)
                     wrapped[axis, step] = (first + step) % size
-            for k in range(2 * around + 1):
+            for k in range(2 * half_width + 1):
                 plane = grid[wrapped[2, k]]
-                for j in range(2 * around + 1):
+                for j in range(2 * half_width + 1):
                     row, factor = plane[wrapped[1, j]], np.float32(height * profiles[2, k] * profiles[1, j])
-                    for i in range(2 * around + 1):
+                    for i in range(2 * half_width + 1):
                         row[wrapped[0, i]] += factor * np.float32(profiles[0, i])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Contrast transfer function and its application; lengths are Å, underfocus is positive."""
+"""Contrast transfer function (CTF) and its application; lengths are Å, underfocus is positive."""
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,12 +27,12 @@ __all__ = [
     "fast_shape",
 ]
 
-LARGEST_MARGIN = 1024  # pixels; more padding than this costs more than the ripple it keeps out
+LARGEST_MARGIN = 1024  # pixels; a wider margin costs more time than the weak ripples outside it are worth
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _ctf_kernel(frequency_y, frequency_x, a, b, c, d, e, decay, out):  # type: ignore[no-untyped-def]
-    """Fill ``out``; the phase is float64, reduced to half a turn, and only its sine is float32."""
+    """Write the CTF into ``out``: the phase is computed in float64 and reduced to half a turn, the sine in float32."""
     for row in range(frequency_y.size):
         y = frequency_y[row]
         y2 = y * y
@@ -44,7 +44,7 @@ def _ctf_kernel(frequency_y, frequency_x, a, b, c, d, e, decay, out):  # type: i
             half = 2.0 * turns
             nearest = np.floor(half + 0.5)
             angle = np.pi * (half - nearest)
-            # Taylor's sine on [-π/2, π/2]: the first term left out is below 6e-8 (one step of float32)
+            # Taylor series of the sine on [-π/2, π/2]; the first term left out is below 6e-8 (one step of float32).
             q = angle * angle
             sine = angle * (1 + q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880 - q / 39916800)))))
             parity = nearest - 2.0 * np.floor(0.5 * nearest)
@@ -57,7 +57,7 @@ def _ctf_kernel(frequency_y, frequency_x, a, b, c, d, e, decay, out):  # type: i
 
 def _frequencies(shape: tuple[int, int], pixel_size: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if min(shape) < 1:
-        raise SettingsError(f"image size is {shape}; give at least one pixel a side")
+        raise SettingsError(f"image size is {shape} pixels; give 1 or more for both sides")
     if not 0 < pixel_size < math.inf:
         raise SettingsError(f"pixel size is {pixel_size} Å; give a positive number")
     return np.fft.fftfreq(shape[0], pixel_size), np.fft.rfftfreq(shape[1], pixel_size)
@@ -80,7 +80,7 @@ def ctf(
     optics
         One realised microscope state; underfocus is positive.
     device
-        Where the result lives; the CPU by default.
+        Device of the result; the CPU by default.
 
     Returns
     -------
@@ -97,13 +97,13 @@ def ctf(
     """
     frequency_y, frequency_x = _frequencies(shape, pixel_size)
     decay = 0.25 * optics.b_factor_angstrom2
-    place = torch.device("cpu" if device is None else device)
-    if place.type == "cpu":
+    target = torch.device("cpu" if device is None else device)
+    if target.type == "cpu":
         out = np.empty((frequency_y.size, frequency_x.size), np.float32)
         _ctf_kernel(frequency_y, frequency_x, *phase_terms(optics), decay, out)
         return torch.from_numpy(out)
-    y = torch.from_numpy(frequency_y).to(place)[:, None]
-    x = torch.from_numpy(frequency_x).to(place)
+    y = torch.from_numpy(frequency_y).to(target)[:, None]
+    x = torch.from_numpy(frequency_x).to(target)
     turns = phase_turns(optics, y, x)
     values = torch.sin(2 * math.pi * (turns - turns.round()))
     return (values * torch.exp(-decay * (x * x + y * y))).to(torch.float32)
@@ -114,34 +114,75 @@ def apply_ctf(
 ) -> Float[Tensor, "*batch y2 x2"]:
     """Convolve an image with the CTF's point spread function.
 
-    The convolution is circular: pad first (``delocalisation_margin``), or give ``margin`` to have
-    that many pixels cut from every side of the result.
+    The convolution is circular. Either pad the image first (``delocalisation_margin``), or give a ``margin``.
+
+    Parameters
+    ----------
+    image
+        One image, or several with the same microscope state.
+    pixel_size
+        Å per pixel.
+    optics
+        One realised microscope state.
+    margin
+        Pixels to cut from every side of the result.
 
     Returns
     -------
-    CTF ⊗ image, of the image's dtype and device.
+    CTF ⊗ image, with the dtype and device of the image.
+
+    Raises
+    ------
+    SettingsError
+        The margin leaves no pixel, or the pixel size is not positive.
     """
     if not (margin >= 0 and 2 * margin < min(image.shape[-2:])):
         size = tuple(image.shape[-2:])
-        raise SettingsError(f"margin is {margin}: nothing is left of an image of {size}; give a smaller one")
+        raise SettingsError(f"margin is {margin} pixels, and the image of {size} pixels is too small for it; give less")
     shape = (int(image.shape[-2]), int(image.shape[-1]))
-    transfer = ctf(shape, pixel_size, optics, image.device)
-    result = filtered(image, transfer)
+    ctf_values = ctf(shape, pixel_size, optics, image.device)
+    result = apply_filter(image, ctf_values)
     return result[..., margin : shape[0] - margin, margin : shape[1] - margin]
 
 
-def filtered(image: Float[Tensor, "*batch y x"], transfer: Float[Tensor, "*batch y xh"]) -> Float[Tensor, "*batch y x"]:
-    """Multiply the spectrum of a real image by real ``transfer`` values on the ``rfft2`` half plane."""
-    spectrum = fourier.rfft2(image).mul_(transfer.to(image.dtype))
+def apply_filter(
+    image: Float[Tensor, "*batch y x"], filter_values: Float[Tensor, "*batch y xh"]
+) -> Float[Tensor, "*batch y x"]:
+    """Multiply the spectrum of real images by real values.
+
+    Parameters
+    ----------
+    image
+        One image, or several.
+    filter_values
+        Factors on the half plane of ``rfft2``, such as those of ``ctf``.
+
+    Returns
+    -------
+    Filtered images, with the dtype and device of the input.
+    """
+    spectrum = fourier.rfft2(image).mul_(filter_values.to(image.dtype))
     return fourier.irfft2(spectrum, (image.shape[-2], image.shape[-1]))
 
 
 def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
-    """Pixels by which the CTF spreads an object, so that padding by as many keeps ripples from wrapping.
+    """Distance in pixels over which the CTF spreads an object: the padding that keeps ripples from wrapping around.
 
-    A frequency u is displaced by dχ/du / (2π) = λ Δf u − Cs λ³ u³ (Å). The largest displacement
-    of all frequencies that the image holds, up to its corner, plus eight pixels for the cut at
-    Nyquist; never more than 1024.
+    The CTF displaces a frequency u by dχ/du / (2π) = λ Δf u − Cs λ³ u³ (Å). The margin is the largest displacement of
+    any frequency in the image, up to the corner of its spectrum, plus eight pixels for the cut at Nyquist. It is at
+    most 1024.
+
+    Parameters
+    ----------
+    pixel_size
+        Å per pixel.
+    optics
+        One realised microscope state.
+
+    Raises
+    ------
+    SettingsError
+        The pixel size is not positive.
     """
     _frequencies((1, 1), pixel_size)
     wavelength = electron_wavelength(optics.voltage_kv)
@@ -153,7 +194,7 @@ def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
 
 
 def fast_shape(shape: tuple[int, int], margin: int) -> tuple[int, int]:
-    """Smallest size with fast transforms that holds ``shape`` and ``margin`` pixels on every side."""
+    """Smallest size (y, x) with a fast Fourier transform that holds ``shape`` and ``margin`` pixels on every side."""
     y, x = (fourier.fast_length(size + 2 * margin) for size in shape)
     return y, x
 
@@ -170,12 +211,23 @@ def draw_optics(
     phase_shift_degrees: float = 0.0,
     b_factor_angstrom2: float = 0.0,
 ) -> Optics:
-    """Draw a microscope state: mean defocus, astigmatism U − V ≥ 0 and its angle are uniform.
+    """Draw a microscope state; mean defocus, astigmatism U − V ≥ 0 and its angle are uniform in their ranges.
+
+    Parameters
+    ----------
+    generator
+        Random generator; three numbers are drawn.
+    defocus_min_angstrom, defocus_max_angstrom
+        Range of the mean defocus; underfocus is positive.
+    astigmatism_max_angstrom
+        Upper limit of U − V; the lower limit is 0.
+    voltage_kv, cs_mm, amplitude_contrast, phase_shift_degrees, b_factor_angstrom2
+        As in ``Optics``; not random.
 
     Raises
     ------
     SettingsError
-        The defocus range is reversed or the astigmatism negative.
+        The defocus range is reversed, or the astigmatism is negative.
     """
     if not defocus_min_angstrom <= defocus_max_angstrom:
         raise SettingsError(
@@ -198,15 +250,36 @@ def draw_optics(
     )
 
 
-def choose_optics(generator: torch.Generator, measured: Sequence[Optics]) -> Optics:
-    """Draw one of the measured microscope states, each with the same chance."""
-    if not measured:
-        raise SettingsError("no measured CTF to draw from: 0 given; give at least one, or a defocus range")
-    return measured[int(torch.randint(len(measured), (1,), generator=generator))]
+def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics]) -> Optics:
+    """Draw one of the measured microscope states, each with the same probability.
+
+    Parameters
+    ----------
+    generator
+        Random generator; one number is drawn.
+    measured_optics
+        Microscope states to draw from.
+
+    Raises
+    ------
+    SettingsError
+        There is no state to draw from.
+    """
+    if not measured_optics:
+        raise SettingsError("no measured CTF to draw from; give at least one, or a defocus range")
+    return measured_optics[int(torch.randint(len(measured_optics), (1,), generator=generator))]
 
 
 def at_height(optics: Optics, height_angstrom: float) -> Optics:
-    """Optics of an object ``height_angstrom`` nearer to the electron source: that much less underfocus."""
+    """Microscope state for an object at another height.
+
+    Parameters
+    ----------
+    optics
+        Microscope state at height 0.
+    height_angstrom
+        Height of the object, positive towards the electron source; the underfocus is smaller by this amount.
+    """
     return replace(
         optics,
         defocus_u_angstrom=optics.defocus_u_angstrom - height_angstrom,

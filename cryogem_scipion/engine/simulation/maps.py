@@ -1,41 +1,46 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The densities of a simulation, from maps and atomic models, on one scale."""
+"""Reading of a simulation's maps and atomic models, and their common density scale."""
 from dataclasses import replace
 from pathlib import Path
 
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.settings import SimulateSettings
-from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, read_structure
+from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, read_atomic_density
 from cryogem_scipion.engine.simulation.volume import Volume, read_volume, support
 
-__all__ = ["is_structure", "read_volumes"]
+__all__ = ["is_atomic_model", "read_volumes"]
 
-STRUCTURES = {".pdb", ".ent", ".cif", ".mmcif"}
+ATOMIC_MODEL_SUFFIXES = {".pdb", ".ent", ".cif", ".mmcif"}
 
 
-def is_structure(path: Path) -> bool:
-    """Whether a file's name is that of an atomic model."""
-    return Path(path.name.removesuffix(".gz")).suffix.lower() in STRUCTURES
+def is_atomic_model(path: Path) -> bool:
+    """Whether the suffix of a file's name is that of an atomic model."""
+    return Path(path.name.removesuffix(".gz")).suffix.lower() in ATOMIC_MODEL_SUFFIXES
 
 
 def read_volumes(settings: SimulateSettings) -> tuple[list[Volume], float]:
-    """Return the densities, and the working pixel size (Å).
+    """Read the maps and atomic models of the settings.
 
-    Maps have arbitrary units. So that species can be mixed, each is brought to the mean density that the first
-    has inside its particle.
+    Maps have arbitrary units. To allow mixtures, each density is scaled so that its mean inside the particle is that of
+    the first one.
+
+    Returns
+    -------
+    The densities, and the working pixel size (Å).
 
     Raises
     ------
     DataError
         A file cannot be used.
     SettingsError
-        There are only atomic models, and no pixel size.
+        All files are atomic models, and no pixel size is set.
     """
-    maps = {path: read_volume(path, settings.volume_pixel_size) for path in settings.volume if not is_structure(path)}
+    map_files = [path for path in settings.volume if not is_atomic_model(path)]
+    maps = {path: read_volume(path, settings.volume_pixel_size) for path in map_files}
     pixel_size = settings.pixel_size or next((volume.pixel_size for volume in maps.values()), None)
     if pixel_size is None:
         raise SettingsError(f"{settings.volume[0]} is an atomic model and has no pixel size; set pixel_size")
-    volumes = [maps[path] if path in maps else _modelled(path, pixel_size, settings.resolution_angstrom)
+    volumes = [maps[path] if path in maps else _atomic_model_density(path, pixel_size, settings.resolution_angstrom)
                for path in settings.volume]
     if len(volumes) > 1:
         levels = [float(volume.density[support(volume)].double().mean()) for volume in volumes]
@@ -44,7 +49,7 @@ def read_volumes(settings: SimulateSettings) -> tuple[list[Volume], float]:
     return volumes, pixel_size
 
 
-def _modelled(path: Path, pixel_size: float, resolution_angstrom: float | None) -> Volume:
-    """The density of a model; its soft limit lies beyond the working Nyquist frequency where none is asked for."""
+def _atomic_model_density(path: Path, pixel_size: float, resolution_angstrom: float | None) -> Volume:
+    """Density of an atomic model; without a resolution, all frequencies up to the working Nyquist are kept."""
     limit = max(resolution_angstrom or 0.0, 2 * pixel_size * (1 - SOFT_EDGE))
-    return read_structure(path, min(pixel_size, limit / 2), limit)
+    return read_atomic_density(path, min(pixel_size, limit / 2), limit)

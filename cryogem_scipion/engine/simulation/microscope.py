@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The virtual microscope: composes map, poses, placement and optics into clean, labelled micrographs."""
+"""The virtual microscope: forms clean, labelled micrographs from maps, poses, positions and optics."""
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,11 +12,11 @@ from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import Contrast
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.composition import (
+    boxes_inside,
     compose,
     compose_defocused,
-    field_mask,
+    particle_mask,
     subpixel_shifts,
-    whole_boxes,
 )
 from cryogem_scipion.engine.simulation.ctf import (
     Optics,
@@ -27,175 +27,229 @@ from cryogem_scipion.engine.simulation.ctf import (
     fast_shape,
 )
 from cryogem_scipion.engine.simulation.maps import read_volumes
-from cryogem_scipion.engine.simulation.measured_star import measured_orientations, measured_states
-from cryogem_scipion.engine.simulation.placement import draw_count, place_centres
+from cryogem_scipion.engine.simulation.measured_star import read_measured_optics, read_measured_orientations
+from cryogem_scipion.engine.simulation.placement import draw_particle_count, place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
-from cryogem_scipion.engine.simulation.projection import Projector, prepare, project
-from cryogem_scipion.engine.simulation.specimen import Specimen, drawn_heights, drawn_poses, drawn_sources, seeded
+from cryogem_scipion.engine.simulation.projection import Projector, prepare_projector, project
+from cryogem_scipion.engine.simulation.specimen import (
+    Specimen,
+    draw_heights,
+    draw_map_indices,
+    draw_orientations,
+    seeded_generator,
+)
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom
 
-__all__ = ["CleanMicrograph", "Microscope", "Specimen", "drawing_box", "measure_contrast", "microscope", "seeded"]
+__all__ = [
+    "CleanMicrograph",
+    "Microscope",
+    "Specimen",
+    "measure_contrast",
+    "prepare_microscope",
+    "projection_box_size",
+    "seeded_generator",
+]
 
 CALIBRATION_PARTICLES = 30
-SMALLEST = 4
-"""Pixels that a particle has to have."""
+MIN_DIAMETER_PIXELS = 4
+"""Smallest diameter of a particle, pixels."""
 
 
 @dataclass(frozen=True)
 class CleanMicrograph:
-    """What the microscope would form without noise, and where the particles are in it."""
+    """Clean image of one micrograph, with the mask of its particles."""
 
     signal: Float[Tensor, "y x"]
-    """s of the contrast in use; the image is 1 - s."""
+    """s = CTF ⊗ projections, at the contrast in use; the clean image is 1 - s."""
     mask: Bool[Tensor, "y x"] | Float[Tensor, "y x"]
-    """Where particles are; from 0 to 1 when soft."""
+    """Mask of the particles; values from 0 to 1 if it is soft."""
     specimen: Specimen
 
 
 @dataclass(frozen=True)
 class Microscope:
-    """All that a run's micrographs share; micrograph ``i`` depends on it, the seed and ``i`` alone."""
+    """What all micrographs of a run share; micrograph ``i`` depends on this, the seed and ``i`` only."""
 
     settings: SimulateSettings
     projectors: tuple[Projector, ...]
+    """One for each map."""
     pixel_size: float
     """Å per pixel of the micrographs."""
     diameter_angstrom: float
-    """Of the largest particle."""
+    """Largest extent of the largest particle, Å."""
     box_size: int
-    scale: float = 1.0
-    """Projections are multiplied by this."""
-    states: tuple[Optics, ...] = ()
-    """Measured states to draw from instead of the defocus range."""
-    orientations: Float[Tensor, "m 3 3"] | None = None
-    """Measured orientations to draw from."""
+    """Pixels."""
+    projection_scale: float = 1.0
+    """Factor on the signal s, which sets the contrast."""
+    measured_optics: tuple[Optics, ...] = ()
+    """Measured microscope states; if there are any, one is drawn for each micrograph instead of a defocus."""
+    measured_orientations: Float[Tensor, "m 3 3"] | None = None
+    """Measured orientations to draw from; None for preferred views or uniform orientations."""
 
     @property
     def particle_distance(self) -> float:
-        """Smallest distance of two centres, Å."""
-        given = self.settings.particle_distance
-        return (1 - self.settings.overlap) * self.diameter_angstrom if given is None else given
+        """Smallest distance between the centres of two particles, Å."""
+        distance = self.settings.particle_distance
+        return (1 - self.settings.overlap) * self.diameter_angstrom if distance is None else distance
 
     @property
-    def memory(self) -> int:
-        """Bytes, roughly, that it takes to expose one micrograph."""
+    def memory_bytes(self) -> int:
+        """Rough estimate of the memory that ``form_image`` needs, bytes."""
         y, x = self.settings.micrograph_size
-        edge = max(drawing_box(projector, self.pixel_size) for projector in self.projectors)
+        edge = max(projection_box_size(projector, self.pixel_size) for projector in self.projectors)
         return 40 * y * x + int(5 * self.settings.particles_mean * edge**2)
 
-    def specimen(self, seed: int, index: int) -> Specimen:
-        """Draw the particles and optics of micrograph ``index``; all its labels, at no cost."""
-        settings = self.settings
-        draw = seeded(seed, "specimen", index)
-        shape = settings.micrograph_size
-        wanted = draw_count(settings.particles_mean, settings.particles_sigma, draw)
-        inset = self.box_size / 2 + 1 if settings.border == "inside" else 0.0
-        centres = place_centres(wanted, shape, self.particle_distance / self.pixel_size, draw, inset, settings.clusters)
-        count = len(centres)
-        rotations = drawn_poses(settings, count, draw, self.orientations)
-        sources = drawn_sources(settings.volume_proportions or (1.0,) * len(self.projectors), count, draw)
-        optics = self._draw_optics(draw)
-        heights = drawn_heights(settings, centres, self.pixel_size, draw)
-        whole = whole_boxes(centres, self.box_size, shape)
-        return Specimen(centres, heights, rotations, sources, whole, optics, wanted)
+    def draw_specimen(self, seed: int, index: int) -> Specimen:
+        """Draw the particles and the microscope state of one micrograph: all its labels, without any image.
 
-    def expose(self, specimen: Specimen) -> CleanMicrograph:
-        """Form the image of a specimen: projections, summed, through the optics; and its mask."""
-        shape = self.settings.micrograph_size
-        projections = self.projections(specimen)
-        mask = field_mask(projections, specimen.centres, shape, self.settings.mask_threshold, self.settings.soft_mask)
-        if specimen.level:
+        Parameters
+        ----------
+        seed
+            Seed of the run.
+        index
+            Number of the micrograph, from 0.
+        """
+        settings = self.settings
+        generator = seeded_generator(seed, "specimen", index)
+        shape = settings.micrograph_size
+        requested_count = draw_particle_count(settings.particles_mean, settings.particles_sigma, generator)
+        inset = self.box_size / 2 + 1 if settings.border == "inside" else 0.0
+        centres = place_centres(requested_count, shape, self.particle_distance / self.pixel_size, generator, inset,
+                                settings.clusters)
+        count = len(centres)
+        rotations = draw_orientations(settings, count, generator, self.measured_orientations)
+        map_indices = draw_map_indices(settings.volume_proportions or (1.0,) * len(self.projectors), count, generator)
+        optics = self._draw_optics(generator)
+        heights = draw_heights(settings, centres, self.pixel_size, generator)
+        is_whole = boxes_inside(centres, self.box_size, shape)
+        return Specimen(centres, heights, rotations, map_indices, is_whole, optics, requested_count)
+
+    def form_image(self, specimen: Specimen) -> CleanMicrograph:
+        """Form the clean image of a specimen and its mask: project the particles, sum, convolve with the CTF."""
+        settings = self.settings
+        shape = settings.micrograph_size
+        projections = self.project_particles(specimen)
+        mask = particle_mask(projections, specimen.centres, shape, settings.mask_threshold, settings.soft_mask)
+        if specimen.same_defocus:
             margin = delocalisation_margin(self.pixel_size, specimen.optics)
             canvas = compose(projections, specimen.centres + margin, fast_shape(shape, margin))
             image = apply_ctf(canvas, self.pixel_size, specimen.optics)
             signal = image[margin:margin + shape[0], margin:margin + shape[1]]
         else:
-            signal = compose_defocused(projections, specimen.states, specimen.centres, shape, self.pixel_size)
-        return CleanMicrograph(signal * self.scale, mask, specimen)
+            signal = compose_defocused(projections, specimen.particle_optics, specimen.centres, shape, self.pixel_size)
+        return CleanMicrograph(signal * self.projection_scale, mask, specimen)
 
-    def projections(self, specimen: Specimen) -> Float[Tensor, "n box box"]:
-        """Line integrals (density x Å) of the particles, with the sub-pixel part of their centres as shift."""
-        edge = max(drawing_box(projector, self.pixel_size) for projector in self.projectors)
+    def project_particles(self, specimen: Specimen) -> Float[Tensor, "n box box"]:
+        """Projections of the particles (density x Å), shifted by the sub-pixel part of their centres."""
+        edge = max(projection_box_size(projector, self.pixel_size) for projector in self.projectors)
         shifts = subpixel_shifts(specimen.centres)
         result = torch.empty(len(shifts), edge, edge, device=self.projectors[0].spectrum.device)
-        for source, projector in enumerate(self.projectors):
-            rows = (specimen.sources == source).nonzero()[:, 0]
+        for map_index, projector in enumerate(self.projectors):
+            rows = (specimen.map_indices == map_index).nonzero()[:, 0]
             images = project(projector, specimen.rotations[rows], shifts[rows], edge, self.pixel_size)
             result[rows.to(images.device)] = images
         return result
 
-    def _draw_optics(self, draw: torch.Generator) -> Optics:
-        """One state of the microscope: drawn from the range, or one of the measured ones."""
-        if self.states:
-            return choose_optics(draw, self.states)
-        s = self.settings
-        return draw_optics(draw, voltage_kv=s.voltage_kv, cs_mm=s.cs_mm, amplitude_contrast=s.amplitude_contrast,
-                           defocus_min_angstrom=s.defocus_min, defocus_max_angstrom=s.defocus_max,
-                           astigmatism_max_angstrom=s.astigmatism_angstrom, phase_shift_degrees=s.phase_shift_degrees,
-                           b_factor_angstrom2=s.b_factor_angstrom2)
+    def _draw_optics(self, generator: torch.Generator) -> Optics:
+        """Draw a microscope state: a measured one if there are any, else one from the defocus range."""
+        if self.measured_optics:
+            return choose_optics(generator, self.measured_optics)
+        settings = self.settings
+        return draw_optics(
+            generator, voltage_kv=settings.voltage_kv, cs_mm=settings.cs_mm,
+            amplitude_contrast=settings.amplitude_contrast, defocus_min_angstrom=settings.defocus_min,
+            defocus_max_angstrom=settings.defocus_max, astigmatism_max_angstrom=settings.astigmatism_angstrom,
+            phase_shift_degrees=settings.phase_shift_degrees, b_factor_angstrom2=settings.b_factor_angstrom2)
 
 
-def microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.device | None = None) -> Microscope:
-    """Read the maps and models and prepare a run.
+def prepare_microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.device | None = None
+                       ) -> Microscope:
+    """Read the maps and atomic models and prepare them for projection.
+
+    Parameters
+    ----------
+    settings
+        Settings of the simulation.
+    scale
+        Factor on the signal s; ``measure_contrast`` gives it.
+    device
+        Device of the maps and images; the CPU by default.
 
     Raises
     ------
     DataError
-        A map cannot be used, or is larger than the micrograph.
+        A file cannot be used.
+    SettingsError
+        The particle has too few pixels, or its box is larger than the micrograph.
     """
     volumes, pixel_size = read_volumes(settings)
     diameter = max(diameter_angstrom(volume) for volume in volumes)
-    if diameter < SMALLEST * pixel_size:
-        raise SettingsError(f"the particle of {diameter:.3g} Å has less than {SMALLEST} pixels of {pixel_size:g} Å; "
-                            "lower pixel_size, or correct that of the map (volume_pixel_size)")
+    if diameter < MIN_DIAMETER_PIXELS * pixel_size:
+        raise SettingsError(f"the particle of {diameter:.3g} Å has less than {MIN_DIAMETER_PIXELS} pixels of "
+                            f"{pixel_size:g} Å; lower pixel_size, or correct that of the map (volume_pixel_size)")
     box_size = settings.box_size or 2 * round(0.75 * diameter / pixel_size)
     if box_size > min(settings.micrograph_size):
         y, x = settings.micrograph_size
         raise SettingsError(f"the box of {box_size} pixels is larger than the micrograph ({y} x {x} pixels at "
                             f"{pixel_size:g} Å); enlarge micrograph_size or pixel_size, or give a smaller box_size")
-    projectors = tuple(prepare(replace(volume, density=volume.density.to(device))) for volume in volumes)
-    base = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
-                  settings.phase_shift_degrees, settings.b_factor_angstrom2)
-    states = measured_states(settings.ctfs, base) if settings.ctfs else ()
-    orientations = measured_orientations(settings.orientations) if settings.orientations else None
-    return Microscope(settings, projectors, pixel_size, diameter, box_size, scale, states, orientations)
+    projectors = tuple(prepare_projector(replace(volume, density=volume.density.to(device))) for volume in volumes)
+    default_optics = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
+                            settings.phase_shift_degrees, settings.b_factor_angstrom2)
+    measured_optics = read_measured_optics(settings.ctfs, default_optics) if settings.ctfs else ()
+    orientation_list = read_measured_orientations(settings.orientations) if settings.orientations else None
+    return Microscope(settings, projectors, pixel_size, diameter, box_size, scale, measured_optics, orientation_list)
 
 
-def measure_contrast(run: Microscope, seed: int) -> Contrast:
-    """Return the contrast at which the run's first whole particles have the settings' SNR.
+def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
+    """Return the contrast at which the first whole particles of the run have the SNR of the settings.
 
-    The deviation of s inside their masks becomes sqrt(SNR) times that of the background.
+    At this contrast, the standard deviation of s inside the particles' masks is sqrt(SNR) times the standard deviation
+    of the background.
+
+    Parameters
+    ----------
+    microscope
+        The run's microscope.
+    seed
+        Seed of the run's specimens.
+
+    Raises
+    ------
+    DataError
+        The particles give no contrast.
     """
-    settings = run.settings
-    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy() for clean in _calibration(run, seed)])
-    # numpy: the order in which torch sums, and so the last bit, depends on the number of threads.
+    settings = microscope.settings
+    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy()
+                             for clean in _calibration_micrographs(microscope, seed)])
+    # NumPy, because the order in which torch adds, and so the last bit, depends on the number of threads.
     deviation = float(values.std(dtype=np.float64)) if values.size else 0.0
     if not deviation > 0:
         raise DataError(f"the particles of {settings.volume[0]} give no contrast; check the map and the optics")
-    wanted = settings.snr ** 0.5 * settings.background_deviation
-    return Contrast(snr=settings.snr, background_deviation=settings.background_deviation, signal_deviation=wanted,
-                    scale=run.scale * wanted / deviation)
+    signal_deviation = settings.snr ** 0.5 * settings.background_deviation
+    return Contrast(snr=settings.snr, background_deviation=settings.background_deviation,
+                    signal_deviation=signal_deviation, scale=microscope.projection_scale * signal_deviation / deviation)
 
 
-def _calibration(run: Microscope, seed: int) -> Iterator[CleanMicrograph]:
-    """The run's first whole particles, on their micrographs; a single centred one when there are none."""
-    missing = CALIBRATION_PARTICLES
+def _calibration_micrographs(microscope: Microscope, seed: int) -> Iterator[CleanMicrograph]:
+    """The first whole particles of the run on their micrographs; one centred particle if there are none."""
+    remaining = CALIBRATION_PARTICLES
     for index in range(8):
-        specimen = run.specimen(seed, index)
-        chosen = specimen.whole & (specimen.whole.cumsum(0) <= missing)
+        specimen = microscope.draw_specimen(seed, index)
+        chosen = specimen.is_whole & (specimen.is_whole.cumsum(0) <= remaining)
         if bool(chosen.any()):
-            missing -= int(chosen.sum())
-            yield run.expose(specimen.part(chosen))
-        if not missing:
+            remaining -= int(chosen.sum())
+            yield microscope.form_image(specimen.subset(chosen))
+        if not remaining:
             return
-    if missing == CALIBRATION_PARTICLES:
-        draw = seeded(seed, "calibration")
-        centre = torch.tensor([[edge / 2 for edge in run.settings.micrograph_size]], dtype=torch.float64)
-        yield run.expose(Specimen(centre, torch.zeros(1, dtype=torch.float64), uniform_rotations(1, draw),
-                                  torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool),
-                                  run.specimen(seed, 0).optics, 1))
+    if remaining == CALIBRATION_PARTICLES:
+        generator = seeded_generator(seed, "calibration")
+        centre = torch.tensor([[edge / 2 for edge in microscope.settings.micrograph_size]], dtype=torch.float64)
+        yield microscope.form_image(Specimen(
+            centre, torch.zeros(1, dtype=torch.float64), uniform_rotations(1, generator),
+            torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool),
+            microscope.draw_specimen(seed, 0).optics, 1))
 
 
-def drawing_box(projector: Projector, pixel_size: float) -> int:
-    """Edge (px, even) of a box at ``pixel_size`` that holds the whole map however it is shifted by a fraction."""
-    return 2 * (int(projector.reach_angstrom / pixel_size) + 2)
+def projection_box_size(projector: Projector, pixel_size: float) -> int:
+    """Even box size (px) that holds the whole particle at ``pixel_size`` (Å), for any shift below one pixel."""
+    return 2 * (int(projector.radius_angstrom / pixel_size) + 2)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One state of the microscope, and the phase of its contrast transfer; light, for the engine and the viewers.
+"""One state of the microscope, the phase of its contrast transfer function (CTF), and the zeros of the CTF.
 
-Lengths are Å, underfocus is positive, angles are degrees counter-clockwise from x. Voltages in kV
-and aberrations in mm become Å here and nowhere else.
+Lengths are Å, underfocus is positive, angles are degrees from x towards y. Only this module converts voltages in kV and
+aberrations in mm. It imports NumPy only, because the viewers use it as well.
 """
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import SettingsError
 
-__all__ = ["Optics", "electron_wavelength", "phase_terms", "phase_turns", "transfer_zeros"]
+__all__ = ["Optics", "ctf_zeros", "electron_wavelength", "phase_terms", "phase_turns"]
 
 PLANCK = 6.62607015e-34  # J s
 ELECTRON_MASS = 9.1093837015e-31  # kg
@@ -25,8 +25,17 @@ LIGHT_SPEED = 299792458.0  # m / s
 class Optics:
     """One realised microscope state; underfocus is positive.
 
-    The defocus is ``defocus_u_angstrom`` along ``defocus_angle_degrees`` (from x towards y) and
-    ``defocus_v_angstrom`` across it.
+    The defocus is ``defocus_u_angstrom`` in the direction ``defocus_angle_degrees`` (from x towards y), and
+    ``defocus_v_angstrom`` perpendicular to it.
+
+    Raises
+    ------
+    SettingsError
+        The voltage is not positive, the amplitude contrast is not between -1 and 1, or a value is not finite.
+
+    References
+    ----------
+    Convention of CTFFIND4: doi:10.1016/j.jsb.2015.08.008
     """
 
     voltage_kv: float
@@ -44,11 +53,17 @@ class Optics:
         if not 0 <= abs(self.amplitude_contrast) <= 1:
             raise SettingsError(f"amplitude contrast is {self.amplitude_contrast}; give a number from 0 to 1")
         if not all(math.isfinite(value) for value in vars(self).values()):
-            raise SettingsError(f"optics hold a value that is not finite: {self}; check the CTF file")
+            raise SettingsError(f"the optics have a value that is not finite: {self}; check the CTF file")
 
 
 def electron_wavelength(voltage_kv: float) -> float:
-    """Relativistic de Broglie wavelength in Å of electrons accelerated by ``voltage_kv`` kV."""
+    """Relativistic de Broglie wavelength (Å) of electrons accelerated by ``voltage_kv``; 0.0197 Å at 300 kV.
+
+    Raises
+    ------
+    SettingsError
+        The voltage is not positive.
+    """
     if not 0 < voltage_kv < math.inf:
         raise SettingsError(f"voltage is {voltage_kv} kV; give a positive number such as 300")
     energy = ELEMENTARY_CHARGE * voltage_kv * 1e3
@@ -57,9 +72,14 @@ def electron_wavelength(voltage_kv: float) -> float:
 
 
 def phase_terms(optics: Optics) -> tuple[float, float, float, float, float]:
-    """Phase in turns = a (x² + y²) + b (x² − y²) + c x y + d (x² + y²)² + e, for frequencies in 1/Å.
+    """Coefficients (a, b, c, d, e) of the CTF's phase as a polynomial of the frequency (x, y) in 1/Å.
 
-    With cos 2(θ − angle) written out, the defocus term is a polynomial: no angle is ever computed.
+    Phase in turns = a (x² + y²) + b (x² − y²) + c x y + d (x² + y²)² + e. With cos 2(θ − angle) written out, the
+    defocus term is a polynomial, so that no angle has to be computed for each frequency.
+
+    References
+    ----------
+    doi:10.1016/j.jsb.2015.08.008
     """
     wavelength = electron_wavelength(optics.voltage_kv)
     mean = 0.5 * (optics.defocus_u_angstrom + optics.defocus_v_angstrom)
@@ -75,38 +95,46 @@ def phase_terms(optics: Optics) -> tuple[float, float, float, float, float]:
 
 
 def phase_turns(optics: Optics, y: Any, x: Any) -> Any:
-    """Phase in turns at frequencies (1/Å), float64 arrays or tensors that broadcast against each other."""
+    """Phase of the CTF, in turns.
+
+    Parameters
+    ----------
+    optics
+        One realised microscope state.
+    y, x
+        Frequencies, 1/Å: float64 arrays or tensors whose shapes broadcast.
+    """
     a, b, c, d, e = phase_terms(optics)
     square = x * x + y * y
     return (a + d * square) * square + b * (x * x - y * y) + c * x * y + e
 
 
-def transfer_zeros(optics: Optics, directions: NDArray[np.float64], highest: float) -> NDArray[np.float64]:
-    """Frequencies (1/Å) at which the contrast transfer vanishes: the dark rings of a power spectrum.
+def ctf_zeros(optics: Optics, directions: NDArray[np.float64], highest_frequency: float) -> NDArray[np.float64]:
+    """Frequencies (1/Å) at which the CTF is zero: the dark Thon rings of a power spectrum.
 
     Parameters
     ----------
     optics
         One realised microscope state.
     directions
-        Angles θ of the frequencies, from x towards y, radians.
-    highest
-        Frequency (1/Å) up to which zeros are wanted; above 0.
+        Directions θ in which to look for zeros, from x towards y, radians (m,).
+    highest_frequency
+        Look for zeros up to this frequency, 1/Å; above 0.
 
     Returns
     -------
-    (ring, direction), from the innermost outwards; NaN where a ring lies beyond ``highest``.
+    Array (rings, m), from the innermost ring outwards; NaN where a ring lies beyond ``highest_frequency``.
     """
     a, b, c, d, e = phase_terms(optics)
-    # Along θ the phase is p t + d t² + e turns with t = u²; it vanishes at every half turn.
+    # In the direction θ the phase is p t + d t² + e turns, with t = u². The CTF is zero at each half turn.
     p = a + b * np.cos(2 * directions) + 0.5 * c * np.sin(2 * directions)
-    reach = highest**2 * (np.abs(p).max() + abs(d) * highest**2)
-    halves = np.arange(math.floor(2 * (e - reach)), math.ceil(2 * (e + reach)) + 1)[:, None] / 2 - e
+    max_turns = highest_frequency**2 * (np.abs(p).max() + abs(d) * highest_frequency**2)
+    half_turns = np.arange(math.floor(2 * (e - max_turns)), math.ceil(2 * (e + max_turns)) + 1)[:, None] / 2 - e
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Both roots, the first in the form that stays finite as d goes to zero.
-        far = p + np.where(p < 0, -1, 1) * np.sqrt(p**2 + 4 * d * halves)
-        t = np.concatenate([2 * halves / far, -far / (2 * d) if d else np.full_like(far, np.nan)])
-        rings = np.sqrt(np.where((t > 0) & (t <= highest**2), t, np.nan))
-    rings = np.sort(rings, axis=0)  # NaN goes to the end
-    seen: NDArray[np.float64] = rings[~np.isnan(rings).all(1)]
-    return seen
+        # Both roots of the quadratic equation; the form of the first one stays finite as d goes to zero.
+        far = p + np.where(p < 0, -1, 1) * np.sqrt(p**2 + 4 * d * half_turns)
+        t = np.concatenate([2 * half_turns / far, -far / (2 * d) if d else np.full_like(far, np.nan)])
+        rings = np.sqrt(np.where((t > 0) & (t <= highest_frequency**2), t, np.nan))
+    rings = np.sort(rings, axis=0)  # NaN is sorted to the end
+    zeros: NDArray[np.float64] = rings[~np.isnan(rings).all(1)]
+    return zeros

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A protein complex made by code: a sum of Gaussians, whose projections are known exactly.
+"""An artificial protein complex, a sum of Gaussians whose projections are known exactly.
 
-Eight lobes of different sizes, each a handful of round beads, sit around an off-centre core. No rotation and
-no mirror maps the arrangement onto itself, so every sign of every convention shows in its images.
+It has eight lobes of different sizes; each lobe is a group of round beads. No rotation and no mirror maps the complex
+onto itself. Therefore an error in any sign or convention of the projection changes its images.
 """
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.simulation.volume import Volume
 
-__all__ = ["Gaussians", "density", "exact_projections", "gaussians", "phantom"]
+__all__ = ["Gaussians", "exact_projections", "gaussian_density", "phantom", "phantom_gaussians"]
 
 # Lobes in units of about the diameter: centre (x, y, z), radius, number of beads, density.
 LOBES = (
@@ -28,9 +28,9 @@ LOBES = (
     ((-0.04, -0.09, -0.33), 0.07, 4, 1.40),
 )
 BEAD_RADIUS = 0.65
-"""Deviation of a bead over the radius of the sphere that is its share of the lobe."""
+"""Standard deviation of a bead, relative to the radius of a sphere with the bead's share of the lobe's volume."""
 EXTENT = 0.92
-"""Largest extent of the arrangement in the units above, where the density falls to a tenth of its strong values."""
+"""Largest extent of the complex in units of LOBES, measured where the density is a tenth of its strong values."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,19 @@ class Gaussians:
     """Density at each centre."""
 
 
-def gaussians(diameter_angstrom: float = 180.0) -> Gaussians:
-    """The beads of the phantom, centred on their mass, for a particle of about this largest extent."""
+def phantom_gaussians(diameter_angstrom: float = 180.0) -> Gaussians:
+    """The beads of the phantom, with the centre of mass at the origin.
+
+    Parameters
+    ----------
+    diameter_angstrom
+        Largest extent of the particle, Å, to within a few per cent.
+
+    Raises
+    ------
+    SettingsError
+        The diameter is not positive.
+    """
     if not diameter_angstrom > 0:
         raise SettingsError(f"the phantom's diameter is {diameter_angstrom:g} Å; give a value above 0")
     centres, sigmas, weights = [], [], []
@@ -54,30 +65,50 @@ def gaussians(diameter_angstrom: float = 180.0) -> Gaussians:
         centres.append(torch.tensor(centre) + radius * _spiral(count, 1.0 + lobe))
         sigmas.append(torch.full((count,), BEAD_RADIUS * radius * count ** (-1 / 3)))
         weights.append(torch.full((count,), weight))
-    place, sigma, weight_of = torch.cat(centres), torch.cat(sigmas), torch.cat(weights)
-    mass = weight_of * sigma**3
-    place = place - (mass[:, None] * place).sum(0) / mass.sum()
+    positions, all_sigmas, all_weights = torch.cat(centres), torch.cat(sigmas), torch.cat(weights)
+    mass = all_weights * all_sigmas**3
+    positions = positions - (mass[:, None] * positions).sum(0) / mass.sum()
     unit = diameter_angstrom / EXTENT
-    return Gaussians(place * unit, sigma * unit, weight_of)
+    return Gaussians(positions * unit, all_sigmas * unit, all_weights)
 
 
 def phantom(box: int, pixel_size: float, diameter_angstrom: float = 180.0) -> Volume:
-    """The phantom on a grid, the same at every call.
+    """The phantom as a density map; each call gives the same one.
 
     Parameters
     ----------
     box
-        Side in voxels, even or odd.
+        Edge in voxels, even or odd.
     pixel_size
         Å per voxel.
     diameter_angstrom
-        Largest extent of the particle; the box should be about 1.4 times as large.
+        Largest extent of the particle, Å; the box should be about 1.4 times as large.
+
+    Raises
+    ------
+    SettingsError
+        A value is not positive.
     """
-    return density(gaussians(diameter_angstrom), box, pixel_size)
+    return gaussian_density(phantom_gaussians(diameter_angstrom), box, pixel_size)
 
 
-def density(beads: Gaussians, box: int, pixel_size: float) -> Volume:
-    """The sum of Gaussians at the voxel centres; origin at ``box // 2``."""
+def gaussian_density(beads: Gaussians, box: int, pixel_size: float) -> Volume:
+    """Density map of a sum of Gaussians, sampled at the voxel centres, with the origin at ``box // 2``.
+
+    Parameters
+    ----------
+    beads
+        The Gaussians.
+    box
+        Edge in voxels, even or odd.
+    pixel_size
+        Å per voxel.
+
+    Raises
+    ------
+    SettingsError
+        The box or the pixel size is not positive.
+    """
     if box < 1 or not pixel_size > 0:
         raise SettingsError(f"box {box} and pixel size {pixel_size:g} make no grid; give values above 0")
     x, y, z = (_profile(beads.centres[:, axis], beads.sigmas, box, pixel_size) for axis in range(3))
@@ -86,22 +117,34 @@ def density(beads: Gaussians, box: int, pixel_size: float) -> Volume:
 
 def exact_projections(beads: Gaussians, rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
                       box: int, pixel_size: float) -> Float[Tensor, "n box box"]:
-    """Line integrals of the Gaussians, by formula; arguments as of ``projection.project``, density × Å."""
+    """Exact projections of a sum of Gaussians, by formula.
+
+    Parameters
+    ----------
+    beads
+        The Gaussians.
+    rotations, shifts, box, pixel_size
+        As for ``projection.project``.
+
+    Returns
+    -------
+    Line integrals, density × Å.
+    """
     heights = beads.weights * beads.sigmas * math.sqrt(2 * math.pi)
-    seen = torch.einsum("nij,mj->nmi", rotations, beads.centres)
+    rotated_centres = torch.einsum("nij,mj->nmi", rotations, beads.centres)
     images = []
-    for place, (dy, dx) in zip(seen, shifts * pixel_size, strict=True):
-        x = _profile(place[:, 0] + dx, beads.sigmas, box, pixel_size)
-        y = _profile(place[:, 1] + dy, beads.sigmas, box, pixel_size)
+    for position, (dy, dx) in zip(rotated_centres, shifts * pixel_size, strict=True):
+        x = _profile(position[:, 0] + dx, beads.sigmas, box, pixel_size)
+        y = _profile(position[:, 1] + dy, beads.sigmas, box, pixel_size)
         images.append((heights[:, None] * y).T @ x)
     return torch.stack(images) if images else rotations.new_zeros((0, box, box))
 
 
 def _profile(centres: Float[Tensor, "n"], sigmas: Float[Tensor, "n"], box: int, pixel_size: float
              ) -> Float[Tensor, "n box"]:
-    """Gaussians of height 1 along one axis."""
-    places = (torch.arange(box, device=centres.device) - box // 2) * pixel_size
-    return torch.exp(-0.5 * ((places - centres[:, None]) / sigmas[:, None]) ** 2)
+    """Gaussians of height 1 along one axis, sampled at the pixel centres."""
+    positions = (torch.arange(box, device=centres.device) - box // 2) * pixel_size
+    return torch.exp(-0.5 * ((positions - centres[:, None]) / sigmas[:, None]) ** 2)
 
 
 def _spiral(count: int, start: float) -> Float[Tensor, "count 3"]:

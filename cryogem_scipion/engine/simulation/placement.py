@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the particles are: random sequential addition with an exclusion distance.
+"""Random positions of the particles, by random sequential addition with a smallest particle distance.
 
-Centres are (y, x) in pixels; the centre of the first pixel is (0, 0). Placed centres are kept in
-the cells of a grid no finer than the exclusion distance, so that a new one is compared with the
-nine cells around it only. When random darts no longer find room, the squares that are still
-free are searched and divided until none is left: what fits is placed.
+Centres are (y, x) in pixels; the centre of the first pixel is (0, 0). Each placed centre is stored in the cell of a
+grid. The cells are at least as large as the particle distance, so that a new centre has to be compared with those in
+nine cells only. If many random positions in a row are too near to placed centres, only the squares that are still free
+are searched. They are divided until none is left, so that as many particles are placed as fit.
 """
 import math
 
@@ -16,16 +16,29 @@ from torch import Tensor
 
 from cryogem_scipion.engine.errors import SettingsError
 
-__all__ = ["draw_count", "place_centres"]
+__all__ = ["draw_particle_count", "place_centres"]
 
-MISSES = 200  # darts in a row that find no room before the free squares are searched
-ATTEMPTS = 30  # places tried around a neighbour before a clustered centre is placed anywhere
-CLUSTER_REACH = 1.3  # clustered centres are this many exclusion distances from a neighbour, at most
-DEPTH = 24  # halvings of the free squares; rounding forbids more
+MAX_MISSES = 200  # random positions in a row without room, before the free squares are searched
+NEIGHBOUR_ATTEMPTS = 30  # positions tried near a neighbour, before a clustered centre is placed anywhere
+CLUSTER_REACH = 1.3  # largest distance of a clustered centre from its neighbour, in particle distances
+MAX_HALVINGS = 24  # halvings of the free squares; more would be below the rounding error
 
 
-def draw_count(mean: float, sigma: float, generator: torch.Generator) -> int:
-    """Number of particles from a normal distribution cut at two sigmas, never below 0."""
+def draw_particle_count(mean: float, sigma: float, generator: torch.Generator) -> int:
+    """Draw a number of particles from a normal distribution that is cut at two sigmas; at least 0.
+
+    Parameters
+    ----------
+    mean, sigma
+        Mean and standard deviation of the number of particles per micrograph.
+    generator
+        Random generator.
+
+    Raises
+    ------
+    SettingsError
+        A number is negative or not finite.
+    """
     if not (mean >= 0 and sigma >= 0 and math.isfinite(mean + sigma)):
         raise SettingsError(f"particles per micrograph are {mean} ± {sigma}; give numbers of 0 or more")
     deviation = math.inf
@@ -42,36 +55,38 @@ def place_centres(
     inset: float = 0.0,
     clusters: float = 0.0,
 ) -> Float[Tensor, "m 2"]:
-    """Place centres at random, no two nearer than ``distance``.
+    """Place centres at random, with at least ``distance`` between any two.
 
     Parameters
     ----------
     count
-        Centres wanted.
+        Number of centres wanted.
     shape
-        Field (y, x) in pixels.
+        Micrograph size (y, x), pixels.
     distance
-        Exclusion distance in pixels, Euclidean; 0 allows any overlap.
+        Smallest Euclidean distance between two centres, pixels; 0 allows any overlap.
+    generator
+        Random generator; it gives one seed.
     inset
-        Centres stay in [inset, size − inset): half the box keeps whole boxes inside, 0 lets the
-        border cut them, a negative inset lets centres lie outside.
+        Centres lie in [inset, size − inset), pixels. With half the box size all particles are whole, with 0 the border
+        cuts some, and with a negative inset some centres lie outside the micrograph.
     clusters
-        Chance, from 0 to 1, that a centre is placed beside an earlier one.
+        Probability, from 0 to 1, that a centre is placed near an earlier one.
 
     Returns
     -------
-    Sub-pixel (y, x) of the centres, float64, in the order of placing: fewer than ``count`` when no
-    more fit.
+    Sub-pixel (y, x) of the centres, float64, in the order in which they were placed; fewer than ``count`` if not all
+    fit.
 
     Raises
     ------
     SettingsError
-        A negative count or distance, or a degree of clustering outside 0 to 1.
+        The count or the distance is negative, ``clusters`` is not between 0 and 1, or a value is not finite.
     """
     if count < 0:
         raise SettingsError(f"number of particles is {count}; give 0 or more")
     if not 0 <= distance < math.inf:
-        raise SettingsError(f"exclusion distance is {distance} pixels; give 0 or more")
+        raise SettingsError(f"particle distance is {distance} pixels; give 0 or more")
     if not 0 <= clusters <= 1:
         raise SettingsError(f"degree of clustering is {clusters}; give a number from 0 to 1")
     if not math.isfinite(inset):
@@ -96,8 +111,8 @@ def _uniform(state):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _free(y, x, centres, heads, following, cell, distance):  # type: ignore[no-untyped-def]
-    """Whether no placed centre is nearer to (y, x) than the distance."""
+def _is_free(y, x, centres, heads, following, cell, distance):  # type: ignore[no-untyped-def]
+    """Whether (y, x) is at least ``distance`` away from all placed centres."""
     row, column = int(y / cell), int(x / cell)
     for r in range(max(row - 1, 0), min(row + 2, heads.shape[0])):
         for c in range(max(column - 1, 0), min(column + 2, heads.shape[1])):
@@ -119,8 +134,8 @@ def _add(y, x, placed, centres, heads, following, cell):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True)
-def _covered(y, x, side, centres, heads, following, cell, distance):  # type: ignore[no-untyped-def]
-    """Whether one placed centre excludes the whole square with its corner at (y, x)."""
+def _is_covered(y, x, side, centres, heads, following, cell, distance):  # type: ignore[no-untyped-def]
+    """Whether one placed centre alone excludes the whole square whose corner is (y, x)."""
     middle_y, middle_x = y + 0.5 * side, x + 0.5 * side
     row, column = int(middle_y / cell), int(middle_x / cell)
     for r in range(max(row - 1, 0), min(row + 2, heads.shape[0])):
@@ -145,24 +160,24 @@ def _place(count, size_y, size_x, distance, clusters, seed):  # type: ignore[no-
     heads = np.full((int(size_y / cell) + 1, int(size_x / cell) + 1), -1, np.int64)
     placed = 0
     misses = 0
-    while placed < count and misses < MISSES:
-        found = False
+    while placed < count and misses < MAX_MISSES:
+        has_room = False
         y = x = 0.0
         if placed > 0 and clusters > 0.0 and _uniform(state) < clusters:
-            for _ in range(ATTEMPTS):
-                beside = int(_uniform(state) * placed)
+            for _ in range(NEIGHBOUR_ATTEMPTS):
+                neighbour = int(_uniform(state) * placed)
                 reach = max(distance, 1.0) * math.sqrt(1.0 + _uniform(state) * (CLUSTER_REACH**2 - 1.0))
                 angle = 2.0 * math.pi * _uniform(state)
-                y = centres[beside, 0] + reach * math.sin(angle)
-                x = centres[beside, 1] + reach * math.cos(angle)
+                y = centres[neighbour, 0] + reach * math.sin(angle)
+                x = centres[neighbour, 1] + reach * math.cos(angle)
                 inside = 0.0 <= y < size_y and 0.0 <= x < size_x
-                if inside and _free(y, x, centres, heads, following, cell, distance):
-                    found = True
+                if inside and _is_free(y, x, centres, heads, following, cell, distance):
+                    has_room = True
                     break
-        if not found:
+        if not has_room:
             y, x = _uniform(state) * size_y, _uniform(state) * size_x
-            found = _free(y, x, centres, heads, following, cell, distance)
-        if found:
+            has_room = _is_free(y, x, centres, heads, following, cell, distance)
+        if has_room:
             _add(y, x, placed, centres, heads, following, cell)
             placed += 1
             misses = 0
@@ -174,19 +189,21 @@ def _place(count, size_y, size_x, distance, clusters, seed):  # type: ignore[no-
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(placed, count, size_y, size_x, distance, state, centres, heads, following, cell):  # type: ignore[no-untyped-def]
-    """Throw darts into the squares not yet excluded, halving them, until none is left."""
+def _fill(  # type: ignore[no-untyped-def]
+    placed, count, size_y, size_x, distance, state, centres, heads, following, cell
+):
+    """Place centres in the squares that are not excluded, and halve these squares, until none is left."""
     side = 0.5 * distance
     rows, columns = int(size_y / side) + 1, int(size_x / side) + 1
     corners = np.empty((rows * columns, 2), np.float64)
     for index in range(rows * columns):
         corners[index, 0], corners[index, 1] = (index // columns) * side, (index % columns) * side
-    for _ in range(DEPTH):
+    for _ in range(MAX_HALVINGS):
         active = 0
         for index in range(corners.shape[0]):
             y, x = corners[index, 0], corners[index, 1]
             inside = y < size_y and x < size_x
-            if inside and not _covered(y, x, side, centres, heads, following, cell, distance):
+            if inside and not _is_covered(y, x, side, centres, heads, following, cell, distance):
                 corners[active, 0], corners[active, 1] = y, x
                 active += 1
         if active == 0:
@@ -195,7 +212,7 @@ def _fill(placed, count, size_y, size_x, distance, state, centres, heads, follow
             chosen = int(_uniform(state) * active)
             y = corners[chosen, 0] + _uniform(state) * side
             x = corners[chosen, 1] + _uniform(state) * side
-            if y < size_y and x < size_x and _free(y, x, centres, heads, following, cell, distance):
+            if y < size_y and x < size_x and _is_free(y, x, centres, heads, following, cell, distance):
                 _add(y, x, placed, centres, heads, following, cell)
                 placed += 1
                 if placed == count:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Orientations of the particles.
+"""Random orientations of the particles.
 
-Rotations are the matrices A of ``projection``: a particle is seen along the map's direction
-Aᵀ (0, 0, 1), the third row of A. All are float64 on the CPU; the generator decides every draw.
+Rotations are the matrices A of ``projection``. The viewing direction of a particle, in its map, is the third row of A,
+Aᵀ (0, 0, 1). All results are float64 on the CPU. All random numbers come from the generator.
 """
 import math
 from collections.abc import Sequence
@@ -13,11 +13,25 @@ from torch import Tensor
 
 from cryogem_scipion.engine.errors import SettingsError
 
-__all__ = ["drawn_rotations", "preferred_rotations", "uniform_rotations", "view_directions"]
+__all__ = ["preferred_rotations", "resampled_rotations", "uniform_rotations", "view_directions"]
 
 
 def uniform_rotations(count: int, generator: torch.Generator) -> Float[Tensor, "n 3 3"]:
-    """Rotations uniform on SO(3): normalised 4-vectors of normal deviates are uniform quaternions.
+    """Rotations uniform on SO(3).
+
+    Four normal deviates, normalised, are a uniform quaternion.
+
+    Parameters
+    ----------
+    count
+        Number of rotations.
+    generator
+        Random generator.
+
+    Raises
+    ------
+    SettingsError
+        The count is negative.
 
     References
     ----------
@@ -39,7 +53,7 @@ def _from_quaternions(quaternions: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3
 
 
 def view_directions(rot_tilt_degrees: Float[Tensor, "n 2"]) -> Float[Tensor, "n 3"]:
-    """Unit vectors (x, y, z) in the map along which (rot, tilt) looks."""
+    """Viewing directions (x, y, z), unit vectors in the map, of the angles (rot, tilt) in degrees."""
     rot, tilt = torch.deg2rad(rot_tilt_degrees.to(torch.float64)).unbind(-1)
     return torch.stack([torch.sin(tilt) * torch.cos(rot), torch.sin(tilt) * torch.sin(rot), torch.cos(tilt)], dim=-1)
 
@@ -52,83 +66,104 @@ def preferred_rotations(
     cone_degrees: float = 15.0,
     uniform_weight: float = 0.0,
 ) -> Float[Tensor, "n 3 3"]:
-    """Rotations whose view directions lie in cones around preferred views.
+    """Rotations whose viewing directions lie in cones around preferred views.
 
     Parameters
     ----------
+    count
+        Number of rotations.
+    generator
+        Random generator.
     views_degrees
-        (rot, tilt) of each preferred view.
+        (rot, tilt) of each preferred view, degrees.
     weights
         Relative frequency of each view; equal by default.
     cone_degrees
-        Half the opening angle; directions are uniform over the cap, in-plane angles over the circle.
+        Half the opening angle of the cones, degrees. Directions are uniform in the cone, in-plane angles uniform over
+        the circle.
     uniform_weight
-        Relative frequency, on the scale of the weights, of orientations uniform on SO(3).
+        Relative frequency of orientations uniform on SO(3), on the scale of the weights.
 
     Raises
     ------
     SettingsError
-        No views, weights that do not match them or have no sum, or a cone outside 0 to 180°.
+        There is no view, the weights do not match the views or are all 0, or the cone is outside 0 to 180°.
     """
-    chances = [1.0] * len(views_degrees) if weights is None else list(weights)
+    probabilities = [1.0] * len(views_degrees) if weights is None else list(weights)
     if not views_degrees:
-        raise SettingsError("no preferred view given: the list is empty; give at least one (rot, tilt)")
-    if len(chances) != len(views_degrees):
-        raise SettingsError(f"{len(chances)} weights for {len(views_degrees)} views; give one weight a view")
-    chances.append(uniform_weight)
-    if not (all(0 <= chance < math.inf for chance in chances) and sum(chances) > 0):
-        raise SettingsError(f"weights of the views are {chances}; give numbers of 0 or more, not all 0")
+        raise SettingsError("no preferred view: the list is empty; give at least one (rot, tilt)")
+    if len(probabilities) != len(views_degrees):
+        raise SettingsError(f"{len(probabilities)} weights for {len(views_degrees)} views; give one for each")
+    probabilities.append(uniform_weight)
+    if not (all(0 <= chance < math.inf for chance in probabilities) and sum(probabilities) > 0):
+        raise SettingsError(f"weights of the views are {probabilities}; give numbers of 0 or more, not all 0")
     if not 0 <= cone_degrees <= 180:
         raise SettingsError(f"cone is {cone_degrees}°; give an angle from 0 to 180")
-    anywhere = uniform_rotations(count, generator)
+    uniform = uniform_rotations(count, generator)
     if count == 0:
-        return anywhere
+        return uniform
     chosen = torch.multinomial(
-        torch.tensor(chances, dtype=torch.float64), count, replacement=True, generator=generator
+        torch.tensor(probabilities, dtype=torch.float64), count, replacement=True, generator=generator
     )
-    draw = torch.rand(count, 3, generator=generator, dtype=torch.float64)
-    cosine = 1 - draw[:, 0] * (1 - math.cos(math.radians(cone_degrees)))
+    uniform_draws = torch.rand(count, 3, generator=generator, dtype=torch.float64)
+    cosine = 1 - uniform_draws[:, 0] * (1 - math.cos(math.radians(cone_degrees)))
     sine = torch.sqrt((1 - cosine * cosine).clamp(min=0))
-    around = 2 * math.pi * draw[:, 1]
-    local = torch.stack([sine * torch.cos(around), sine * torch.sin(around), cosine], dim=-1)
+    azimuth = 2 * math.pi * uniform_draws[:, 1]
+    local = torch.stack([sine * torch.cos(azimuth), sine * torch.sin(azimuth), cosine], dim=-1)
     views = torch.tensor([*views_degrees, (0.0, 0.0)], dtype=torch.float64)[chosen]
-    frames = _frames(view_directions(views))
+    frames = _view_frames(view_directions(views))
     direction = (local[:, None, :] @ frames)[:, 0]
-    in_plane = 2 * math.pi * draw[:, 2]
-    rotations = _spin(in_plane) @ _frames(direction)
-    return torch.where((chosen == len(views_degrees))[:, None, None], anywhere, rotations)
+    in_plane = 2 * math.pi * uniform_draws[:, 2]
+    rotations = _in_plane_rotations(in_plane) @ _view_frames(direction)
+    return torch.where((chosen == len(views_degrees))[:, None, None], uniform, rotations)
 
 
-def drawn_rotations(
+def resampled_rotations(
     count: int, generator: torch.Generator, orientations: Float[Tensor, "m 3 3"], spread_degrees: float = 0.0
 ) -> Float[Tensor, "n 3 3"]:
-    """Rotations drawn with replacement from a given list of orientations.
+    """Rotations drawn with replacement from a list of orientations.
 
-    Each gets a fresh in-plane angle, for a grid has no preferred direction in the plane of the
-    image, and is tilted about a random axis by an angle of up to ``spread_degrees``.
+    Each rotation gets a new in-plane angle, because no in-plane direction is preferred on a grid. It is also rotated
+    about a random axis by an angle of up to ``spread_degrees``.
+
+    Parameters
+    ----------
+    count
+        Number of rotations.
+    generator
+        Random generator.
+    orientations
+        Rotation matrices A to draw from.
+    spread_degrees
+        Largest additional rotation, degrees.
+
+    Raises
+    ------
+    SettingsError
+        The list is empty, or the spread is outside 0 to 180°.
     """
     if orientations.shape[0] == 0:
         raise SettingsError("no orientation to draw from: the list is empty; give particles with poses")
     if not 0 <= spread_degrees <= 180:
         raise SettingsError(f"spread is {spread_degrees}°; give an angle from 0 to 180")
     chosen = torch.randint(orientations.shape[0], (count,), generator=generator)
-    draw = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    uniform_draws = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     axis = torch.randn(count, 3, generator=generator, dtype=torch.float64)
-    half = 0.5 * math.radians(spread_degrees) * draw[:, 1]
+    half = 0.5 * math.radians(spread_degrees) * uniform_draws[:, 1]
     axis = torch.nn.functional.normalize(axis, dim=-1) * torch.sin(half)[:, None]
     tilt = _from_quaternions(torch.cat([torch.cos(half)[:, None], axis], dim=-1))
-    picked = orientations.detach().cpu().to(torch.float64)[chosen]
-    return _spin(2 * math.pi * draw[:, 0]) @ tilt @ picked
+    chosen_orientations = orientations.detach().cpu().to(torch.float64)[chosen]
+    return _in_plane_rotations(2 * math.pi * uniform_draws[:, 0]) @ tilt @ chosen_orientations
 
 
-def _spin(angles: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
-    """Rotations about z, the axis of view."""
+def _in_plane_rotations(angles: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+    """Rotations by angles (radians) about z, the viewing direction."""
     cosine, sine, zero = torch.cos(angles), torch.sin(angles), torch.zeros_like(angles)
     rows = [cosine, sine, zero, -sine, cosine, zero, zero, zero, zero + 1]
     return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
 
 
-def _frames(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
+def _view_frames(direction: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
     """Right-handed frames whose third row is ``direction``."""
     least = torch.nn.functional.one_hot(direction.abs().argmin(dim=-1), 3).to(direction.dtype)
     first = torch.nn.functional.normalize(torch.linalg.cross(least, direction), dim=-1)

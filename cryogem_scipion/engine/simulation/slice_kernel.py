@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The compiled loop that fills slices of a spectrum on a CPU; ``slices`` describes what it does."""
+"""The compiled loop that computes central slices of a spectrum on the CPU; ``slices`` explains the method."""
 import math
 from typing import Any
 
@@ -8,15 +8,15 @@ import numpy as np
 
 __all__ = ["fill_slices"]
 
-# The kernel works on flat arrays of floats with unsigned places: numba then neither checks for negative indices
-# nor makes views. Sums may be contracted and reordered by the compiler, the same way for every projection.
+# The kernel uses flat arrays of floats with unsigned indices, because numba then neither checks for negative indices
+# nor creates views. The compiler may contract and reorder sums, but in the same way for every projection.
 _FAST = {"contract", "reassoc"}
 _one, _two = np.uintp(1), np.uintp(2)
 
 
 @numba.njit(cache=True, inline="always")
 def _weights(t: Any, cubic: Any) -> Any:
-    """Weights of the four neighbours (-1, 0, 1, 2) at the fraction t between 0 and 1."""
+    """Interpolation weights of the neighbours at -1, 0, 1 and 2, for a position t between 0 and 1."""
     one, sixth = np.float32(1), np.float32(1 / 6)
     o = one - t
     if not cubic:
@@ -29,16 +29,24 @@ def _weights(t: Any, cubic: Any) -> Any:
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
 def fill_slices(spectrum: Any, lines: Any, columns: Any, rotations: Any, shifts: Any, width: Any, scale: Any,
                 radius: Any, gain: Any, cubic: Any, out: Any) -> None:
-    """Fill half planes; the arguments are those of ``slices.SliceGrid`` and these.
+    """Compute the half-plane spectra of projections and write them into ``out``.
 
     Parameters
     ----------
-    spectrum, lines, columns
-        The layout that ``slices`` describes, as flat float32 (real, imaginary), and its lengths along y and x.
-    rotations, shifts
-        ``[n, 3, 3]`` and ``[n, 2]`` (y, x) in pixels, float32.
+    spectrum
+        In the layout that ``slices`` describes, as a flat float32 array (real and imaginary part of each value).
+    lines, columns
+        Lengths of the spectrum along y and x.
+    rotations
+        Rotation matrices A, ``[n, 3, 3]``, float32.
+    shifts
+        (y, x) in pixels, ``[n, 2]``, float32.
+    width, scale, radius, gain
+        As in ``slices.SliceGrid``.
+    cubic
+        Cubic interpolation, not linear.
     out
-        ``[n, row, 2 x column]``, float32: real and imaginary parts side by side.
+        ``[n, row, 2 x column]``, float32: real and imaginary part of each value.
     """
     line, plane = np.uintp(2 * columns), np.uintp(2 * columns * lines)
     low, count = (np.int32(1), 4) if cubic else (np.int32(0), 2)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Central slices of a padded spectrum, by the compiled kernel on a CPU, in torch on other devices.
+"""Central slices of a padded spectrum: with a compiled kernel on the CPU, with torch on other devices.
 
-They fill the half plane of an image's spectrum inside a circle of frequencies and leave zeros outside it. The
-spectrum is stored as ``[z, y, x]`` with both signs along z and y (zero in the middle) and, along x, the
-frequencies from ``-guard`` up; ``guard`` is what the interpolation needs left of zero. Where a frequency has a
-negative x, the value is the complex conjugate of that at the opposite frequency.
+A slice fills the half plane of an image's spectrum inside a circle of frequencies; outside the circle it is zero. The
+spectrum is stored as ``[z, y, x]``. Along z and y it holds both signs, with zero frequency in the middle. Along x it
+starts at the frequency ``-neighbours_before(order)``, because the interpolation needs neighbours below zero. At other
+frequencies with negative x, the value is the complex conjugate of that at the opposite frequency.
 """
 import math
 from dataclasses import dataclass
@@ -18,56 +18,69 @@ from torch import Tensor
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.simulation.slice_kernel import fill_slices
 
-__all__ = ["SliceGrid", "compiled_slices", "guard", "slices"]
+__all__ = ["SliceGrid", "compiled_slices", "neighbours_before", "torch_slices"]
 
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """Which frequencies of a spectrum an image takes."""
+    """The frequencies of a spectrum that an image needs."""
 
     width: int
-    """Side of the image in pixels; its origin lies at ``width // 2`` + shift."""
+    """Edge of the image in pixels; the origin lies at ``width // 2`` + shift."""
     scale: float
-    """Grid points of the spectrum per frequency step of the image."""
+    """Frequency step of the image, in grid points of the spectrum."""
     radius: float
-    """Frequencies below this, in steps of the image, are filled."""
+    """Radius of the circle of frequencies, in frequency steps of the image."""
     gain: float
-    """Factor on all values."""
+    """All values are multiplied by this factor."""
     order: int
     """Interpolation: 1 trilinear, 3 cubic B-spline (the spectrum holds its coefficients)."""
 
 
-def guard(order: int) -> int:
-    """Neighbours that an interpolation needs beyond the two that enclose a place."""
+def neighbours_before(order: int) -> int:
+    """Number of grid points that an interpolation needs before the one just below a position; ``order`` is 1 or 3."""
     return (order - 1) // 2
 
 
 def compiled_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"],
                     shifts: Float[Tensor, "n 2"], grid: SliceGrid) -> Complex[NDArray[np.complex64], "n width half"]:
-    """Half-plane spectra of projections, by the kernel; each depends on its own pose only. All on the CPU.
+    """Half-plane spectra of projections, computed by the kernel on the CPU; each depends on its own pose only.
 
-    They lie in memory of this thread, until the next call.
+    Parameters
+    ----------
+    spectrum
+        In the layout that the module describes.
+    rotations
+        Rotation matrices A, float32.
+    shifts
+        (y, x) in pixels, float32.
+    grid
+        Frequencies of the images.
+
+    Returns
+    -------
+    Spectra in memory of this thread, which the next call overwrites.
     """
-    out = fourier.scratch("slices", (len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
+    out = fourier.scratch_array("slices", (len(rotations), grid.width, grid.width // 2 + 1), np.complex64)
     floats = torch.view_as_real(spectrum).numpy().reshape(-1)
     fill_slices(floats, spectrum.shape[1], spectrum.shape[2], rotations.numpy(), shifts.numpy(), grid.width,
                 np.float32(grid.scale), grid.radius, grid.gain, grid.order == 3, out.view(np.float32))
     return out
 
 
-def slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
+def torch_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
            grid: SliceGrid) -> Complex[Tensor, "n width half"]:
-    """The same as gathers, on any device; slower than the kernel on a CPU."""
+    """Half-plane spectra of projections, computed by torch on any device; arguments as for ``compiled_slices``."""
     device, width = spectrum.device, grid.width
     ky = fourier.fftfreq(width, 1 / width, device=device)
     kx = torch.arange(width // 2 + 1, device=device, dtype=torch.float32)
     rows, columns = torch.nonzero(ky[:, None] ** 2 + kx**2 < grid.radius**2, as_tuple=True)
-    turns = rotations[:, None] * grid.scale
-    places = kx[columns][:, None] * turns[:, :, 0] + ky[rows][:, None] * turns[:, :, 1]
-    mirrored = places[..., 0] < 0
-    zero = [guard(grid.order), spectrum.shape[1] // 2, spectrum.shape[0] // 2]
-    places = torch.where(mirrored[..., None], -places, places) + torch.tensor(zero, device=device)
-    values = _interpolate(spectrum, places, grid.order)
+    scaled_rotations = rotations[:, None] * grid.scale
+    positions = kx[columns][:, None] * scaled_rotations[:, :, 0] + ky[rows][:, None] * scaled_rotations[:, :, 1]
+    mirrored = positions[..., 0] < 0
+    zero = [neighbours_before(grid.order), spectrum.shape[1] // 2, spectrum.shape[0] // 2]
+    positions = torch.where(mirrored[..., None], -positions, positions) + torch.tensor(zero, device=device)
+    values = _interpolate(spectrum, positions, grid.order)
     step = (-2 * math.pi / width) * (width // 2 + shifts.double())
     angles = step[:, :1] * ky.double()[rows] + step[:, 1:] * kx.double()[columns]
     ramp = torch.polar(torch.full_like(angles, grid.gain), angles).to(spectrum.dtype)
@@ -76,11 +89,11 @@ def slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"]
     return out
 
 
-def _interpolate(spectrum: Complex[Tensor, "z y x"], places: Float[Tensor, "n p 3"], order: int
+def _interpolate(spectrum: Complex[Tensor, "z y x"], positions: Float[Tensor, "n p 3"], order: int
                  ) -> Complex[Tensor, "n p"]:
-    """Gather the neighbours of each place (x, y, z) and add them with their weights."""
-    corner = places.floor()
-    t = places - corner
+    """Values of the spectrum at positions (x, y, z), in grid points, interpolated from their neighbours."""
+    corner = positions.floor()
+    t = positions - corner
     x, y, z = corner.long().unbind(-1)
     if order == 3:
         first, second, last = (1 - t) ** 3 / 6, 2 / 3 - t * t * (1 - t / 2), t**3 / 6

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Virtual specimens: which particles there are, how they are turned, where and how high they lie.
+"""Virtual specimens: the map, orientation, position and height of each particle on a micrograph.
 
-What is drawn of a specimen is all that its labels tell, and costs next to nothing; the image comes later.
+Drawing a specimen gives all its labels and takes almost no time. Its image is formed later.
 """
 import hashlib
 import math
@@ -14,91 +14,135 @@ from torch import Tensor
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.composition import plane_heights
 from cryogem_scipion.engine.simulation.ctf import Optics, at_height
-from cryogem_scipion.engine.simulation.poses import drawn_rotations, preferred_rotations, uniform_rotations
+from cryogem_scipion.engine.simulation.poses import preferred_rotations, resampled_rotations, uniform_rotations
 from cryogem_scipion.engine.simulation.symmetry import to_asymmetric_unit
 
-__all__ = ["Specimen", "drawn_heights", "drawn_poses", "drawn_sources", "seeded"]
+__all__ = ["Specimen", "draw_heights", "draw_map_indices", "draw_orientations", "seeded_generator"]
 
 
-def seeded(*parts: object) -> torch.Generator:
-    """Return a generator that depends on the parts alone, such as (run seed, "specimen", micrograph index)."""
+def seeded_generator(*parts: object) -> torch.Generator:
+    """Return a random generator whose seed depends on the parts only, such as (run seed, "specimen", index)."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """Where the particles of one micrograph are, how they are turned, and the microscope's state."""
+    """The particles of one micrograph, and the microscope state."""
 
     centres: Float[Tensor, "n 2"]
-    """(y, x), pixels; the first pixel's centre is 0, 0."""
+    """(y, x), pixels; the centre of the first pixel is (0, 0)."""
     heights: Float[Tensor, " n"]
-    """Å above the plane that has the microscope's defocus, towards the electron source."""
+    """Å above the plane at the microscope's defocus; positive towards the electron source."""
     rotations: Float[Tensor, "n 3 3"]
-    sources: Int[Tensor, " n"]
+    """Rotation matrices A (see ``projection``)."""
+    map_indices: Int[Tensor, " n"]
     """Index of each particle's map."""
-    whole: Bool[Tensor, " n"]
-    """Whether the box lies inside the micrograph."""
+    is_whole: Bool[Tensor, " n"]
+    """Whether the particle's box lies inside the micrograph; the border cuts the other particles."""
     optics: Optics
-    wanted: int
-    """How many particles were drawn; more than there are when they did not fit."""
+    """Microscope state at height 0."""
+    requested_count: int
+    """Number of particles that should have been placed; more than there are if not all fitted."""
 
     @property
-    def level(self) -> bool:
+    def same_defocus(self) -> bool:
         """Whether all particles have the same defocus."""
         return not bool(self.heights.any())
 
     @property
-    def states(self) -> tuple[Optics, ...]:
-        """The microscope's state as each particle sees it."""
+    def particle_optics(self) -> tuple[Optics, ...]:
+        """Microscope state for each particle, with the defocus at its height."""
         return tuple(at_height(self.optics, height) for height in self.heights.tolist())
 
-    def part(self, chosen: Bool[Tensor, " n"]) -> "Specimen":
-        """The specimen with some of its particles only."""
-        return replace(self, centres=self.centres[chosen], heights=self.heights[chosen],
-                       rotations=self.rotations[chosen], sources=self.sources[chosen], whole=self.whole[chosen])
+    def subset(self, selected: Bool[Tensor, " n"]) -> "Specimen":
+        """The specimen with the selected particles only."""
+        return replace(self, centres=self.centres[selected], heights=self.heights[selected],
+                       rotations=self.rotations[selected], map_indices=self.map_indices[selected],
+                       is_whole=self.is_whole[selected])
 
 
-def drawn_poses(settings: SimulateSettings, count: int, draw: torch.Generator,
-                measured: Float[Tensor, "m 3 3"] | None = None) -> Float[Tensor, "n 3 3"]:
-    """Draw orientations: as measured ones, in preferred views, or uniform; then tilt them with the ice.
+def draw_orientations(settings: SimulateSettings, count: int, generator: torch.Generator,
+                      measured_orientations: Float[Tensor, "m 3 3"] | None = None) -> Float[Tensor, "n 3 3"]:
+    """Draw orientations from measured ones, from preferred views or uniformly, and tilt them with the ice.
 
-    A tilt of the ice turns its particles about the same axis. The result lies in the asymmetric unit.
+    A tilt of the ice rotates the particles about the same axis.
+
+    Parameters
+    ----------
+    settings
+        Settings of the simulation.
+    count
+        Number of particles.
+    generator
+        Random generator.
+    measured_orientations
+        Rotation matrices A to draw from; None for the preferred views of the settings, or uniform orientations.
+
+    Returns
+    -------
+    Rotation matrices A in the asymmetric unit of the settings' symmetry.
     """
-    if measured is not None:
-        rotations = drawn_rotations(count, draw, measured, settings.orientation_spread_degrees)
+    if measured_orientations is not None:
+        rotations = resampled_rotations(count, generator, measured_orientations, settings.orientation_spread_degrees)
     elif settings.preferred_views:
-        views = settings.views()
-        free = settings.preferred_uniform
+        views = settings.parsed_preferred_views()
+        uniform_share = settings.preferred_uniform
         weights = [weight for *_, weight in views]
-        rotations = preferred_rotations(count, draw, [(rot, tilt) for rot, tilt, _ in views],
-                                        [(1 - free) * weight / sum(weights) for weight in weights],
-                                        settings.preferred_cone_degrees, free)
+        rotations = preferred_rotations(count, generator, [(rot, tilt) for rot, tilt, _ in views],
+                                        [(1 - uniform_share) * weight / sum(weights) for weight in weights],
+                                        settings.preferred_cone_degrees, uniform_share)
     else:
-        rotations = uniform_rotations(count, draw)
+        rotations = uniform_rotations(count, generator)
     if settings.ice_tilt_degrees:
-        rotations = _tilted(settings.ice_tilt_degrees, settings.ice_tilt_axis_degrees) @ rotations
+        rotations = _tilt_rotation(settings.ice_tilt_degrees, settings.ice_tilt_axis_degrees) @ rotations
     return to_asymmetric_unit(rotations, settings.symmetry) if count else rotations
 
 
-def drawn_sources(proportions: tuple[float, ...], count: int, draw: torch.Generator) -> Int[Tensor, " n"]:
-    """Draw each particle's map with chances in these proportions."""
+def draw_map_indices(proportions: tuple[float, ...], count: int, generator: torch.Generator) -> Int[Tensor, " n"]:
+    """Draw the map of each particle.
+
+    Parameters
+    ----------
+    proportions
+        Relative frequency of each map; need not add up to 1.
+    count
+        Number of particles.
+    generator
+        Random generator.
+
+    Returns
+    -------
+    Index of the map of each particle, from 0.
+    """
     edges = torch.tensor(proportions, dtype=torch.float64).cumsum(0)
-    chance = torch.rand(count, generator=draw, dtype=torch.float64) * edges[-1]
+    chance = torch.rand(count, generator=generator, dtype=torch.float64) * edges[-1]
     return torch.searchsorted(edges, chance, right=True).clamp(max=len(proportions) - 1)
 
 
-def drawn_heights(settings: SimulateSettings, centres: Float[Tensor, "n 2"], pixel_size: float,
-                  draw: torch.Generator) -> Float[Tensor, " n"]:
-    """Draw each particle's height (Å): anywhere in the ice, which may be tilted."""
-    within = torch.rand(len(centres), generator=draw, dtype=torch.float64) - 0.5
-    plane = plane_heights(centres.double(), settings.micrograph_size, pixel_size, settings.ice_tilt_degrees,
-                          settings.ice_tilt_axis_degrees)
-    return plane + within * settings.ice_thickness_angstrom
+def draw_heights(settings: SimulateSettings, centres: Float[Tensor, "n 2"], pixel_size: float,
+                 generator: torch.Generator) -> Float[Tensor, " n"]:
+    """Draw the height of each particle (Å), uniform over the thickness of the ice, which may be tilted.
+
+    Parameters
+    ----------
+    settings
+        Settings of the simulation: thickness and tilt of the ice, micrograph size.
+    centres
+        (y, x), pixels.
+    pixel_size
+        Å per pixel.
+    generator
+        Random generator.
+    """
+    depth_fraction = torch.rand(len(centres), generator=generator, dtype=torch.float64) - 0.5
+    plane_height = plane_heights(centres.double(), settings.micrograph_size, pixel_size, settings.ice_tilt_degrees,
+                                 settings.ice_tilt_axis_degrees)
+    return plane_height + depth_fraction * settings.ice_thickness_angstrom
 
 
-def _tilted(tilt_degrees: float, axis_degrees: float) -> Float[Tensor, "3 3"]:
-    """The rotation by the tilt about an axis in the plane of the image, (x, y, z)."""
+def _tilt_rotation(tilt_degrees: float, axis_degrees: float) -> Float[Tensor, "3 3"]:
+    """Rotation matrix, on (x, y, z), of a tilt about an axis in the image plane."""
     x, y = math.cos(math.radians(axis_degrees)), math.sin(math.radians(axis_degrees))
     cross = torch.tensor([[0, 0, y], [0, 0, -x], [-y, x, 0]], dtype=torch.float64)
     tilt = math.radians(tilt_degrees)

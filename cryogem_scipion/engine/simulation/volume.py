@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A density on a cubic grid, read from a map file, and how far it extends."""
+"""Density maps: reading a map file, the particle in it, and its diameter."""
 import bz2
 import gzip
 import warnings
@@ -24,16 +24,22 @@ from cryogem_scipion.engine.errors import DataError
 __all__ = ["Volume", "diameter_angstrom", "read_volume", "support"]
 
 NOISE_SIGMAS = 5.0
-"""A density counts as the particle when it stands this many deviations of the solvent above it ..."""
+"""A voxel belongs to the particle if its density is this many standard deviations above the solvent ..."""
 PEAK_FRACTION = 0.1
-"""... and is at least this part of the strong densities (their 99.9th percentile)."""
+"""... and above this fraction of the strong densities (the 99.9th percentile)."""
 ISLAND_FRACTION = 0.05
-"""Separate pieces smaller than this part of the largest one are taken for noise."""
+"""Separate pieces smaller than this fraction of the largest piece are taken for noise."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A density with its origin at index ``N // 2`` of each axis."""
+    """A density map with its origin at index ``N // 2`` of each axis.
+
+    Raises
+    ------
+    DataError
+        The density is not cubic, or the pixel size is not positive.
+    """
 
     density: Float[Tensor, "z y x"]
     """Cubic."""
@@ -41,7 +47,7 @@ class Volume:
     """Å per voxel."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be projected."""
+        """Check shape and pixel size."""
         if len(set(self.density.shape)) != 1:
             raise DataError(f"the density has the shape {tuple(self.density.shape)}; pad it to a cube")
         if not self.pixel_size > 0:
@@ -51,20 +57,24 @@ class Volume:
 def read_volume(path: str | Path, pixel_size: float | None = None) -> Volume:
     """Read a density map (MRC, CCP4; plain, gzip or bzip2).
 
-    The median of the outermost voxels is taken for the solvent and subtracted; maps that are not cubic are
-    padded around their origin. Axes that the header says are permuted are put in order.
+    The median of the outermost voxels is taken as the solvent density and subtracted. A map that is not cubic is padded
+    with zeros. Permuted axes, as the header describes them, are put in order.
 
     Parameters
     ----------
     path
         The map file.
     pixel_size
-        Å per voxel, in place of the header's.
+        Å per voxel; None takes the value in the header.
 
     Raises
     ------
     DataError
-        The file is missing, no map, truncated, flat, or without a usable pixel size.
+        The file is missing, not a map, truncated or constant, or has no usable pixel size.
+
+    References
+    ----------
+    MRC2014 format: doi:10.1016/j.jsb.2015.04.002
     """
     if pixel_size is not None and not pixel_size > 0:
         raise DataError(f"pixel_size is {pixel_size:g}; give a value above 0 (Å per voxel)")
@@ -76,12 +86,12 @@ def read_volume(path: str | Path, pixel_size: float | None = None) -> Volume:
 
 
 def support(volume: Volume) -> Bool[Tensor, "z y x"]:
-    """Voxels that belong to the particle.
+    """Mask of the voxels that belong to the particle.
 
-    The solvent's level and deviation come from the voxels outside the sphere that fits the box (median and
-    median absolute deviation, which a few particles' tails do not move). What exceeds the level by five
-    deviations and by a tenth of the strong densities is particle; small separate pieces are dropped. So the
-    fraction decides on clean maps, the noise on noisy ones.
+    The mean and the standard deviation of the solvent are estimated, by median and median absolute deviation, from the
+    voxels outside the largest sphere in the box. A voxel belongs to the particle if it is above the solvent by five
+    standard deviations and by a tenth of the strong densities. Small separate pieces are removed. So the noise decides
+    in noisy maps, and the strong densities decide in clean ones.
     """
     density = volume.density.detach().cpu().numpy()
     smooth = ndimage.gaussian_filter(density, 1.0, mode="nearest")
@@ -89,17 +99,23 @@ def support(volume: Volume) -> Bool[Tensor, "z y x"]:
     level = float(np.median(outside)) if outside.size else 0.0
     noise = 1.4826 * float(np.median(np.abs(outside - level))) if outside.size else 0.0
     strong = float(np.quantile(smooth, 0.999))
-    found = smooth > level + max(NOISE_SIGMAS * noise, PEAK_FRACTION * (strong - level))
-    pieces, count = ndimage.label(found, np.ones((3, 3, 3)))
+    particle = smooth > level + max(NOISE_SIGMAS * noise, PEAK_FRACTION * (strong - level))
+    pieces, count = ndimage.label(particle, np.ones((3, 3, 3)))
     if count > 1:
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        found = (sizes >= ISLAND_FRACTION * sizes.max())[pieces]
-    return torch.from_numpy(found).to(volume.density.device)
+        particle = (sizes >= ISLAND_FRACTION * sizes.max())[pieces]
+    return torch.from_numpy(particle).to(volume.density.device)
 
 
 def diameter_angstrom(volume: Volume) -> float:
-    """Largest extent of the particle in any direction, Å."""
+    """Largest extent of the particle in any direction, Å.
+
+    Raises
+    ------
+    DataError
+        No voxel belongs to a particle.
+    """
     points = np.argwhere(support(volume).cpu().numpy()).astype(float)
     if not len(points):
         raise DataError("the volume holds no particle that stands out from its solvent; use another map")
@@ -112,7 +128,7 @@ def diameter_angstrom(volume: Volume) -> float:
 
 
 def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
-    """Density [z, y, x] and voxel size (x, y, z) as the file has them."""
+    """Density [z, y, x] and voxel size (x, y, z) of a map file, Å."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give a map in MRC or CCP4 format")
     if path.stat().st_size == 0:
@@ -121,7 +137,7 @@ def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if _head(path)[208:211] != b"MAP":  # then the lengths in the header are nonsense too
+            if _head(path)[208:211] != b"MAP":  # without it, the lengths in the header have no meaning either
                 raise ValueError("no MAP in its header")
             with mrcfile.open(path, permissive=True, header_only=True) as file:
                 header, size = file.header.copy(), file.voxel_size
@@ -134,41 +150,41 @@ def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
     if data is None:
         raise DataError(f"{path} is truncated or no map: its header promises {int(header.nx)} x {int(header.ny)} x "
                         f"{int(header.nz)} voxels of mode {int(header.mode)}; give a complete map file")
-    _refuse_useless(data, path)
+    _check_density(data, path)
     order = [int(header[name]) for name in ("maps", "mapr", "mapc")]
     if sorted(order) == [1, 2, 3]:
         data = np.transpose(data, [order.index(axis) for axis in (3, 2, 1)])
     return np.ascontiguousarray(data, np.float32), (float(size.x), float(size.y), float(size.z))
 
 
-def _refuse_useless(data: NDArray[Any], path: Path) -> None:
-    """Raise an error on what is no density in three dimensions."""
+def _check_density(data: NDArray[Any], path: Path) -> None:
+    """Raise ``DataError`` if the data are not a finite, three-dimensional density that varies."""
     if data.ndim != 3 or 1 in data.shape:
         raise DataError(f"{path} has the shape {data.shape}; give a map with three dimensions, not an image")
     if np.iscomplexobj(data):
         raise DataError(f"{path} holds complex numbers; give a map in real space")
-    broken = int(np.count_nonzero(~np.isfinite(data)))
-    if broken:
-        raise DataError(f"{path} has {broken} voxels that are not finite numbers; repair or recompute the map")
+    not_finite = int(np.count_nonzero(~np.isfinite(data)))
+    if not_finite:
+        raise DataError(f"{path} has {not_finite} voxels that are not finite numbers; repair or recompute the map")
     if data.min() == data.max():
         raise DataError(f"{path} is constant ({data.min():g} everywhere); give a map with a particle in it")
 
 
 def _opener(path: Path) -> Callable[..., Any]:
-    """What opens a file as its first bytes say it is packed."""
+    """The function that opens a file: for gzip, for bzip2 or for a plain file, as its first bytes say."""
     with path.open("rb") as file:
         start = file.read(3)
     return gzip.open if start.startswith(b"\x1f\x8b") else bz2.open if start == b"BZh" else open
 
 
 def _head(path: Path) -> bytes:
-    """The header of a map, unpacked."""
+    """The first 1024 bytes of a map file, decompressed: its header."""
     with _opener(path)(path, "rb") as file:
         return bytes(file.read(1024))
 
 
 def _isotropic(voxel: tuple[float, float, float], path: Path) -> float:
-    """The one pixel size of a header, or an error that says what is wrong with it."""
+    """The pixel size of a map with cubic voxels; ``DataError`` if the header gives no such size."""
     if not (np.isfinite(voxel).all() and min(voxel) > 0):
         raise DataError(f"{path} has pixel size {min(voxel):g}; set pixel_size")
     if max(voxel) > 1.001 * min(voxel):
@@ -183,7 +199,7 @@ def _sides(density: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 
 def _cube(density: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pad with zeros to a cube; the origin n // 2 of each axis moves to the cube's."""
+    """Pad with zeros to a cube, so that the origin stays at index n // 2 of each axis."""
     size = max(density.shape)
     before = [size // 2 - length // 2 for length in density.shape]
     return np.pad(density, [(first, size - length - first)
@@ -191,6 +207,6 @@ def _cube(density: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _radius(size: int) -> NDArray[np.float64]:
-    """Distance from the origin of a cube, voxels."""
+    """Distance of each voxel of a cube from the origin, voxels."""
     squares = (np.arange(size) - size // 2) ** 2
     return np.asarray(np.sqrt(squares[:, None, None] + squares[:, None] + squares))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.export import cryodrgn, cryosparc, relion, topaz
-from cryogem_scipion.engine.export.selection import Selection, select
+from cryogem_scipion.engine.export.selection import SelectedDataset, select_dataset
 from cryogem_scipion.engine.io.dataset import README, Manifest, replacing, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, fingerprint, made_with
+from cryogem_scipion.engine.runs.folder import check_disk_space, fingerprint, open_run_folder, provenance
 from cryogem_scipion.engine.settings import ExportSettings
 
 __all__ = ["run"]
@@ -21,16 +21,16 @@ log = logging.getLogger("cryogem")
 class Target:
     """What a program needs: refusals before anything is written, disk space (bytes), and the writing itself."""
 
-    check: Callable[[Selection, ExportSettings], None]
-    needed: Callable[[Selection, ExportSettings], int]
-    write: Callable[[Selection, ExportSettings, Path], list[str]]
+    check: Callable[[SelectedDataset, ExportSettings], None]
+    needed: Callable[[SelectedDataset, ExportSettings], int]
+    write: Callable[[SelectedDataset, ExportSettings, Path], list[str]]
 
 
 TARGETS = {
-    "relion": Target(relion.check, relion.needed, relion.write),
-    "cryosparc": Target(cryosparc.check, cryosparc.needed, cryosparc.write),
-    "topaz": Target(topaz.check, topaz.needed, topaz.write),
-    "cryodrgn": Target(cryodrgn.check, cryodrgn.needed, cryodrgn.write)}
+    "relion": Target(relion.check, relion.disk_bytes, relion.write),
+    "cryosparc": Target(cryosparc.check, cryosparc.disk_bytes, cryosparc.write),
+    "topaz": Target(topaz.check, topaz.disk_bytes, topaz.write),
+    "cryodrgn": Target(cryodrgn.check, cryodrgn.disk_bytes, cryodrgn.write)}
 
 
 @one_thread()
@@ -43,16 +43,16 @@ def run(settings: ExportSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     target = TARGETS[settings.to]
-    selection = select(settings)
+    selection = select_dataset(settings)
     target.check(selection, settings)
-    check_space(settings.out, target.needed(selection, settings))
-    out = begin(settings, inputs={"data set": fingerprint(*selection.sources), **_parts(settings)})
+    check_disk_space(settings.out, target.needed(selection, settings))
+    out = open_run_folder(settings, inputs={"data set": fingerprint(*selection.table_files), **_parts(settings)})
     lines = target.write(selection, settings, out)
     with replacing(out / README) as path:
         path.write_text("\n".join(lines) + "\n", "utf-8")
     source = selection.manifest
     manifest = Manifest(
-        stage="export", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="export", **provenance(), settings=settings.model_dump(mode="json"),
         simulation=source.simulation, seed=settings.seed, pixel_size=selection.pixel_size * settings.binning,
         micrographs=len(selection.micrographs), particles=len(selection.particles),
         whole_particles=len(selection.particles), box_size=selection.box_size,

@@ -1,48 +1,36 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cryogem generate``: makes labelled micrographs that look like the real ones, a few at a time."""
 import logging
-import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
-from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, inside, replacing, write_manifest
-from cryogem_scipion.engine.io.mrc import write_mrc
-from cryogem_scipion.engine.noise.background import MOST_REAL, Background, measure_background, physical_noise
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import Manifest, path_inside, replacing, write_manifest
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
 from cryogem_scipion.engine.noise.exposure import Exposure
-from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise, Scene
+from cryogem_scipion.engine.noise.intermediate_images import IntermediateImages
+from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.noise_measurement import MOST_REAL, NoiseMeasurement, measure_noise
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
-from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
-from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
-from cryogem_scipion.engine.simulation.labels import cut_boxes
-from cryogem_scipion.engine.simulation.microscope import CleanMicrograph, Microscope, Specimen, microscope, seeded
-from cryogem_scipion.engine.translator.checkpoint import Translator, in_bf16, load_model
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.settings import GenerateSettings
+from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
+from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, seeded_generator
+from cryogem_scipion.engine.simulation.portable_settings import microscope_of_folder
+from cryogem_scipion.engine.translator.model import Translator, load_model, to_bf16
 
 __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The noise model of a run and its signal-to-noise ratio."""
-
-    render: NoiseModel
-    physical: PhysicalNoise
-    snr: float
-    figures: dict[str, float]
-    warnings: tuple[str, ...] = ()
 
 
 @one_thread()
@@ -56,192 +44,134 @@ def run(settings: GenerateSettings) -> Manifest:
     """
     device = chosen_device(settings.device)
     simulated = open_simulated_set(settings.simulation, settings.simulation_micrographs)
-    scope = _scope(settings, simulated, device)
-    model = load_model(settings.model, device) if settings.noise == "model" and settings.model else None
-    if model is not None and abs(model.pixel_size / scope.pixel_size - 1) > 1e-3:
-        raise DataError(f"{settings.model} is of {model.pixel_size:g} Å and the simulation is at "
-                        f"{scope.pixel_size:g} Å per pixel; simulate at the model's pixel size")
-    if model is not None and settings.precision == "bf16":
-        model = in_bf16(model)
+    microscope = _microscope(settings, simulated, device)
+    translator = _translator(settings, microscope, device)
     files = real_files(settings.real)
     check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
-    indices = _indices(settings, simulated)
-    check_space(settings.out, len(indices) * _bytes(scope, settings))
-    check_memory(device, _memory(scope, model), settings.weighs_most)
-    unused = model is not None and not model.standardised
-    warnings = check_contrast_sign(settings, simulated, [] if unused else files)
-    out = begin(settings, inputs=input_fingerprints(simulated, files, settings.model if model else None))
-    if model is not None:
-        noise = _translated(settings, simulated, files, out, model)
-    else:
-        noise = _analytic(settings, simulated, files, out)
-    contrast = simulated.contrast.brought_to(noise.snr, noise.physical.background_deviation)
-    scope = replace(scope, scale=contrast.scale)
-    sources = simulated.manifest.sources
-    for source in sources:
-        with replacing(inside(out, source.path)) as path:
-            shutil.copyfile(inside(simulated.folder, source.path), path)
-    folder = LabelledFolder(out, scope, sources, settings.extract)
-    kept_images = _KeptImages(out, settings.keep, scope, settings.extract)
-    # Reused specimens have the simulation's seed. Fresh specimens have a seed of their own.
-    fresh = int(torch.randint(2**62, (), generator=seeded(settings.seed, "fresh specimens")))
-    seed = simulated.manifest.seed if settings.reuse else fresh
+    indices = _specimen_indices(settings, simulated)
+    memory = _memory(microscope, translator)
+    check_disk_space(settings.out, len(indices) * _disk_bytes(microscope, settings))
+    check_memory(device, memory, settings.memory_remedy)
+    has_noise = translator is not None and not translator.standardised
+    warnings = check_contrast_sign(settings, simulated, [] if has_noise else files)
+    out = open_run_folder(settings, inputs=input_fingerprints(simulated, files, settings.model if translator else None))
+    noise = _noise(settings, simulated, files, translator)
+    model, physical = noise.model, noise.model.physical
+    contrast = simulated.contrast.rescaled(model.snr, physical.background_deviation)
+    microscope = replace(microscope, projection_scale=contrast.scale)
+    _copy_sources(simulated, out)
+    writer = DatasetWriter(out, microscope, simulated.manifest.sources, settings.extract)
+    intermediate_images = IntermediateImages(out, settings.keep, microscope, settings.extract)
+    specimen_seed = _specimen_seed(settings, simulated)
 
-    def make(index: int) -> tuple[int, Specimen]:
-        random = seeded(settings.seed, "noise", index)
-        chosen = _scene_number(settings.seed, index, len(noise.physical.ice))
-        scene = noise.physical.scene(scope.settings.micrograph_size, random, chosen=chosen)
-        specimen = _visible(scope.specimen(seed, index), scene)
-        if not folder.has(index):
-            clean = scope.expose(specimen)
-            scene = replace(scene, exposure=Exposure(specimen.optics, scope.pixel_size))
-            kept_images.write(index, clean, noise.physical, scene, random)
-            image = noise.render(1 - clean.signal, random, scene)
-            folder.write(index, image, clean)
+    def generate(index: int) -> tuple[int, Specimen]:
+        """From the virtual specimen through optics, ice and noise, and translator into the dataset."""
+        random = seeded_generator(settings.seed, "noise", index)
+        ice_map = physical.ice_map_of(index, settings.seed)
+        scene = physical.scene(microscope.settings.micrograph_size, random, chosen=ice_map)
+        specimen = scene.visible(microscope.draw_specimen(specimen_seed, index))
+        if not writer.has_micrograph(index):
+            clean = microscope.form_image(specimen)
+            scene = replace(scene, exposure=Exposure(specimen.optics, microscope.pixel_size))
+            intermediate_images.write(index, clean, physical, scene, random)
+            image = model(1 - clean.signal, random, scene)
+            writer.write_images(index, image, clean)
         return index, specimen
 
-    threads = workers(device, len(indices), _memory(scope, model))
-    made = in_order(make, indices, threads if model is None or device.type == "cpu" else 1)
-    for index, specimen in tracked(made, len(indices), "generating micrograph", folder=out):
-        folder.record(index, specimen)
-    folder.write_tables()
+    threads = worker_count(device, len(indices), memory) if translator is None or device.type == "cpu" else 1
+    generated = map_in_order(generate, indices, threads)
+    for index, specimen in track_progress(generated, len(indices), "generating micrograph", folder=out):
+        writer.add_labels(index, specimen)
+    writer.write_tables()
     manifest = Manifest(
-        stage="generate", **made_with(), settings=settings.model_dump(mode="json"),
-        simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=scope.pixel_size,
-        micrographs=len(indices), particles=folder.count, whole_particles=folder.whole, box_size=scope.box_size,
-        particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast, sources=sources,
-        warnings=(*warnings, *noise.warnings, *folder.warnings()), figures=noise.figures)
+        stage="generate", **provenance(), settings=settings.model_dump(mode="json"),
+        simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=microscope.pixel_size,
+        micrographs=len(indices), particles=writer.particle_count, whole_particles=writer.whole_particle_count,
+        box_size=microscope.box_size,
+        particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast,
+        sources=simulated.manifest.sources, warnings=(*warnings, *noise.warnings, *writer.warnings()),
+        figures=noise.figures)
     write_manifest(out, manifest)
-    log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), folder.count, folder.whole,
-             out)
+    log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), writer.particle_count,
+             writer.whole_particle_count, out)
     for warning in manifest.warnings:
         log.warning("warning: %s", warning)
     return manifest
 
 
-def _scope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.device) -> Microscope:
-    """The simulation's microscope, from the copies of its input files in the simulation's folder."""
-    values = dict(simulated.manifest.simulation or {})
-    folder = simulated.folder
-    try:
-        values["volume"] = [str(inside(folder, name)) for name in values["volume"]]
-        for name in ("ctfs", "orientations"):
-            if values.get(name):
-                values[name] = str(inside(folder, values[name]))
-        values |= {"out": str(settings.out), "extract": settings.extract}
-        if settings.micrograph_size:
-            values["micrograph_size"] = settings.micrograph_size
-        made = parse(SimulateSettings, values)
-    except (KeyError, TypeError, SettingsError) as error:
-        raise DataError(f"{folder / MANIFEST} does not tell how it was simulated ({error}); simulate again") from None
-    return microscope(made, device=device)
+def _microscope(settings: GenerateSettings, simulated: SimulatedSet, device: torch.device) -> Microscope:
+    """The simulation's microscope with the output settings of this run."""
+    size = {"micrograph_size": settings.micrograph_size} if settings.micrograph_size else {}
+    return microscope_of_folder(simulated.folder, simulated.manifest, device, out=str(settings.out),
+                                extract=settings.extract, **size)
 
 
-def _translated(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
-                model: Translator) -> Noise:
-    """Noise of a trained translator. An imported one has no ice, so its ice is measured on the real micrographs."""
-    snr = settings.snr or model.snr
-    if not files:
-        return Noise(model, model.physical, snr, {})
-    if not model.standardised:
-        return Noise(model, model.physical, snr, {}, (
-            f"{settings.model} has noise and ice of the micrographs it was trained on; real is not used",))
-    physical, background = _measured(settings, simulated, files, out, snr)
-    return Noise(replace(model, physical=physical), physical, snr, background.figures, background.warnings)
-
-
-def _analytic(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path) -> Noise:
-    """White noise, or noise measured from the real micrographs."""
-    if not files:
-        contrast = simulated.contrast
-        physical = PhysicalNoise(contrast.background_deviation)
-        # Without real micrographs the grey values are the transmission.
-        model = AnalyticModel(physical, GreyScale(1.0, contrast.background_deviation))
-        return Noise(model, physical, settings.snr or contrast.snr, {})
-    physical, background = _measured(settings, simulated, files, out, settings.snr)
-    return Noise(AnalyticModel(physical, background.scale), physical, background.snr, background.figures,
-                 background.warnings)
-
-
-def _measured(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path], out: Path,
-              snr: float | None) -> tuple[PhysicalNoise, Background]:
-    """Noise with the ice and the strength of the real micrographs; for ``spectrum`` also with their spectrum."""
-    reals = measure_real_set(out, "source/real", evenly_spaced(files, MOST_REAL), simulated.manifest.pixel_size,
-                         settings.real_pixel_size, settings.real_contrast == "bright")
-    coloured = settings.noise == "spectrum"
-    background = measure_background(reals, out, simulated, snr, settings.seed, coloured)
-    return physical_noise(coloured, background, settings.contaminants, settings.ice), background
-
-
-def _visible(specimen: Specimen, scene: Scene) -> Specimen:
-    """The specimen without the particles that a contaminant hides."""
-    hidden = scene.hidden(specimen.centres)
-    return replace(specimen.part(~hidden), wanted=specimen.wanted - int(hidden.sum()))
-
-
-def _scene_number(seed: int, index: int, count: int) -> int | None:
-    """Index of the real micrograph whose ice and contaminants generated micrograph ``index`` gets.
-
-    All real micrographs take turns in random order, so that a generated set has as many carbon edges as the real one.
-    """
-    if not count:
+def _translator(settings: GenerateSettings, microscope: Microscope, device: torch.device) -> Translator | None:
+    """The noise translator in the settings; None if the noise needs no network."""
+    if settings.noise != "model" or settings.model is None:
         return None
-    turn, place = divmod(index, count)
-    return int(torch.randperm(count, generator=seeded(seed, "scenes", turn))[place])
+    translator = load_model(settings.model, device)
+    if abs(translator.pixel_size / microscope.pixel_size - 1) > 1e-3:
+        raise DataError(f"{settings.model} has {translator.pixel_size:g} Å per pixel and the simulation has "
+                        f"{microscope.pixel_size:g} Å; simulate at the pixel size of the model")
+    return to_bf16(translator) if settings.precision == "bf16" else translator
 
 
-def _indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
+def _noise(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path],
+           translator: Translator | None) -> NoiseMeasurement:
+    """The noise model: a trained translator, white noise, or noise measured on real micrographs.
+
+    An imported translator has no ice, so its ice and noise are measured on real micrographs where there are any.
+    """
+    if translator is not None:
+        translator = replace(translator, snr=settings.snr or translator.snr)
+        if not files:
+            return NoiseMeasurement(translator)
+        if not translator.standardised:
+            return NoiseMeasurement(translator, warnings=(
+                f"{settings.model} has noise and ice of the micrographs it was trained on; real is not used",))
+    elif not files:
+        contrast = simulated.contrast
+        # Without real micrographs the grey values are the transmission.
+        scale = GreyScale(1.0, contrast.background_deviation)
+        physical = PhysicalNoise(contrast.background_deviation)
+        return NoiseMeasurement(AnalyticModel(physical, scale, settings.snr or contrast.snr))
+    reals = measure_real_set(settings.out, "source/real", evenly_spaced(files, MOST_REAL),
+                             simulated.manifest.pixel_size, settings.real_pixel_size,
+                             settings.real_contrast == "bright")
+    noise = measure_noise(reals, simulated, snr=translator.snr if translator else settings.snr, seed=settings.seed,
+                          spectrum=settings.noise == "spectrum", contaminants=settings.contaminants, ice=settings.ice)
+    return replace(noise, model=replace(translator, physical=noise.model.physical)) if translator else noise
+
+
+def _specimen_indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:
     """Indices of the specimens to generate; with ``reuse``, those of the simulated micrographs."""
-    if not settings.reuse:
-        return list(range(settings.micrographs or simulated.manifest.micrographs))
-    found = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in simulated.micrographs]
-    if None in found:
-        raise DataError(f"{simulated.micrographs[found.index(None)]} is no name that 'cryogem simulate' gives; reuse "
-                        "its micrographs as they are")
-    return [int(match[1]) for match in found if match][:settings.micrographs]
+    if settings.reuse:
+        return simulated.specimen_indices[:settings.micrographs]
+    return list(range(settings.micrographs or simulated.manifest.micrographs))
 
 
-def _memory(scope: Microscope, model: Translator | None) -> int:
+def _specimen_seed(settings: GenerateSettings, simulated: SimulatedSet) -> int:
+    """Seed of the specimens: the simulation's for reused ones, a new one for fresh ones."""
+    fresh = int(torch.randint(2**62, (), generator=seeded_generator(settings.seed, "fresh specimens")))
+    return simulated.manifest.seed if settings.reuse else fresh
+
+
+def _copy_sources(simulated: SimulatedSet, out: Path) -> None:
+    """Copy the simulation's input files, so that the folder can be moved and made again."""
+    for source in simulated.manifest.sources:
+        with replacing(path_inside(out, source.path)) as path:
+            shutil.copyfile(path_inside(simulated.folder, source.path), path)
+
+
+def _memory(microscope: Microscope, translator: Translator | None) -> int:
     """Memory (bytes) that one micrograph takes, roughly."""
-    y, x = scope.settings.micrograph_size
-    return scope.memory + 60 * y * x + (0 if model is None else model.memory)
+    y, x = microscope.settings.micrograph_size
+    return microscope.memory_bytes + 60 * y * x + (0 if translator is None else translator.memory_bytes)
 
 
-def _bytes(scope: Microscope, settings: GenerateSettings) -> int:
-    """Disk space (bytes) of one micrograph with its mask, stack and kept images."""
-    y, x = scope.settings.micrograph_size
-    stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if settings.extract else 0
+def _disk_bytes(microscope: Microscope, settings: GenerateSettings) -> int:
+    """Disk space (bytes) of one micrograph with its mask, stack and intermediate images."""
+    y, x = microscope.settings.micrograph_size
+    stack = 4 * microscope.box_size ** 2 * int(microscope.settings.particles_mean) if settings.extract else 0
     return 5 * y * x + stack + len(settings.keep) * (4 * y * x + stack) + 4096
-
-
-class _KeptImages:
-    """Writes the images before noise and translation (``--keep``), which denoisers need as ground truth."""
-
-    def __init__(self, out: Path, keep: tuple[str, ...], scope: Microscope, extract: bool):
-        self.out, self.keep, self.scope, self.extract = out, keep, scope, extract
-        for name in keep:
-            (out / name).mkdir(exist_ok=True)
-
-    def write(self, index: int, clean: CleanMicrograph, physical: PhysicalNoise, scene: Scene,
-              generator: torch.Generator) -> None:
-        """Write the kept images of micrograph ``index``.
-
-        Parameters
-        ----------
-        generator
-            Random generator of the micrograph's noise; its state stays as it is.
-        """
-        pixel_size, name = self.scope.pixel_size, f"mic_{index:06d}.mrc"
-        optical = 1 - clean.signal
-        if "optical" in self.keep:
-            with replacing(self.out / "optical" / name) as path:
-                write_mrc(path, optical.cpu().numpy(), pixel_size)
-            if self.extract and bool(clean.specimen.whole.any()):
-                boxes = cut_boxes(clean.signal, clean.specimen, self.scope.box_size)
-                with replacing(self.out / "optical" / f"{name}s") as path:
-                    write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
-        if "physical" in self.keep:
-            with replacing(self.out / "physical" / name) as path:
-                same = torch.Generator()
-                same.set_state(generator.get_state())
-                write_mrc(path, physical(optical, same, scene).cpu().numpy(), pixel_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem import-model``: a checkpoint of the published program becomes a noise model of ours."""
+"""``cryogem import-model``: turns a checkpoint of the published program into a noise model."""
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,9 @@ from torch import Tensor
 from cryogem_scipion import __version__
 from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, fingerprint, made_with
+from cryogem_scipion.engine.runs.folder import check_disk_space, fingerprint, open_run_folder, provenance
 from cryogem_scipion.engine.settings import ImportModelSettings
-from cryogem_scipion.engine.translator.checkpoint import MODEL, Translator, save_model
+from cryogem_scipion.engine.translator.model import MODEL, Translator, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS, write_preview
 from cryogem_scipion.engine.translator.published_checkpoint import import_published
 
@@ -21,12 +21,12 @@ __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
-SHOWN = 512
-"""Edge (px) of the picture, at most: networks of this kind are slow."""
+PICTURE = 512
+"""Largest edge of the picture in pixels: networks of this kind are slow."""
 
 
 def run(settings: ImportModelSettings) -> Manifest:
-    """Write ``model.safetensors``, a picture of what it does, and the manifest.
+    """Write ``model.safetensors``, a picture of its input and output, and the manifest.
 
     Raises
     ------
@@ -39,12 +39,12 @@ def run(settings: ImportModelSettings) -> Manifest:
     model = replace(model, details={"version": __version__, "crop": 2 ** int(model.config["levels"]), "imported": {
         path.name: fingerprint(path) for path in files}})
     weights = sum(tensor.numel() for tensor in [*model.network.state_dict().values(), *model.features.values()])
-    check_space(settings.out, 4 * weights + 1024**2)
-    out = begin(settings, inputs=model.details["imported"])
+    check_disk_space(settings.out, 4 * weights + 1024**2)
+    out = open_run_folder(settings, inputs=model.details["imported"])
     save_model(out / MODEL, model)
     (out / PREVIEWS).mkdir(exist_ok=True)
     _picture(model, out / PREVIEWS / "imported.png", device)
-    manifest = Manifest(stage="import-model", **made_with(),
+    manifest = Manifest(stage="import-model", **provenance(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=model.pixel_size,
                         micrographs=0, model=MODEL, figures={
                             "levels": model.config["levels"], "width": model.config["width"],
@@ -56,14 +56,14 @@ def run(settings: ImportModelSettings) -> Manifest:
 
 
 def _picture(model: Translator, path: Path, device: torch.device) -> None:
-    """What the network makes of dark discs in white noise; beside them, as they are."""
-    edge = min(SHOWN, model.network.multiple)
+    """Write an image of dark discs in white noise, and the network's translation of it."""
+    edge = min(PICTURE, model.network.multiple)
     random = torch.Generator().manual_seed(0)
     clean = _discs(edge, model)
     physical = model.physical.deviations(clean, random)
-    shown = replace(model, network=model.network.to(device)).translate(physical, random)
+    translated = replace(model, network=model.network.to(device)).translate(physical, random)
     physical = (physical - physical.mean()) / physical.std()
-    write_preview(path, physical[None], shown[None])
+    write_preview(path, physical[None], translated[None])
 
 
 def _discs(edge: int, model: Translator) -> Float[Tensor, "y x"]:

@@ -10,17 +10,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.figures.picks import NAME, SIZE, draw_picks
-from cryogem_scipion.engine.figures.record import save_figure, thumbnail, write_report
+from cryogem_scipion.engine.figures.picks import FIGURE_SIZE, REPORT_NAME, draw_picks
+from cryogem_scipion.engine.figures.report_files import save_figure, thumbnail, write_report
 from cryogem_scipion.engine.io.dataset import MANIFEST, MICROGRAPHS, Manifest, read_manifest, read_table, write_manifest
-from cryogem_scipion.engine.io.file_patterns import files_of
+from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.io.mrc import read_mrc
-from cryogem_scipion.engine.runs.folder import begin, made_with
+from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.scoring.coordinates import read_coordinates
-from cryogem_scipion.engine.scoring.names import same_files
-from cryogem_scipion.engine.scoring.picks import DROPPED, judge, precision_recall_curve, summary
+from cryogem_scipion.engine.scoring.file_names import match_file_names
+from cryogem_scipion.engine.scoring.picks import DROPPED, classify_picks, picks_report, precision_recall_curve
 from cryogem_scipion.engine.settings import PicksSettings
-from cryogem_scipion.engine.settings.picks import default_radius
+from cryogem_scipion.engine.settings.picks import default_matching_radius
 
 __all__ = ["run"]
 
@@ -30,7 +30,7 @@ WHAT = "files of coordinates (.star, .txt, .tsv, .csv, .box or .cs)"
 
 
 @dataclass(frozen=True)
-class Compared:
+class PicksAndTruth:
     """Picks and true particles, with the same names for the same micrographs."""
 
     picks: pd.DataFrame
@@ -50,29 +50,31 @@ def run(settings: PicksSettings) -> Manifest:
     CryogemError
         Input or settings are unusable; nothing has been written then.
     """
-    compared = _compared(settings)
-    radius = _radius(settings, compared.folder)
-    judged, truth = judge(compared.picks, compared.truth, radius)
+    inputs = _read_inputs(settings)
+    radius = _radius(settings, inputs.folder)
+    classified, truth = classify_picks(inputs.picks, inputs.truth, radius)
     pixel_size = float(truth["pixel_size"].iloc[0])
-    report = {"radius_angstrom": radius, "pixel_size": pixel_size, **summary(judged, truth, compared.micrographs)}
+    report = {"radius_angstrom": radius, "pixel_size": pixel_size,
+              **picks_report(classified, truth, inputs.micrographs)}
     over_all = report["overall"]
-    kept = judged[judged["outcome"] != DROPPED]
+    counted = classified[classified["outcome"] != DROPPED]
     arrays: dict[str, Any] = {name: np.zeros(0) for name in ("threshold", "precision", "recall", "f1")}
-    if over_all["auprc"] is not None and len(kept):
-        curve = precision_recall_curve(kept["outcome"].to_numpy(), kept["score"].to_numpy(), over_all["particles"])
+    if over_all["auprc"] is not None and len(counted):
+        curve = precision_recall_curve(counted["outcome"].to_numpy(), counted["score"].to_numpy(),
+                                       over_all["particles"])
         best = int(np.argmax(curve.f1))
         report["best"] = {name: float(getattr(curve, name)[best]) for name in arrays}
         arrays = {name: getattr(curve, name) for name in arrays}
-    arrays |= _arrays(judged, truth, compared.micrographs) | _example(report, compared, pixel_size)
-    out = begin(settings)
-    write_report(out, NAME, report, arrays)
-    figure = Figure(figsize=SIZE)
+    arrays |= _arrays(classified, truth, inputs.micrographs) | _example(report, inputs, pixel_size)
+    out = open_run_folder(settings)
+    write_report(out, REPORT_NAME, report, arrays)
+    figure = Figure(figsize=FIGURE_SIZE)
     draw_picks(figure, out)
-    save_figure(figure, out / f"{NAME}.png")
+    save_figure(figure, out / f"{REPORT_NAME}.png")
     manifest = Manifest(
-        stage="picks", **made_with(), settings=settings.model_dump(mode="json"),
-        seed=settings.seed, pixel_size=pixel_size, micrographs=len(compared.micrographs), particles=len(truth),
-        whole_particles=over_all["particles"], warnings=compared.warnings,
+        stage="picks", **provenance(), settings=settings.model_dump(mode="json"),
+        seed=settings.seed, pixel_size=pixel_size, micrographs=len(inputs.micrographs), particles=len(truth),
+        whole_particles=over_all["particles"], warnings=inputs.warnings,
         figures={key: value for key, value in {**over_all, "radius_angstrom": radius}.items()
                  if isinstance(value, int | float)})
     write_manifest(out, manifest)
@@ -84,19 +86,19 @@ def run(settings: PicksSettings) -> Manifest:
     return manifest
 
 
-def _compared(settings: PicksSettings) -> Compared:
+def _read_inputs(settings: PicksSettings) -> PicksAndTruth:
     """Read picks and ground truth; picks on other micrographs are left out."""
-    truth_files = files_of(settings.truth, WHAT)
+    truth_files = matching_files(settings.truth, WHAT)
     truth = read_coordinates(truth_files, settings.truth_pixel_size, "truth_pixel_size")
     folder = truth_files[0].parent
     micrographs = _micrographs(settings, truth, truth_files)
-    own = same_files(micrographs, truth["micrograph"])
+    own = match_file_names(micrographs, truth["micrograph"])
     truth = truth.assign(micrograph=truth["micrograph"].map(own))
     if not bool(truth["whole"].any()):
         raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
-    picks = read_coordinates(files_of(settings.picks, WHAT), settings.pixel_size, hint)
-    names = same_files(micrographs, picks["micrograph"])
+    picks = read_coordinates(matching_files(settings.picks, WHAT), settings.pixel_size, hint)
+    names = match_file_names(micrographs, picks["micrograph"])
     if len(picks) and not names:
         raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is one of the truth "
                         f"(such as {micrographs[0]!r}); give the truth of these micrographs")
@@ -107,25 +109,26 @@ def _compared(settings: PicksSettings) -> Compared:
         warnings.append(f"{int((~known).sum())} picks lie on {unknown} micrographs that are not in the ground truth; "
                         "they are left out")
     picks = picks[known].assign(micrograph=picks.loc[known, "micrograph"].map(names)).reset_index(drop=True)
-    bare = len(set(truth["micrograph"]) - set(picks["micrograph"]))
-    if bare:
-        warnings.append(f"{bare} micrographs with particles have no picks; all their particles count as missed")
-    return Compared(picks, truth.reset_index(drop=True), micrographs, folder, tuple(warnings))
+    without_picks = len(set(truth["micrograph"]) - set(picks["micrograph"]))
+    if without_picks:
+        warnings.append(f"{without_picks} micrographs with particles have no picks; all their particles count as "
+                        "missed")
+    return PicksAndTruth(picks, truth.reset_index(drop=True), micrographs, folder, tuple(warnings))
 
 
 def _micrographs(settings: PicksSettings, truth: pd.DataFrame, truth_files: list[Path]) -> list[str]:
     """Names of all labelled micrographs, including those without a particle."""
-    listed = settings.truth_micrographs
-    beside = truth_files[0].parent / MICROGRAPHS
-    if listed is None and len(truth_files) == 1 and beside.is_file() and truth_files[0].suffix == ".star":
-        listed = beside
-    names = list(dict.fromkeys(truth["micrograph"]))
-    if listed is None:
-        return names
-    _, rows = read_table(listed, "micrographs", ("rlnMicrographName",))
-    known = list(dict.fromkeys(rows["rlnMicrographName"]))
-    found = same_files(known, names)
-    return [*known, *(name for name in names if name not in found)]
+    table = settings.truth_micrographs
+    dataset_table = truth_files[0].parent / MICROGRAPHS
+    if table is None and len(truth_files) == 1 and dataset_table.is_file() and truth_files[0].suffix == ".star":
+        table = dataset_table
+    with_particles = list(dict.fromkeys(truth["micrograph"]))
+    if table is None:
+        return with_particles
+    _, rows = read_table(table, "micrographs", ("rlnMicrographName",))
+    listed = list(dict.fromkeys(rows["rlnMicrographName"]))
+    also_listed = match_file_names(listed, with_particles)
+    return [*listed, *(name for name in with_particles if name not in also_listed)]
 
 
 def _radius(settings: PicksSettings, folder: Path) -> float:
@@ -134,34 +137,33 @@ def _radius(settings: PicksSettings, folder: Path) -> float:
     diameter = read_manifest(folder).particle_diameter_angstrom if (folder / MANIFEST).is_file() else None
     if not diameter:
         raise SettingsError("the particle's diameter is not known; give radius (Å)")
-    return default_radius(diameter)
+    return default_matching_radius(diameter)
 
 
-def _arrays(judged: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:
+def _arrays(classified: pd.DataFrame, truth: pd.DataFrame, micrographs: list[str]) -> dict[str, Any]:
     """All picks and true particles; positions in Å, micrographs by their index in the report."""
-    place = {name: number for number, name in enumerate(micrographs)}
-    return {"pick_micrograph": judged["micrograph"].map(place).to_numpy(int),
-            **{name: judged[name].to_numpy() for name in ("x", "y", "score", "dx", "dy")},
-            "outcome": judged["outcome"].to_numpy(int),
-            "true_micrograph": truth["micrograph"].map(place).to_numpy(int),
+    indices = {name: index for index, name in enumerate(micrographs)}
+    return {"pick_micrograph": classified["micrograph"].map(indices).to_numpy(int),
+            **{name: classified[name].to_numpy() for name in ("x", "y", "score", "dx", "dy")},
+            "outcome": classified["outcome"].to_numpy(int),
+            "true_micrograph": truth["micrograph"].map(indices).to_numpy(int),
             "true_x": truth["x"].to_numpy(), "true_y": truth["y"].to_numpy(),
             "whole": truth["whole"].to_numpy(bool), "found": truth["found"].to_numpy(bool)}
 
 
-def _example(report: dict[str, Any], compared: Compared, pixel_size: float) -> dict[str, Any]:
-    """The micrograph whose F1 is nearest to that of all, and its picture where the file is there."""
-    wanted = report["overall"]["f1"]
-    each = report["micrographs"]
-    best = min((number for number, one in enumerate(each) if one["particles"]),
-               key=lambda number: abs(each[number]["f1"] - wanted))
+def _example(report: dict[str, Any], inputs: PicksAndTruth, pixel_size: float) -> dict[str, Any]:
+    """The micrograph whose F1 is nearest to the overall F1, with its image if the file exists."""
+    overall, micrographs = report["overall"]["f1"], report["micrographs"]
+    example = min((number for number, micrograph in enumerate(micrographs) if micrograph["particles"]),
+                  key=lambda number: abs(micrographs[number]["f1"] - overall))
+    name = micrographs[example]["micrograph"]
     image, shape = np.zeros((0, 0), np.uint8), None
-    for path in (compared.folder / each[best]["micrograph"], Path(each[best]["micrograph"])):
+    for path in (inputs.folder / name, Path(name)):
         if path.suffix == ".mrc" and path.is_file():
             data, _ = read_mrc(path, 2)
             image, shape = thumbnail(data), data.shape
             break
     if shape is None:
-        both = [table.loc[table["micrograph"] == each[best]["micrograph"], ["y", "x"]]
-                for table in (compared.picks, compared.truth)]
-        shape = np.ceil(pd.concat(both).max().to_numpy() / pixel_size + 20).astype(int)
-    return {"example": np.array(best), "image": image, "image_shape": np.array(shape)}
+        positions = [table.loc[table["micrograph"] == name, ["y", "x"]] for table in (inputs.picks, inputs.truth)]
+        shape = np.ceil(pd.concat(positions).max().to_numpy() / pixel_size + 20).astype(int)
+    return {"example": np.array(example), "image": image, "image_shape": np.array(shape)}

@@ -2,20 +2,20 @@
 """``cryogem simulate``: clean micrographs of a map, with all labels."""
 import logging
 from dataclasses import replace
-from typing import Any
 
 from cryogem_scipion.engine.compute.devices import chosen_device
-from cryogem_scipion.engine.compute.parallel import check_memory, in_order, workers
+from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
-from cryogem_scipion.engine.io.dataset import Contrast, Manifest, Source, write_manifest
-from cryogem_scipion.engine.runs.folder import begin, check_space, copy_sources, fingerprint, made_with
-from cryogem_scipion.engine.runs.progress import tracked
+from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
+from cryogem_scipion.engine.runs.folder import check_disk_space, copy_sources, fingerprint, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import SimulateSettings
-from cryogem_scipion.engine.simulation.conformations import specimens
-from cryogem_scipion.engine.simulation.labelled_folder import LabelledFolder
-from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, microscope
+from cryogem_scipion.engine.simulation.conformations import specimen_files
+from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
+from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, prepare_microscope
+from cryogem_scipion.engine.simulation.portable_settings import portable_settings
 
-__all__ = ["portable_settings", "run"]
+__all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
@@ -30,62 +30,50 @@ def run(settings: SimulateSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    with specimens(settings) as made:
-        given = made.settings
-        scope = microscope(given, device=device)
-        files = [*given.volume, *filter(None, (given.ctfs, given.orientations)), *made.records]
-        copies = sum(path.stat().st_size for path in files)
-        check_space(settings.out, settings.micrographs * _bytes(scope) + copies)
-        check_memory(device, scope.memory, settings.weighs_most)
-        out = begin(settings, inputs={path.name: fingerprint(path) for path in files if path not in made.records})
-        sources = copy_sources(out, files, made.origins)
-    contrast = measure_contrast(scope, settings.seed)
-    scope = replace(scope, scale=contrast.scale)
-    folder = LabelledFolder(out, scope, sources, settings.extract)
+    with specimen_files(settings) as specimens:
+        microscope = prepare_microscope(specimens.settings, device=device)
+        inputs = specimens.settings
+        files = [*inputs.volume, *filter(None, (inputs.ctfs, inputs.orientations)), *specimens.record_files]
+        copies = sum(file.stat().st_size for file in files)
+        check_disk_space(settings.out, settings.micrographs * _disk_bytes(microscope) + copies)
+        check_memory(device, microscope.memory_bytes, settings.memory_remedy)
+        out = open_run_folder(settings, inputs={file.name: fingerprint(file) for file in files
+                                      if file not in specimens.record_files})
+        sources = copy_sources(out, files, specimens.provenance)
+    contrast = measure_contrast(microscope, settings.seed)
+    microscope = replace(microscope, projection_scale=contrast.scale)
+    writer = DatasetWriter(out, microscope, sources, settings.extract)
 
-    def make(index: int) -> tuple[int, Specimen]:
-        specimen = scope.specimen(settings.seed, index)
-        if not folder.has(index):
-            clean = scope.expose(specimen)
-            folder.write(index, 1 - clean.signal, clean)
+    def simulate(index: int) -> tuple[int, Specimen]:
+        """From the virtual specimen through the optics into the dataset."""
+        specimen = microscope.draw_specimen(settings.seed, index)
+        if not writer.has_micrograph(index):
+            clean = microscope.form_image(specimen)
+            writer.write_images(index, 1 - clean.signal, clean)
         return index, specimen
 
-    threads = workers(device, settings.micrographs, scope.memory)
-    exposed = in_order(make, range(settings.micrographs), threads)
-    for index, specimen in tracked(exposed, settings.micrographs, "simulating micrograph", folder=out):
-        folder.record(index, specimen)
-    folder.write_tables()
-    manifest = _manifest(settings, scope, contrast, sources, folder)
+    threads = worker_count(device, settings.micrographs, microscope.memory_bytes)
+    simulated = map_in_order(simulate, range(settings.micrographs), threads)
+    for index, specimen in track_progress(simulated, settings.micrographs, "simulating micrograph", folder=out):
+        writer.add_labels(index, specimen)
+    writer.write_tables()
+    manifest = Manifest(
+        stage="simulate", **provenance(), settings=settings.model_dump(mode="json"),
+        simulation=portable_settings(microscope, sources), seed=settings.seed, pixel_size=microscope.pixel_size,
+        micrographs=settings.micrographs, particles=writer.particle_count,
+        whole_particles=writer.whole_particle_count, box_size=microscope.box_size,
+        particle_diameter_angstrom=round(microscope.diameter_angstrom, 3), contrast=contrast, sources=sources,
+        warnings=writer.warnings())
     write_manifest(out, manifest)
-    log.info("simulated %d micrographs with %d particles (%d whole) in %s", settings.micrographs, folder.count,
-             folder.whole, out)
+    log.info("simulated %d micrographs with %d particles (%d whole) in %s", settings.micrographs, writer.particle_count,
+             writer.whole_particle_count, out)
     for warning in manifest.warnings:
         log.warning("warning: %s", warning)
     return manifest
 
 
-def portable_settings(settings: SimulateSettings, scope: Microscope, sources: tuple[Source, ...]) -> dict[str, Any]:
-    """Settings with every derived value filled in and files named as in ``source/``: enough to make the run again."""
-    names = iter(source.path for source in sources)
-    filled = settings.model_copy(update={
-        "pixel_size": scope.pixel_size, "box_size": scope.box_size, "particle_distance": scope.particle_distance,
-        "volume": tuple(next(names) for _ in settings.volume),
-        "ctfs": next(names) if settings.ctfs else None, "orientations": next(names) if settings.orientations else None})
-    return filled.model_dump(mode="json", exclude={"out", "device", "threads", "cryodrgn_activation"}, warnings=False)
-
-
-def _bytes(scope: Microscope) -> int:
-    """Disk space of one micrograph with its mask and stack."""
-    y, x = scope.settings.micrograph_size
-    stack = 4 * scope.box_size ** 2 * int(scope.settings.particles_mean) if scope.settings.extract else 0
-    return (8 if scope.settings.soft_mask else 5) * y * x + stack + 3072
-
-
-def _manifest(settings: SimulateSettings, scope: Microscope, contrast: Contrast, sources: tuple[Source, ...],
-              folder: LabelledFolder) -> Manifest:
-    return Manifest(
-        stage="simulate", **made_with(), settings=settings.model_dump(mode="json"),
-        simulation=portable_settings(scope.settings, scope, sources), seed=settings.seed, pixel_size=scope.pixel_size,
-        micrographs=settings.micrographs, particles=folder.count, whole_particles=folder.whole,
-        box_size=scope.box_size, particle_diameter_angstrom=round(scope.diameter_angstrom, 3), contrast=contrast,
-        sources=sources, warnings=folder.warnings())
+def _disk_bytes(microscope: Microscope) -> int:
+    """Disk space (bytes) of one micrograph with its mask and stack."""
+    y, x = microscope.settings.micrograph_size
+    stack = 4 * microscope.box_size ** 2 * int(microscope.settings.particles_mean) if microscope.settings.extract else 0
+    return (8 if microscope.settings.soft_mask else 5) * y * x + stack + 3072

@@ -2,13 +2,11 @@
 """``cryogem train``: the noise translator, from real micrographs and a simulation, without labels."""
 import logging
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cryogem_scipion import __version__
 from cryogem_scipion.engine.compute.devices import chosen_device
@@ -18,31 +16,29 @@ from cryogem_scipion.engine.io.dataset import (
     FIGURES,
     MICROGRAPHS,
     Manifest,
-    quoted_path,
     read_manifest,
     read_table,
     replacing,
     write_manifest,
-    write_table,
 )
 from cryogem_scipion.engine.io.mrc import read_header
-from cryogem_scipion.engine.noise.background import Background, measure_background, physical_noise
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
-from cryogem_scipion.engine.noise.models import PhysicalNoise
+from cryogem_scipion.engine.noise.noise_measurement import measure_noise
 from cryogem_scipion.engine.noise.real_micrograph import real_files
-from cryogem_scipion.engine.noise.real_set import MeasuredMicrograph, StoredImage, measure_real_set
+from cryogem_scipion.engine.noise.real_set import RealSet, StoredImage, measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
-from cryogem_scipion.engine.runs.folder import begin, check_space, made_with
-from cryogem_scipion.engine.runs.progress import tracked
-from cryogem_scipion.engine.runs.torchrun import launch, launched
+from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import load_model
-from cryogem_scipion.engine.translator.comparison import compared
-from cryogem_scipion.engine.translator.distributed import joined
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
-from cryogem_scipion.engine.translator.training import LOSSES, MODEL, REALISM, Goal, TrainingRecord, train
-from cryogem_scipion.engine.translator.training_state import disk_bytes
-from cryogem_scipion.engine.translator.validation import HeldOut
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.distributed import ProcessGroup, join_process_group
+from cryogem_scipion.engine.translator.figure_data import training_figure_data
+from cryogem_scipion.engine.translator.model import load_model
+from cryogem_scipion.engine.translator.training import MODEL, ModelProperties, TrainingRecord, train
+from cryogem_scipion.engine.translator.training_figures import training_figures
+from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
+from cryogem_scipion.engine.translator.validation import HeldOutSet
 
 __all__ = ["run"]
 
@@ -65,142 +61,105 @@ def run(settings: TrainSettings) -> Manifest:
     files = real_files(settings.real)
     _check(settings, simulated, files)
     warnings = check_contrast_sign(settings, simulated, files)
-    if settings.processes > 1 and not launched():
-        launch(settings)
-    processes, device = joined(device)
-    out = settings.out
-    if processes.leads:
-        begin(settings, may_change={"preview_every", "checkpoint_every", "steps"},
-              inputs=input_fingerprints(simulated, files))
-    else:
-        processes.wait()  # the first process measures the real micrographs, the others read its results
+    if settings.processes > 1 and not is_distributed():
+        run_distributed(settings)
+    processes, device = join_process_group(device)
+    # Ice and noise of the real micrographs.
+    reals = _real_set(settings, simulated, files, processes)
     with one_thread():
-        reals = measure_real_set(out, "micrographs", files, simulated.manifest.pixel_size, settings.real_pixel_size,
-                             settings.real_contrast == "bright")
-    if processes.leads:
-        processes.wait()
-    held_out = _held_out(len(reals))
-    training_set = [real for number, real in enumerate(reals) if number not in held_out]
-    coloured = settings.noise == "spectrum"
-    with one_thread():
-        background = measure_background(reals, out, simulated, settings.snr, settings.seed, coloured)
-    warnings += background.warnings
+        noise = measure_noise(reals, simulated, snr=settings.snr, seed=settings.seed,
+                              spectrum=settings.noise == "spectrum", contaminants=settings.contaminants,
+                              ice=settings.ice)
+    warnings += noise.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
-    physical = physical_noise(coloured, background, settings.contaminants, settings.ice)
-    goal = Goal(physical, background.scale, simulated.manifest.pixel_size, background.snr, background.contrast,
+    # From simulated micrographs, brought to the strength of the real ones, to the noise translator.
+    model, physical, out = noise.model, noise.model.physical, settings.out
+    factor = simulated.signal_factor(model.snr, physical.background_deviation)
+    simulated_images = SimulatedMicrographs([StoredImage(path) for path in simulated.micrographs],
+                                       [StoredImage(path) for path in simulated.masks], factor, simulated.exposures)
+    training_images = _real_images(reals, reals.training)
+    held_out_images = _real_images(reals, reals.held_out) if reals.held_out else None
+    held_out_noise = physical.part(reals.ice_map_numbers(reals.held_out))
+    properties = ModelProperties(physical, model.scale, simulated.manifest.pixel_size, model.snr, factor,
                 {"version": __version__, "crop": settings.crop})
-    real_pieces = _real_pieces(training_set, out, background)
-    simulated_pieces = _simulated_pieces(simulated, background)
-    judges = _real_pieces([reals[number] for number in sorted(held_out)], out, background) if held_out else None
-    held = HeldOut(judges, _of_some(physical, reals, held_out)) if judges else None
-    records = train(real_pieces, simulated_pieces, goal, settings, out, device, held, processes)
-    if not processes.leads:
+    records = train(training_images, simulated_images, properties, settings, out, device,
+                    HeldOutSet(held_out_images, held_out_noise) if held_out_images else None, processes)
+    if not processes.is_rank_zero:
         deque(records, maxlen=0)
-        processes.wait()
+        processes.barrier()
         return read_manifest(out)
-    _watch(records, settings.steps, out)
-    _write_reals(out, reals, held_out, simulated)
+    _run_steps(records, settings.steps, out)
+    # Tables, figures and manifest.
+    reals.write_table(read_table(simulated.folder / MICROGRAPHS, "micrographs")[0])
     with replacing(out / FIGURES) as path:
-        np.savez_compressed(path, **compared(load_model(out / MODEL, device), judges or real_pieces, simulated_pieces,
-                                             settings.seed))
-    figures = {**background.figures, **_best(out / REALISM), **_last(out / LOSSES)}
+        np.savez_compressed(path, **training_figure_data(
+            load_model(out / MODEL, device), held_out_images or training_images, simulated_images, settings.seed))
     manifest = Manifest(
-        stage="train", **made_with(), settings=settings.model_dump(mode="json"),
+        stage="train", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
-        contrast=simulated.contrast.brought_to(background.snr, background.deviation),
-        warnings=warnings, figures=figures)
+        contrast=simulated.contrast.rescaled(model.snr, physical.background_deviation),
+        warnings=warnings, figures={**noise.figures, **training_figures(out)})
     write_manifest(out, manifest)
-    processes.wait()
+    processes.barrier()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
     return manifest
 
 
 def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) -> None:
     """Refuse inputs that would fail later; reads only headers."""
-    working = simulated.manifest.pixel_size
-    if settings.pixel_size is not None and abs(settings.pixel_size / working - 1) > 1e-3:
-        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation ({working:g} Å); "
-                            "simulate at this pixel size, or leave it empty")
+    working_pixel_size = simulated.manifest.pixel_size
+    if settings.pixel_size is not None and abs(settings.pixel_size / working_pixel_size - 1) > 1e-3:
+        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation "
+                            f"({working_pixel_size:g} Å); simulate at this pixel size, or leave it empty")
     shapes = check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
     if settings.crop > smallest:
         raise SettingsError(f"crop {settings.crop} is larger than the simulated micrographs ({smallest} pixels); "
                             f"give {smallest // 32 * 32} or less")
-    small = min(range(len(files)), key=lambda number: min(shapes[number]))
-    if settings.crop > min(shapes[small]):
-        raise SettingsError(f"crop {settings.crop} is larger than {files[small]} at {working:g} Å per pixel "
-                            f"({min(shapes[small])} pixels); lower crop, or leave this micrograph out")
-    check_space(settings.out, sum(4 * y * x for y, x in shapes) + disk_bytes(settings) + PREVIEWS_BYTES)
+    edge, file = min((min(shape), file) for shape, file in zip(shapes, files, strict=True))
+    if settings.crop > edge:
+        raise SettingsError(f"crop {settings.crop} is larger than {file} at {working_pixel_size:g} Å per pixel "
+                            f"({edge} pixels); lower crop, or leave this micrograph out")
+    check_disk_space(settings.out, sum(4 * y * x for y, x in shapes) + checkpoint_disk_bytes(settings) + PREVIEWS_BYTES)
 
 
-def _held_out(count: int) -> set[int]:
-    """Indices of the held-out micrographs: every sixth, and at least one of three.
+def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path], processes: ProcessGroup) -> RealSet:
+    """Open the run's folder and measure the real micrographs.
 
-    The networks are never trained on them. The validation metric compares the networks' images with them, with their
-    own ice and contaminants. The noise that training starts from is measured on all micrographs.
+    The first process measures them. The others wait and then read its results.
     """
-    held = max(count // 6, 1) if count >= 3 else 0
-    return {(2 * number + 1) * count // (2 * held) for number in range(held)}
+    if processes.is_rank_zero:
+        open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+              inputs=input_fingerprints(simulated, files))
+    else:
+        processes.barrier()
+    with one_thread():
+        reals = measure_real_set(settings.out, "micrographs", files, simulated.manifest.pixel_size,
+                                 settings.real_pixel_size, settings.real_contrast == "bright")
+    if processes.is_rank_zero:
+        processes.barrier()
+    return reals
 
 
-def _of_some(physical: PhysicalNoise, reals: list[MeasuredMicrograph], chosen: set[int]) -> PhysicalNoise:
-    """Noise with the ice and contaminants of some of the real micrographs only."""
-    with_ice = [number for number, real in enumerate(reals) if real.ice is not None]
-    places = [place for place, number in enumerate(with_ice) if number in chosen]
-    return replace(physical, ice=tuple(physical.ice[place] for place in places),
-                   contaminants=tuple(physical.contaminants[place] for place in places if physical.contaminants))
+def _real_images(reals: RealSet, numbers: Sequence[int]) -> RealMicrographs:
+    """Some of the real micrographs with their grey scales."""
+    scales = [reals.scales[number] for number in numbers]
+    return RealMicrographs([reals.image(number) for number in numbers], [scale.median for scale in scales],
+                      [scale.spread for scale in scales])
 
 
-def _best(path: Path) -> dict[str, float]:
-    """Validation metric of the best checkpoint, and its step."""
-    judged = pd.read_csv(path)
-    if judged.empty:
-        return {}
-    best = judged.loc[judged["realism"].idxmin()]
-    return {"realism": float(best["realism"]), "best_step": float(best["step"])}
-
-
-def _real_pieces(reals: list[MeasuredMicrograph], out: Path, background: Background) -> RealPieces:
-    spreads = [real.deviation if real.background_deviation is None else real.median * background.deviation
-               for real in reals]
-    return RealPieces([StoredImage(out / real.name) for real in reals], [real.median for real in reals], spreads)
-
-
-def _simulated_pieces(simulated: SimulatedSet, background: Background) -> SimulatedPieces:
-    return SimulatedPieces([StoredImage(path) for path in simulated.micrographs],
-                           [StoredImage(path) for path in simulated.masks], background.contrast,
-                           simulated.exposures)
-
-
-def _watch(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
+def _run_steps(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
     """Run the training to its end and report its progress every few seconds."""
     first = next(records, None)
     if first is not None:
-        deque(tracked(chain([first], records), steps, "training step", done=first.step - 1, note=_losses, folder=out),
-              maxlen=0)
-
-
-def _last(path: Path) -> dict[str, float]:
-    """Losses of the last step, read from the table, so that a continued run has them as well."""
-    return {str(name): float(value) for name, value in pd.read_csv(path).iloc[-1].items()
-            if name not in ("step", "steps")}
+        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_losses,
+                             folder=out), maxlen=0)
 
 
 def _losses(record: TrainingRecord) -> str:
+    """Losses of one step, for the progress bar."""
     return (f"adversarial {record.adversarial:.3f}, contrastive {record.contrastive:.3f}, discriminator "
             f"{record.discriminator:.3f}, contrast {record.contrast_drift:+.3f}, "
             f"{record.steps_per_second:.2f} steps/s")
-
-
-def _write_reals(out: Path, reals: list[MeasuredMicrograph], held_out: set[int], simulated: SimulatedSet) -> None:
-    """Write the table of real micrographs at the working pixel size, with their origin and which are held out."""
-    optics, _ = read_table(simulated.folder / MICROGRAPHS, "micrographs")
-    optics = optics.assign(rlnMicrographPixelSize=reals[0].pixel_size, rlnMicrographOriginalPixelSize=None)
-    write_table(out / MICROGRAPHS, "micrographs", optics.drop(columns="rlnMicrographOriginalPixelSize"), pd.DataFrame({
-        "rlnMicrographName": [real.name for real in reals], "rlnOpticsGroup": 1,
-        "cryogemPixelSizeX": [real.pixel_sizes[1] for real in reals],
-        "cryogemPixelSizeY": [real.pixel_sizes[0] for real in reals],
-        "cryogemHeldOut": [int(number in held_out) for number in range(len(reals))],
-        "cryogemOriginal": [quoted_path(real.original) for real in reals]}))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several processes that train one model together: each takes a part of every batch, and all take the same step.
+"""Data-parallel training of one model by several processes.
 
-They are started by torch's own launcher (torchrun), one for each GPU, or on processors. Every process begins with the
-same weights and steps by the same gradient, the mean of all, so their networks never differ.
+torchrun starts the processes: one for each GPU, or several on the CPU. Each process computes a part of every batch.
+All processes begin with the same weights and step with the mean of their gradients, so their networks stay equal.
 """
 import os
 from collections.abc import Iterable, Mapping
@@ -12,78 +12,79 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-__all__ = ["ALONE", "Processes", "joined"]
+__all__ = ["SINGLE_PROCESS", "ProcessGroup", "join_process_group"]
 
 
 @dataclass(frozen=True)
-class Processes:
-    """The place of this process among those that train together."""
+class ProcessGroup:
+    """The processes that train one model, and the rank of this process among them."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
+    """Number of processes."""
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes the files."""
+    def is_rank_zero(self) -> bool:
+        """Whether this process has rank 0: it writes the files."""
         return self.rank == 0
 
-    def numbers(self, batch: int) -> range:
-        """Numbers, within a step's pieces, of the ``batch`` pieces that this process takes."""
+    def sample_indices(self, batch: int) -> range:
+        """Indices of the ``batch`` samples of this process among the samples of a step."""
         return range(self.rank * batch, (self.rank + 1) * batch)
 
-    def total(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The sum of a number over all processes.
+    def sum(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Sum of a value over all processes.
 
-        Its gradient is such that the mean of all processes' gradients is that of the sum.
+        The mean of the gradients of all processes is the gradient of the sum.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return value
-        everywhere = value.detach().clone()
-        distributed.all_reduce(everywhere)
-        own = self.count * value
-        return own - own.detach() + everywhere
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        scaled = self.world_size * value
+        return scaled - scaled.detach() + total
 
-    def share_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by the mean over all processes."""
-        if self.count == 1:
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its mean over all processes."""
+        if self.world_size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
-        parts = torch.split(flat / self.count, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        means = torch.split(flat / self.world_size, [gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Numbers by name, the mean over all processes."""
-        if self.count > 1:
-            together = torch.stack([value.detach() for value in values.values()])
-            distributed.all_reduce(together)
-            values = dict(zip(values, together / self.count, strict=True))
+        """Means of named values over all processes."""
+        if self.world_size > 1:
+            totals = torch.stack([value.detach() for value in values.values()])
+            distributed.all_reduce(totals)
+            values = dict(zip(values, totals / self.world_size, strict=True))
         return {name: value.item() for name, value in values.items()}
 
-    def wait(self) -> None:
-        """Go on when all processes have come here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all processes have called this method."""
+        if self.world_size > 1:
             distributed.barrier()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def joined(device: torch.device) -> tuple[Processes, torch.device]:
-    """Join the processes that torch's launcher started, if it started this one.
+def join_process_group(device: torch.device) -> tuple[ProcessGroup, torch.device]:
+    """Join the process group if torchrun started this process.
 
     Returns
     -------
-    This process's place, and its device: on GPUs each has its own.
+    The process group, and the device of this process: each process has a GPU of its own.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        return ALONE, device
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return SINGLE_PROCESS, device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(distributed.get_rank(), count), device
+    return ProcessGroup(distributed.get_rank(), world_size), device

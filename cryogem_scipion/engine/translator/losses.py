@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The adversarial and the mask-guided contrastive loss (arXiv 2312.02235), and one that keeps the contrast."""
+"""Losses of the training: adversarial, mask-guided contrastive (arXiv:2312.02235), and the contrast drift."""
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -8,44 +8,75 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Form", "Points", "contrast_drift", "contrastive", "gradient_penalty", "least_squares",
-           "patch_contrast", "sample_points", "single"]
+__all__ = ["ContrastiveForm", "SamplePoints", "at_least_float32", "contrast_drift", "contrastive_loss",
+           "gradient_penalty", "least_squares_loss", "patch_nce_loss", "sample_points"]
 
-LEAST_SIGNAL = 3e-3
-"""Mean power of the signal, in noise variances, below which a piece says nothing about the contrast."""
-Form = Literal["guided", "published", "unguided"]
-Points = tuple[Int[Tensor, " inside"], Int[Tensor, " outside"]]
-"""Places on a layer's grid, as indices into its flattened pixels: inside particles and outside."""
-
-
-def least_squares(judgements: Sequence[Float[Tensor, "b 1 _ _"]], target: float) -> Float[Tensor, ""]:
-    """Mean squared distance of the judgements from the target, over all maps alike."""
-    return torch.stack([(judgement - target).square().mean() for judgement in judgements]).mean()
+MIN_SIGNAL_POWER = 3e-3
+"""Smallest mean power of the signal, in noise variances, that the contrast drift is divided by."""
+ContrastiveForm = Literal["guided", "published", "unguided"]
+SamplePoints = tuple[Int[Tensor, " inside"], Int[Tensor, " outside"]]
+"""Places on the grid of an encoder layer, as indices into its flattened pixels: inside and outside particles."""
 
 
-def gradient_penalty(judgements: Sequence[Float[Tensor, "b 1 _ _"]],
-                     image: Float[Tensor, "b 1 y x"]) -> Float[Tensor, ""]:
-    """Squared gradient of a judgement with respect to the image, the mean over all of them (arXiv 1801.04406).
+def least_squares_loss(scores: Sequence[Float[Tensor, "b 1 _ _"]], target: float) -> Float[Tensor, ""]:
+    """Least-squares adversarial loss: mean squared difference of the discriminator's scores from a target.
 
-    Gradients of neighbouring judgements overlap; they are taken together, as if they were independent.
+    Parameters
+    ----------
+    scores
+        Score maps of a discriminator. All maps have the same weight.
+    target
+        1 for real images, 0 for generated ones.
+
+    References
+    ----------
+    doi:10.1109/ICCV.2017.304
     """
-    total = torch.stack([judgement.sum() / judgement[0].numel() ** 0.5 for judgement in judgements]).sum()
+    return torch.stack([(score_map - target).square().mean() for score_map in scores]).mean()
+
+
+def gradient_penalty(scores: Sequence[Float[Tensor, "b 1 _ _"]],
+                     image: Float[Tensor, "b 1 y x"]) -> Float[Tensor, ""]:
+    """Mean squared gradient of a score with respect to the image.
+
+    The gradients of neighbouring scores overlap. They are computed together, as if they were independent.
+
+    Parameters
+    ----------
+    scores
+        Score maps of a discriminator for ``image``.
+    image
+        Images that require a gradient.
+
+    References
+    ----------
+    arXiv:1801.04406 (R1 regularisation)
+    """
+    total = torch.stack([score_map.sum() / score_map[0].numel() ** 0.5 for score_map in scores]).sum()
     (gradient,) = torch.autograd.grad(total, image, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean() / len(judgements)
+    return gradient.square().sum((1, 2, 3)).mean() / len(scores)
 
 
-def single(values: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
-    """In float32 where they were less exact."""
+def at_least_float32(values: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """Values in float32 if their precision is lower; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def sample_points(mask: Float[Tensor, "y x"], grid: tuple[int, int], count: int,
-                  generator: torch.Generator) -> Points:
-    """Draw places without repetition, up to half of ``count`` in each region.
+                  generator: torch.Generator) -> SamplePoints:
+    """Draw places of an encoder layer without repetition, half of them inside particles and half outside.
 
-    The mask is averaged over each cell of the layer's grid; a cell is inside from one half on.
-    Where a region is smaller the other one takes its share. Queries, positives and negatives are
-    all read at these places, by index.
+    If a region is too small for its half, the other region gets more places. Queries, positives and negatives are all
+    read at these places.
+
+    Parameters
+    ----------
+    mask
+        1 inside particles. A place is inside if the mean of the mask over its cell of the grid is 0.5 or more.
+    grid
+        Size (y, x) of the layer.
+    count
+        Number of places in both regions together.
     """
     cells = functional.adaptive_avg_pool2d(mask[None, None].to(torch.float32), grid).flatten() >= 0.5
     inside, outside = (torch.nonzero(region).flatten() for region in (cells.cpu(), ~cells.cpu()))
@@ -56,25 +87,32 @@ def sample_points(mask: Float[Tensor, "y x"], grid: tuple[int, int], count: int,
     return drawn[0], drawn[1]
 
 
-def patch_contrast(query: Float[Tensor, "points d"], key: Float[Tensor, "points d"], inside: int,
-                   temperature: float = 0.07, form: Form = "guided") -> Float[Tensor, ""]:
-    """Contrastive loss of one layer of one image.
+def patch_nce_loss(query: Float[Tensor, "points d"], key: Float[Tensor, "points d"], inside: int,
+                   temperature: float = 0.07, form: ContrastiveForm = "guided") -> Float[Tensor, ""]:
+    """Patch-wise contrastive loss (PatchNCE) of one layer of one image.
 
     Parameters
     ----------
     query, key
-        Unit vectors of the generated and of the physical image at the same places, those inside
-        particles first.
+        Unit vectors of the generated and of the physical image at the same places. Places inside particles come
+        first.
     inside
-        How many are inside.
+        Number of places inside particles.
+    temperature
+        Divisor of the similarities.
     form
-        guided: the negatives of a query are the keys of the other region. unguided: all other keys.
-        published: as guided, but with the roles exchanged: the negative keys are compared with all
-        queries of the region instead of with their own.
+        guided: the negatives of a query are the keys of the other region. unguided: its negatives are all other keys.
+        published: as the published program computes it; each negative key is compared with all queries of a region
+        instead of its own query.
 
     Returns
     -------
-    Mean cross-entropy of finding the positive. Without another region the loss is that of unguided.
+    Mean cross-entropy of classifying the positive. If all places are in one region, the unguided form is used; a
+    single place has loss 0.
+
+    References
+    ----------
+    doi:10.1007/978-3-030-58545-7_19; with masks arXiv:2312.02235
     """
     count = len(query)
     if count < 2:
@@ -82,72 +120,81 @@ def patch_contrast(query: Float[Tensor, "points d"], key: Float[Tensor, "points 
     similarity = query @ key.T / temperature
     if form == "published":
         return _published(query, key, inside, temperature)
-    region = torch.arange(count, device=query.device) < inside
+    is_inside = torch.arange(count, device=query.device) < inside
     if form == "guided" and 0 < inside < count:
-        allowed = region[:, None] != region[None]
+        compared = is_inside[:, None] != is_inside[None]
     else:
-        allowed = torch.ones(count, count, dtype=torch.bool, device=query.device)
-    allowed = allowed | torch.eye(count, dtype=torch.bool, device=query.device)
-    logits = similarity.masked_fill(~allowed, float("-inf"))
+        compared = torch.ones(count, count, dtype=torch.bool, device=query.device)
+    compared = compared | torch.eye(count, dtype=torch.bool, device=query.device)
+    logits = similarity.masked_fill(~compared, float("-inf"))
     return (torch.logsumexp(logits, 1) - similarity.diagonal()).mean()
 
 
-def contrastive(projections: Callable[[int, Tensor], Tensor], generated: Sequence[Float[Tensor, "b _ _ _"]],
+def contrastive_loss(projections: Callable[[int, Tensor], Tensor], generated: Sequence[Float[Tensor, "b _ _ _"]],
                 physical: Sequence[Float[Tensor, "b _ _ _"]], masks: Float[Tensor, "b y x"],
                 generator: torch.Generator, patches: int = 256, temperature: float = 0.07,
-                form: Form = "guided") -> Float[Tensor, ""]:
-    """Mask-guided contrastive loss, the mean over layers and images.
+                form: ContrastiveForm = "guided") -> Float[Tensor, ""]:
+    """Mask-guided contrastive loss, averaged over layers and images.
 
     Parameters
     ----------
+    projections
+        Function of a layer and its features (points, channels) that returns unit vectors.
     generated, physical
-        Encoder features of both images, layer by layer. No gradient goes through ``physical``'s projections.
+        Encoder features of the generated and of the physical images, one tensor for each layer. No gradient flows
+        through the projections of ``physical``.
     masks
-        Where particles are.
+        1 inside particles.
+    generator
+        Random generator of the places.
     patches
-        Places in each image and layer.
+        Number of places in each image and layer.
+    temperature, form
+        See ``patch_nce_loss``.
     """
     losses = []
-    for layer, (of_generated, of_physical) in enumerate(zip(generated, physical, strict=True)):
-        grid = (of_generated.shape[2], of_generated.shape[3])
+    for layer, (generated_layer, physical_layer) in enumerate(zip(generated, physical, strict=True)):
+        grid = (generated_layer.shape[2], generated_layer.shape[3])
         for image in range(len(masks)):
             points = sample_points(masks[image], grid, patches, generator)
-            places = torch.cat(points).to(of_generated.device)
-            query, key = (projections(layer, features[image].flatten(1).T[places])
-                          for features in (of_generated, of_physical))
-            losses.append(patch_contrast(single(query), single(key).detach(), len(points[0]), temperature, form))
+            indices = torch.cat(points).to(generated_layer.device)
+            query, key = (projections(layer, features[image].flatten(1).T[indices])
+                          for features in (generated_layer, physical_layer))
+            losses.append(patch_nce_loss(at_least_float32(query), at_least_float32(key).detach(), len(points[0]),
+                                         temperature, form))
     return torch.stack(losses).mean()
 
 
 def contrast_drift(change: Float[Tensor, "b y x"], signal: Float[Tensor, "b y x"],
                    total: Callable[[Tensor], Tensor] = lambda value: value) -> Float[Tensor, ""]:
-    """How much of the particles' signal the translation adds, as a part of it: 0 keeps the contrast.
+    """Relative change of the particles' contrast by the translation.
 
     Parameters
     ----------
     change
-        Translated minus physical image.
+        Generated minus physical image.
     signal
-        The particles' part of the physical image, in the same units (dark is negative).
+        Part of the physical image that comes from the particles, in the same units; negative in dark particles.
     total
-        Adds up a number over all processes that share the batch.
+        Function that adds up a value over all processes of the batch.
 
     Returns
     -------
-    Slope of the change against the signal, over the whole batch; 0 where there are no particles.
+    Slope of a linear fit of the change by the signal over the whole batch: 0 if the contrast stays, 0.1 if it grows by
+    10 %, 0 if there are no particles.
     """
     centred = signal - signal.mean((1, 2), keepdim=True)
     power, pixels = total(centred.square().sum()), total(signal.new_tensor(float(signal.numel())))
-    # With hardly a particle in view the slope would be chance.
-    return total((change * centred).sum()) / torch.maximum(power, LEAST_SIGNAL * pixels)
+    # With very little signal in the batch, the slope would be random.
+    return total((change * centred).sum()) / torch.maximum(power, MIN_SIGNAL_POWER * pixels)
 
 
 def _published(query: Float[Tensor, "points d"], key: Float[Tensor, "points d"], inside: int,
                temperature: float) -> Float[Tensor, ""]:
-    """Row i holds its positive, and negative key i against every query of the region."""
+    """Published form: row i has the positive of query i, and negative key i with every query of the region."""
     half = min(inside, len(query) - inside)
     if not half:
-        return patch_contrast(query, key, inside, temperature, "unguided")
+        return patch_nce_loss(query, key, inside, temperature, "unguided")
     regions = (slice(0, half), slice(inside, inside + half))
     losses = []
     for own, other in (regions, regions[::-1]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The networks by name: generators, discriminators, and the projection of features to contrast them."""
+"""Generators and discriminators by name, and the projection networks of the contrastive loss."""
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,51 +12,56 @@ from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.translator.published_networks import PatchDiscriminator, PublishedGenerator
 from cryogem_scipion.engine.translator.residual_networks import MultiscaleDiscriminator, ResidualGenerator
 
-__all__ = ["PatchProjections", "discriminator", "generator", "latent_noise"]
+__all__ = ["Discriminator", "Generator", "PatchProjections", "build_discriminator", "build_generator", "latent_noise"]
 
 Generator = PublishedGenerator | ResidualGenerator
 Discriminator = PatchDiscriminator | MultiscaleDiscriminator
 
-WIDEST, DEEPEST = 1024, 14
-"""Channels and levels beyond which a description is taken for damaged rather than built."""
+MAX_WIDTH, MAX_LEVELS = 1024, 14
+"""Largest width (channels) and number of levels of a generator. Larger values come from damaged files."""
 
 
 class PatchProjections(nn.Module):
-    """One two-layer network for each encoder layer; its results are unit vectors."""
+    """One two-layer network for each encoder layer, which projects features to unit vectors.
+
+    References
+    ----------
+    doi:10.1007/978-3-030-58545-7_19
+    """
 
     def __init__(self, channels: Sequence[int], width: int = 256) -> None:
         super().__init__()
         for layer, count in enumerate(channels):
             first, second = nn.Linear(count, width), nn.Linear(width, width)
-            for part in (first, second):
-                nn.init.xavier_normal_(part.weight, 0.02 * math.sqrt(width))
-                nn.init.zeros_(part.bias)
+            for linear in (first, second):
+                nn.init.xavier_normal_(linear.weight, 0.02 * math.sqrt(width))
+                nn.init.zeros_(linear.bias)
             self.add_module(f"mlp_{layer}", nn.Sequential(first, nn.ReLU(), second))
 
     def forward(self, layer: int, features: Float[Tensor, "points channels"]) -> Float[Tensor, "points width"]:
-        """Unit vectors of the features of a layer."""
+        """Unit vectors for the features of a layer."""
         return nn.functional.normalize(self.get_submodule(f"mlp_{layer}")(features), dim=1, eps=1e-7)
 
 
-def generator(config: dict[str, Any]) -> Generator:
-    """Return the generator that a configuration describes, with fresh weights.
+def build_generator(config: dict[str, Any]) -> Generator:
+    """Generator with random weights.
 
     Parameters
     ----------
     config
-        ``name``: residual or published; ``width``; for published also ``levels`` = log2 of the crop,
-        and ``scale``.
+        ``name``: residual or published. ``width``: number of channels. For published also ``levels``, the logarithm
+        to base 2 of the crop, and ``scale``.
 
     Raises
     ------
     SettingsError
-        There is no such network.
+        The name is unknown, or the width or the number of levels is out of range.
     """
     values = dict(config)
     name = values.pop("name", None)
-    if not (0 < int(values.get("width", 1)) <= WIDEST and 0 < int(values.get("levels", 1)) <= DEEPEST):
-        raise SettingsError(f"generator {config} is out of range; give a width up to {WIDEST} and up to {DEEPEST} "
-                            "levels")
+    if not (0 < int(values.get("width", 1)) <= MAX_WIDTH and 0 < int(values.get("levels", 1)) <= MAX_LEVELS):
+        raise SettingsError(f"generator {config} is out of range; give a width up to {MAX_WIDTH} and up to "
+                            f"{MAX_LEVELS} levels")
     if name == "residual":
         return ResidualGenerator(**values)
     if name == "published":
@@ -64,8 +69,19 @@ def generator(config: dict[str, Any]) -> Generator:
     raise SettingsError(f"generator {name!r} does not exist; choose residual or published")
 
 
-def discriminator(config: dict[str, Any]) -> Discriminator:
-    """Return the discriminator that a configuration describes: ``name`` multiscale or patch, and ``width``."""
+def build_discriminator(config: dict[str, Any]) -> Discriminator:
+    """Discriminator with random weights.
+
+    Parameters
+    ----------
+    config
+        ``name``: multiscale or patch. ``width``: number of channels of the first layer.
+
+    Raises
+    ------
+    SettingsError
+        The name is unknown.
+    """
     values = dict(config)
     name = values.pop("name", None)
     if name == "multiscale":
@@ -77,7 +93,21 @@ def discriminator(config: dict[str, Any]) -> Discriminator:
 
 def latent_noise(network: Generator, batch: int, shape: tuple[int, int],
                  random: torch.Generator) -> list[Tensor] | None:
-    """Fresh noise for an image of ``shape`` (a multiple of the network's), or None where it takes none."""
+    """Random latent noise at 1/8 and 1/16 of the image size, or None if the network takes no latent noise.
+
+    Parameters
+    ----------
+    batch
+        Number of images.
+    shape
+        Size (y, x) of the images in pixels, a multiple of ``network.multiple``.
+    random
+        Random generator on the CPU.
+
+    Returns
+    -------
+    Tensors (batch, channels, y / 8, x / 8) and (batch, channels, y / 16, x / 16) on the device of the network.
+    """
     if not network.latent_channels:
         return None
     device = next(network.parameters()).device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A picture of what the training has come to."""
+"""Preview images of a training."""
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,22 @@ from torch import Tensor
 __all__ = ["PREVIEWS", "write_preview"]
 
 PREVIEWS = "previews"
+"""Folder of the preview images."""
 
 
 def write_preview(path: Path, *columns: Float[Tensor, "b y x"]) -> None:
-    """Write a PNG: a row for each piece, the columns side by side, all in the grey scale of the last one."""
+    """Write a PNG of crops side by side, in the grey scale of the last column.
+
+    Parameters
+    ----------
+    columns
+        Batches of crops of the same size. Each batch is a column of the picture, each crop a row.
+    """
     from PIL import Image
     real = columns[-1]
     low, high = torch.quantile(real.flatten()[::max(1, real.numel() // 100_000)], torch.tensor([0.005, 0.995])).tolist()
-    bar = torch.full((*real.shape[:2], 4), high)
-    rows = torch.cat([part for column in columns for part in (bar, column)][1:], 2).flatten(0, 1)
+    separator = torch.full((*real.shape[:2], 4), high)
+    rows = torch.cat([image for column in columns for image in (separator, column)][1:], 2).flatten(0, 1)
     grey = ((rows - low) / max(high - low, 1e-6)).clamp(0, 1) * 255
     temporary = path.with_name(f".{path.name}")
     Image.fromarray(grey.numpy().astype(np.uint8)).save(temporary, format="PNG")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers for TensorBoard, written without it: its event files are records of a few bytes.
+"""Event files for TensorBoard, written without the TensorBoard package.
 
-A record is its length, a checksum of that, an ``Event`` in protocol-buffer encoding, and a checksum of it
-(tensorflow/core/lib/io/record_writer.h, tensorflow/core/util/event.proto; CRC-32C masked as described there).
+An event file is a sequence of records. A record has a length, a checksum of the length, an ``Event`` as a protocol
+buffer, and a checksum of the event (tensorflow/core/lib/io/record_writer.h, tensorflow/core/util/event.proto; masked
+CRC-32C).
 """
 import os
 import platform
@@ -12,33 +13,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["FOLDER", "EventFile"]
+__all__ = ["TENSORBOARD", "TensorBoardWriter"]
 
-FOLDER = "tensorboard"
-START = 1
-"""SessionLog.START: of earlier sessions, what lies at or after its step is forgotten."""
+TENSORBOARD = "tensorboard"
+"""Folder of the event files."""
+SESSION_START = 1
+"""SessionLog.START: TensorBoard drops the values of earlier sessions from this step on."""
 
 
-class EventFile:
-    """The scalars of one session of a run, in a file of its own; TensorBoard joins the sessions of a folder."""
+class TensorBoardWriter:
+    """Writer of the scalars of one session of a training; TensorBoard joins the files of all sessions."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Begin a session that goes on after ``step``."""
+        """Open a new file in ``folder`` for a session that continues after ``step``."""
         folder.mkdir(exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
+        # TensorBoard reads the files in the order of their names.
         name = f"events.out.tfevents.{time.time_ns() // 1000:020d}.{platform.node() or 'host'}.{os.getpid()}"
         self._file = (folder / name).open("wb")
-        self._write(_text(3, b"brain.Event:2"))
+        self._write(_bytes_field(3, b"brain.Event:2"))
         if step:
-            self._write(_whole(2, step + 1) + _text(7, _whole(1, START)))
+            self._write(_integer_field(2, step + 1) + _bytes_field(7, _integer_field(1, SESSION_START)))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add named values of a step."""
-        summary = b"".join(_text(1, _text(1, name.encode()) + _key(2, 5) + struct.pack("<f", value))
+        """Write named values of a step."""
+        summary = b"".join(_bytes_field(1, _bytes_field(1, name.encode()) + _field_key(2, 5) + struct.pack("<f", value))
                            for name, value in values.items())
-        self._write(_whole(2, step) + _text(5, summary))
+        self._write(_integer_field(2, step) + _bytes_field(5, summary))
 
-    def __enter__(self) -> "EventFile":
+    def __enter__(self) -> "TensorBoardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -46,33 +48,33 @@ class EventFile:
         self._file.close()
 
     def _write(self, event: bytes) -> None:
-        event = _key(1, 1) + struct.pack("<d", time.time()) + event
+        event = _field_key(1, 1) + struct.pack("<d", time.time()) + event
         length = struct.pack("<Q", len(event))
         self._file.write(length + _checksum(length) + event + _checksum(event))
         self._file.flush()
 
 
-def _key(field: int, kind: int) -> bytes:
+def _field_key(field: int, kind: int) -> bytes:
     return bytes([field << 3 | kind])
 
 
-def _whole(field: int, value: int) -> bytes:
-    return _key(field, 0) + _varint(value)
+def _integer_field(field: int, value: int) -> bytes:
+    return _field_key(field, 0) + _varint(value)
 
 
-def _text(field: int, content: bytes) -> bytes:
-    return _key(field, 2) + _varint(len(content)) + content
+def _bytes_field(field: int, content: bytes) -> bytes:
+    return _field_key(field, 2) + _varint(len(content)) + content
 
 
 def _varint(value: int) -> bytes:
-    parts = []
+    groups = []
     while value > 127:
-        parts.append(value & 127 | 128)
+        groups.append(value & 127 | 128)
         value >>= 7
-    return bytes([*parts, value])
+    return bytes([*groups, value])
 
 
-def _table() -> list[int]:
+def _crc_table() -> list[int]:
     values = []
     for value in range(256):
         for _ in range(8):
@@ -81,12 +83,12 @@ def _table() -> list[int]:
     return values
 
 
-_CRC = _table()
+_CRC_TABLE = _crc_table()
 
 
 def _checksum(content: bytes) -> bytes:
     crc = 0xFFFFFFFF
     for byte in content:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 255]
+        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 255]
     crc ^= 0xFFFFFFFF
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The training loop, yielding a record a step; a stopped run continues exactly where its checkpoint was written."""
+"""Training loop with a record for each step; a stopped training continues exactly from its last checkpoint."""
 import csv
 import logging
 import time
@@ -12,15 +12,26 @@ import torch
 from cryogem_scipion.engine.compute.threads import torch_threads
 from cryogem_scipion.engine.io.files import replacing
 from cryogem_scipion.engine.settings.train import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import MODEL, save_model
-from cryogem_scipion.engine.translator.distributed import ALONE, Processes
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces
+from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
+from cryogem_scipion.engine.translator.model import MODEL, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS
-from cryogem_scipion.engine.translator.tensorboard import FOLDER, EventFile
-from cryogem_scipion.engine.translator.training_state import CHECKPOINT, HALF_WAY, Goal, TrainingState, seed_of
-from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOut, Judge, judge
+from cryogem_scipion.engine.translator.tensorboard import TENSORBOARD, TensorBoardWriter
+from cryogem_scipion.engine.translator.training_state import (
+    CHECKPOINT,
+    HALFWAY_CHECKPOINT,
+    ModelProperties,
+    TrainingState,
+    derived_seed,
+)
+from cryogem_scipion.engine.translator.validation import (
+    DISTANCES,
+    HeldOutSet,
+    ValidationMetric,
+    prepare_validation_metric,
+)
 
-__all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "REALISM", "Goal", "TrainingRecord", "train"]
+__all__ = ["CHECKPOINT", "LOSSES", "MODEL", "PREVIEWS", "REALISM", "ModelProperties", "TrainingRecord", "train"]
 
 log = logging.getLogger("cryogem")
 
@@ -29,108 +40,113 @@ LOSSES, REALISM = "losses.csv", "realism.csv"
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What one step found."""
+    """Losses and speed of one step. The field names are the columns of ``losses.csv``."""
 
     step: int
-    """Steps done, from 1."""
+    """Number of finished steps, from 1."""
     steps: int
+    """Number of steps of the whole training."""
     adversarial: float
-    """Of the generator; 0 when the discriminator takes its images for real."""
+    """Adversarial loss of the generator; 0 if the discriminator takes its images for real ones."""
     contrastive: float
     discriminator: float
     contrast_drift: float
-    """Part of the particles' signal that the translation adds; 0 keeps the contrast."""
+    """Relative change of the particles' contrast by the translation; 0 if it stays."""
     steps_per_second: float
 
 
-def train(real: RealPieces, simulated: SimulatedPieces, goal: Goal, settings: TrainSettings, folder: Path,
-          device: torch.device, held_out: HeldOut | None = None, processes: Processes = ALONE
-          ) -> Iterator[TrainingRecord]:
-    """Train, or continue the training in ``folder``; yields a record after each step.
+def train(real: RealMicrographs, simulated: SimulatedMicrographs, properties: ModelProperties, settings: TrainSettings,
+          folder: Path, device: torch.device, held_out: HeldOutSet | None = None,
+          processes: ProcessGroup = SINGLE_PROCESS) -> Iterator[TrainingRecord]:
+    """Train a noise translator, or continue the training in ``folder``; yields a record after each step.
 
     Writes ``checkpoint.safetensors``, ``losses.csv``, ``realism.csv``, ``tensorboard/``, ``previews/*.png`` and, at
     the end, ``model.safetensors``.
 
     Parameters
     ----------
+    properties
+        What the model has besides the network.
     held_out
-        Real micrographs that are not trained on: the model is the state that comes nearest to them. Without them it
-        is the last one.
+        Held-out micrographs for the validation metric. The model then has the weights with the lowest metric. None:
+        it has the weights of the last step.
     processes
-        Those that train together; the first one writes and judges, the others yield nothing.
+        Processes that train together. Only rank 0 writes files, computes the validation metric and yields records.
 
     Raises
     ------
     DataError
         A micrograph is smaller than the crop.
     CheckpointError
-        The checkpoint in the folder is damaged, of another training, or too far for the number of steps.
+        The checkpoint in the folder is damaged, belongs to another training, or its learning rate has already fallen
+        for a training with another number of steps.
     """
-    state = TrainingState(settings, goal, device, processes)
+    state = TrainingState(settings, properties, device, processes)
     state.restore(folder)
     if state.threads != torch.get_num_threads():
-        log.info("continuing on %d threads, with which the training began: its last bits depend on their number",
+        log.info("continuing on %d threads, as the training began: the last bits of its results depend on this number",
                  state.threads)
     with torch_threads(state.threads):
-        if processes.leads:
-            yield from _steps(state, real, simulated, folder, held_out)
+        if processes.is_rank_zero:
+            yield from _train_and_write(state, real, simulated, folder, held_out)
         else:
             while state.step < settings.steps:
-                state.advance(real, simulated)
+                state.train_step(real, simulated)
 
 
-def _steps(state: TrainingState, real: RealPieces, simulated: SimulatedPieces, folder: Path,
-           held_out: HeldOut | None) -> Iterator[TrainingRecord]:
-    """The steps that are left, and the files they leave."""
+def _train_and_write(state: TrainingState, real: RealMicrographs, simulated: SimulatedMicrographs, folder: Path,
+                     held_out: HeldOutSet | None) -> Iterator[TrainingRecord]:
+    """Train for the remaining steps and write all files."""
     settings = state.settings
     (folder / PREVIEWS).mkdir(exist_ok=True)
     columns = [field.name for field in fields(TrainingRecord)]
-    judging = _judge(state, real, held_out, simulated)
-    with (_Table(folder / LOSSES, columns, state.step) as losses,
-          _Table(folder / REALISM, ["step", "realism", *DISTANCES], state.step) as realism,
-          EventFile(folder / FOLDER, state.step) as events):
-        if judging and not state.step:
-            _judged(state, judging, realism, events)
-        begun, before = time.monotonic(), state.step
+    metric = _validation_metric(state, real, held_out, simulated)
+    with (_CsvFile(folder / LOSSES, columns, state.step) as losses_file,
+          _CsvFile(folder / REALISM, ["step", "realism", *DISTANCES], state.step) as realism_file,
+          TensorBoardWriter(folder / TENSORBOARD, state.step) as tensorboard):
+        if metric and not state.step:
+            _validate(state, metric, realism_file, tensorboard)
+        start_time, first_step = time.monotonic(), state.step
         while state.step < settings.steps:
-            found = state.advance(real, simulated)
-            speed = (state.step - before) / max(time.monotonic() - begun, 1e-9)
-            record = TrainingRecord(state.step, settings.steps, **found, steps_per_second=speed)
-            losses.add(vars(record))
-            events.add(state.step, {**found, "steps_per_second": speed})
+            losses = state.train_step(real, simulated)
+            speed = (state.step - first_step) / max(time.monotonic() - start_time, 1e-9)
+            record = TrainingRecord(state.step, settings.steps, **losses, steps_per_second=speed)
+            losses_file.add(vars(record))
+            tensorboard.add(state.step, {**losses, "steps_per_second": speed})
             last = state.step == settings.steps
-            if judging and (last or state.step % settings.judge_every == 0):
-                _judged(state, judging, realism, events)
+            if metric and (last or state.step % settings.judge_every == 0):
+                _validate(state, metric, realism_file, tensorboard)
             if last or state.step % settings.preview_every == 0:
-                state.preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")
+                state.save_preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")
             if state.step == settings.steps // 2:
-                state.save(folder / HALF_WAY)
+                state.save(folder / HALFWAY_CHECKPOINT)
             if last or state.step % settings.checkpoint_every == 0:
                 state.save(folder / CHECKPOINT)
             yield record
     save_model(folder / MODEL, state.model())
 
 
-def _judge(state: TrainingState, real: RealPieces, held_out: HeldOut | None,
-           simulated: SimulatedPieces) -> Judge | None:
+def _validation_metric(state: TrainingState, real: RealMicrographs, held_out: HeldOutSet | None,
+                       simulated: SimulatedMicrographs) -> ValidationMetric | None:
     if held_out is None:
         return None
-    random = torch.Generator().manual_seed(seed_of(state.settings.seed, "realism"))
-    return judge(state.average, held_out, real, simulated, random)
+    random = torch.Generator().manual_seed(derived_seed(state.settings.seed, "realism"))
+    return prepare_validation_metric(state.average, held_out, real, simulated, random)
 
 
-def _judged(state: TrainingState, judging: Judge, realism: "_Table", events: EventFile) -> None:
-    """Judge a state; before the first step, the noise that the training starts from."""
-    judged = judging(state.averaged)
-    state.judged(judged["realism"])
-    realism.add({"step": state.step, **judged})
-    events.add(state.step, {f"realism/{name}": value for name, value in judged.items()})
-    log.info("step %d: realism %.2f, best %.2f at step %d", state.step, judged["realism"], state.best_realism,
+def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "_CsvFile",
+              tensorboard: TensorBoardWriter) -> None:
+    """Compute and write the validation metric; before the first step it is that of the physical images."""
+    values = metric(state.averaged_generator)
+    state.update_best(values["realism"])
+    realism_file.add({"step": state.step, **values})
+    tensorboard.add(state.step, {f"realism/{name}": value for name, value in values.items()})
+    log.info("step %d: realism %.2f, best %.2f at step %d", state.step, values["realism"], state.best_realism,
              state.best_step)
 
 
-class _Table:
-    """A CSV file that grows; what a killed run wrote after its checkpoint is dropped."""
+class _CsvFile:
+    """CSV file to which rows are added; rows after the checkpoint of a stopped training are dropped."""
 
     def __init__(self, path: Path, columns: list[str], step: int) -> None:
         rows = []
@@ -139,18 +155,19 @@ class _Table:
                 rows = [row for row in csv.DictReader(file)
                         if (row["step"] or "").isdigit() and int(row["step"]) <= step]
         with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            before = csv.DictWriter(file, columns, lineterminator="\n")
-            before.writeheader()
-            before.writerows(rows)
-        # A line at a time, for those who watch.
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        # Line by line, so that viewers can follow the training.
         self._file = path.open("a", encoding="utf-8", newline="", buffering=1)
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def add(self, values: Mapping[str, int | float]) -> None:
+        """Add a row."""
         self._writer.writerow({name: value if isinstance(value, int) else f"{value:.6g}"
                                for name, value in values.items()})
 
-    def __enter__(self) -> "_Table":
+    def __enter__(self) -> "_CsvFile":
         return self
 
     def __exit__(self, *_: object) -> None:

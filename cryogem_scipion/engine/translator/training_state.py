@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Networks and optimisers of a training, one step of it, and the checkpoint that it continues from.
+"""State of a training: networks and optimisers, one training step, and the checkpoint.
 
-Every random number of a step comes from generators seeded with (seed, step): nothing has to be
-remembered but weights and optimisers.
+All random numbers of a step come from generators seeded with the seed and the step. So a checkpoint holds only
+weights, the states of the optimisers and the number of steps.
 """
 import copy
 import hashlib
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,58 +18,96 @@ from torch import Tensor, nn
 from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings.train import TrainSettings
-from cryogem_scipion.engine.translator.checkpoint import Translator
-from cryogem_scipion.engine.translator.distributed import ALONE, Processes
-from cryogem_scipion.engine.translator.losses import (
-    contrast_drift,
-    contrastive,
-    gradient_penalty,
-    least_squares,
-    single,
+from cryogem_scipion.engine.translator.crops import (
+    RealMicrographs,
+    SimulatedMicrographs,
+    draw_real_crops,
+    draw_simulated_crops,
 )
+from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
+from cryogem_scipion.engine.translator.losses import (
+    at_least_float32,
+    contrast_drift,
+    contrastive_loss,
+    gradient_penalty,
+    least_squares_loss,
+)
+from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import (
     Generator,
     PatchProjections,
-    discriminator,
-    generator,
+    build_discriminator,
+    build_generator,
     latent_noise,
 )
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 from cryogem_scipion.engine.translator.preview import write_preview
-from cryogem_scipion.engine.translator.tensor_files import load_tensors, part, save_tensors
+from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors, strip_prefix
 
-__all__ = ["CHECKPOINT", "HALF_WAY", "Goal", "TrainingState", "disk_bytes", "seed_of"]
+__all__ = ["CHECKPOINT", "HALFWAY_CHECKPOINT", "ModelProperties", "TrainingState", "checkpoint_disk_bytes",
+           "derived_seed"]
 
-CHECKPOINT, HALF_WAY = "checkpoint.safetensors", "checkpoint_half.safetensors"
-"""The last state, and that from which the learning rate falls: a longer training shares all that is before it."""
+CHECKPOINT, HALFWAY_CHECKPOINT = "checkpoint.safetensors", "checkpoint_half.safetensors"
+"""Checkpoint of the last step, and of the step after which the learning rate falls. A longer training can continue from
+the second one."""
 PENALTY_EVERY = 8
-"""Steps between gradient penalties, which count that much more."""
+"""Interval of the gradient penalty in steps; the penalty is multiplied by it."""
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What the finished model has to know beside the weights."""
+class ModelProperties:
+    """Everything in a finished model except the network; the fields are those of ``Translator``."""
 
     physical: PhysicalNoise
+    """Ice and noise of the physical images."""
     scale: GreyScale
+    """Grey values of the real set."""
     pixel_size: float
+    """Å per pixel."""
     snr: float
+    """Signal-to-noise ratio of the physical images."""
     contrast: float
+    """Factor by which s of the simulation is multiplied to get this SNR."""
     details: dict[str, Any]
+    """Information only."""
+
+
+class _Batch(NamedTuple):
+    """Input of a training step: the crops of this process."""
+
+    randoms: list[torch.Generator]
+    """Random generator of each sample."""
+    real: Tensor
+    """(b, 1, y, x), in standard deviations of the noise."""
+    clean: Tensor
+    """(b, y, x)."""
+    masks: Tensor
+    """(b, y, x), 1 inside particles."""
+    physical: Tensor
+    """(b, 1, y, x), in standard deviations of the noise."""
+    latent: list[Tensor] | None
+    """Result of ``latent_noise``."""
 
 
 class TrainingState:
-    """Networks, optimisers, the number of steps done, and the best state so far."""
+    """Networks, optimisers, the number of finished steps, and the best weights so far.
 
-    def __init__(self, settings: TrainSettings, goal: Goal, device: torch.device,
-                 processes: Processes = ALONE) -> None:
-        self.settings, self.goal, self.device, self.step = settings, goal, device, 0
+    Parameters
+    ----------
+    properties
+        What the model has besides the network.
+    processes
+        Processes that train together.
+    """
+
+    def __init__(self, settings: TrainSettings, properties: ModelProperties, device: torch.device,
+                 processes: ProcessGroup = SINGLE_PROCESS) -> None:
+        self.settings, self.properties, self.device, self.step = settings, properties, device, 0
         self.processes, self.threads = processes, torch.get_num_threads()
         self.config = _generator_config(settings)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(settings.seed, "weights"))
-            self.generator = generator(self.config).to(device)
-            self.discriminator = discriminator(
+            torch.manual_seed(derived_seed(settings.seed, "weights"))
+            self.generator = build_generator(self.config).to(device)
+            self.discriminator = build_discriminator(
                 {"name": settings.discriminator, "width": settings.discriminator_width}).to(device)
             self.projections = PatchProjections(self.generator.feature_channels).to(device)
         self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
@@ -77,144 +115,162 @@ class TrainingState:
             network.to(self.dtype)
         self.average = copy.deepcopy(self.generator)
         self.best, self.best_step, self.best_realism = copy.deepcopy(self.generator), 0, math.inf
-        ways = [*self.generator.parameters(), *self.projections.parameters()]
-        # One by one, the weights of the published networks take a noticeable part of a step (benchmarks/training.py).
+        # Fused: a loop over the weights of the published networks takes a noticeable part of a step
+        # (benchmarks/training.py).
         adam = partial(torch.optim.Adam, lr=settings.learning_rate, betas=(0.5, 0.999), fused=True)
-        self.forward_optimiser, self.backward_optimiser = adam(ways), adam(self.discriminator.parameters())
+        self.generator_optimiser = adam([*self.generator.parameters(), *self.projections.parameters()])
+        self.discriminator_optimiser = adam(self.discriminator.parameters())
 
-    def advance(self, real: RealPieces, simulated: SimulatedPieces) -> dict[str, float]:
-        """One step; returns the losses.
+    def train_step(self, real: RealMicrographs, simulated: SimulatedMicrographs) -> dict[str, float]:
+        """Train for one step: first the discriminator, then the generator and the projection networks.
 
-        Every piece of a step has random numbers of its own: which process takes it makes no difference.
+        Every sample of a step has its own random generator, so it does not matter which process computes it.
+
+        Returns
+        -------
+        ``adversarial``, ``contrastive``, ``discriminator``: the losses; ``contrast_drift``. Means over all processes.
+
+        References
+        ----------
+        arXiv:2312.02235; Adam arXiv:1412.6980
         """
         settings, processes = self.settings, self.processes
-        for optimiser in (self.forward_optimiser, self.backward_optimiser):
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * _schedule(self.step, settings.steps)
-        randoms, true, clean, masks, physical, latent = self._drawn(real, simulated)
+        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
+            optimiser.param_groups[0]["lr"] = settings.learning_rate * _learning_rate_factor(self.step, settings.steps)
+        batch = self._draw_batch(real, simulated)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            made, features = self.generator(physical, latent)
-            made = single(made)
-            judged = least_squares(_full(self.discriminator(made.detach())), 0.0)
-            judged = (judged + least_squares(_full(self.discriminator(true)), 1.0)) / 2
+            generated, physical_features = self.generator(batch.physical, batch.latent)
+            generated = at_least_float32(generated)
+            discriminator_loss = least_squares_loss(self._scores(generated.detach()), 0.0)
+            discriminator_loss = (discriminator_loss + least_squares_loss(self._scores(batch.real), 1.0)) / 2
         if settings.gradient_penalty and self.step % PENALTY_EVERY == 0:
-            seen = true.detach().requires_grad_()
-            penalty = gradient_penalty(self.discriminator(seen), seen)
-            self._descend(self.backward_optimiser, judged + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
+            real_crops = batch.real.detach().requires_grad_()
+            penalty = gradient_penalty(self.discriminator(real_crops), real_crops)
+            self._optimise(self.discriminator_optimiser,
+                           discriminator_loss + settings.gradient_penalty * PENALTY_EVERY / 2 * penalty)
         else:
-            self._descend(self.backward_optimiser, judged)
+            self._optimise(self.discriminator_optimiser, discriminator_loss)
         self.discriminator.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            fooled = least_squares(_full(self.discriminator(made)), 1.0)
-            encoded = self.generator.encode(made)
-            kept = torch.stack([contrastive(
-                self.projections, [layer[number:number + 1] for layer in encoded],
-                [layer[number:number + 1] for layer in features], masks[number:number + 1], random,
-                form=settings.contrastive_form) for number, random in enumerate(randoms)]).mean()
-        signal = (clean - 1) / self.goal.physical.background_deviation
-        drift = contrast_drift((made - physical)[:, 0], signal, processes.total)
-        self._descend(self.forward_optimiser, fooled + settings.contrastive_weight * kept
-                 + settings.contrast_weight * drift.square())
+            adversarial = least_squares_loss(self._scores(generated), 1.0)
+            generated_features = self.generator.encode(generated)
+            contrastive = torch.stack([contrastive_loss(
+                self.projections, [layer[index:index + 1] for layer in generated_features],
+                [layer[index:index + 1] for layer in physical_features], batch.masks[index:index + 1], random,
+                form=settings.contrastive_form) for index, random in enumerate(batch.randoms)]).mean()
+        signal = (batch.clean - 1) / self.properties.physical.background_deviation
+        drift = contrast_drift((generated - batch.physical)[:, 0], signal, processes.sum)
+        self._optimise(self.generator_optimiser, adversarial + settings.contrastive_weight * contrastive
+                       + settings.contrast_weight * drift.square())
         self.discriminator.requires_grad_(True)
-        self._follow()
+        self._update_average()
         self.step += 1
-        return processes.mean({"adversarial": fooled, "contrastive": kept, "discriminator": judged,
-                               "contrast_drift": drift})
+        return processes.mean({"adversarial": adversarial, "contrastive": contrastive,
+                               "discriminator": discriminator_loss, "contrast_drift": drift})
 
-    def _drawn(self, real: RealPieces, simulated: SimulatedPieces) -> tuple[
-            list[torch.Generator], Tensor, Tensor, Tensor, Tensor, list[Tensor] | None]:
-        """What this process's part of a step begins with: generators, real, clean, masks, physical, latent noise."""
+    def _scores(self, images: Tensor) -> list[Tensor]:
+        """Score maps of the discriminator, at least float32."""
+        return [at_least_float32(scores) for scores in self.discriminator(images)]
+
+    def _draw_batch(self, real: RealMicrographs, simulated: SimulatedMicrographs) -> _Batch:
+        """Draw the crops, noise and latent noise of this process for the next step."""
         settings, crop = self.settings, self.settings.crop
-        # The first one's seed is that of a training with batches of one.
-        randoms = [torch.Generator().manual_seed(seed_of(settings.seed, (self.step, number) if number else self.step))
-                   for number in self.processes.numbers(settings.batch)]
-        drawn = []
+        # The first sample of a step has the seed that it has in a training with batches of one.
+        randoms = [torch.Generator().manual_seed(
+            derived_seed(settings.seed, (self.step, index) if index else self.step))
+            for index in self.processes.sample_indices(settings.batch)]
+        samples = []
         for random in randoms:
-            true = draw_real(real, crop, 1, random)[:, None].to(self.device, self.dtype)
-            pieces = draw_simulated(simulated, crop, 1, random)
-            clean, mask = (tensor.to(self.device, self.dtype) for tensor in (pieces.clean, pieces.masks))
-            physical = self.goal.physical.batch(clean, pieces.exposures, random)[:, None]
+            real_crop = draw_real_crops(real, crop, 1, random)[:, None].to(self.device, self.dtype)
+            simulated_crop = draw_simulated_crops(simulated, crop, 1, random)
+            clean, mask = (tensor.to(self.device, self.dtype)
+                           for tensor in (simulated_crop.clean, simulated_crop.masks))
+            physical = self.properties.physical.batch(clean, simulated_crop.exposures, random)[:, None]
             latent = latent_noise(self.generator, 1, (crop, crop), random) or []
-            drawn.append((true, clean, mask, physical, *(noise.to(self.dtype) for noise in latent)))
-        true, clean, masks, physical, *latent = (torch.cat(pieces) for pieces in zip(*drawn, strict=True))
-        return randoms, true, clean, masks, physical, latent or None
+            samples.append((real_crop, clean, mask, physical, *(noise.to(self.dtype) for noise in latent)))
+        real_crops, clean, masks, physical, *latent = (torch.cat(tensors) for tensors in zip(*samples, strict=True))
+        return _Batch(randoms, real_crops, clean, masks, physical, latent or None)
 
-    def preview(self, real: RealPieces, simulated: SimulatedPieces, path: Path) -> None:
-        """Write input, generated and real pieces side by side; always of the same places."""
+    def save_preview(self, real: RealMicrographs, simulated: SimulatedMicrographs, path: Path) -> None:
+        """Write a PNG with physical, generated and real crops side by side, always at the same places."""
         settings = self.settings
-        random = torch.Generator().manual_seed(seed_of(settings.seed, "preview"))
+        random = torch.Generator().manual_seed(derived_seed(settings.seed, "preview"))
         crop = settings.crop
-        true = draw_real(real, crop, 2, random)
-        pieces = draw_simulated(simulated, crop, 2, random)
-        physical = self.goal.physical.batch(pieces.clean.to(self.device), pieces.exposures, random)[:, None]
+        real_crops = draw_real_crops(real, crop, 2, random)
+        simulated_crops = draw_simulated_crops(simulated, crop, 2, random)
+        physical = self.properties.physical.batch(simulated_crops.clean.to(self.device), simulated_crops.exposures,
+                                                  random)[:, None]
         with torch.no_grad():
-            made, _ = self.averaged(physical, latent_noise(self.average, 2, (crop, crop), random))
-        write_preview(path, physical[:, 0].cpu(), made[:, 0].float().cpu(), true)
+            generated, _ = self.averaged_generator(physical, latent_noise(self.average, 2, (crop, crop), random))
+        write_preview(path, physical[:, 0].cpu(), generated[:, 0].float().cpu(), real_crops)
 
     @property
-    def averaged(self) -> Generator:
-        """The generator with averaged weights, in float32."""
+    def averaged_generator(self) -> Generator:
+        """Generator with averaged weights, in float32."""
         return self.average if self.dtype == torch.float32 else copy.deepcopy(self.average).float()
 
     @torch.no_grad()
-    def judged(self, realism: float) -> None:
-        """Remember the averaged weights if they are nearer to real micrographs than all before."""
+    def update_best(self, realism: float) -> None:
+        """Keep the averaged weights as the best ones if their validation metric ``realism`` is the lowest so far."""
         if realism < self.best_realism:
             self.best_step, self.best_realism = self.step, realism
             self.best.load_state_dict(self.average.state_dict())
 
     def model(self) -> Translator:
-        """The best model so far; as it is now, with averaged weights, where nothing was judged."""
-        goal, details = self.goal, {**self.goal.details, "steps": self.step}
+        """Model with the best weights so far; without a validation metric, with the averaged weights of this step."""
+        properties, details = self.properties, {**self.properties.details, "steps": self.step}
         network = self.average
         if self.best_realism < math.inf:
             network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
-        return Translator(copy.deepcopy(network).eval().float(), self.config, goal.physical, goal.scale,
-                          goal.pixel_size, goal.snr, goal.contrast, details)
+        return Translator(copy.deepcopy(network).eval().float(), self.config, properties.physical, properties.scale,
+                          properties.pixel_size, properties.snr, properties.contrast, details)
 
     def save(self, path: Path) -> None:
-        """Write all that the next step depends on."""
+        """Write a checkpoint, with which the training can continue exactly."""
         tensors = {f"{name}.{key}": tensor for name, module in self._modules().items()
                    for key, tensor in module.state_dict().items()}
         for name, optimiser in self._optimisers().items():
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
-            "step": self.step, "steps": self.settings.steps, "threads": self.threads, "digest": self._digest(),
+            "step": self.step, "steps": self.settings.steps, "threads": self.threads,
+            "digest": self._settings_digest(),
             "best_step": self.best_step,
             "best_realism": self.best_realism if self.best_realism < math.inf else None})
 
     def restore(self, folder: Path) -> None:
-        """Take up the checkpoint in a folder, if there is one.
+        """Continue from the checkpoint in a folder, if there is one.
 
-        With another number of steps that is the one from before the learning rate began to fall, so that the
-        longer training is the same as if it had been begun as such.
+        If the number of steps has changed, a checkpoint from before the fall of the learning rate is taken. Then the
+        result is the same as that of a new training with this number of steps.
 
         Raises
         ------
         CheckpointError
-            It is damaged, of another training, or too far for the number of steps.
+            The checkpoint is damaged, belongs to another training, or its learning rate has already fallen for a
+            training with another number of steps.
         """
-        found = [folder / name for name in (CHECKPOINT, HALF_WAY) if (folder / name).is_file()]
-        for path in found:
+        paths = [folder / name for name in (CHECKPOINT, HALFWAY_CHECKPOINT) if (folder / name).is_file()]
+        for path in paths:
             tensors, values = load_tensors(path, "checkpoint")
-            if values.get("digest") != self._digest():
+            if values.get("digest") != self._settings_digest():
                 raise CheckpointError(f"{path} belongs to a training with other networks, data or seed; "
                                       "choose another out, or delete the folder")
             steps, step = int(values["steps"]), int(values["step"])
             if steps == self.settings.steps or 2 * (step - 1) <= min(steps, self.settings.steps):
-                return self._take(path, tensors, values)
-        if found:
+                return self._load(path, tensors, values)
+        if paths:
             raise CheckpointError(f"{folder} holds a training of {steps} steps, which cannot become one of "
                                   f"{self.settings.steps}: its learning rate has fallen too far. Give {steps} or more "
                                   "steps, or choose another out")
 
-    def _take(self, path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def _load(self, path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         try:
             for name, module in self._modules().items():
-                module.load_state_dict(part(tensors, f"{name}."))
+                module.load_state_dict(strip_prefix(tensors, f"{name}."))
             for name, optimiser in self._optimisers().items():
                 states: dict[int, dict[str, Tensor]] = {}
-                for key, tensor in part(tensors, f"{name}.").items():
+                for key, tensor in strip_prefix(tensors, f"{name}.").items():
                     index, _, entry = key.partition(".")
                     states.setdefault(int(index), {})[entry] = tensor
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
@@ -225,30 +281,34 @@ class TrainingState:
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it to begin again") from None
 
-    def _descend(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    def _optimise(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Take one step of an optimiser with the mean gradient of all processes."""
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.processes.share_gradients(optimiser.param_groups[0]["params"])
+        self.processes.average_gradients(optimiser.param_groups[0]["params"])
         optimiser.step()
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Average the generator's weights over the last steps; over fewer in the beginning."""
-        keep = min(self.settings.averaging, (1 + self.step) / (10 + self.step))
+    def _update_average(self) -> None:
+        """Update the exponential moving average of the generator's weights; it is shorter in the first steps."""
+        decay = min(self.settings.averaging, (1 + self.step) / (10 + self.step))
         for mean, value in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            mean.lerp_(value, 1 - keep)
+            mean.lerp_(value, 1 - decay)
 
     def _modules(self) -> dict[str, nn.Module]:
+        """Networks by their names in the checkpoint."""
         return {"generator": self.generator, "average": self.average, "best": self.best,
                 "discriminator": self.discriminator, "projections": self.projections}
 
     def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"forward_optimiser": self.forward_optimiser, "backward_optimiser": self.backward_optimiser}
+        """Optimisers by their names in the checkpoint."""
+        return {"forward_optimiser": self.generator_optimiser, "backward_optimiser": self.discriminator_optimiser}
 
-    def _digest(self) -> str:
-        free = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
+    def _settings_digest(self) -> str:
+        """Digest of the settings that must not change when a training continues."""
+        may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
                 *(["processes"] if self.settings.processes == 1 else [])}
-        return hashlib.sha256(self.settings.model_dump_json(exclude=free).encode()).hexdigest()
+        return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
 
 
 def _generator_config(settings: TrainSettings) -> dict[str, Any]:
@@ -258,29 +318,25 @@ def _generator_config(settings: TrainSettings) -> dict[str, Any]:
     return {"name": settings.generator, "width": settings.generator_width}
 
 
-def disk_bytes(settings: TrainSettings) -> int:
-    """Disk space of a training's checkpoints and model, one of them still being written."""
+def checkpoint_disk_bytes(settings: TrainSettings) -> int:
+    """Disk space in bytes for two checkpoints, a third one that is being written, and the model."""
     with torch.device("meta"):
-        made = generator(_generator_config(settings))
-        judging = discriminator({"name": settings.discriminator, "width": settings.discriminator_width})
-        projections = PatchProjections(made.feature_channels)
-    own, *others = (sum(parameter.numel() for parameter in network.parameters())
-                    for network in (made, judging, projections))
-    # With two moments of Adam each; the generator also averaged, and at its best.
-    checkpoint = 5 * own + 3 * sum(others)
-    return (8 if settings.precision == "float64" else 4) * (3 * checkpoint + own)
+        generator = build_generator(_generator_config(settings))
+        discriminator = build_discriminator({"name": settings.discriminator, "width": settings.discriminator_width})
+        projections = PatchProjections(generator.feature_channels)
+    of_generator, *of_others = (sum(parameter.numel() for parameter in network.parameters())
+                                for network in (generator, discriminator, projections))
+    # Adam has two moments of each weight. The generator is stored three times: current, average and best weights.
+    checkpoint = 5 * of_generator + 3 * sum(of_others)
+    return (8 if settings.precision == "float64" else 4) * (3 * checkpoint + of_generator)
 
 
-def seed_of(seed: int, purpose: object) -> int:
-    """Seed of one step, or of one other purpose, of the training with this seed."""
+def derived_seed(seed: int, purpose: object) -> int:
+    """Seed of a random generator for one purpose in the training, for example a step."""
     digest = hashlib.sha256(repr((seed, "training", purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _schedule(step: int, steps: int) -> float:
-    """1 for the first half, then falling to 0 in a straight line."""
+def _learning_rate_factor(step: int, steps: int) -> float:
+    """Factor of the learning rate: 1 in the first half of the training, then a linear fall to 0."""
     return min(1.0, 2 * (steps - step) / steps)
-
-
-def _full(judgements: list[Tensor]) -> list[Tensor]:
-    return [single(judgement) for judgement in judgements]

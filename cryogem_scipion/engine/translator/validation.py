@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which state of a training is the best: that whose images are nearest to micrographs it was not trained on."""
+"""Validation metric of a training: the distance of generated images from held-out real micrographs."""
 import logging
 from dataclasses import dataclass
 
@@ -8,99 +8,122 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.noise.models import PhysicalNoise
-from cryogem_scipion.engine.realism.frechet import frechet
-from cryogem_scipion.engine.realism.summary import SMALLEST, Summary, distances, mean_of, standardised, summary
-from cryogem_scipion.engine.realism.textures import textures
+from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
+from cryogem_scipion.engine.realism.frechet import frechet_distance
+from cryogem_scipion.engine.realism.image_statistics import (
+    MIN_EDGE,
+    ImageStatistics,
+    image_statistics,
+    mean_statistics,
+    standardise,
+    statistics_distances,
+)
+from cryogem_scipion.engine.translator.crops import (
+    RealMicrographs,
+    SimulatedMicrographs,
+    draw_real_crops,
+    draw_simulated_crops,
+)
 from cryogem_scipion.engine.translator.networks import Generator, latent_noise
-from cryogem_scipion.engine.translator.patches import RealPieces, SimulatedPieces, draw_real, draw_simulated
 
-__all__ = ["DISTANCES", "HeldOut", "Judge", "judge"]
+__all__ = ["DISTANCES", "HeldOutSet", "ValidationMetric", "prepare_validation_metric"]
 
 log = logging.getLogger("cryogem")
 
 DISTANCES = ("spectrum", "histogram", "local", "frechet")
-"""What the figure is made of; see ``metrics.summary``. Fréchet is of the textures of squares."""
+"""Distances of which the metric is the mean; see ``statistics_distances``. The Fréchet distance is that of features by
+random filters."""
 EDGE = 512
-"""Of the fields that are translated, about; two million pixels in all."""
+"""Approximate edge (px) of the crops that are translated."""
 PIXELS = 2**21
-FEWEST, MOST = 2, 16
-DRAWS = 8
-"""Sets of real fields that tell how far real micrographs are from each other."""
-MORE = 4
-"""Fields of the held-out micrographs for each translated one."""
+"""Approximate number of pixels of all crops together."""
+MIN_CROPS, MAX_CROPS = 2, 16
+FLOOR_DRAWS = 8
+"""Number of batches of real training crops whose mean distances are the floors."""
+HELD_OUT_FACTOR = 4
+"""Number of crops of held-out micrographs for each translated crop."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Real micrographs that are not trained on, and noise with their own ice and contaminants."""
+class HeldOutSet:
+    """Real micrographs that are not used for training, and noise with their ice and contaminants."""
 
-    pieces: RealPieces
+    micrographs: RealMicrographs
     physical: PhysicalNoise
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The same simulated fields, noise and held-out micrographs for every state of a training."""
+class ValidationMetric:
+    """Function of a generator; physical images, latent noise and held-out micrographs are always the same."""
 
-    physical: Float[Tensor, "b y x"]
+    physical_images: Float[Tensor, "b y x"]
     latent: list[Tensor] | None
-    real: Summary
-    real_textures: Float[Tensor, "n d"]
+    real_statistics: ImageStatistics
+    real_features: Float[Tensor, "n d"]
     floors: dict[str, float]
-    """The distances of micrographs that are trained on from those held out."""
+    """Distances between the real micrographs of the training and the held-out micrographs."""
 
     @torch.no_grad()
     def __call__(self, network: Generator) -> dict[str, float]:
-        """Return the distances and, as ``realism``, their mean in units of the floors.
+        """Validation metric of a generator.
 
-        1 is as near as other real micrographs are.
+        Returns
+        -------
+        ``realism``: the metric, which is the mean of the distances in units of their floors. Lower is better; at 1,
+        the generated images are as near to the held-out micrographs as other real micrographs. Also each of
+        ``DISTANCES``.
         """
         device = next(network.parameters()).device
-        made = []
-        for number, image in enumerate(self.physical):
-            latent = None if self.latent is None else [noise[number:number + 1].to(device) for noise in self.latent]
-            made.append(network(image[None, None].to(device), latent)[0][0, 0].float().cpu())
-        found = _distances(made, self.real, self.real_textures)
-        ratios = [found[name] / self.floors[name] for name in DISTANCES]
-        return {"realism": sum(ratios) / len(ratios), **found}
+        generated = []
+        for index, image in enumerate(self.physical_images):
+            latent = None if self.latent is None else [noise[index:index + 1].to(device) for noise in self.latent]
+            generated.append(network(image[None, None].to(device), latent)[0][0, 0].float().cpu())
+        distances = _distances(generated, self.real_statistics, self.real_features)
+        ratios = [distances[name] / self.floors[name] for name in DISTANCES]
+        return {"realism": sum(ratios) / len(ratios), **distances}
 
 
-def judge(network: Generator, held_out: HeldOut, trained: RealPieces, simulated: SimulatedPieces,
-          random: torch.Generator) -> Judge | None:
-    """Prepare the judgement of a training; None where images are too small to be judged.
+def prepare_validation_metric(network: Generator, held_out: HeldOutSet, training_set: RealMicrographs,
+                              simulated: SimulatedMicrographs, random: torch.Generator) -> ValidationMetric | None:
+    """Validation metric of a training, or None with a warning if the images are too small.
 
     Parameters
     ----------
     network
-        Any state of the generator that will be judged; its weights do not matter.
-    held_out, trained
-        Real micrographs to compare with, and those that are trained on.
+        Generator of the training; its weights make no difference.
+    held_out, training_set
+        Real micrographs to compare with, and real micrographs of the training.
+    simulated
+        Clean images, from which the physical images are made.
     random
-        The same state makes the same judge.
+        Random generator of crops and noise; the same state gives the same metric.
     """
-    smallest = min(min(image.shape) for image in [*held_out.pieces.images, *trained.images, *simulated.clean])
+    images = [*held_out.micrographs.images, *training_set.images, *simulated.clean]
+    smallest = min(min(image.shape) for image in images)
     edge = min(smallest, max(EDGE, network.multiple)) // network.multiple * network.multiple
-    if edge < SMALLEST:
-        log.warning("warning: micrographs of %d pixels are too small to judge realism; the last state is kept",
-                    smallest)
+    if edge < MIN_EDGE:
+        log.warning("warning: micrographs of %d pixels are too small for the validation metric; the model has the "
+                    "weights of the last step", smallest)
         return None
-    count = min(max(PIXELS // edge**2, FEWEST), MOST)
-    pieces = draw_simulated(simulated, edge, count, random)
-    seen = held_out.physical.batch(pieces.clean, pieces.exposures, random)
+    count = min(max(PIXELS // edge**2, MIN_CROPS), MAX_CROPS)
+    simulated_crops = draw_simulated_crops(simulated, edge, count, random)
+    physical_images = held_out.physical.batch(simulated_crops.clean, simulated_crops.exposures, random)
     latent = latent_noise(network, count, (edge, edge), random)
-    real = list(draw_real(held_out.pieces, edge, MORE * count, random))
-    mean, features = mean_of([summary(image) for image in real]), _textures(real)
-    floors = [_distances(list(draw_real(trained, edge, count, random)), mean, features) for _ in range(DRAWS)]
-    return Judge(seen, latent, mean, features, {
-        name: max(sum(found[name] for found in floors) / DRAWS, 1e-9) for name in DISTANCES})
+    held_out_crops = list(draw_real_crops(held_out.micrographs, edge, HELD_OUT_FACTOR * count, random))
+    statistics = mean_statistics([image_statistics(crop) for crop in held_out_crops])
+    features = _features(held_out_crops)
+    draws = [_distances(list(draw_real_crops(training_set, edge, count, random)), statistics, features)
+             for _ in range(FLOOR_DRAWS)]
+    return ValidationMetric(physical_images, latent, statistics, features, {
+        name: max(sum(distances[name] for distances in draws) / FLOOR_DRAWS, 1e-9) for name in DISTANCES})
 
 
-def _distances(images: list[Float[Tensor, "_ _"]], real: Summary, real_textures: Float[Tensor, "n d"]
-               ) -> dict[str, float]:
-    found = distances(mean_of([summary(image) for image in images]), real)
-    return {**{name: float(found[name]) for name in DISTANCES if name in found},
-            "frechet": frechet(_textures(images), real_textures)}
+def _distances(images: list[Float[Tensor, "_ _"]], real_statistics: ImageStatistics,
+               real_features: Float[Tensor, "n d"]) -> dict[str, float]:
+    distances = statistics_distances(mean_statistics([image_statistics(image) for image in images]), real_statistics)
+    return {**{name: float(distances[name]) for name in DISTANCES if name in distances},
+            "frechet": frechet_distance(_features(images), real_features)}
 
 
-def _textures(images: list[Float[Tensor, "_ _"]]) -> Float[Tensor, "n d"]:
-    return torch.cat([textures(standardised(image)) for image in images])
+def _features(images: list[Float[Tensor, "_ _"]]) -> Float[Tensor, "n d"]:
+    return torch.cat([random_filter_features(standardise(image)) for image in images])

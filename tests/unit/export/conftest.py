@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two small data sets to export, and what their images and labels are."""
+"""Two small datasets to export, with functions that read their images and labels."""
 import tempfile
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def tmp_path(tmp_path):
-    """A folder whose path RELION's files can hold, wherever the system's temporary folder is."""
+    """A folder whose path RELION's files can hold, even if the system's temporary folder is different."""
     if not set(str(tmp_path)) & set(" \t\"'#"):
         yield tmp_path
         return
@@ -43,7 +43,7 @@ def tmp_path(tmp_path):
 
 @pytest.fixture
 def exported(world, tmp_path):
-    """Runs an export of ``gen`` and returns its folder."""
+    """Function that exports ``gen`` and returns the folder of the export."""
     def run(to, **changes):
         out = changes.pop("out", tmp_path / f"out {to}" if to in ("cryodrgn", "topaz") else tmp_path / to)
         export.run(parse(ExportSettings, {"dataset": world / "gen", "to": to, "out": out, **changes}))
@@ -66,14 +66,14 @@ def centres(rows):
 
 
 def images(folder, rows, names="rlnImageName"):
-    """The images that rows name, relative to a folder or absolute."""
+    """Images with the names in the rows, relative to a folder or absolute."""
     parts = [name.partition("@") for name in rows[names]]
     stacks = {path: read_stack(folder / path) for path in {path for _, _, path in parts}}
     return np.stack([stacks[path][int(number) - 1] for number, _, path in parts])
 
 
 def by_hand(folder, rows, box):
-    """Boxes cut around the coordinates, bright, background of mean 0 and deviation 1."""
+    """Particles extracted at the coordinates: bright, background with mean 0 and standard deviation 1."""
     axis = np.arange(box) - box // 2
     ring = np.hypot(axis, axis[:, None]) > box // 2
     result = []

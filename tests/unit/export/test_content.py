@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Data sets handed over: every file is read back and compared with the labels."""
+"""Content of exports: each file is read back and compared with the labels."""
 import pickle
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def test_relion_gets_absolute_paths_and_the_labels(exported, world, labels):
 
 
 @pytest.mark.parametrize("to", ["relion", "cryosparc"])
-def test_signs_are_what_the_programs_want(exported, labels, to):
-    """Protein dark on micrographs, bright in stacks."""
+def test_protein_is_dark_on_micrographs_and_bright_in_stacks(exported, labels, to):
+    """This is the sign that RELION and cryoSPARC expect."""
     out = exported(to)
     _, rows = read_table(out / "particles.star", "particles")
     stacks = images(out, rows)
@@ -60,14 +60,14 @@ def test_signs_are_what_the_programs_want(exported, labels, to):
 
 
 @pytest.mark.parametrize("box", [None, 26, 33])
-def test_boxes_are_cut_where_the_data_set_has_none(exported, world, box):
+def test_particles_are_extracted_when_the_dataset_has_no_stacks_of_that_box_size(exported, world, box):
     out = exported("relion", dataset=world / "sim", box_size=box)
     optics, rows = read_table(out / "particles.star", "particles")
     edge = box or BOX
     assert optics["rlnImageSize"].iloc[0] == edge
     expected = by_hand(Path("/"), rows, edge)
     np.testing.assert_allclose(images(Path("/"), rows), expected, atol=2e-5)
-    # A smaller box is whole nearer to the border.
+    # With a smaller box, more particles are whole.
     _, every = read_table(world / "sim/particles.star", "particles")
     first = np.floor(every[list(PLACE)].to_numpy()) - edge // 2
     assert len(rows) == ((first >= 0) & (first + edge <= np.array(SHAPE[::-1]))).all(1).sum()
@@ -89,7 +89,7 @@ def test_random_shifts_are_recorded_as_origins(exported, world, labels):
     assert not tables[0][list(PLACE)].equals(tables[2][list(PLACE)])
 
 
-def test_cryosparc_files_say_what_the_labels_say(exported, labels):
+def test_cryosparc_files_hold_the_labels(exported, labels):
     from cryosparc.dataset import Dataset
     out = exported("cryosparc", random_shift=3)
     _, rows = read_table(out / "particles.star", "particles")
@@ -106,14 +106,14 @@ def test_cryosparc_files_say_what_the_labels_say(exported, labels):
     uids = dict(zip(mics["micrograph_blob/path"], mics["uid"], strict=True))
     assert [uids[path] for path in rows["rlnMicrographName"]] == list(cs["location/micrograph_uid"])
     assert list(cs["location/micrograph_path"]) == list(rows["rlnMicrographName"])
-    # Rodrigues' formula, written out.
+    # Rodrigues' rotation formula.
     pose = np.asarray(cs["alignments3D/pose"], float)
     angle = np.linalg.norm(pose, axis=1)[:, None, None]
     x, y, z = (pose / angle[:, 0]).T
     zero = np.zeros_like(x)
     cross = np.stack([[zero, -z, y], [z, zero, -x], [-y, x, zero]]).transpose(2, 0, 1)
-    found = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    np.testing.assert_allclose(found.transpose(0, 2, 1), matrices(labels), atol=1e-4)
+    rotations = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    np.testing.assert_allclose(rotations.transpose(0, 2, 1), matrices(labels), atol=1e-4)
     columns = {"ctf/df1_A": "rlnDefocusU", "ctf/df2_A": "rlnDefocusV"}
     for field, name in columns.items():
         np.testing.assert_allclose(cs[field], labels[name], rtol=1e-6)
@@ -154,13 +154,13 @@ def test_cryodrgn_gets_one_stack_and_its_poses(exported, world, labels):
     assert np.abs(shifts * BOX).max() > 1.5
 
 
-def test_own_stacks_become_one(exported, world, labels):
+def test_stacks_of_the_dataset_become_one_stack_for_cryodrgn(exported, world, labels):
     out = exported("cryodrgn")
     np.testing.assert_array_equal(read_stack(out / "particles.mrcs"), images(world / "gen", labels))
 
 
 @pytest.mark.parametrize("binning", [1, 3])
-def test_topaz_gets_normalised_images_and_coordinates_in_them(exported, world, labels, binning):
+def test_topaz_gets_normalised_images_and_matching_coordinates(exported, world, labels, binning):
     out = exported("topaz", binning=binning)
     listed = pd.read_csv(out / "images.txt", sep="\t")
     places = pd.read_csv(out / "coordinates.txt", sep="\t")
@@ -177,20 +177,20 @@ def test_topaz_gets_normalised_images_and_coordinates_in_them(exported, world, l
         assert image.mean() == pytest.approx(0, abs=1e-5)
         assert image.std() == pytest.approx(1, abs=1e-5)
         original, _ = read_mrc(world / "gen/micrographs" / f"{name}.mrc", 2)
-        whole = original[:shape[0] * binning, :shape[1] * binning].astype(float)
-        # Low frequencies are those of the original, at the same places.
-        there, here = np.fft.fft2(whole)[:20, :20].ravel()[1:], np.fft.fft2(image)[:20, :20].ravel()[1:]
-        scale = np.vdot(there, here) / np.vdot(there, there)
+        cropped = original[:shape[0] * binning, :shape[1] * binning].astype(float)
+        # The low frequencies have the same phases as in the original, so the image is not shifted.
+        before, after = (np.fft.fft2(data)[:20, :20].ravel()[1:] for data in (cropped, image))
+        scale = np.vdot(before, after) / np.vdot(before, before)
         assert scale.real > 0
-        np.testing.assert_allclose(here, scale.real * there, atol=1e-4 * np.abs(here).max())
-        mine = places[places["image_name"] == name]
-        dark = [image[y, x] < 0 for x, y in zip(mine["x_coord"], mine["y_coord"], strict=True)]
+        np.testing.assert_allclose(after, scale.real * before, atol=1e-4 * np.abs(after).max())
+        own = places[places["image_name"] == name]
+        dark = [image[y, x] < 0 for x, y in zip(own["x_coord"], own["y_coord"], strict=True)]
         assert np.mean(dark) > 0.8
 
 
-def test_micrographs_and_coordinates_alone(exported):
+def test_export_without_particle_images(exported):
     out = exported("relion", extract=False)
     assert not (out / "particles").exists()
     optics, rows = read_table(out / "particles.star", "particles", PLACE)
     assert "rlnImageName" not in rows
-    assert optics["rlnImageSize"].iloc[0] == BOX  # RELION asks for it
+    assert optics["rlnImageSize"].iloc[0] == BOX  # RELION needs it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The folder of an export: paths and links, parts, continued runs; what cannot work is refused."""
+"""Folder of an export: paths, links, chosen parts, continued runs, and errors."""
 import shutil
 from pathlib import Path
 
@@ -51,14 +51,14 @@ def test_paths_that_star_files_cannot_hold_are_refused(exported, tmp_path, name)
 @pytest.mark.parametrize(("files", "linked"), [("link", True), ("copy", False)])
 def test_images_are_linked_or_copied(exported, world, files, linked):
     out = exported("relion", files=files)
-    found = sorted(out.glob("micrographs/*.mrc")) + sorted(out.glob("particles/*.mrcs"))
-    assert len(found) == 2 * COUNT
-    for path in found:
+    exported_files = sorted(out.glob("micrographs/*.mrc")) + sorted(out.glob("particles/*.mrcs"))
+    assert len(exported_files) == 2 * COUNT
+    for path in exported_files:
         assert path.is_symlink() == linked
         assert path.read_bytes() == (world / "gen" / path.relative_to(out)).read_bytes()
 
 
-def test_cryosparc_tools_is_asked_for_before_anything_is_written(exported, tmp_path, monkeypatch):
+def test_missing_cryosparc_tools_is_an_error_before_anything_is_written(exported, tmp_path, monkeypatch):
     import sys
     monkeypatch.setitem(sys.modules, "cryosparc.dataset", None)
     with pytest.raises(DataError, match="pip install cryosparc-tools"):
@@ -66,7 +66,7 @@ def test_cryosparc_tools_is_asked_for_before_anything_is_written(exported, tmp_p
     assert not (tmp_path / "cryosparc").exists()
 
 
-def test_parts_of_a_data_set(exported, world, labels, tmp_path):
+def test_chosen_micrographs_or_particles_only_are_exported(exported, world, labels, tmp_path):
     optics, micrographs = read_table(world / "gen/micrographs.star", "micrographs")
     write_table(tmp_path / "mics.star", "micrographs", optics, micrographs.iloc[1:2])
     out = exported("relion", dataset_micrographs=tmp_path / "mics.star", out=tmp_path / "mics")
@@ -84,7 +84,7 @@ def test_parts_of_a_data_set(exported, world, labels, tmp_path):
     assert len(list((out / "micrographs").iterdir())) == part["rlnMicrographName"].nunique()
 
 
-def test_micrographs_without_particles(world, tmp_path):
+def test_a_dataset_without_particles_is_exported_for_relion_and_cryosparc_only(world, tmp_path):
     simulate.run(SimulateSettings(out=tmp_path / "empty", volume=(world / "map/phantom.mrc",), pixel_size=PIXEL_SIZE,
                                   micrographs=1, micrograph_size=SHAPE, particles_mean=0, particles_sigma=0))
     for to in ("relion", "cryosparc"):
@@ -96,7 +96,7 @@ def test_micrographs_without_particles(world, tmp_path):
             export.run(ExportSettings(dataset=tmp_path / "empty", to=to, out=tmp_path / to))
 
 
-def test_an_export_continues_and_keeps_what_is_there(exported):
+def test_an_interrupted_export_continues_and_keeps_finished_files(exported):
     settings = {"box_size": 24}
     out = exported("relion", **settings)
     files = sorted((out / "particles").iterdir())
@@ -111,7 +111,7 @@ def test_an_export_continues_and_keeps_what_is_there(exported):
         exported("relion", box_size=26)
 
 
-def test_changed_micrographs_are_cut_again(exported, world, tmp_path):
+def test_particles_of_changed_micrographs_are_extracted_again(exported, world, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(world / "gen", copy)
     settings = {"dataset": copy, "files": "copy", "box_size": 24}
@@ -124,7 +124,7 @@ def test_changed_micrographs_are_cut_again(exported, world, tmp_path):
     np.testing.assert_allclose(images(out, rows), by_hand(copy, rows, 24), atol=2e-5)
 
 
-def test_a_full_disk_is_noticed_before_anything_is_written(exported, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_anything_is_written(exported, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20_000))
     exported("relion", out=tmp_path / "links")
@@ -138,17 +138,17 @@ def test_a_full_disk_is_noticed_before_anything_is_written(exported, tmp_path, m
 @pytest.mark.parametrize(("change", "message"), [
     ({"dataset": "map"}, "holds the result of 'phantom'"), ({"dataset": "nowhere"}, r"has no manifest\.json"),
     ({"box_size": 200}, r"box_size 200 does not fit micrographs of 190 x 230"),
-    ({"to": "cryodrgn", "box_size": 33}, "even boxes only; give box_size 34"),
-    ({"to": "cryodrgn", "extract": False}, "leave extract on"),
+    ({"to": "cryodrgn", "box_size": 33}, "even box sizes only; give box_size 34"),
+    ({"to": "cryodrgn", "extract": False}, "turn extract on"),
     ({"to": "cryodrgn", "relative_to": "."}, "hold no paths"),
     ({"binning": 2}, "binning 2 is for Topaz only"), ({"to": "topaz", "binning": 12}, "give up to 5"),
-    ({"to": "topaz", "random_shift": 3}, "random_shift 3 moves the boxes"),
-    ({"random_shift": 3, "extract": False}, "random_shift 3 moves the boxes"),
+    ({"to": "topaz", "random_shift": 3}, "random_shift 3 needs particle stacks"),
+    ({"random_shift": 3, "extract": False}, "random_shift 3 needs particle stacks"),
     ({"dataset": "sim", "dataset_particles": "gen/extracted.star"}, "no extracted particles to choose from"),
     ({"dataset_micrographs": "sim/none.star"}, "is not a file"),
-    ({"dataset_micrographs": "foreign.star"}, r"asks for micrographs/foreign\.mrc, which the data set does not have"),
+    ({"dataset_micrographs": "foreign.star"}, r"asks for micrographs/foreign\.mrc, which the dataset does not have"),
 ])
-def test_refusals(world, tmp_path, change, message):
+def test_unusable_settings_and_datasets_are_refused(world, tmp_path, change, message):
     optics, rows = read_table(world / "gen/micrographs.star", "micrographs")
     write_table(world / "foreign.star", "micrographs", optics,
                 rows.assign(rlnMicrographName="micrographs/foreign.mrc"))
@@ -160,7 +160,7 @@ def test_refusals(world, tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_micrograph_is_noticed_before_anything_is_written(world, tmp_path):
+def test_a_missing_micrograph_is_an_error_before_anything_is_written(world, tmp_path):
     shutil.copytree(world / "gen", tmp_path / "gen")
     (tmp_path / "gen/micrographs/mic_000001.mrc").unlink()
     with pytest.raises(DataError, match=r"mic_000001\.mrc is not a file"):
@@ -169,12 +169,12 @@ def test_a_missing_micrograph_is_noticed_before_anything_is_written(world, tmp_p
 
 
 @pytest.mark.parametrize(("to", "changes"), [("cryodrgn", {"random_shift": 3}), ("topaz", {"binning": 2})])
-def test_the_number_of_threads_changes_no_byte(exported, tmp_path, torch_threads, processor, to, changes):
-    found = []
+def test_exported_bytes_do_not_depend_on_threads(exported, tmp_path, torch_threads, processor, to, changes):
+    files_of_runs = []
     for count in (1, 3):
         torch_threads(count)
         out = exported(to, out=tmp_path / str(count), **changes)
-        found.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*"))
-                      if path.suffix in {".mrc", ".mrcs", ".pkl"} and not path.is_symlink()})
-    assert found[0] == found[1]
-    assert found[0]
+        files_of_runs.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*"))
+                              if path.suffix in {".mrc", ".mrcs", ".pkl"} and not path.is_symlink()})
+    assert files_of_runs[0] == files_of_runs[1]
+    assert files_of_runs[0]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Feature vectors of pieces of micrographs, by a network in a file; ``metrics.textures`` needs none."""
+"""Feature vectors of patches of micrographs: by random filters, or by a network from a file."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Topaz's detectors up to their last convolution, built again from a file's tensors.
+"""Topaz detectors up to their last convolution, built from the tensors of a file.
 
-A detector is a chain of convolutions and blocks of two convolutions beside a straight way; see
-Bepler et al., doi:10.1038/s41592-019-0575-8. A file of a whole detector says how far apart each layer's
-samples are; of one that holds only weights (as those that Topaz ships) this follows from its architecture.
+A detector is a sequence of convolutions and residual blocks with two convolutions each (Bepler et al.,
+doi:10.1038/s41592-019-0575-8). The file of a whole detector has the strides and dilations of its layers. A file with
+weights only, such as the pretrained detectors of Topaz, does not have them: they follow from the architecture.
 """
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryogem_scipion.engine.errors import CheckpointError
-from cryogem_scipion.engine.realism.features.stored import Inert, flattened
+from cryogem_scipion.engine.realism.features.network_file import StandIn, flatten_state
 
 __all__ = ["TopazFeatures", "topaz_features"]
 
@@ -23,21 +23,21 @@ PREFIX = "features.features."
 
 @dataclass(frozen=True)
 class Layer:
-    """One step of the chain."""
+    """Description of one layer of a detector."""
 
     kind: Literal["conv", "block", "pool", "average", "norm", "relu", "prelu"]
-    place: str = ""
-    """Its number in the chain, which its tensors' names begin with."""
+    name: str = ""
+    """Number of the layer, with which the names of its tensors begin."""
     stride: int = 1
     dilation: int = 1
-    """Of a block: of its second convolution."""
+    """In a residual block: dilation of the second convolution."""
     size: int = 1
-    """Of the window of a pool."""
+    """Edge (px) of a pooling window."""
     padding: int = 0
 
 
-class Block(nn.Module):
-    """Two convolutions beside a straight way, cut to what the convolutions leave."""
+class ResidualBlock(nn.Module):
+    """Residual block of two convolutions without padding; the shortcut is cropped to the size of their result."""
 
     def __init__(self, first: nn.Module, second: nn.Conv2d, projection: nn.Conv2d | None, norm: nn.Module) -> None:
         super().__init__()
@@ -46,53 +46,60 @@ class Block(nn.Module):
     def forward(self, image: Float[Tensor, "n c y x"]) -> Float[Tensor, "n d v u"]:
         edge = 1 + self.second.dilation[0]
         stride = self.second.stride[0]
-        past = image[:, :, edge:-edge, edge:-edge]
-        past = past[:, :, ::stride, ::stride] if self.projection is None else self.projection(past)
-        result: Tensor = torch.relu(self.norm(self.second(self.first(image)) + past))
+        shortcut = image[:, :, edge:-edge, edge:-edge]
+        shortcut = shortcut[:, :, ::stride, ::stride] if self.projection is None else self.projection(shortcut)
+        result: Tensor = torch.relu(self.norm(self.second(self.first(image)) + shortcut))
         return result
 
 
 class TopazFeatures(nn.Module):
-    """Mean and deviation of each feature map over a piece of image; beyond its borders the detector sees zeros."""
+    """Mean and standard deviation of each feature map of a detector over a patch, which is padded with zeros."""
 
-    def __init__(self, chain: nn.Sequential, width: int) -> None:
+    def __init__(self, layers: nn.Sequential, receptive_field: int) -> None:
         super().__init__()
-        self.chain, self.width = chain, width
+        self.layers, self.receptive_field = layers, receptive_field
 
-    def maps(self, pieces: Float[Tensor, "n y x"]) -> Float[Tensor, "n c v u"]:
-        """The feature maps themselves."""
-        margin = self.width // 2
-        result: Tensor = self.chain(nn.functional.pad(pieces[:, None], (margin,) * 4))
+    def maps(self, patches: Float[Tensor, "n y x"]) -> Float[Tensor, "n c v u"]:
+        """Feature maps of each patch."""
+        margin = self.receptive_field // 2
+        result: Tensor = self.layers(nn.functional.pad(patches[:, None], (margin,) * 4))
         return result
 
-    def forward(self, pieces: Float[Tensor, "n y x"]) -> Float[Tensor, "n d"]:
-        """The features of each piece."""
-        maps = self.maps(pieces)
+    def forward(self, patches: Float[Tensor, "n y x"]) -> Float[Tensor, "n d"]:
+        """Feature vector of each patch."""
+        maps = self.maps(patches)
         return torch.cat([maps.mean((2, 3)), maps.std((2, 3))], 1)
 
 
-def topaz_features(found: dict[str, Tensor] | Inert, name: str) -> TopazFeatures:
-    """Return the detector in what ``read_network`` found.
+def topaz_features(contents: dict[str, Tensor] | StandIn, name: str) -> TopazFeatures:
+    """Feature network from a Topaz detector.
+
+    Parameters
+    ----------
+    contents
+        Result of ``read_network``.
+    name
+        Name of the file, for messages.
 
     Raises
     ------
     CheckpointError
-        It is no detector of Topaz, or one of an architecture that is not known; ``name`` says which file.
+        The file holds no Topaz detector, or a detector of an unknown architecture.
     """
     try:
-        if isinstance(found, Inert):
-            tensors, layers = flattened(found), _recorded(found)
+        if isinstance(contents, StandIn):
+            tensors, layers = flatten_state(contents), _layers_of_detector(contents)
         else:
-            tensors, layers = found, _deduced(found)
+            tensors, layers = contents, _layers_from_weights(contents)
         weights = {key.removeprefix(PREFIX): value.float() for key, value in tensors.items() if key.startswith(PREFIX)}
-        chain = nn.Sequential(*(_built(layer, weights) for layer in layers))
+        modules = nn.Sequential(*(_build_layer(layer, weights) for layer in layers))
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{name} is no Topaz detector that is known here ({type(error).__name__}: {error}); give "
-                              "a resnet6, resnet8, resnet16, conv31, conv63 or conv127") from None
-    return TopazFeatures(chain.eval().requires_grad_(False), _view(layers, weights))
+        raise CheckpointError(f"{name} holds no known Topaz detector ({type(error).__name__}: {error}); give a "
+                              "resnet6, resnet8, resnet16, conv31, conv63 or conv127") from None
+    return TopazFeatures(modules.eval().requires_grad_(False), _receptive_field(layers, weights))
 
 
-def _built(layer: Layer, weights: dict[str, Tensor]) -> nn.Module:
+def _build_layer(layer: Layer, weights: dict[str, Tensor]) -> nn.Module:
     if layer.kind == "pool":
         return nn.MaxPool2d(layer.size, layer.stride, layer.padding)
     if layer.kind == "average":
@@ -100,101 +107,103 @@ def _built(layer: Layer, weights: dict[str, Tensor]) -> nn.Module:
     if layer.kind == "relu":
         return nn.ReLU()
     if layer.kind == "prelu":
-        activation = nn.PReLU(len(weights[layer.place + ".weight"]))
-        activation.weight = nn.Parameter(weights[layer.place + ".weight"])
+        activation = nn.PReLU(len(weights[layer.name + ".weight"]))
+        activation.weight = nn.Parameter(weights[layer.name + ".weight"])
         return activation
     if layer.kind == "norm":
-        return _norm(weights, layer.place)
+        return _norm(weights, layer.name)
     if layer.kind == "conv":
-        if layer.place + ".weight" in weights:
-            return _convolution(weights, layer.place, layer.stride, layer.dilation)
-        place = layer.place + "."
-        return nn.Sequential(_convolution(weights, place + "conv", layer.stride, layer.dilation),
-                             _norm(weights, place + "bn"), nn.ReLU())
-    place = layer.place + "."
-    first = nn.Sequential(_convolution(weights, place + "conv0"), _norm(weights, place + "bn0"), nn.ReLU())
-    projection = _convolution(weights, place + "proj", layer.stride) if place + "proj.weight" in weights else None
-    return Block(first, _convolution(weights, place + "conv1", layer.stride, layer.dilation), projection,
-                 _norm(weights, place + "bn1"))
+        if layer.name + ".weight" in weights:
+            return _convolution(weights, layer.name, layer.stride, layer.dilation)
+        prefix = layer.name + "."
+        return nn.Sequential(_convolution(weights, prefix + "conv", layer.stride, layer.dilation),
+                             _norm(weights, prefix + "bn"), nn.ReLU())
+    prefix = layer.name + "."
+    first = nn.Sequential(_convolution(weights, prefix + "conv0"), _norm(weights, prefix + "bn0"), nn.ReLU())
+    projection = _convolution(weights, prefix + "proj", layer.stride) if prefix + "proj.weight" in weights else None
+    return ResidualBlock(first, _convolution(weights, prefix + "conv1", layer.stride, layer.dilation), projection,
+                 _norm(weights, prefix + "bn1"))
 
 
-def _convolution(weights: dict[str, Tensor], place: str, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    weight, bias = weights[place + ".weight"], weights.get(place + ".bias")
-    after, before, size, _ = weight.shape
-    layer = nn.Conv2d(before, after, size, stride, dilation=dilation, bias=bias is not None)
+def _convolution(weights: dict[str, Tensor], name: str, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    weight, bias = weights[name + ".weight"], weights.get(name + ".bias")
+    channels_out, channels_in, size, _ = weight.shape
+    layer = nn.Conv2d(channels_in, channels_out, size, stride, dilation=dilation, bias=bias is not None)
     layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return layer
 
 
-def _norm(weights: dict[str, Tensor], place: str) -> nn.Module:
-    if place + ".running_mean" not in weights:
+def _norm(weights: dict[str, Tensor], name: str) -> nn.Module:
+    if name + ".running_mean" not in weights:
         return nn.Identity()
-    layer = nn.BatchNorm2d(len(weights[place + ".running_mean"]))
-    layer.load_state_dict({name: weights[f"{place}.{name}"] for name in
+    layer = nn.BatchNorm2d(len(weights[name + ".running_mean"]))
+    layer.load_state_dict({key: weights[f"{name}.{key}"] for key in
                            ("weight", "bias", "running_mean", "running_var")}, strict=False)
     return layer
 
 
-def _recorded(detector: Any) -> list[Layer]:
-    """The chain as a whole detector's file records it."""
+def _layers_of_detector(detector: Any) -> list[Layer]:
+    """Layers of a whole detector, with the strides and dilations in its file."""
     layers: list[Layer] = []
-    for place, node in detector._modules["features"]._modules["features"]._modules.items():
-        kind, parts = type(node).__name__, node._modules
+    for name, module in detector._modules["features"]._modules["features"]._modules.items():
+        kind, parts = type(module).__name__, module._modules
         if kind == "BasicConv2d":
             if type(parts["act"]).__name__ != "ReLU":
                 raise ValueError(f"activation {type(parts['act']).__name__}")
-            layers.append(Layer("conv", place, _number(parts["conv"].stride), _number(parts["conv"].dilation)))
+            layers.append(Layer("conv", name, _single_number(parts["conv"].stride),
+                                _single_number(parts["conv"].dilation)))
         elif kind == "Conv2d":
-            layers.append(Layer("conv", place, _number(node.stride), _number(node.dilation)))
+            layers.append(Layer("conv", name, _single_number(module.stride), _single_number(module.dilation)))
         elif kind == "ResidA":
-            layers.append(Layer("block", place, _number(parts["conv1"].stride), _number(parts["conv1"].dilation)))
+            layers.append(Layer("block", name, _single_number(parts["conv1"].stride),
+                                _single_number(parts["conv1"].dilation)))
         elif kind in ("MaxPool", "MaxPool2d", "AvgPool2d"):
-            pool = parts["pool"] if kind == "MaxPool" else node
-            layers.append(Layer("average" if kind == "AvgPool2d" else "pool", place, _number(pool.stride),
-                                size=_number(pool.kernel_size), padding=_number(pool.padding)))
+            pool = parts["pool"] if kind == "MaxPool" else module
+            layers.append(Layer("average" if kind == "AvgPool2d" else "pool", name, _single_number(pool.stride),
+                                size=_single_number(pool.kernel_size), padding=_single_number(pool.padding)))
         elif kind in ("BatchNorm2d", "ReLU", "PReLU"):
-            layers.append(Layer("norm" if kind == "BatchNorm2d" else "relu" if kind == "ReLU" else "prelu", place))
+            layers.append(Layer("norm" if kind == "BatchNorm2d" else "relu" if kind == "ReLU" else "prelu", name))
         elif kind != "Dropout":
             raise ValueError(f"layer {kind}")
     return layers
 
 
-def _number(value: Any) -> int:
-    """One number of a square window."""
-    found = set(value) if isinstance(value, tuple | list) else {value}
-    if len(found) != 1 or not isinstance(number := found.pop(), int) or not 0 <= number <= 64:
+def _single_number(value: Any) -> int:
+    """Size, stride or dilation of a square window, which a file gives as a number or as a tuple of equal numbers."""
+    numbers = set(value) if isinstance(value, tuple | list) else {value}
+    if len(numbers) != 1 or not isinstance(number := numbers.pop(), int) or not 0 <= number <= 64:
         raise ValueError(f"window {value!r}")
     return number
 
 
-def _deduced(tensors: dict[str, Tensor]) -> list[Layer]:
-    """The chain of weights alone, made as Topaz makes it by default."""
-    names: dict[str, set[str]] = {}
+def _layers_from_weights(tensors: dict[str, Tensor]) -> list[Layer]:
+    """Layers of a detector in a file of weights, with the default strides and dilations of Topaz."""
+    parts: dict[str, set[str]] = {}
     for key in tensors:
         if match := re.match(re.escape(PREFIX) + r"(\d+)\.(\w+)", key):
-            names.setdefault(match[1], set()).add(match[2])
-    places = sorted(names, key=int)
-    blocks = [place for place in places if "conv0" in names[place]]
-    if len(blocks) not in (2, 3, 7) or (len(blocks) != 2 and places != [*map(str, range(len(places)))]):
-        raise ValueError(f"layers {', '.join(places) or 'none'}, {len(blocks)} of them blocks; a file of weights alone "
+            parts.setdefault(match[1], set()).add(match[2])
+    names = sorted(parts, key=int)
+    blocks = [name for name in names if "conv0" in parts[name]]
+    if len(blocks) not in (2, 3, 7) or (len(blocks) != 2 and names != [*map(str, range(len(names)))]):
+        raise ValueError(f"layers {', '.join(names) or 'none'}, {len(blocks)} of them blocks; a file of weights alone "
                          "has to be a resnet6, 8 or 16 without pooling or dropout")
     if len(blocks) == 2:
         pools = [Layer("pool", size=3, stride=2)]
-        return [Layer("conv", places[0]), *pools, Layer("block", blocks[0], dilation=4), *pools,
-                Layer("block", blocks[1], dilation=2), Layer("conv", places[-1])]
-    coarse = blocks[1:2] if len(blocks) == 3 else [blocks[0], blocks[4]]
-    first = Layer("conv", places[0], 2 if len(blocks) == 3 else 1)
-    return [first, *(Layer("block", place, 2 if place in coarse else 1, 2 if len(blocks) == 3 else 1)
-                     for place in blocks), Layer("conv", places[-1])]
+        return [Layer("conv", names[0]), *pools, Layer("block", blocks[0], dilation=4), *pools,
+                Layer("block", blocks[1], dilation=2), Layer("conv", names[-1])]
+    with_stride = blocks[1:2] if len(blocks) == 3 else [blocks[0], blocks[4]]
+    first = Layer("conv", names[0], 2 if len(blocks) == 3 else 1)
+    return [first, *(Layer("block", name, 2 if name in with_stride else 1, 2 if len(blocks) == 3 else 1)
+                     for name in blocks), Layer("conv", names[-1])]
 
 
-def _view(layers: list[Layer], weights: dict[str, Tensor]) -> int:
-    """Edge (px) of the field that one value of the last maps sees."""
+def _receptive_field(layers: list[Layer], weights: dict[str, Tensor]) -> int:
+    """Edge (px) of the receptive field of the last feature maps."""
     size = 1
     for layer in reversed(layers):
         reach = 0
         if layer.kind == "conv":
-            weight = weights.get(layer.place + ".conv.weight", weights.get(layer.place + ".weight"))
+            weight = weights.get(layer.name + ".conv.weight", weights.get(layer.name + ".weight"))
             assert weight is not None
             reach = (weight.shape[-1] - 1) * layer.dilation
         elif layer.kind == "block":

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fits noise to real micrographs, by analysis through synthesis.
+
+Real micrographs contain particles at unknown places. So the same statistics are measured on real and on simulated
+micrographs, both with particles, and the simulated noise is corrected until they agree. Medians over tiles leave out
+contaminants, edges and hot pixels.
+"""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.compute.threads import parallel_map
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.ice import IceMap
+from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
+from cryogem_scipion.engine.noise.thon_rings import (
+    LARGEST_SHARE,
+    ThonRings,
+    measure_modulated_share,
+    without_thon_rings,
+)
+
+__all__ = ["CleanImage", "RealImage", "fit_noise", "simulated_image"]
+
+CLIP = 7.0
+"""Standard deviations from the median at which pixels are clipped."""
+BLOCK = 32
+"""Edge in pixels of the blocks whose mean and standard deviation are compared."""
+ROUNDS = 3
+"""Rounds in which the noise is corrected."""
+IMAGES_PER_ROUND = 4
+"""Images that are simulated in each round."""
+SAMPLED_PIXELS = 500_000
+"""Pixels from which the grey-value distribution is measured, about."""
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """The pixels of a real micrograph at the working pixel size, with its grey scale and ice map."""
+
+    grey: Float[Tensor, "y x"]
+    """Grey values."""
+    scale: GreyScale
+    ice: IceMap | None = None
+
+    def deviations(self) -> Float[Tensor, "y x"]:
+        """Return the image minus its background, ice included, in standard deviations of the noise."""
+        return self.scale.deviations(self.grey.to(torch.float32))
+
+    def without_ice(self) -> Float[Tensor, "y x"]:
+        """Return the image divided by its ice, minus its median, in standard deviations of the noise."""
+        grey = self.grey
+        if self.ice is not None:
+            grey = grey / self.ice.window((0.0, 0.0), (grey.shape[0], grey.shape[1])).to(grey)
+        return (grey - grey.median()) / self.scale.spread
+
+
+@dataclass(frozen=True)
+class CleanImage:
+    """A clean image 1 - s with its optics."""
+
+    image: Float[Tensor, "y x"]
+    exposure: Exposure | None = None
+    """None: the optics are not known, so the noise gets no Thon rings."""
+
+
+def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background_deviation: float,
+              generator: torch.Generator, rings: ThonRings | None = None, limit: int = 12) -> PhysicalNoise:
+    """Return noise with the spectrum, Thon rings, grey-value distribution and ice of real micrographs.
+
+    Parameters
+    ----------
+    real
+        Real micrographs. At most ``limit`` of them, evenly spread, are measured; all ice maps are used.
+    clean
+        Simulated images with about the real set's particles and defocus; 128 pixels a side or more.
+    background_deviation
+        σ_n of the set.
+    generator
+        Random generator for the simulated noise.
+    rings
+        Thon rings of all real micrographs; None if they have none.
+
+    Raises
+    ------
+    DataError
+        A micrograph is too small to measure, or there is none.
+    """
+    if not real or not clean:
+        raise DataError(f"{len(real)} real and {len(clean)} simulated micrographs; the noise needs one of each")
+    ice = tuple(image.ice for image in real if image.ice is not None)
+    numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
+    chosen = [real[number] for number in numbers]
+    flat = parallel_map(lambda image: _flattened(image, background_deviation), chosen)
+    share = None if rings is None else rings.share
+    power, quantiles = _statistics(flat, share, [None if rings is None else rings.exposures[i] for i in numbers])
+    tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
+    power = _smoothed(power, min(2.0, 12 / tiles**0.5))
+    exponent = _exponent(chosen, flat, background_deviation)
+    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, share=share), exponent)
+    seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
+    for seed in seeds:
+        fresh = torch.Generator().manual_seed(seed)
+        images = [_clipped(simulated_image(image, physical, fresh)) for image in clean[:IMAGES_PER_ROUND]]
+        exposures = [image.exposure for image in clean[:IMAGES_PER_ROUND]]
+        simulated_share = None if share is None else measure_modulated_share(
+            images, [exposure for exposure in exposures if exposure is not None])
+        simulated_power, simulated_quantiles = _statistics(images, simulated_share, exposures)
+        noise = physical.noise
+        # Particles and the curve change the spectrum smoothly; chance does not.
+        ratio = _smoothed((power / simulated_power.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+        if share is not None and simulated_share is not None and noise.share is not None:
+            # The CTF modulates particles as well: their part does not belong to the noise.
+            noise = replace(noise, share=(noise.share + share - simulated_share).clamp(0, LARGEST_SHARE))
+        physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
+                                                   curve=_corrected(noise.curve, simulated_quantiles, quantiles)))
+    return physical
+
+
+def simulated_image(clean: CleanImage, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
+    """Return a simulated micrograph without ice, in standard deviations of the noise around the background."""
+    scene = Scene(torch.ones(clean.image.shape), exposure=clean.exposure)
+    return physical.deviations(clean.image, generator, scene)
+
+
+def _flattened(real: RealImage, background_deviation: float) -> Float[Tensor, "y x"]:
+    """The image divided by its ice, hot pixels clipped, in standard deviations of the noise."""
+    values = real.deviations()
+    if real.ice is not None:
+        ice = real.ice.window((0.0, 0.0), (values.shape[0], values.shape[1])).to(torch.float32).clamp(min=0.05)
+        values = ((1 + background_deviation * values) / ice - 1) / background_deviation
+    return _clipped(values)
+
+
+def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
+    centre = values.median()
+    deviation = 1.4826 * (values - centre).abs().median()
+    return (values - centre).clamp(-CLIP * deviation, CLIP * deviation)
+
+
+def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
+                exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
+    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a curve, over all images."""
+    powers = parallel_map(tile_periodograms, images)
+    if share is not None:
+        powers = [tiles if exposure is None else without_thon_rings(tiles, share, exposure)
+                  for tiles, exposure in zip(powers, exposures, strict=True)]
+    power = torch.cat(powers)
+    # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
+    spectrum = power.median(0).values / math.log(2)
+    step = max(1, sum(image.numel() for image in images) // SAMPLED_PIXELS) | 1
+    pixels = torch.cat([_ordinary(image)[::step] for image in images])
+    ordered = pixels.sort().values
+    ranks = torch.special.ndtr(torch.linspace(-4, 4, 65).double()) * (len(ordered) - 1)
+    return spectrum, ordered[ranks.round().long()]
+
+
+def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
+    """The half plane with its logarithm smoothed by a Gaussian of this width in bins."""
+    reach = max(1, math.ceil(3 * width))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
+    kernel = kernel / kernel.sum()
+    n = power.shape[0]
+    # The other half of the plane is this one rotated by 180 degrees.
+    full = power.clamp(min=1e-12).log()[:, fourier.fftfreq(n).mul(n).round().abs().long()]
+    mirrored = full.flip(0).roll(1, 0)
+    full = torch.where(fourier.fftfreq(n)[None] < 0, mirrored, full)
+    along = fourier.rfft2(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)[None])[0].real
+    both = along[fourier.fftfreq(n).mul(n).round().abs().long()]
+    smooth = fourier.irfft2(fourier.rfft2(full) * both[:, None] * along, (n, n))
+    return smooth[:, :power.shape[1]].exp()
+
+
+def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:
+    """Pixels of all blocks whose mean and standard deviation are usual; contaminants and edges are left out."""
+    blocks = _blocks(image)
+    keep = torch.ones(len(blocks), dtype=torch.bool)
+    for value in (blocks.mean(1), blocks.std(1).log()):
+        centre = value.median()
+        keep &= (value - centre).abs() < 4 * 1.4826 * (value - centre).abs().median() + 1e-6
+    return blocks[keep].flatten()
+
+
+def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
+    tiles = image.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK)
+    return tiles.reshape(-1, BLOCK * BLOCK)
+
+
+def _corrected(curve: Float[Tensor, " knots"], simulated: Float[Tensor, " knots"],
+               real: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
+    """The curve after a step from the simulated to the real quantiles; the noise keeps its median and deviation."""
+    # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
+    simulated, real = ((q - q[32]) / (q[40] - q[24]) for q in (simulated, real))
+    moved = curve + (real - simulated) * (curve[40] - curve[24])
+    # Few pixels reach the outermost knots, so these follow the slope of their inner neighbours.
+    moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)
+    moved[-4:] = moved[-5] + (moved[-5] - moved[-9]).clamp(min=0.1) / 4 * torch.arange(1, 5)
+    moved = moved.cummax(0).values
+    deviates = torch.linspace(-4, 4, 65)
+    weight = torch.exp(-deviates**2 / 2)
+    weight = weight / weight.sum()
+    moved = moved - (weight * moved).sum()
+    return moved / (weight * moved**2).sum().sqrt()
+
+
+def _exponent(reals: Sequence[RealImage], flat: Sequence[Float[Tensor, "_ _"]], background_deviation: float) -> float:
+    """γ: the exponent with which the noise grows with transmission, within micrographs.
+
+    The finest noise (differences of neighbours) is compared between blocks. If the ice is too even to measure γ, it is
+    one half, as for counted electrons.
+    """
+    levels, deviations = [], []
+    for real, image in zip(reals, flat, strict=True):
+        if real.ice is None:
+            continue
+        shape = (image.shape[0], image.shape[1])
+        ice = real.ice.window((0.0, 0.0), shape).to(torch.float32).clamp(min=0.05)
+        step = (image * ice)[:, 1:] - (image * ice)[:, :-1]
+        level, fine = _blocks(ice[:, 1:]).mean(1).log(), _blocks(step).std(1).clamp(min=1e-6).log()
+        levels.append(level - level.mean())
+        deviations.append(fine - fine.median())
+    if not levels:
+        return 0.0
+    x, y = torch.cat(levels).double(), torch.cat(deviations).double()
+    spread = 1.4826 * y.abs().median()
+    y = y.clamp(-3 * spread, 3 * spread)
+    prior = float(spread.clamp(min=1e-6)) ** 2 / 0.3**2
+    slope = (float((x * y).sum()) + 0.5 * prior) / (float((x * x).sum()) + prior)
+    return min(max(slope, -2.0), 2.0)

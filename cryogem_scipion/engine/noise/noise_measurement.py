@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measures the noise model of a set of real micrographs: grey scale, ice, noise, SNR and contaminants."""
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogem_scipion.engine.compute.parallel import map_in_order
+from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
+from cryogem_scipion.engine.noise.contaminants import Contaminant, opacity_map
+from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.ice import IceMap
+from cryogem_scipion.engine.noise.models import AnalyticModel, NoiseModel, PhysicalNoise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, simulated_image
+from cryogem_scipion.engine.noise.real_set import RealSet, memory_mapped
+from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
+from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
+from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
+from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.simulation.microscope import seeded_generator
+
+__all__ = ["MOST_REAL", "NoiseMeasurement", "measure_noise"]
+
+log = logging.getLogger("cryogem")
+
+Item = TypeVar("Item")
+
+MOST_REAL = 24
+"""Real micrographs that are measured at most. They are spread evenly over the set."""
+MOST_SIMULATED = 12
+"""Simulated micrographs that the real ones are compared with."""
+CLIP = 6
+"""Standard deviations at which pixels are clipped before the signal-to-noise ratio is measured."""
+IMPROVEMENT = 0.8
+"""A further round counts if it lowers the misfit to this part of the last one."""
+DEFOCUS_TOLERANCE = 2000.0
+"""Å by which the defocus of real micrographs may lie outside the simulation's range without a warning."""
+ROUNDS = 4
+"""Rounds in which signal-to-noise ratio and contaminants are measured again, at most."""
+
+
+@dataclass(frozen=True)
+class NoiseMeasurement:
+    """A noise model, with the values and warnings of its measurement."""
+
+    model: NoiseModel
+    figures: dict[str, float] = field(default_factory=dict)
+    """Measured values for the manifest."""
+    warnings: tuple[str, ...] = ()
+
+
+def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None, seed: int, spectrum: bool = True,
+                  contaminants: bool = True, ice: bool = True) -> NoiseMeasurement:
+    """Measure the noise model of a real set. A simulation tells what particles look like.
+
+    Parameters
+    ----------
+    snr
+        Signal-to-noise ratio to use. None: it is measured; if that fails, the simulation's is used.
+    seed
+        Seed of the run.
+    spectrum
+        Whether the noise has the measured spectrum and distribution; otherwise it is white.
+    contaminants
+        Whether noise with a measured spectrum also gets the contaminants of the real micrographs.
+    ice
+        Whether the ice has the measured gradients; otherwise it is even.
+
+    Raises
+    ------
+    DataError
+        A noise spectrum is wanted and the micrographs are too small to measure it.
+    """
+    warnings = []
+    even = len(reals) - len(reals.with_ice)
+    if even:
+        warnings.append(f"{even} of {len(reals)} real micrographs have a mean grey value near or below zero, so their "
+                        "grey values are no transmission; their ice is not measured")
+    deviation = reals.background_deviation
+    if deviation is None:
+        deviation = simulated.contrast.background_deviation
+    comparison = _Comparison(reals, simulated, deviation, seed)
+    result = comparison.measure() if spectrum or snr is None else _ComparisonResult()
+    figures = {"background_deviation": deviation,
+               "contaminants_found": float(sum(map(len, result.contaminants)))}
+    if result.rings is not None:
+        defoci = [exposure.optics.defocus_u_angstrom for exposure in result.rings.exposures]
+        figures |= {"real_defocus_min": min(defoci), "real_defocus_max": max(defoci)}
+        warnings += _defocus_warnings(defoci, simulated.exposures)
+    if result.snr_fit is not None:
+        figures |= {"measured_snr": result.snr_fit.snr, "snr_misfit": result.snr_fit.misfit}
+    if snr is None:
+        snr = comparison.chosen_snr(result.snr_fit)
+        warnings += _snr_warnings(comparison, result.snr_fit, snr)
+    maps = _ice_maps(reals, ice)
+    if spectrum:
+        physical = replace(_spectrum_noise(result), ice=maps,
+                           contaminants=comparison.contaminants_of(reals.with_ice, result) if contaminants else ())
+    else:
+        physical = PhysicalNoise(deviation, maps)
+    return NoiseMeasurement(AnalyticModel(physical, reals.scale, snr), figures, tuple(warnings))
+
+
+def _ice_maps(reals: RealSet, gradients: bool) -> tuple[IceMap, ...]:
+    """The ice map of each micrograph that has one; without gradients all cells are 1."""
+    maps = [reals.micrographs[number].ice for number in reals.with_ice]
+    return tuple(ice if gradients else IceMap(torch.ones_like(ice.grid), ice.field) for ice in maps if ice is not None)
+
+
+def _spectrum_noise(result: "_ComparisonResult") -> PhysicalNoise:
+    if result.noise is None:
+        raise DataError(f"a noise spectrum needs micrographs of {TILE} pixels a side, real and simulated; take larger "
+                        "ones, or gaussian noise")
+    return result.noise
+
+
+@dataclass(frozen=True)
+class _ComparisonResult:
+    """Result of a comparison; empty if the micrographs are too small."""
+
+    snr_fit: SnrFit | None = None
+    rings: ThonRings | None = None
+    noise: PhysicalNoise | None = None
+    contaminants: tuple[tuple[Contaminant, ...], ...] = ()
+    """For each micrograph that was searched."""
+
+
+def _snr_warnings(comparison: "_Comparison", fit: SnrFit | None, snr: float) -> list[str]:
+    """Warnings about the signal-to-noise ratio that is used."""
+    if not comparison.has_particles:
+        return ["the simulated micrographs have no particles to compare the real ones with; the signal-to-noise ratio "
+                f"{snr:g} of the simulation is used"]
+    if fit is not None and not fit.reliable:
+        return [f"the signal-to-noise ratio could not be measured (misfit {fit.misfit:.2f}); {snr:g} of the "
+                "simulation is used. Check particles_mean and the map, or set snr"]
+    return []
+
+
+def _defocus_warnings(defoci: Sequence[float], exposures: Sequence[Exposure]) -> list[str]:
+    """A warning if most real micrographs have a defocus outside the simulation's range."""
+    states = [exposure.optics for exposure in exposures]
+    simulated = [(state.defocus_u_angstrom + state.defocus_v_angstrom) / 2 for state in states]
+    first, last = min(simulated), max(simulated)
+    inside = [first - DEFOCUS_TOLERANCE <= defocus <= last + DEFOCUS_TOLERANCE for defocus in defoci]
+    if 2 * sum(inside) >= len(defoci):
+        return []
+    low, high, first, last = (value / 1e4 for value in (min(defoci), max(defoci), first, last))
+    return [f"the Thon rings of the real micrographs give a defocus of {low:.2f} to {high:.2f} µm, the simulation has "
+            f"{first:.2f} to {last:.2f} µm; simulate with the real range, or check the voltage"]
+
+
+class _Comparison:
+    """Compares some of the real micrographs with some of the simulated ones."""
+
+    def __init__(self, reals: RealSet, simulated: SimulatedSet, deviation: float, seed: int):
+        count, scales = min(MOST_REAL, len(reals)), reals.scales
+        self.numbers = [i * len(reals) // count for i in range(count)]
+        """Indices of the real micrographs that are compared."""
+
+        def real_image(place: int) -> RealImage:
+            number = self.numbers[place]
+            real = reals.micrographs[number]
+            return RealImage(torch.tensor(memory_mapped(reals.folder / real.name)), scales[number], real.ice)
+
+        self.reals = _LazySequence(count, real_image)
+        self.simulated, self.deviation, self.seed = simulated, deviation, seed
+        self.has_particles = any(bool((image != 1).any()) for image in self._clean_images(1))
+        smallest = min(min(reals.micrographs[number].shape) for number in self.numbers)
+        self.large_enough = smallest >= TILE <= min(simulated.clean(0, 1).shape)
+
+    def measure(self) -> _ComparisonResult:
+        """Measure signal-to-noise ratio, Thon rings, noise, and the contaminants of each micrograph.
+
+        A contaminant is what no simulated image with the measured noise contains. Such images need the
+        signal-to-noise ratio, which is measured outside contaminants. So the two are measured in rounds, as long as
+        the misfit falls. Where the ratio cannot be measured, contaminants and particles cannot be told apart.
+        """
+        if not self.large_enough:
+            return _ComparisonResult()
+        flats = parallel_map(RealImage.without_ice, self.reals)
+        rings = fit_thon_rings(_clipped(flats), self.simulated.exposures[0])
+        best = self._fit_snr(flats) if self.has_particles else None
+        noise = self._fit_noise(self.chosen_snr(best), rings)
+        if best is None or not best.reliable:
+            return _ComparisonResult(best, rings, noise)
+        contaminants = self._search_contaminants(flats, noise, best.snr)
+        for _ in range(ROUNDS):
+            fit = self._fit_snr(flats, contaminants)
+            if fit.misfit > IMPROVEMENT * best.misfit:
+                break
+            best, noise = fit, self._fit_noise(self.chosen_snr(fit), rings)
+            contaminants = self._search_contaminants(flats, noise, best.snr)
+        log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g; %d contaminants",
+                 best.snr, sum(map(len, contaminants)))
+        return _ComparisonResult(best, rings, noise, contaminants)
+
+    def chosen_snr(self, fit: SnrFit | None) -> float:
+        """The measured signal-to-noise ratio if it is reliable, else the simulation's."""
+        return fit.snr if fit is not None and fit.reliable else self.simulated.contrast.snr
+
+    def contaminants_of(self, numbers: Sequence[int],
+                        result: _ComparisonResult) -> tuple[tuple[Contaminant, ...] | None, ...]:
+        """Contaminants of real micrographs by their indices; None for a micrograph that was not searched."""
+        searched = dict(zip(self.numbers, result.contaminants, strict=False))
+        return tuple(searched.get(number) for number in numbers)
+
+    def _fit_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
+        return fit_noise(self.reals, self._simulated_images(snr), self.deviation,
+                         seeded_generator(self.seed, "noise"), rings)
+
+    def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
+                             snr: float) -> tuple[tuple[Contaminant, ...], ...]:
+        """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
+        random = seeded_generator(self.seed, "contaminants")
+        images = [simulated_image(image, noise, random) for image in self._simulated_images(snr)]
+        statistics_range = measure_range(images, self.simulated.particle_pixels)
+        searched = map_in_order(lambda flat: find_contaminants(flat, statistics_range), flats, available_threads())
+        return tuple(track_progress(searched, len(flats), "searching for contaminants on real micrograph"))
+
+    def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
+                 contaminants: Sequence[Sequence[Contaminant]] | None = None) -> SnrFit:
+        hidden = None if contaminants is None else [
+            opacity_map(own, (flat.shape[0], flat.shape[1])) for flat, own in zip(flats, contaminants, strict=True)]
+        signals = [1 - image for image in self._clean_images(1)]
+        return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
+                       self.simulated.particle_pixels, seeded_generator(self.seed, "contrast"), hidden)
+
+    def _simulated_images(self, snr: float) -> list[CleanImage]:
+        """Clean images whose particles have this signal-to-noise ratio in the measured noise."""
+        images = self._clean_images(self.simulated.signal_factor(snr, self.deviation))
+        return [CleanImage(*pair) for pair in zip(images, self.simulated.exposures, strict=False)]
+
+    def _clean_images(self, signal_factor: float) -> list[Float[Tensor, "y x"]]:
+        count = min(MOST_SIMULATED, len(self.simulated.micrographs))
+        return [self.simulated.clean(number, signal_factor) for number in range(count)]
+
+
+class _LazySequence(Sequence[Item], Generic[Item]):
+    """A sequence whose items are computed when they are asked for, so that memory holds one at a time."""
+
+    def __init__(self, count: int, item: Callable[[int], Item]) -> None:
+        self._count, self._item = count, item
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Item:  # type: ignore[override]  # no slices
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        return self._item(number)
+
+
+def _clipped(flats: Sequence[Float[Tensor, "_ _"]]) -> Sequence[Float[Tensor, "_ _"]]:
+    """The images with their outliers clipped: hot pixels, and contaminants at their full strength."""
+    return _LazySequence(len(flats), lambda number: flats[number].clamp(-CLIP, CLIP))
