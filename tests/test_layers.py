@@ -20,7 +20,7 @@ ROOMS = {
     "scoring": {"errors", "io", "compute"},
     "simulation": {*BASE, "compute"},
     "noise": {*BASE, "compute", "runs", "simulation"},
-    "measurement": {"errors", "io", "compute", "noise", "simulation"},
+    "measurement": {"errors", "io", "compute", "runs", "noise", "simulation"},
     "realism": {"errors", "io", "compute", "runs", "noise"},
     "translator": {*BASE, "compute", "noise", "realism"},
     "export": {*BASE, "compute", "runs", "simulation"},

@@ -23,7 +23,7 @@ from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.simulation.placement import place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
-from cryogem_scipion.engine.simulation.projection import prepare, project
+from cryogem_scipion.engine.simulation.projection import prepare_projector, project
 from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom
 
 BASE = Optics(300, 2.7, 0.1, 0, 0, 0)
@@ -54,7 +54,7 @@ def shell():
 
 def micrograph(volume, optics, generator, count, snr, shape=(448, 448)):
     """(image, number of particles): particles dark in white noise of deviation 1."""
-    projector = prepare(volume)
+    projector = prepare_projector(volume)
     centres = place_centres(count, shape, 150 / PIXEL_SIZE, generator)
     images = project(projector, uniform_rotations(len(centres), generator), centres - centres.floor(), 52, PIXEL_SIZE)
     signal = fourier.irfft2(fourier.rfft2(compose(images, centres, shape)) * ctf(shape, PIXEL_SIZE, optics), shape)
@@ -109,7 +109,7 @@ def test_the_polar_spectrum_of_white_noise_is_flat(generator):
 
 def test_scores_of_noise_have_a_deviation_of_one(generator, shell):
     shape = (200, 240)
-    images = templates(prepare(shell), 6.0, 1)
+    images = templates(prepare_projector(shell), 6.0, 1)
     power = torch.ones(200, 121)
     scores, _ = MatchedFilter(images, shape).scores(
         fourier.rfft2(torch.randn(shape, generator=generator)), -ctf(shape, 6.0, state(2e4, 2e4, 0)), power)
@@ -118,7 +118,7 @@ def test_scores_of_noise_have_a_deviation_of_one(generator, shell):
 
 def test_a_lone_particle_is_found_where_it_is(shell, generator):
     shape, optics = (256, 256), state(2e4, 2e4, 0)
-    images = templates(prepare(shell), 6.0, 3)
+    images = templates(prepare_projector(shell), 6.0, 3)
     field = compose(images[1:2], torch.tensor([[100.0, 60.0]]), shape)
     transfer = -ctf(shape, 6.0, optics)
     bank = MatchedFilter(images, shape)

@@ -1,79 +1,124 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Draws what was measured of real micrographs: spectrum and rings, particles found, scores, envelope, defocus."""
-from collections.abc import Sequence
+"""Draws what was measured of real micrographs: particles found, rings, defocus, scores, envelope, numbers."""
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib.figure import Figure
 
-__all__ = ["draw_measurement"]
+from cryogem_scipion.engine.figures.report_files import read_report
 
-Array = NDArray[np.float64]
+__all__ = ["FIGURE_SIZE", "REPORT_NAME", "draw_measurement"]
+
+FIGURE_SIZE = (16.0, 10.0)
+REPORT_NAME = "measurement"
+ORANGE, VIOLET = "#e66101", "#5e3c99"
 
 
-def draw_measurement(path: Path, *, image: Array, pixel_size: float, diameter: float, peaks: Array,
-                     rings: tuple[Array, Array, Array], defoci: Sequence[tuple[float, float, bool]],
-                     scores: tuple[Array, Array, Array], envelope: tuple[Array, Array, Array], counts: Array,
-                     count_errors: Array, text: str) -> None:
-    """Draw one page as PNG.
+def draw_measurement(figure: Figure, folder: Path) -> None:
+    """Draw the measurement in a folder.
 
     Parameters
     ----------
-    image
-        One micrograph, coarse, (y, x), with ``pixel_size`` (Å).
-    peaks
-        (peak, 2): (y, x) of the particles found on it.
-    rings
-        Frequency (1/Å), measured and fitted power without the floor.
-    defoci
-        Defocus, its error (Å), and whether it is reliable, for each micrograph.
-    scores
-        Edges of bins, peaks of real and of generated fields.
-    envelope
-        Frequency (1/Å), amplitude, its error.
-    text
-        The settings, as they are written.
+    figure
+        Empty figure of ``FIGURE_SIZE`` with a constrained layout.
+    folder
+        Folder that ``cryogem measure`` wrote.
+
+    Raises
+    ------
+    DataError
+        The files of the measurement are missing or damaged.
     """
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(16, 9.5), layout="constrained")
-    grid: Any = figure.subplots(2, 3)
+    report, arrays = read_report(folder, REPORT_NAME)
+    places: Any = figure.subplots(2, 3)
+    particles_reliable = "snr" not in report["not_reliable"]
+    _draw_particles(places[0, 0], arrays, report["measured"]["diameter"], particles_reliable)
+    _draw_rings(places[0, 1], arrays)
+    _draw_defocus(places[0, 2], report["micrographs"])
+    _draw_scores(places[1, 0], arrays)
+    _draw_envelope(places[1, 1], arrays, particles_reliable)
+    _draw_numbers(places[1, 2], report["micrographs"], particles_reliable)
+    figure.supxlabel(_summary(report), fontsize=10, x=0.01, ha="left")
+
+
+def _draw_particles(place: Any, arrays: dict[str, Any], diameter: float, reliable: bool) -> None:
+    image, scale = arrays["image"], float(arrays["image_pixel_size"]) / 10
     low, high = np.percentile(image, [1, 99])
-    place = grid[0, 0]
-    extent = (0, image.shape[1] * pixel_size / 10, image.shape[0] * pixel_size / 10, 0)
+    extent = (0, image.shape[1] * scale, image.shape[0] * scale, 0)
     place.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent)
     angle = np.linspace(0, 2 * np.pi, 40)
-    for y, x in peaks:
-        place.plot((x * pixel_size + diameter / 2 * np.cos(angle)) / 10,
-                   (y * pixel_size + diameter / 2 * np.sin(angle)) / 10, color="#e66101", linewidth=0.8)
-    place.set(title=f"Particles found on one micrograph: {len(peaks)}", xlabel="nm", ylabel="nm",
-              xlim=extent[:2], ylim=extent[2:])
-    place = grid[0, 1]
-    place.plot(rings[0], rings[1], color="0.5", linewidth=0.9, label="measured")
-    place.plot(rings[0], rings[2], color="#e66101", linewidth=1.2, label="fitted rings")
-    most = float(np.quantile(np.abs(rings[1]), 0.98))
-    place.set(title="Power spectrum without its floor", xlabel="1/Å", ylabel="part of the floor",
-              ylim=(-0.8 * most, 1.6 * most))
+    for y, x in arrays["peaks"]:
+        place.plot(x * scale + diameter / 20 * np.cos(angle), y * scale + diameter / 20 * np.sin(angle), color=ORANGE,
+                   linewidth=0.8)
+    place.set(title=f"Micrograph {int(arrays['number']) + 1}, coarse: {len(arrays['peaks'])} peaks of the search"
+              + ("" if reliable else " (not reliable)"), xlabel="nm", ylabel="nm", xlim=extent[:2], ylim=extent[2:])
+
+
+def _draw_rings(place: Any, arrays: dict[str, Any]) -> None:
+    frequency, measured, fitted = (arrays[f"ring_{name}"] for name in ("frequency", "measured", "fitted"))
+    if not len(frequency):
+        place.text(0.5, 0.5, "CTFs are known: no fit", ha="center", transform=place.transAxes)
+        place.set(title="Thon rings")
+        return
+    place.plot(frequency, measured, color="0.5", linewidth=0.9, label="measured")
+    place.plot(frequency, fitted, color=ORANGE, linewidth=1.2, label="fitted rings")
+    most = max(float(np.quantile(np.abs(measured), 0.98)), 1e-9)
+    place.set(title=f"Power spectrum without its floor, micrograph {int(arrays['ring_number']) + 1}", xlabel="1/Å",
+              ylabel="fraction of the floor", ylim=(-0.8 * most, 1.6 * most))
     place.legend(frameon=False)
-    place = grid[0, 2]
-    for number, (defocus, error, reliable) in enumerate(defoci):
-        place.errorbar(number + 1, defocus / 1e4, error / 1e4, fmt="o" if reliable else "x",
-                       color="#5e3c99" if reliable else "0.6")
-    certain = [defocus for defocus, _, reliable in defoci if reliable]
-    if certain:
-        place.set_ylim(0.8 * min(certain) / 1e4, 1.2 * max(certain) / 1e4)
-    place.set(title="Defocus (crosses: not certain)", xlabel="micrograph", ylabel="µm")
-    place = grid[1, 0]
-    place.stairs(scores[1], scores[0], color="0.4", label="real")
-    place.stairs(scores[2], scores[0], color="#e66101", label="generated, as measured")
-    place.set(title="Heights of the search's peaks", xlabel="standard deviations", ylabel="peaks", yscale="log")
+
+
+def _draw_defocus(place: Any, micrographs: list[dict[str, Any]]) -> None:
+    means = np.array([(row["defocus_u_angstrom"] + row["defocus_v_angstrom"]) / 2e4 for row in micrographs])
+    errors = np.array([row["defocus_error_angstrom"] / 1e4 for row in micrographs])
+    reliable = np.array([row["defocus_reliable"] for row in micrographs], bool)
+    number = np.arange(1, len(means) + 1)
+    for chosen, marker, color, label in ((reliable, "o", VIOLET, "reliable"), (~reliable, "x", "0.6", "not reliable")):
+        if chosen.any():
+            place.errorbar(number[chosen], means[chosen], errors[chosen], fmt=marker, color=color, label=label)
+    shown = means[reliable] if reliable.any() else means
+    low, high = float(shown.min()), float(shown.max())
+    margin = max(0.2 * (high - low), 0.1 * high)
+    place.set(title="Defocus", xlabel="micrograph", ylabel="µm", ylim=(low - margin, high + margin))
+    _whole_numbers(place, len(means))
     place.legend(frameon=False)
-    place = grid[1, 1]
-    trusted = envelope[2] < envelope[1]
-    place.errorbar(envelope[0][trusted], envelope[1][trusted], envelope[2][trusted], fmt="o-", color="#5e3c99")
-    place.set(title="Envelope: amplitude of particles over the map's", xlabel="1/Å", ylim=(0, 1.3))
-    place = grid[1, 2]
-    place.errorbar(np.arange(len(counts)) + 1, counts, count_errors, fmt="o", color="#5e3c99")
-    place.set(title="Particles in each micrograph", xlabel="micrograph", ylim=(0, 1.4 * max(counts.max(), 1)))
-    place.text(0.03, 0.03, text, transform=place.transAxes, fontsize=8, family="monospace", va="bottom")
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _draw_scores(place: Any, arrays: dict[str, Any]) -> None:
+    place.stairs(arrays["real_scores"], arrays["score_bins"], color="0.4", label="real micrographs")
+    place.stairs(arrays["generated_scores"], arrays["score_bins"], color=ORANGE, label="generated, as measured")
+    place.set(title="Heights of the search's peaks", xlabel="standard deviations of the noise", ylabel="peaks",
+              yscale="log", ylim=(0.7, None))
+    place.legend(frameon=False)
+
+
+def _draw_envelope(place: Any, arrays: dict[str, Any], reliable: bool) -> None:
+    frequency, envelope, error = (arrays[name] for name in ("envelope_frequency", "envelope", "envelope_error"))
+    trusted = (error < envelope / 2) & (envelope > 0)
+    place.plot(frequency, envelope, color="0.8")
+    place.errorbar(frequency[trusted], envelope[trusted], error[trusted], fmt="o", color=VIOLET if reliable else "0.6")
+    place.set(title="Amplitude of the particles over that of the map" + ("" if reliable else " (not reliable)"),
+              xlabel="1/Å", ylabel="relative", ylim=(0, 1.5))
+
+
+def _draw_numbers(place: Any, micrographs: list[dict[str, Any]], reliable: bool) -> None:
+    counts, errors = (np.array([row[name] for row in micrographs]) for name in ("particles", "particles_error"))
+    place.errorbar(np.arange(len(counts)) + 1, counts, errors, fmt="o" if reliable else "x",
+                   color=VIOLET if reliable else "0.6")
+    place.set(title="Particles in each micrograph" + ("" if reliable else " (not reliable)"), xlabel="micrograph",
+              ylim=(0, 1.4 * max(float(counts.max()), 1)))
+    _whole_numbers(place, len(counts))
+
+
+def _whole_numbers(place: Any, count: int) -> None:
+    place.set_xlim(0.5, count + 0.5)
+    place.set_xticks(range(1, count + 1, max(1, count // 12)))
+
+
+def _summary(report: dict[str, Any]) -> str:
+    """The measured settings in one line, and those that are not reliable in another."""
+    measured = ", ".join(f"{name} {value:g}" for name, value in report["settings"].items()
+                         if name in report["measured"] and isinstance(value, int | float))
+    left_out = ", ".join(report["not_reliable"])
+    return f"measured: {measured or 'nothing'}\nnot measured reliably: {left_out or 'nothing'}"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar, nnls
 from torch import Tensor
 
-from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
@@ -19,7 +20,7 @@ from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
 from cryogem_scipion.engine.measurement.ring_model import DEFOCI, RingModel, at_defocus
 from cryogem_scipion.engine.simulation.optics import Optics
 
-__all__ = ["CtfFit", "fit_ctfs", "known_fit"]
+__all__ = ["CtfFit", "check_size_for_rings", "fit_ctfs", "known_fit"]
 
 FINEST = 1.4
 """Å; micrographs with finer pixels are resampled to this: no ring is needed beyond 2.8 Å."""
@@ -38,7 +39,7 @@ ASTIGMATISM = 1500.0
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CtfFit:
     """Optics of one micrograph with the quality of the fit."""
 
@@ -96,7 +97,7 @@ def fit_ctfs(images: Iterable[Float[Tensor, "_ _"]], pixel_size: float, base: Op
     def prepared(image: Float[Tensor, "_ _"]) -> list[RingModel]:
         return _models(image, pixel_size, base, particle_power)
 
-    models = list(in_order(prepared, images, available_threads()))
+    models = list(map_in_order(prepared, images, available_threads()))
     wholes = [one[0] for one in models]
     scans = parallel_map(RingModel.scan, wholes)
     chis = [chi for chi, _ in scans]
@@ -112,6 +113,17 @@ def fit_ctfs(images: Iterable[Float[Tensor, "_ _"]], pixel_size: float, base: Op
     advantages = np.array([_advantage(chi, model) for chi, model in zip(chis, wholes, strict=True)])
     jobs = list(zip(models, starts, advantages.tolist(), strict=True))
     return parallel_map(lambda job: _fit(*job), jobs)
+
+
+def check_size_for_rings(shape: tuple[int, int], pixel_size: float) -> None:
+    """Refuse a micrograph that is too small for Thon rings.
+
+    Raises
+    ------
+    DataError
+        The micrograph is too small.
+    """
+    _tile(min(_fitted_shape(shape, pixel_size)) // 2)
 
 
 def known_fit(optics: Optics) -> CtfFit:
@@ -137,7 +149,7 @@ def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
 def _common_scans(models: Sequence[RingModel], strength: Array) -> list[Array]:
     """Chi square at each of DEFOCI with strengths that all micrographs share, by expectation maximisation."""
     for _ in range(ROUNDS):
-        scans = parallel_map(lambda model, known=strength: model.scan_with(known), models)
+        scans = parallel_map(partial(RingModel.scan_with, strength=strength), models)
         gains = [gain[chi.argmin()] for chi, gain in scans]
         middle = float(np.exp(np.mean(np.log(gains))))
         matrix, right = np.zeros((len(strength),) * 2), np.zeros(len(strength))
@@ -223,17 +235,25 @@ def _with(base: Optics, values: Array) -> Optics:
 def _resampled(image: Float[Tensor, "y x"], pixel_size: float) -> tuple[Float[Tensor, "v u"], float]:
     if pixel_size >= FINEST:
         return image, pixel_size
-    rows, columns = (2 * round(edge * pixel_size / FINEST / 2) for edge in image.shape)
-    return fourier_crop(image, (rows, columns)), pixel_size * image.shape[0] / rows
+    shape = _fitted_shape((image.shape[0], image.shape[1]), pixel_size)
+    return fourier_crop(image, shape), pixel_size * image.shape[0] / shape[0]
+
+
+def _fitted_shape(shape: tuple[int, int], pixel_size: float) -> tuple[int, int]:
+    """Size (y, x) in pixels at which rings are fitted."""
+    if pixel_size >= FINEST:
+        return shape
+    return 2 * round(shape[0] * pixel_size / FINEST / 2), 2 * round(shape[1] * pixel_size / FINEST / 2)
 
 
 def _tile(edge: int) -> int:
+    """Edge in pixels of the tiles of a half field with this shorter side."""
     tile = TILE
     while tile > edge and tile > SMALLEST_TILE:
         tile //= 2
     if tile > edge:
         raise DataError(f"the micrograph has {2 * edge} pixels on its shorter side; Thon rings need "
-                        f"{2 * SMALLEST_TILE}")
+                        f"{2 * SMALLEST_TILE}; give larger micrographs, or CTFs of another program")
     return tile
 
 

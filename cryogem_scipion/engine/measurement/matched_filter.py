@@ -15,7 +15,7 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.simulation.composition import compose
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, project
-from cryogem_scipion.engine.simulation.specimen import seeded
+from cryogem_scipion.engine.simulation.specimen import seeded_generator
 
 __all__ = ["MatchedFilter", "Peaks", "centred_spectrum", "templates"]
 
@@ -40,8 +40,8 @@ class Peaks:
 
 def templates(projector: Projector, pixel_size: float, count: int) -> Float[Tensor, "n box box"]:
     """Return projections of the map at orientations that are spread evenly at random, always the same ones."""
-    box = 2 * (int(projector.reach_angstrom / pixel_size) + 2)
-    rotations = uniform_rotations(count, seeded("templates"))
+    box = 2 * (int(projector.radius_angstrom / pixel_size) + 2)
+    rotations = uniform_rotations(count, seeded_generator("templates"))
     return project(projector, rotations, torch.zeros(count, 2), box, pixel_size)
 
 
@@ -137,5 +137,5 @@ def halves(shape: tuple[int, int], seed: Sequence[object]) -> tuple[Tensor, Tens
     Particles are found with one half and their amplitude is measured on the other: noise that looks like a template
     in one half is unlike it in the other.
     """
-    chosen = (torch.rand(shape[0], shape[1] // 2 + 1, generator=seeded("halves", *seed)) < 0.5).float()
+    chosen = (torch.rand(shape[0], shape[1] // 2 + 1, generator=seeded_generator("halves", *seed)) < 0.5).float()
     return chosen, 1 - chosen

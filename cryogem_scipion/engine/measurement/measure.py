@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.engine.compute import fourier
-from cryogem_scipion.engine.compute.parallel import in_order
+from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
 from cryogem_scipion.engine.compute.threads import available_threads, one_thread
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.defocus import CtfFit, fit_ctfs, known_fit
 from cryogem_scipion.engine.measurement.particles import ParticleMeasurement, measure_particles
-from cryogem_scipion.engine.measurement.results import LEAST_RELIABLE, Measurement, summarised
+from cryogem_scipion.engine.measurement.results import Measurement, reliable_fits, summarised
 from cryogem_scipion.engine.measurement.ring_model import at_defocus
 from cryogem_scipion.engine.measurement.search_field import SearchField, frequencies, radial_power, search_field
 from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.simulation.optics import Optics
-from cryogem_scipion.engine.simulation.projection import prepare
+from cryogem_scipion.engine.simulation.projection import prepare_projector
 from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom
 
 __all__ = ["MeasuredSet", "map_power", "measure_micrographs"]
@@ -77,8 +78,11 @@ def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pi
 def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: float, volume: Volume, base: Optics,
               working_pixel_size: float, seed: int, known: Sequence[Optics] | None) -> MeasuredSet:
     diameter = diameter_angstrom(volume)
-    fits = ([known_fit(optics) for optics in known] if known is not None
-            else fit_ctfs((read() for read in images), pixel_size, base, map_power(volume)))
+    if known is not None:
+        fits = [known_fit(optics) for optics in known]
+    else:
+        reading = track_progress((read() for read in images), len(images), "reading the Thon rings of micrograph")
+        fits = fit_ctfs(reading, pixel_size, base, map_power(volume))
     optics = _usable(fits, base)
 
     def prepared(number: int) -> tuple[SearchField, float]:
@@ -86,15 +90,17 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
         return (search_field(image, pixel_size, diameter, optics[number]),
                 _variance(image, pixel_size, working_pixel_size, diameter))
 
-    made = list(in_order(prepared, range(len(images)), available_threads()))
-    fields = [field for field, _ in made]
-    particles = measure_particles(fields, prepare(volume), diameter, seed)
+    results = map_in_order(prepared, range(len(images)), available_threads())
+    prepared_fields = list(track_progress(results, len(images), "preparing micrograph"))
+    fields = [field for field, _ in prepared_fields]
+    particles = measure_particles(fields, prepare_projector(volume), diameter, seed)
     if particles.advantage_of_dark < -3:
         fields = [replace(field, image=-field.image) for field in fields]
-        particles = replace(measure_particles(fields, prepare(volume), diameter, seed),
+        particles = replace(measure_particles(fields, prepare_projector(volume), diameter, seed),
                             advantage_of_dark=particles.advantage_of_dark)
     areas = [field.shape[0] * field.shape[1] * field.pixel_size**2 for field in fields]
-    measurement = summarised(fits, particles, areas, [variance for _, variance in made], working_pixel_size, diameter)
+    variances = [variance for _, variance in prepared_fields]
+    measurement = summarised(fits, particles, areas, variances, working_pixel_size, diameter)
     return MeasuredSet(measurement, fits, particles, fields)
 
 
@@ -113,9 +119,9 @@ def map_power(volume: Volume) -> tuple[Array, Array]:
 
 def _usable(fits: Sequence[CtfFit], base: Optics) -> list[Optics]:
     """The optics for the search: of reliable fits, else the set's median defocus."""
-    defoci = [fit.defocus_angstrom for fit in fits if fit.reliable]
-    middle = float(np.median(defoci)) if len(defoci) >= min(LEAST_RELIABLE, len(fits)) else USUAL_DEFOCUS
-    return [fit.optics if fit.reliable else at_defocus(base, middle) for fit in fits]
+    reliable = reliable_fits(fits)
+    middle = float(np.median([fit.defocus_angstrom for fit in reliable])) if reliable else USUAL_DEFOCUS
+    return [fit.optics if fit in reliable else at_defocus(base, middle) for fit in fits]
 
 
 def _variance(image: Float[Tensor, "y x"], pixel_size: float, working_pixel_size: float, diameter: float) -> float:

@@ -7,13 +7,16 @@ same distances. So what the search misses, what it takes for a particle, and how
 Amplitudes are measured on other Fourier coefficients than those with which the particles are found.
 """
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import parallel_map
@@ -27,6 +30,7 @@ from cryogem_scipion.engine.measurement.synthesis import (
     synthetic_field,
 )
 from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.simulation.projection import Projector
 
 __all__ = ["ParticleMeasurement", "measure_particles"]
@@ -51,6 +55,16 @@ COUNT_STEP = 0.8
 BIN = 0.4
 DENSITIES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """Factors on the number of particles that are compared where single particles are too weak to count."""
+FULL = 1.1
+"""Particles, in units of those that cover the whole area, from which their number counts as being at its limit."""
+UNSETTLED = 0.15
+"""Relative difference of two rounds, or of real and generated fields, from which a result is no measurement."""
+DISTANCES = (0.32, 1.48)
+"""Range of the particle distance in diameters; a distance outside it is at the limit of the search."""
+NOT_COUNTED = ("single particles do not stand out from the noise, so that their number and their strength cannot be told "
+               "apart")
+SPARSE = 0.1
+"""Part of the area that particles cover at least, for the largest signal that a spectrum allows."""
 DENSEST = 0.9
 """Part of the area that particles cover at most where they are too weak to count."""
 
@@ -76,10 +90,16 @@ class ParticleMeasurement:
     """Variance that particles give to each whole field, grey values squared."""
     advantage_of_dark: float
     """By how many standard errors the micrographs agree better with dark than with bright particles."""
-    found: bool
-    """Whether particles were found with certainty."""
+    detected: bool
+    """Whether particles of the map are there with certainty."""
     counted: bool
     """Whether single particles stand out, so that each field's number is measured by itself."""
+    problem: str
+    """Why number, distance and amplitude are no measurement; empty if they are one."""
+    largest_signal_variance: float | None
+    """Largest ``signal_variance`` that the power spectra allow if particles cover a tenth of the area or more, with
+    their variance in a whole field in ``largest_particle_variance``. None if the spectra do not tell it."""
+    largest_particle_variance: float | None
     peaks: tuple[Peaks, ...]
     """What the search found in each field, those below ``threshold`` left out."""
     threshold: float
@@ -94,25 +114,27 @@ class ParticleMeasurement:
 class _Search:
     """Peaks of a field: found with either half of the coefficients, and with all."""
 
-    spectrum: object
+    spectrum: Tensor
     by_half: tuple[Peaks, Peaks]
     confirmed: tuple[Array, Array]
     """For each half's peaks, the score that the other half has there, above its median."""
     by_all: Peaks
 
-    def level(self, count: float, highest: float) -> float:
+    def level(self, count: float, highest: float) -> tuple[float, float]:
         """Return the typical score, at the highest peaks of one half, of the other half: without selection bias.
 
-        Values beyond the 10th and 90th percentile count as these: contaminants do not move it.
+        Values beyond the 10th and 90th percentile count as these: contaminants do not move it. The second number is
+        its standard error.
         """
         values = []
         for peaks, confirmed in zip(self.by_half, self.confirmed, strict=True):
             values.append(confirmed[peaks.scores < highest][:max(3, round(CLEAREST * count))])
         together = np.concatenate(values)
-        if not len(together):
-            return 0.0
+        if len(together) < 2:
+            return 0.0, 1.0
         low, high = np.quantile(together, [0.1, 0.9])
-        return float(np.clip(together, low, high).mean())
+        error = float(together.std(ddof=1)) / math.sqrt(len(together))
+        return float(np.clip(together, low, high).mean()), error
 
 
 class _Searcher:
@@ -128,7 +150,7 @@ class _Searcher:
     def filter_of(self, field: SearchField) -> MatchedFilter:
         return self.filters[field.shape, field.pixel_size]
 
-    def search(self, field: SearchField, image, sign: float = 1.0) -> _Search:  # type: ignore[no-untyped-def]
+    def search(self, field: SearchField, image: Float[Tensor, "y x"], sign: float = 1.0) -> _Search:
         spectrum = fourier.rfft2(image) * sign
         bank, reach = self.filter_of(field), EXCLUSION * self.diameter / field.pixel_size
         maps = [bank.scores(spectrum, field.transfer, field.power, used)
@@ -147,7 +169,7 @@ class _Searcher:
             chosen = peaks.part(peaks.scores < highest).part(slice(0, max(3, round(CLEAREST * count * field.searched))))
             model = self.filter_of(field).drawn(chosen) * field.transfer * other
             bands = self.bands[field.shape]
-            product = (search.spectrum * model.conj()).real.numpy().ravel()  # type: ignore[operator]
+            product = (search.spectrum * model.conj()).real.numpy().ravel()
             products += np.bincount(bands, product, BANDS + 1)
             squares += np.bincount(bands, model.abs().square().numpy().ravel(), BANDS + 1)
         return products[:-1], squares[:-1]
@@ -184,7 +206,7 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
     advantage = _dark_advantage(searcher, real, opposite, assumed)
     highest, counted = np.inf, True
     history: list[Assumption] = []
-    for number in range(ROUNDS):
+    for number in track_progress(range(ROUNDS), ROUNDS, "comparing with generated micrographs, round"):
         trial = _tried(searcher, assumed, (seed, number))
         scores = np.concatenate([search.by_all.scores[hit]
                                  for search, hit in zip(trial.searches, trial.hits, strict=True)])
@@ -197,9 +219,9 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
             break
         assumed = _corrected(searcher, real, trial, assumed, statistics, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f ± %.2f"
-                  , number, sum(assumed.counts), assumed.distance, statistics.real, statistics.error,
-                  statistics.generated, statistics.spectral, statistics.spectral_error)
+        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f",
+                  number, sum(assumed.counts), assumed.distance, statistics.real, statistics.error,
+                  statistics.generated, statistics.spectral)
     else:
         last = history[-2:]
         assumed = Assumption(
@@ -209,7 +231,27 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
         trial = _tried(searcher, assumed, (seed, "last"))
         statistics = _compared(searcher, real, trial, assumed, highest)
         counted = True
-    return _result(searcher, real, trial, assumed, statistics, highest, advantage, counted)
+    problem = _problem(history, statistics, areas, diameter) if counted else NOT_COUNTED
+    return _result(searcher, real, trial, assumed, statistics, highest, advantage, counted, problem)
+
+
+def _problem(history: Sequence[Assumption], statistics: "_Statistics", areas: Sequence[float], diameter: float) -> str:
+    """Why the last assumption does not describe the real fields; empty if it does."""
+    totals = [sum(assumed.counts) for assumed in history[-2:]]
+    crowded = sum(count > FULL * area for count, area in zip(history[-1].counts, areas, strict=True))
+    if crowded:
+        return f"the number of particles runs to its limit in {crowded} of {len(areas)} micrographs"
+    if sum(count < 1.5 for count in history[-1].counts) > len(areas) / 2:
+        return "most micrographs have no particle that the search finds"
+    if abs(totals[0] - totals[-1]) > UNSETTLED * totals[-1]:
+        return f"the number of particles does not settle ({totals[0]:.0f} and {totals[-1]:.0f} in two rounds)"
+    if not DISTANCES[0] < history[-1].distance / diameter < DISTANCES[1]:
+        return f"the particle distance runs to its limit ({history[-1].distance:.0f} Å)"
+    difference = abs(statistics.real - statistics.generated)
+    if difference > max(4 * statistics.error, UNSETTLED * statistics.real):
+        return (f"generated micrographs do not become like the real ones (mean score {statistics.generated:.2f} "
+                f"against {statistics.real:.2f})")
+    return ""
 
 
 @dataclass(frozen=True)
@@ -225,7 +267,6 @@ class _Statistics:
     """How well each band is measured: squared ratio of its amplitude to its error."""
     spectral: float
     """Power of the particles in the real spectra over that in the generated ones."""
-    spectral_error: float
 
 
 def _tried(searcher: _Searcher, assumed: Assumption, seed: tuple[object, ...]) -> _Trial:
@@ -262,15 +303,23 @@ def _first_amplitude(searcher: _Searcher, real: Sequence[_Search], assumed: Assu
 def _dark_advantage(searcher: _Searcher, real: Sequence[_Search], opposite: Sequence[_Search],
                     assumed: Assumption) -> float:
     """By how many standard errors the halves of the coefficients confirm dark particles better than bright ones."""
-    differences = []
+    differences, errors = [], []
     for field, dark, bright, count in zip(searcher.fields, real, opposite, assumed.counts, strict=True):
-        highest = 1.5 * float(np.quantile(np.concatenate([dark.by_all.scores, bright.by_all.scores]), 0.98))
-        part = count * field.searched
-        differences.append(dark.level(part, highest) - bright.level(part, highest))
-    spread = np.std(differences, ddof=1) / np.sqrt(len(differences)) if len(differences) > 1 else np.nan
-    # A single field has no spread: then the coefficients' own noise, about 0.2 of a clear difference.
-    spread = spread if np.isfinite(spread) and spread > 0 else 0.2 * max(abs(differences[0]), 1e-12)
-    return float(np.mean(differences) / max(spread, 1e-12))
+        scores = np.concatenate([dark.by_all.scores, bright.by_all.scores])
+        if not len(scores):
+            return 0.0
+        highest = 1.5 * float(np.quantile(scores, 0.98))
+        levels = [search.level(count * field.searched, highest) for search in (dark, bright)]
+        differences.append(levels[0][0] - levels[1][0])
+        errors.append(math.hypot(levels[0][1], levels[1][1]))
+    return float(np.mean(differences)) / _error_of_mean(differences, errors)
+
+
+def _error_of_mean(values: Sequence[float], errors: Sequence[float]) -> float:
+    """Standard error of a mean over fields: from their scatter, but not below what each field's own error gives."""
+    own = math.sqrt(sum(error**2 for error in errors)) / len(errors)
+    scatter = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return max(own, scatter, 1e-12)
 
 
 def _compared(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assumed: Assumption,
@@ -279,9 +328,10 @@ def _compared(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assum
     for number, field in enumerate(searcher.fields):
         for name, search in (("real", real[number]), ("made", trial.searches[number])):
             sums[name].append(searcher.cross(field, search, assumed.counts[number], highest))
-    means = {name: np.array([search.level(count * field.searched, highest) for search, field, count in zip(
+    levels = {name: np.array([search.level(count * field.searched, highest) for search, field, count in zip(
         searches, searcher.fields, assumed.counts, strict=True)])
         for name, searches in (("real", real), ("made", trial.searches))}
+    means = {name: values[:, 0] for name, values in levels.items()}
     curves = {name: sum(a for a, _ in sums[name]) / np.maximum(sum(b for _, b in sums[name]), 1e-30) for name in sums}
     each = np.array([a / np.maximum(b, 1e-30) for a, b in sums["real"]])
     count = len(each)
@@ -290,9 +340,9 @@ def _compared(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assum
     weight = np.clip(curves["real"], 0, None) ** 2 / np.maximum(scatter**2, 1e-30)
     powers = np.array([_spectral_ratio(field, made.particle_power, searcher.diameter)
                        for field, made in zip(searcher.fields, trial.fields, strict=True)])
-    error = float(means["real"].std(ddof=1) / np.sqrt(count)) if count > 1 else 0.05 * abs(float(means["real"][0]))
+    error = _error_of_mean(means["real"].tolist(), levels["real"][:, 1].tolist())
     return _Statistics(float(means["real"].mean()), error, float(means["made"].mean()), np.clip(ratio, 0.2, 5), weight,
-                       float(np.median(powers)), float(powers.std() / np.sqrt(count)))
+                       float(np.median(powers)))
 
 
 def _spectral_ratio(field: SearchField, particle_power: Array, diameter: float) -> float:
@@ -456,7 +506,8 @@ def _weak_cost(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, stat
 
 
 def _result(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assumed: Assumption,
-            statistics: _Statistics, highest: float, advantage: float, counted: bool) -> ParticleMeasurement:
+            statistics: _Statistics, highest: float, advantage: float, counted: bool, problem: str
+            ) -> ParticleMeasurement:
     fields = searcher.fields
     edges = _edges(highest if np.isfinite(highest) else 8.0)
     per_particle, others = _histograms(searcher, trial, edges)
@@ -473,8 +524,28 @@ def _result(searcher: _Searcher, real: Sequence[_Search], trial: _Trial, assumed
         (np.arange(BANDS) + 0.5) / BANDS / 2 / fields[0].pixel_size, assumed.amplitude * grey, amplitude_error * grey,
         float(np.mean([made.signal_variance for made in trial.fields])) * grey**2,
         tuple(made.particle_variance * field.grey**2 for made, field in zip(trial.fields, fields, strict=True)),
-        advantage, bool(statistics.real > 3 * statistics.error or statistics.spectral > 3 * statistics.spectral_error),
-        counted, tuple(search.by_all.part((search.by_all.scores > threshold) & (search.by_all.scores < highest))
+        advantage, bool(statistics.real > 3 * statistics.error), counted, problem, *_largest(searcher, trial, assumed),
+        tuple(search.by_all.part((search.by_all.scores > threshold) & (search.by_all.scores < highest))
                        for search in real),
-        threshold, edges, np.sum([np.histogram(search.by_all.scores, edges)[0] for search in real], axis=0),
-        np.sum([np.histogram(search.by_all.scores, edges)[0] for search in trial.searches], axis=0))
+        threshold, edges, *(np.sum([np.histogram(search.by_all.scores, edges)[0] for search in searches], axis=0,
+                                   dtype=np.float64) for searches in (real, trial.searches)))
+
+
+def _largest(searcher: _Searcher, trial: _Trial, assumed: Assumption) -> tuple[float | None, float | None]:
+    """Largest variances of the particles, in their masks and in a whole field, that the real spectra allow.
+
+    The particles alone must not have more power than the micrograph at any frequency. The spectrum tells number ·
+    amplitude². So the amplitude is largest for the fewest particles, which cover the part SPARSE of the area.
+    """
+    signal, whole = [], []
+    for field, made, count in zip(searcher.fields, trial.fields, assumed.counts, strict=True):
+        frequency = np.arange(len(field.radial)) / TILE
+        used = (frequency > 1.3 * field.pixel_size / searcher.diameter) & (frequency < 0.45)
+        used &= made.particle_power > 0.1 * made.particle_power[used].max()
+        factor = float((field.radial[used] / made.particle_power[used]).min()) if used.any() else math.nan
+        cover = count * np.pi / 4 * (searcher.diameter / field.pixel_size) ** 2 / (field.shape[0] * field.shape[1])
+        signal.append(made.signal_variance * factor * max(cover / SPARSE, 1.0) * field.grey**2)
+        whole.append(made.particle_variance * factor * field.grey**2)
+    if not np.isfinite(signal).all() or not min(signal) > 0:
+        return None, None
+    return float(np.median(signal)), float(np.median(whole))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What was measured of a set of real micrographs, as a simulation needs it, and the files that hold it."""
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cryogem_scipion.engine.io.dataset import replacing, table_text
+from cryogem_scipion.engine.io.dataset import write_table
 from cryogem_scipion.engine.measurement.defocus import CtfFit
 from cryogem_scipion.engine.measurement.particles import ParticleMeasurement
+from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
 
-__all__ = ["Measurement", "summarised", "write_ctfs", "write_measurement"]
+__all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
 
 Array = NDArray[np.float64]
 
 LEAST_RELIABLE = 3
-"""Reliable fits from which a range of defocus is given."""
+"""Reliable fits from which a range of defocus is given, and which half of the micrographs must have at least."""
 SIGN_ERRORS = 3.0
 """Standard errors by which one contrast sign has to fit better than the other."""
+PARTICLE_SETTINGS = ("particles_mean", "particles_sigma", "particle_distance", "snr")
+DEFOCUS_SETTINGS = ("defocus_min", "defocus_max", "astigmatism_angstrom")
 
 
 @dataclass(frozen=True)
@@ -40,39 +42,48 @@ class Measurement:
     defocus_min: float | None
     """None if too few fits are reliable."""
     defocus_max: float | None
-    astigmatism: float | None
+    astigmatism_angstrom: float | None
     """Largest astigmatism of the reliable fits."""
     snr: float
-    snr_largest: float
-    """Largest signal-to-noise ratio that the data allow."""
+    snr_largest: float | None
+    """Largest signal-to-noise ratio that the power spectra allow if particles cover a tenth of the area or more; None
+    if they do not tell it."""
     envelope_frequency: tuple[float, ...]
     envelope: tuple[float, ...]
     """Amplitude of the particles over that of the map's projections, 1 at the strongest band."""
     envelope_error: tuple[float, ...]
-    b_factor: float
-    """Of the envelope, Å²: exp(−B/4 u²)."""
+    b_factor_angstrom2: float
+    """Of the envelope: exp(−B/4 u²)."""
     contrast_sign: str
     """dark, bright or unknown."""
     contrast_sign_errors: float
     """Standard errors by which dark fits better than bright."""
-    found: bool
+    particles_detected: bool
     """Whether particles of the map are there with certainty."""
-    counted: bool
+    particles_counted: bool
     """Whether single particles stand out."""
+    not_reliable: dict[str, str]
+    """Settings of a simulation that were not measured reliably, and why."""
     warnings: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
-        """Return what ``cryogem simulate`` takes, by the names of its settings; only what was measured."""
-        values: dict[str, Any] = {}
-        if self.found:
-            values |= {"particles_mean": round(self.particles_mean, 1),
-                       "particles_sigma": round(self.particles_sigma, 1),
-                       "particle_distance": round(self.particle_distance, 1), "snr": float(f"{self.snr:.3g}"),
-                       "b_factor_angstrom2": round(self.b_factor, 1)}
-        if self.defocus_min is not None and self.defocus_max is not None and self.astigmatism is not None:
-            values |= {"defocus_min": round(self.defocus_min), "defocus_max": round(self.defocus_max),
-                       "astigmatism_angstrom": round(self.astigmatism)}
-        return values
+        """Return what ``cryogem simulate`` takes, by the names of its settings; only what was measured reliably."""
+        values: dict[str, float | None] = {
+            "particles_mean": round(self.particles_mean, 1), "particles_sigma": round(self.particles_sigma, 1),
+            "particle_distance": round(self.particle_distance, 1), "snr": float(f"{self.snr:.3g}"),
+            "defocus_min": self.defocus_min, "defocus_max": self.defocus_max,
+            "astigmatism_angstrom": self.astigmatism_angstrom}
+        return {name: value if name in PARTICLE_SETTINGS else round(value) for name, value in values.items()
+                if value is not None and name not in self.not_reliable}
+
+
+def reliable_fits(fits: Sequence[CtfFit]) -> list[CtfFit]:
+    """Return the fits whose defocus is reliable; none if most micrographs of the set have no reliable fit.
+
+    Where most fits of a set fail, one that seems to succeed is likely to be chance.
+    """
+    reliable = [fit for fit in fits if fit.reliable]
+    return reliable if len(reliable) >= max(min(LEAST_RELIABLE, len(fits)), len(fits) / 2) else []
 
 
 def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_areas: Sequence[float],
@@ -86,6 +97,10 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     noise_variances
         Variance of each micrograph at the working pixel size without ice, the particles' included; grey values
         squared.
+    working_pixel_size
+        At which the signal-to-noise ratio holds, Å.
+    diameter
+        Of the particle, Å.
     """
     counts = np.array(particles.counts)
     density = float(counts.sum() / sum(field_areas))
@@ -98,43 +113,52 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     background = [max(total - own, 0.02 * total)
                   for total, own in zip(noise_variances, particles.particle_variance, strict=True)]
     snr = particles.signal_variance / float(np.mean(background))
-    reliable = [fit for fit in fits if fit.reliable]
-    enough = len(reliable) >= min(LEAST_RELIABLE, len(fits))
+    largest = _largest_snr(particles, float(np.mean(noise_variances)))
+    reliable = reliable_fits(fits)
     defoci = [fit.defocus_angstrom for fit in reliable]
     sign = "dark" if particles.advantage_of_dark > SIGN_ERRORS else \
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
-    peak = float(particles.amplitude.max())
-    warnings = _warnings(fits, reliable, particles, sign, snr)
+    peak = max(float(particles.amplitude.max()), 1e-30)
+    not_reliable = _not_reliable(fits, reliable, particles)
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
-        density * 1e8, particles.distance_angstrom, min(defoci) if enough else None, max(defoci) if enough else None,
-        max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if enough else None,
-        snr, snr if particles.found else 2 * snr, tuple(particles.frequency.tolist()),
+        density * 1e8, particles.distance_angstrom, min(defoci) if defoci else None, max(defoci) if defoci else None,
+        max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
+        snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        _b_factor(particles), sign, particles.advantage_of_dark, particles.found, particles.counted, tuple(warnings))
-
-
-def write_measurement(path: Path, measurement: Measurement) -> None:
-    """Write the measurement as JSON: ``settings`` for a simulation, and all that was measured."""
-    content = {"settings": measurement.settings(), "measured": asdict(measurement)}
-    with replacing(path) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
+        tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
 
 
 def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> int:
-    """Write the reliable fits as RELION's table of micrographs; return how many there are."""
+    """Write the reliable fits as RELION's table of micrographs; return how many there are, and write nothing for none.
+
+    Parameters
+    ----------
+    names
+        File of each micrograph.
+    """
+    reliable = reliable_fits(fits)
     rows = [{"rlnMicrographName": name, "rlnOpticsGroup": 1, "rlnDefocusU": fit.optics.defocus_u_angstrom,
              "rlnDefocusV": fit.optics.defocus_v_angstrom, "rlnDefocusAngle": fit.optics.defocus_angle_degrees,
              "rlnPhaseShift": fit.optics.phase_shift_degrees, "rlnCtfFigureOfMerit": fit.score,
              "rlnCtfMaxResolution": fit.resolution_angstrom}
-            for name, fit in zip(names, fits, strict=True) if fit.reliable]
+            for name, fit in zip(names, fits, strict=True) if fit in reliable]
+    if not rows:
+        return 0
     base = fits[0].optics
     optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1", "rlnVoltage": base.voltage_kv,
                             "rlnSphericalAberration": base.cs_mm, "rlnAmplitudeContrast": base.amplitude_contrast,
                             "rlnMicrographPixelSize": pixel_size}])
-    with replacing(path) as temporary:
-        Path(temporary).write_text(table_text({"optics": optics, "micrographs": pd.DataFrame(rows)}), "utf-8")
+    write_table(path, "micrographs", optics, pd.DataFrame(rows))
     return len(rows)
+
+
+def _largest_snr(particles: ParticleMeasurement, total_variance: float) -> float | None:
+    if particles.largest_signal_variance is None or particles.largest_particle_variance is None:
+        return None
+    background = max(total_variance - particles.largest_particle_variance, LEAST_NOISE * total_variance)
+    return particles.largest_signal_variance / background
 
 
 def _b_factor(particles: ParticleMeasurement) -> float:
@@ -150,18 +174,46 @@ def _b_factor(particles: ParticleMeasurement) -> float:
     return max(0.0, -4 * slope)
 
 
+def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement
+                  ) -> dict[str, str]:
+    """The settings that must not be used, with the reason."""
+    reasons = {"b_factor_angstrom2": "the B-factor has not been checked on data whose B-factor is known"}
+    reason = ""
+    if not reliable:
+        certain = sum(fit.reliable for fit in fits)
+        reason = f"the Thon rings tell the defocus of {certain} of {len(fits)} micrographs only"
+        reasons |= dict.fromkeys(DEFOCUS_SETTINGS, reason)
+        reason += ", and the search for particles needs it"
+    elif not particles.detected:
+        reason = "no particles of the map were found"
+    elif particles.problem:
+        reason = particles.problem
+    if reason:
+        reasons |= dict.fromkeys(PARTICLE_SETTINGS, reason)
+    elif len(particles.counts) < LEAST_RELIABLE:
+        reasons["particles_sigma"] = (f"{len(particles.counts)} micrographs do not tell how the number of particles "
+                                      f"varies; {LEAST_RELIABLE} or more do")
+    return reasons
+
+
 def _warnings(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement, sign: str,
-              snr: float) -> list[str]:
+              not_reliable: dict[str, str], largest: float | None) -> list[str]:
+    """One line for each problem that the user has to know."""
     warnings = []
-    if len(reliable) < len(fits):
+    if not reliable:
+        warnings.append(f"the range of defocus is not measured: {not_reliable['defocus_min']}; give CTFs of another "
+                        "program (ctfs)")
+    elif len(reliable) < len(fits):
         warnings.append(f"the Thon rings of {len(fits) - len(reliable)} of {len(fits)} micrographs do not tell the "
-                        "defocus; these fits are left out. Give CTFs of another program to have them all")
-    if not particles.found:
-        warnings.append(f"no particles of the map were found; a signal-to-noise ratio above {2 * snr:.2g} is excluded. "
-                        "Check the map, its pixel size, and the contrast of the micrographs")
-    elif not particles.counted:
-        warnings.append("single particles do not stand out from the noise; their number follows from the spectrum and "
-                        "the heights of the peaks, and is the same for all micrographs")
+                        "defocus; these fits are left out. Give CTFs of another program (ctfs) to have them all")
+    if "snr" in not_reliable:
+        bound = ("the spectra do not tell the largest possible signal-to-noise ratio" if largest is None else
+                 f"the spectra allow a signal-to-noise ratio of at most {largest:.2g} if particles cover a tenth of "
+                 "the area or more")
+        warnings.append(f"number, distance and signal-to-noise ratio of the particles are not measured: "
+                        f"{not_reliable['snr']}; {bound}. Check the map, its pixel size and the micrographs")
+    elif "particles_sigma" in not_reliable:
+        warnings.append(f"the deviation of the number of particles is not measured: {not_reliable['particles_sigma']}")
     if sign == "unknown":
         warnings.append(f"the micrographs do not tell whether particles are dark or bright (difference "
                         f"{particles.advantage_of_dark:.1f} standard errors); dark is assumed")

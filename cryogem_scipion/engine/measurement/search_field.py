@@ -16,7 +16,8 @@ from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.optics import Optics
 
-__all__ = ["PIXELS", "SearchField", "frequencies", "high_pass", "on_plane", "radial_power", "search_field"]
+__all__ = ["PIXELS", "SearchField", "frequencies", "high_pass", "on_plane", "radial_power", "search_field",
+           "search_shape"]
 
 PIXELS = 26
 """Pixels of a particle's diameter at which it is searched."""
@@ -67,32 +68,44 @@ def search_field(image: Float[Tensor, "y x"], pixel_size: float, diameter: float
     DataError
         The field is too small to hold a noise spectrum and particles.
     """
-    wanted = max(pixel_size, diameter / PIXELS)
-    shape = tuple(2 * round(edge * pixel_size / wanted / 2) for edge in image.shape)
-    if min(shape) < TILE:
-        raise DataError(f"the micrograph is {min(image.shape) * pixel_size:.0f} Å wide; particles of {diameter:.0f} Å "
-                        f"are searched on at least {TILE * wanted:.0f} Å; give larger micrographs")
-    coarse = fourier_crop(image.to(torch.float32), (shape[0], shape[1]))
+    shape = search_shape((image.shape[0], image.shape[1]), pixel_size, diameter)
+    coarse = fourier_crop(image.to(torch.float32), shape)
     pixel_size = pixel_size * image.shape[0] / shape[0]
     grey = 1.0
     for filtered in (False, True):
         if filtered:
-            spectrum = fourier.rfft2(coarse) * high_pass((shape[0], shape[1]), pixel_size, diameter)
-            coarse = fourier.irfft2(spectrum, (shape[0], shape[1]))
+            spectrum = fourier.rfft2(coarse) * high_pass(shape, pixel_size, diameter)
+            coarse = fourier.irfft2(spectrum, shape)
         deviation = 1.4826 * float((coarse - coarse.median()).abs().median())
         if not deviation > 0:
             raise DataError("most pixels of the micrograph have the same value; give a micrograph with noise")
         coarse = (coarse - coarse.median()).clamp(-CLIP * deviation, CLIP * deviation)
     coarse, grey = coarse / deviation, deviation
     radial = radial_power(coarse)
-    power = on_plane(radial, (shape[0], shape[1]))
+    power = on_plane(radial, shape)
     excluded = _unusual(coarse, power, diameter / pixel_size)
     window = torch.ones(shape)
     if excluded.any():
         grown = ndimage.binary_dilation(excluded, iterations=3).astype(np.float32)
         window = torch.from_numpy(1 - ndimage.gaussian_filter(grown, 2.0)).float()
-    transfer = -ctf((shape[0], shape[1]), pixel_size, optics) * high_pass((shape[0], shape[1]), pixel_size, diameter)
+    transfer = -ctf(shape, pixel_size, optics) * high_pass(shape, pixel_size, diameter)
     return SearchField(coarse * window, pixel_size, grey, optics, transfer, radial, power, excluded, window)
+
+
+def search_shape(shape: tuple[int, int], pixel_size: float, diameter: float) -> tuple[int, int]:
+    """Return the size (y, x) in pixels at which a micrograph is searched for particles with a diameter (Å).
+
+    Raises
+    ------
+    DataError
+        The micrograph is too small to hold a noise spectrum and particles.
+    """
+    coarse = max(pixel_size, diameter / PIXELS)
+    y, x = (2 * round(edge * pixel_size / coarse / 2) for edge in shape)
+    if min(y, x) < TILE:
+        raise DataError(f"the micrograph is {min(shape) * pixel_size:.0f} Å wide; particles of {diameter:.0f} Å "
+                        f"are searched on at least {TILE * coarse:.0f} Å; give larger micrographs")
+    return y, x
 
 
 def high_pass(shape: tuple[int, int], pixel_size: float, diameter: float) -> Float[Tensor, "y xh"]:

@@ -17,14 +17,14 @@ from cryogem_scipion.engine.measurement.search_field import (
     radial_power,
 )
 from cryogem_scipion.engine.noise.spectrum import TILE
-from cryogem_scipion.engine.simulation.composition import compose, field_mask
+from cryogem_scipion.engine.simulation.composition import compose, particle_mask
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.placement import place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, project
-from cryogem_scipion.engine.simulation.specimen import seeded
+from cryogem_scipion.engine.simulation.specimen import seeded_generator
 
-__all__ = ["BANDS", "Assumption", "SyntheticField", "synthetic_field"]
+__all__ = ["BANDS", "LEAST_NOISE", "Assumption", "SyntheticField", "synthetic_field"]
 
 BANDS = 24
 """Frequency bands, from 0 to Nyquist at the pixel size of the search, in which amplitudes are measured."""
@@ -75,12 +75,12 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, co
     seed
         What the field depends on.
     """
-    draw = seeded("measurement", *seed)
+    draw = seeded_generator("measurement", *seed)
     margin = int(diameter / real.pixel_size)
     shape = (real.shape[0] + 2 * margin, real.shape[1] + 2 * margin)
     wanted = round(count * shape[0] * shape[1] / (real.shape[0] * real.shape[1]))
     placed = place_centres(wanted, shape, assumption.distance / real.pixel_size, draw)
-    box = 2 * (int(projector.reach_angstrom / real.pixel_size) + 2)
+    box = 2 * (int(projector.radius_angstrom / real.pixel_size) + 2)
     images = project(projector, uniform_rotations(len(placed), draw), placed - placed.floor(), box, real.pixel_size)
     curve = np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2, assumption.amplitude)
     transfer = -ctf(shape, real.pixel_size, real.optics) * high_pass(shape, real.pixel_size, diameter)
@@ -94,7 +94,7 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, co
     centres = placed - margin
     size = torch.tensor(real.shape)
     inside = ((centres >= 0) & (centres < size - 1)).all(1)
-    mask = field_mask(images[inside], centres[inside], real.shape)
+    mask = particle_mask(images[inside], centres[inside], real.shape)
     where = mask & ~torch.from_numpy(real.excluded)
     places = centres[inside].numpy()
     shown = ~real.excluded[tuple(np.rint(places).astype(int).T)]

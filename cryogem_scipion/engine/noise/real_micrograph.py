@@ -135,7 +135,7 @@ def evenly_spaced(files: Sequence[Path], limit: int) -> list[Path]:
     """Return at most ``limit`` of the files, spread evenly over the list."""
     if len(files) <= limit:
         return list(files)
-    return [files[round(i * (len(files) - 1) / (limit - 1))] for i in range(limit)]
+    return [files[round(i * (len(files) - 1) / max(limit - 1, 1))] for i in range(limit)]
 
 
 def _known(path: Path, pixel_size: float | None) -> float:

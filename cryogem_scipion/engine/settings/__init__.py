@@ -5,6 +5,7 @@ from cryogem_scipion.engine.settings.evaluate import EvaluateSettings
 from cryogem_scipion.engine.settings.export import ExportSettings
 from cryogem_scipion.engine.settings.generate import GenerateSettings
 from cryogem_scipion.engine.settings.import_model import ImportModelSettings
+from cryogem_scipion.engine.settings.measure import MeasureSettings
 from cryogem_scipion.engine.settings.phantom import PhantomSettings
 from cryogem_scipion.engine.settings.picks import PicksSettings
 from cryogem_scipion.engine.settings.poses import PosesSettings
@@ -12,9 +13,9 @@ from cryogem_scipion.engine.settings.preview import PreviewSettings
 from cryogem_scipion.engine.settings.simulate import SimulateSettings
 from cryogem_scipion.engine.settings.train import TrainSettings
 
-__all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings", "PhantomSettings",
-           "PicksSettings", "PosesSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings",
-           "TrainSettings", "error_messages", "option", "parse", "read_json"]
+__all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings", "MeasureSettings",
+           "PhantomSettings", "PicksSettings", "PosesSettings", "PreviewSettings", "RunSettings", "Settings",
+           "SimulateSettings", "TrainSettings", "error_messages", "option", "parse", "read_json"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,
@@ -25,6 +26,7 @@ STAGES: dict[str, type[RunSettings]] = {
     "export": ExportSettings,
     "poses": PosesSettings,
     "import-model": ImportModelSettings,
+    "measure": MeasureSettings,
     "phantom": PhantomSettings,
     "preview": PreviewSettings,
 }
