@@ -1,30 +1,38 @@
 """What a simulation needs is measured from micrographs of known truth."""
 import json
 import math
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import torch_threads
-from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.figures.measurement import draw_measurement
-from cryogem_scipion.engine.io.dataset import read_table
-from cryogem_scipion.engine.measurement.defocus import fit_ctfs
+from cryogem_scipion.engine.errors import DataError, SettingsError
+from cryogem_scipion.engine.figures.measurement import FIGURE_SIZE, draw_measurement
+from cryogem_scipion.engine.io.dataset import read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.measurement.defocus import fit_ctfs, known_fit
 from cryogem_scipion.engine.measurement.matched_filter import MatchedFilter, halves, templates
 from cryogem_scipion.engine.measurement.measure import map_power, measure_micrographs
+from cryogem_scipion.engine.measurement.particles import _problem, _Statistics
 from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
-from cryogem_scipion.engine.measurement.results import write_ctfs, write_measurement
+from cryogem_scipion.engine.measurement.results import _not_reliable, reliable_fits, write_ctfs
 from cryogem_scipion.engine.measurement.search_field import frequencies, search_field
+from cryogem_scipion.engine.measurement.synthesis import Assumption
+from cryogem_scipion.engine.settings import MeasureSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import compose
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.simulation.placement import place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import prepare_projector, project
-from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom
+from cryogem_scipion.engine.simulation.volume import Volume
+from cryogem_scipion.engine.stages import measure as measure_stage
 
 BASE = Optics(300, 2.7, 0.1, 0, 0, 0)
 PIXEL_SIZE = 4.0
@@ -52,7 +60,7 @@ def shell():
     return Volume(torch.from_numpy(density.astype(np.float32)), PIXEL_SIZE)
 
 
-def micrograph(volume, optics, generator, count, snr, shape=(448, 448)):
+def micrograph(volume, optics, generator, count, snr, shape=(400, 400)):
     """(image, number of particles): particles dark in white noise of deviation 1."""
     projector = prepare_projector(volume)
     centres = place_centres(count, shape, 150 / PIXEL_SIZE, generator)
@@ -71,14 +79,17 @@ def test_a_defocus_and_its_astigmatism_are_found(generator):
         assert fit.reliable
         # The issue asks for 1 % or 100 Å.
         assert fit.defocus_angstrom == pytest.approx(mean, abs=max(100, 0.01 * mean))
+        # From halves of the field: 5 to 25 Å for two seeds, 167 Å for one field of this one, whose rings are weak.
         assert fit.error_angstrom < 200
         found = fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom
         wanted = optics.defocus_u_angstrom - optics.defocus_v_angstrom
-        assert found == pytest.approx(wanted, abs=300)  # measured: up to 240
+        # In six fits with two seeds it scattered by 90 Å (root mean square), up to 156 Å, and did not shrink: these
+        # fields of 0.6 megapixels are small.
+        assert found == pytest.approx(wanted, abs=300)
 
 
 def test_noise_without_rings_gives_no_reliable_defocus(generator):
-    fits = fit_ctfs([torch.randn(512, 512, generator=generator) for _ in range(4)], 2.0, BASE)
+    fits = fit_ctfs([torch.randn(320, 320, generator=generator) for _ in range(2)], 2.0, BASE)
     assert not any(fit.reliable for fit in fits)
 
 
@@ -140,67 +151,199 @@ def test_the_power_of_a_map_is_that_of_its_mean_projection():
     assert power[1:].mean() == pytest.approx(16**3, rel=0.1)
 
 
+KNOWN = [state(d, d, 0) for d in DEFOCI]
+
+
+def measure(images, shell, known):
+    """Measure images that are in memory."""
+    return measure_micrographs([lambda image=image: image for image in images], PIXEL_SIZE, shell, BASE, PIXEL_SIZE,
+                               known=known)
+
+
 @pytest.fixture(scope="module")
-def measured(shell):
+def micrographs(shell):
+    """Three micrographs with particles, and the number of particles in all of them."""
     generator = torch.Generator().manual_seed(4)
-    made = [micrograph(shell, state(d, d, 0), generator, 50, 0.1) for d in DEFOCI]
-    images = [image for image, _ in made]
-    result = measure_micrographs([lambda image=image: image for image in images], PIXEL_SIZE, shell, BASE, PIXEL_SIZE,
-                                 known=[state(d, d, 0) for d in DEFOCI])
-    return images, [count for _, count in made], result
+    made = [micrograph(shell, optics, generator, 40, 0.1) for optics in KNOWN]
+    return [image for image, _ in made], sum(count for _, count in made)
 
 
-def test_number_ratio_and_sign_are_measured(measured):
-    _, counts, result = measured
+@pytest.fixture(scope="module")
+def inputs(shell, micrographs, tmp_path_factory):
+    """A folder with the micrographs, the map and the CTFs as files."""
+    folder = tmp_path_factory.mktemp("measure")
+    write_mrc(folder / "map.mrc", shell.density.numpy(), PIXEL_SIZE)
+    for number, image in enumerate(micrographs[0]):
+        write_mrc(folder / f"mic_{number}.mrc", image.numpy(), PIXEL_SIZE)
+    fits = [known_fit(optics) for optics in KNOWN]
+    assert write_ctfs(folder / "ctfs.star", [f"real/mic_{n}.mrc" for n in range(3)], fits, PIXEL_SIZE) == 3
+    return folder
+
+
+def settings(inputs, out, **values):
+    return MeasureSettings(**{"real": (str(inputs / "mic_*.mrc"),), "volume": inputs / "map.mrc", "out": out} | values)
+
+
+@pytest.fixture(scope="module")
+def measured(inputs):
+    """Folder of the measurement with known CTFs, and its report."""
+    measure_stage.run(settings(inputs, inputs / "out", ctfs=inputs / "ctfs.star"))
+    return inputs / "out", json.loads((inputs / "out/measurement.json").read_text())
+
+
+def test_number_ratio_distance_and_sign_are_measured(measured, micrographs):
+    report = measured[1]
+    values = report["measured"]
+    assert values["contrast_sign"] == "dark"
+    assert sum(row["particles"] for row in report["micrographs"]) == pytest.approx(micrographs[1], rel=0.2)  # as asked
+    assert values["snr"] == pytest.approx(0.1, rel=0.25)  # and for 25 %
+    assert values["particle_distance"] == pytest.approx(150, abs=25)
+    assert values["snr_largest"] > values["snr"]
+
+
+def test_a_simulation_takes_the_settings(measured):
+    out, report = measured
+    values = json.loads((out / "settings.json").read_text())
+    assert values == report["settings"]
+    simulation = parse(SimulateSettings, {**values, "out": out / "sim"})
+    assert simulation.snr == pytest.approx(report["measured"]["snr"], rel=1e-2)
+    assert simulation.micrograph_size == (400, 400)
+    assert (simulation.defocus_min, simulation.defocus_max) == (15000, 24000)
+    assert set(report["not_reliable"]) == {"b_factor_angstrom2"}
+    assert not report["warnings"]
+
+
+def test_known_ctfs_are_not_written_again(measured):
+    assert not (measured[0] / "ctfs.star").exists()
+    assert all(row["defocus_known"] for row in measured[1]["micrographs"])
+
+
+def test_the_folder_ends_with_figure_and_manifest(measured):
+    out, report = measured
+    assert (out / "measurement.png").stat().st_size > 10_000
+    manifest = read_manifest(out)
+    assert manifest.stage == "measure"
+    assert manifest.figures["snr"] == report["settings"]["snr"]
+
+
+def test_a_folder_with_another_measurement_is_refused(measured, inputs):
+    with pytest.raises(SettingsError, match="another seed"):
+        measure_stage.run(settings(inputs, measured[0], ctfs=inputs / "ctfs.star", seed=1))
+
+
+def test_the_figure_shows_fits_that_are_not_reliable(measured, tmp_path):
+    report = measured[1]
+    shutil.copy(measured[0] / "measurement.npz", tmp_path)
+    rows = [{**row, "defocus_reliable": number == 1} for number, row in enumerate(report["micrographs"])]
+    changed = {**report, "micrographs": rows, "not_reliable": {"snr": "no particles"}}
+    (tmp_path / "measurement.json").write_text(json.dumps(changed))
+    figure = Figure(figsize=FIGURE_SIZE)
+    draw_measurement(figure, tmp_path)
+    titles = [place.get_title() for place in figure.axes]
+    assert sum("not reliable" in title for title in titles) == 3
+
+
+def test_noise_alone_gives_no_number_and_no_ratio(shell, generator):
+    result = measure([torch.randn(260, 256, generator=generator)], shell, KNOWN[:1])
     measurement = result.measurement
-    assert measurement.found
-    assert measurement.counted
-    assert measurement.contrast_sign == "dark"
-    assert sum(result.particles.counts) == pytest.approx(sum(counts), rel=0.2)  # the issue asks for 20 %
-    assert measurement.snr == pytest.approx(0.1, rel=0.25)  # and for 25 %
-    assert measurement.particle_distance == pytest.approx(150, abs=25)
+    assert not {"particles_mean", "particles_sigma", "particle_distance", "snr"} & set(measurement.settings())
+    (warning,) = [line for line in measurement.warnings if "signal-to-noise" in line]
+    assert "the spectra allow" in warning or "do not tell" in warning
+    assert measurement.contrast_sign == "unknown"
 
 
-def test_inverted_micrographs_have_bright_particles(measured, shell):
-    images, _, _ = measured
-    result = measure_micrographs([lambda image=image: -image for image in images], PIXEL_SIZE, shell, BASE, PIXEL_SIZE,
-                                 known=[state(d, d, 0) for d in DEFOCI])
+@pytest.mark.slow
+def test_one_micrograph_tells_no_deviation_of_the_number(shell, micrographs):
+    result = measure(micrographs[0][:1], shell, KNOWN[:1])
+    assert "particles_sigma" not in result.measurement.settings()
+    assert result.measurement.warnings
+    reliable = replace(result.particles, problem="")
+    assert "fewer than 3 micrographs" in _not_reliable(result.fits, result.fits, reliable)["particles_sigma"]
+
+
+def test_a_set_whose_fits_mostly_fail_has_no_reliable_fit(tmp_path):
+    fits = [replace(known_fit(optics), reliable=number == 0) for number, optics in enumerate((*KNOWN, *KNOWN))]
+    assert reliable_fits(fits) == []
+    assert write_ctfs(tmp_path / "ctfs.star", list("abcdef"), fits, PIXEL_SIZE) == 0
+    assert not (tmp_path / "ctfs.star").exists()
+
+
+def test_only_reliable_fits_are_written(tmp_path):
+    fits = [replace(known_fit(optics), reliable=number != 1) for number, optics in enumerate((*KNOWN, *KNOWN))]
+    assert write_ctfs(tmp_path / "ctfs.star", list("abcdef"), fits, PIXEL_SIZE) == 5
+    _, rows = read_table(tmp_path / "ctfs.star", "micrographs", ("rlnDefocusU", "rlnDefocusAngle"))
+    assert list(rows["rlnMicrographName"]) == list("acdef")
+
+
+ASSUMED = Assumption((30.0, 40.0), 140.0, np.ones(24))
+STATISTICS = _Statistics(3.0, 0.1, 3.0, np.ones(24), np.ones(24), 1.0)
+
+
+@pytest.mark.parametrize(("history", "statistics", "message"), [
+    ([ASSUMED, ASSUMED], STATISTICS, "^$"),
+    ([ASSUMED, replace(ASSUMED, counts=(30.0, 120.0))], STATISTICS, "limit in 1 of 2 micrographs"),
+    ([ASSUMED, replace(ASSUMED, counts=(1.0, 1.0))], STATISTICS, "no particle"),
+    ([ASSUMED, replace(ASSUMED, counts=(40.0, 50.0))], STATISTICS, r"does not settle \(70 and 90"),
+    ([ASSUMED, replace(ASSUMED, distance=45.0)], STATISTICS, "distance runs to its limit"),
+    ([ASSUMED, ASSUMED], replace(STATISTICS, generated=4.0), "do not become like the real ones")])
+def test_a_search_that_fails_says_why(history, statistics, message):
+    assert re.search(message, _problem(history, statistics, [100.0, 100.0], 150.0))
+
+
+def test_unusable_inputs_are_refused_in_one_line(inputs, tmp_path, generator):
+    def refused(message, **values):
+        with pytest.raises(DataError, match=message) as error:
+            measure_stage.run(settings(inputs, tmp_path / "out", **values))
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+    write_mrc(tmp_path / "small.mrc", torch.randn(140, 300, generator=generator).numpy(), PIXEL_SIZE)
+    refused("small.mrc: the micrograph is 560 Å wide", real=(str(tmp_path / "small.mrc"),))
+    refused("particles of .* Å are searched on at least", volume_pixel_size=40.0, pixel_size=4.0)
+    refused("is finer than|finer", pixel_size=1.0)
+    write_mrc(tmp_path / "other.mrc", torch.randn(448, 448, generator=generator).numpy(), 2.0)
+    refused("measure micrographs of one pixel size", real=(str(inputs / "mic_0.mrc"), str(tmp_path / "other.mrc")))
+    refused("no row for other.mrc", real=(str(tmp_path / "other.mrc"),), ctfs=inputs / "ctfs.star")
+    write_mrc(tmp_path / "low.mrc", torch.randn(200, 448, generator=generator).numpy(), PIXEL_SIZE)
+    refused("200 pixels on its shorter side; Thon rings need 256", real=(str(tmp_path / "low.mrc"),))
+
+
+def test_images_without_a_list_of_ctfs_for_each_are_refused(shell):
+    with pytest.raises(DataError, match="0 micrographs"):
+        measure([], shell, [])
+    with pytest.raises(DataError, match="2 CTFs are given for 1"):
+        measure([torch.zeros(300, 300)], shell, KNOWN[:2])
+
+
+@pytest.mark.slow
+def test_micrographs_without_rings_give_no_settings_of_particles(inputs, tmp_path):
+    """White noise has no rings, and three fields of few particles are too small for the particles' own."""
+    write_mrc(tmp_path / "mic.mrc", np.random.default_rng(1).normal(size=(448, 448)).astype(np.float32), PIXEL_SIZE)
+    measure_stage.run(settings(inputs, tmp_path / "out", real=(str(tmp_path / "mic.mrc"),)))
+    report = json.loads((tmp_path / "out/measurement.json").read_text())
+    assert not {"snr", "particles_mean", "defocus_min"} & set(report["settings"])
+    assert any("range of defocus is not measured" in line for line in report["warnings"])
+    assert not (tmp_path / "out/ctfs.star").exists()
+
+
+@pytest.mark.slow
+def test_inverted_micrographs_have_bright_particles(micrographs, shell):
+    result = measure([-image for image in micrographs[0]], shell, KNOWN)
     assert result.measurement.contrast_sign == "bright"
     assert result.measurement.snr == pytest.approx(0.1, rel=0.25)
 
 
-def test_the_number_of_threads_changes_no_bit(measured, shell):
-    images, _, _ = measured
+@pytest.mark.slow
+def test_three_fields_of_noise_give_no_number_and_no_ratio(shell):
+    generator = torch.Generator().manual_seed(8)
+    result = measure([torch.randn(448, 448, generator=generator) for _ in KNOWN], shell, KNOWN)
+    assert not {"particles_mean", "particles_sigma", "particle_distance", "snr"} & set(result.measurement.settings())
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_changes_no_bit(micrographs, shell):
+    images = [image[:256, :256].contiguous() for image in micrographs[0][:2]]
     results = []
     for threads in (1, 2):
         with torch_threads(threads):
-            result = measure_micrographs([lambda image=image: image for image in images[:2]], PIXEL_SIZE, shell, BASE,
-                                         PIXEL_SIZE, known=[state(d, d, 0) for d in DEFOCI[:2]])
-            results.append(result.measurement)
+            results.append(measure(images, shell, KNOWN[:2]).measurement)
     assert results[0] == results[1]
-
-
-def test_the_files_hold_the_measurement(measured, tmp_path):
-    _, _, result = measured
-    write_measurement(tmp_path / "measurement.json", result.measurement)
-    content = json.loads((tmp_path / "measurement.json").read_text())
-    assert content["settings"]["snr"] == pytest.approx(result.measurement.snr, rel=1e-2)
-    fits = [replace(fit, reliable=number != 1) for number, fit in enumerate(result.fits)]
-    assert write_ctfs(tmp_path / "ctfs.star", ["a.mrc", "b.mrc", "c.mrc"], fits, PIXEL_SIZE) == 2
-    _, rows = read_table(tmp_path / "ctfs.star", "micrographs", ("rlnDefocusU", "rlnDefocusAngle"))
-    assert list(rows["rlnMicrographName"]) == ["a.mrc", "c.mrc"]
-
-
-def test_the_figure_is_drawn(measured, shell, tmp_path):
-    _, _, result = measured
-    field, measurement = result.fields[0], result.measurement
-    draw_measurement(
-        tmp_path / "measurement.png", image=field.image.double().numpy(), pixel_size=field.pixel_size,
-        diameter=diameter_angstrom(shell), peaks=result.particles.peaks[0].centres,
-        rings=tuple(np.linspace(0, 1, 20) for _ in range(3)),
-        defoci=[(one.defocus_angstrom, one.error_angstrom, one.reliable) for one in result.fits],
-        scores=(result.particles.score_bins, result.particles.real_scores, result.particles.generated_scores),
-        envelope=tuple(np.array(values) for values in (measurement.envelope_frequency, measurement.envelope,
-                                                       measurement.envelope_error)),
-        counts=np.array(result.particles.counts), count_errors=np.array(result.particles.count_errors), text="{}")
-    assert (tmp_path / "measurement.png").stat().st_size > 10_000

@@ -61,8 +61,8 @@ UNSETTLED = 0.15
 """Relative difference of two rounds, or of real and generated fields, from which a result is no measurement."""
 DISTANCES = (0.32, 1.48)
 """Range of the particle distance in diameters; a distance outside it is at the limit of the search."""
-NOT_COUNTED = ("single particles do not stand out from the noise, so that their number and their strength cannot be told "
-               "apart")
+NOT_COUNTED = ("single particles do not stand out from the noise, so that their number and their strength cannot be "
+               "told apart")
 SPARSE = 0.1
 """Part of the area that particles cover at least, for the largest signal that a spectrum allows."""
 DENSEST = 0.9

@@ -191,8 +191,8 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
     if reason:
         reasons |= dict.fromkeys(PARTICLE_SETTINGS, reason)
     elif len(particles.counts) < LEAST_RELIABLE:
-        reasons["particles_sigma"] = (f"{len(particles.counts)} micrographs do not tell how the number of particles "
-                                      f"varies; {LEAST_RELIABLE} or more do")
+        reasons["particles_sigma"] = (f"fewer than {LEAST_RELIABLE} micrographs do not tell how the number of "
+                                      "particles varies")
     return reasons
 
 

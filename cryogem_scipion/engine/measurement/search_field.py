@@ -109,7 +109,13 @@ def search_shape(shape: tuple[int, int], pixel_size: float, diameter: float) -> 
 
 
 def high_pass(shape: tuple[int, int], pixel_size: float, diameter: float) -> Float[Tensor, "y xh"]:
-    """Filter that removes what varies more slowly than over 1.25 diameters: ice gradients."""
+    """Return the filter that removes what varies more slowly than over 1.25 diameters: ice gradients.
+
+    Parameters
+    ----------
+    diameter
+        Of the particle, Å.
+    """
     place = torch.from_numpy(frequencies(shape) * (diameter / pixel_size / 0.8)).float()
     return 1 - torch.exp(-place**4)
 

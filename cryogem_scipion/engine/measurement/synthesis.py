@@ -70,6 +70,8 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, co
     ----------
     real
         Gives size, optics, power spectrum and excluded places.
+    diameter
+        Of the particle, Å.
     count
         Particles in the field; the surroundings have as many for their area.
     seed
