@@ -24,6 +24,7 @@ SMALLER = {
     "simulate": "--micrographs 2 --micrograph-size 144 160 --particles-mean 4 --particles-sigma 1",
     "train": "--steps 2 --crop 64 --generator-width 4 --discriminator-width 4",
     "generate": "--micrographs 1",
+    "measure": "--micrographs 2",
     "phantom": "--box 48"}
 """Flags that make a stage small."""
 TESTED = {

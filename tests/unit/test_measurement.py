@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scipy import ndimage
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import torch_threads
@@ -17,7 +18,7 @@ from cryogem_scipion.engine.figures.measurement import FIGURE_SIZE, draw_measure
 from cryogem_scipion.engine.io.dataset import read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.measurement.defocus import fit_ctfs, known_fit
-from cryogem_scipion.engine.measurement.matched_filter import MatchedFilter, halves, templates
+from cryogem_scipion.engine.measurement.matched_filter import MatchedFilter, _local_maxima, halves, templates
 from cryogem_scipion.engine.measurement.measure import map_power, measure_micrographs
 from cryogem_scipion.engine.measurement.particles import _problem, _Statistics
 from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
@@ -60,7 +61,7 @@ def shell():
     return Volume(torch.from_numpy(density.astype(np.float32)), PIXEL_SIZE)
 
 
-def micrograph(volume, optics, generator, count, snr, shape=(400, 400)):
+def micrograph(volume, optics, generator, count, snr, shape=(360, 360)):
     """(image, number of particles): particles dark in white noise of deviation 1."""
     projector = prepare_projector(volume)
     centres = place_centres(count, shape, 150 / PIXEL_SIZE, generator)
@@ -139,6 +140,15 @@ def test_a_lone_particle_is_found_where_it_is(shell, generator):
     assert found.templates[0] == 1
 
 
+@pytest.mark.parametrize("radius", [1, 2.3, 5, 7.8])
+def test_peaks_are_the_maxima_within_a_disc(radius):
+    values = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(90, 77)), 2).astype(np.float32)
+    values[10:20, 5:30] = -np.inf
+    disc = np.hypot(*np.ogrid[-int(radius):int(radius) + 1, -int(radius):int(radius) + 1]) <= radius
+    wanted = (values == ndimage.maximum_filter(values, footprint=disc)) & np.isfinite(values)
+    assert np.array_equal(_local_maxima(values, radius), np.argwhere(wanted))
+
+
 def test_the_halves_of_the_coefficients_make_the_whole():
     first, second = halves((30, 31), (1,))
     assert bool((first + second == 1).all())
@@ -164,7 +174,7 @@ def measure(images, shell, known):
 def micrographs(shell):
     """Three micrographs with particles, and the number of particles in all of them."""
     generator = torch.Generator().manual_seed(4)
-    made = [micrograph(shell, optics, generator, 40, 0.1) for optics in KNOWN]
+    made = [micrograph(shell, optics, generator, 34, 0.1) for optics in KNOWN]
     return [image for image, _ in made], sum(count for _, count in made)
 
 
@@ -207,7 +217,7 @@ def test_a_simulation_takes_the_settings(measured):
     assert values == report["settings"]
     simulation = parse(SimulateSettings, {**values, "out": out / "sim"})
     assert simulation.snr == pytest.approx(report["measured"]["snr"], rel=1e-2)
-    assert simulation.micrograph_size == (400, 400)
+    assert simulation.micrograph_size == (360, 360)
     assert (simulation.defocus_min, simulation.defocus_max) == (15000, 24000)
     assert set(report["not_reliable"]) == {"b_factor_angstrom2"}
     assert not report["warnings"]
@@ -299,6 +309,7 @@ def test_unusable_inputs_are_refused_in_one_line(inputs, tmp_path, generator):
     write_mrc(tmp_path / "small.mrc", torch.randn(140, 300, generator=generator).numpy(), PIXEL_SIZE)
     refused("small.mrc: the micrograph is 560 Å wide", real=(str(tmp_path / "small.mrc"),))
     refused("particles of .* Å are searched on at least", volume_pixel_size=40.0, pixel_size=4.0)
+    refused("pixels on the micrograph, and the search needs 8", volume_pixel_size=0.5, pixel_size=4.0)
     refused("is finer than|finer", pixel_size=1.0)
     write_mrc(tmp_path / "other.mrc", torch.randn(448, 448, generator=generator).numpy(), 2.0)
     refused("measure micrographs of one pixel size", real=(str(inputs / "mic_0.mrc"), str(tmp_path / "other.mrc")))

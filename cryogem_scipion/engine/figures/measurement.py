@@ -50,7 +50,7 @@ def _draw_particles(place: Any, arrays: dict[str, Any], diameter: float, reliabl
     angle = np.linspace(0, 2 * np.pi, 40)
     for y, x in arrays["peaks"]:
         place.plot(x * scale + diameter / 20 * np.cos(angle), y * scale + diameter / 20 * np.sin(angle), color=ORANGE,
-                   linewidth=0.8)
+                   linewidth=0.8, linestyle="-" if reliable else ":")
     place.set(title=f"Micrograph {int(arrays['number']) + 1}, coarse: {len(arrays['peaks'])} peaks of the search"
               + ("" if reliable else " (not reliable)"), xlabel="nm", ylabel="nm", xlim=extent[:2], ylim=extent[2:])
 

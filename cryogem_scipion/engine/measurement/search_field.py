@@ -21,6 +21,8 @@ __all__ = ["PIXELS", "SearchField", "frequencies", "high_pass", "on_plane", "rad
 
 PIXELS = 26
 """Pixels of a particle's diameter at which it is searched."""
+FEWEST_PIXELS = 8
+"""Fewest pixels of a particle's diameter on the micrographs."""
 CLIP = 6.0
 """Robust standard deviations at which grey values are clipped."""
 UNUSUAL = 1.6
@@ -98,8 +100,11 @@ def search_shape(shape: tuple[int, int], pixel_size: float, diameter: float) -> 
     Raises
     ------
     DataError
-        The micrograph is too small to hold a noise spectrum and particles.
+        The micrograph is too small to hold a noise spectrum and particles, or its pixels are too coarse.
     """
+    if diameter < FEWEST_PIXELS * pixel_size:
+        raise DataError(f"particles of {diameter:.0f} Å have {diameter / pixel_size:.1f} pixels on the micrograph, and "
+                        f"the search needs {FEWEST_PIXELS}; check the pixel sizes of map and micrographs")
     coarse = max(pixel_size, diameter / PIXELS)
     y, x = (2 * round(edge * pixel_size / coarse / 2) for edge in shape)
     if min(y, x) < TILE:
