@@ -100,7 +100,7 @@ def compare_steps(arguments, device, bf16):
     print(f"The losses of the first step agree to {difference:.1e}.\n")
     if difference > 1e-4:
         raise SystemExit("the two steps give different losses")
-    table = MarkdownTable("work", "times faster, wall time", "processor time", "time (s)", "steps a second",
+    table = MarkdownTable("work", "times faster, wall time", "CPU time", "time (s)", "steps a second",
                           "10,000 steps (h)", "GPU memory (GiB)")
     for precision in ("float32", "bf16") if bf16 else ("float32",):
         training = ours if precision == "float32" else training_state(arguments, device, precision=precision)
