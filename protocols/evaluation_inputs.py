@@ -110,7 +110,8 @@ def write_truth(coordinates: Any, names: dict[int, str], picked_names: set[str],
     scored = [item.clone() for item in micrographs.iterItems() if names[item.getObjId()] in picked_names]
     if not scored:
         raise DataError(f"none of the {micrographs.getSize()} micrographs of the true coordinates (such as "
-                        f"{micrographs.getFirstItem().getMicName()}) was picked; choose the truth of these micrographs")
+                        f"{micrographs.getFirstItem().getMicName()}) was picked; choose the true coordinates of the "
+                        "picked micrographs")
     positions: dict[int, list[tuple[int, int]]] = {item.getObjId(): [] for item in scored}
     for item in coordinates.iterItems():
         if item.getMicId() in positions:

@@ -124,8 +124,9 @@ def coordinate_micrographs(coordinates: Any) -> dict[int, Any]:
     if len(mismatched) < len(named):  # where no name agrees, the two sets name micrographs by different rules
         foreign += mismatched
     if foreign:
-        raise DataError(f"coordinates lie on micrographs (first: id {foreign[0]}) that are not in their own set, as "
-                        "after 'join sets'; choose sets of coordinates one by one, or pick again")
+        raise DataError(f"some coordinates belong to micrographs (first: id {foreign[0]}) that are not in the set of "
+                        "coordinates. Scipion's 'join sets' makes such sets; choose the original sets one by one, or "
+                        "pick again")
     return by_id
 
 

@@ -61,13 +61,14 @@ class ProtCryogemExport(ProtCryogemStage):
         form.addParam("inputSet", PointerParam, pointerClass="SetOfMicrographs,SetOfParticles", important=True,
                       label="Micrographs or particles",
                       help="Output of generate dataset or simulate micrographs, or a subset of it. Micrographs are "
-                      "exported with all their particles, particles with their micrographs. The labels are the true "
-                      "ones.")
+                      "exported with all their particles, and particles with their micrographs. The export has "
+                      "the true labels.")
 
     def _addFolder(self, form: Any) -> None:
         form.addParam("exportFolder", PathParam, default="", expertLevel=LEVEL_ADVANCED, label="Folder",
-                      help="A new folder for the export, such as one inside a RELION project. The path is absolute, or "
-                      "relative to this Scipion project. Empty: a folder inside this run's own folder.")
+                      help="A new folder for the export, for example a folder inside a RELION project. The path is "
+                      "absolute, or relative to this Scipion project. Empty: a folder inside the folder of this "
+                      "run.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:

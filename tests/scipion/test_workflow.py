@@ -247,10 +247,10 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_runs(project, inputs
         run(project, "ProtCryogemSimulate", inputVolume=inputs["volume"], micrographSize="16 2000")
     with pytest.raises(WorkflowError, match=r"real_0\.mrc is not a simulated micrograph"):
         run(project, "ProtCryogemTrain", inputMicrographs=inputs["real"], inputSimulation=inputs["real"])
-    with pytest.raises(WorkflowError, match="smaller than the crop \\(1024 px\\); lower the crop"):
+    with pytest.raises(WorkflowError, match="less than the crop \\(1024 px\\); lower the crop"):
         run(project, "ProtCryogemTrain", inputMicrographs=inputs["real"],
             inputSimulation=(simulation, "outputMicrographs"), crop=1024)
-    with pytest.raises(WorkflowError, match="5 Å is not that of the simulation"):
+    with pytest.raises(WorkflowError, match="5 Å is not the pixel size of the simulation"):
         run(project, "ProtCryogemTrain", inputMicrographs=inputs["real"],
             inputSimulation=(simulation, "outputMicrographs"), pixelSize=5.0, crop=64)
     with pytest.raises(WorkflowError, match="noise spectrum is measured from real micrographs; give real"):
