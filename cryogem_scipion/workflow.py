@@ -101,7 +101,7 @@ def new_protocol(project: Any, kind: str, label: str = "", queue: tuple[str, dic
     """Return a new protocol with its parameters set, which has not run; the arguments are those of ``run``."""
     protocols = project.getDomain().getProtocols()
     if kind not in protocols:
-        raise WorkflowError(f"Scipion knows no protocol {kind!r}; install its plugin, or correct the name")
+        raise WorkflowError(f"Scipion does not know the protocol {kind!r}; install its plugin, or correct the name")
     protocol = project.newProtocol(protocols[kind])
     protocol.setObjLabel(label or protocols[kind].getClassLabel(False))
     if kind.startswith("ProtCryogem"):

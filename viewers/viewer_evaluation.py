@@ -41,8 +41,9 @@ class CryogemPicksViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        form.addParam("displayReport", LabelParam, label="Report", help="Precision and recall, F1 over the threshold, "
-                      "position error, scores of the micrographs, an example.")
+        form.addParam("displayReport", LabelParam, label="Report", help="Precision and recall, F1 for each threshold, "
+                                                                        "position errors, scores of the micrographs, "
+                                                                        "and an example.")
         form.addParam("displayMicrographs", LabelParam, label="Micrographs", help="Each micrograph with hits, false "
                       "picks, missed particles and picks that do not count.")
 
@@ -67,8 +68,9 @@ class CryogemPosesViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        form.addParam("displayReport", LabelParam, label="Report", help="Histograms of the errors, particles within an "
-                      "error, the error over the viewing direction.")
+        form.addParam("displayReport", LabelParam, label="Report", help="Histograms of the errors, the fraction of "
+                                                                        "particles below each error, and the error for "
+                                                                        "each viewing direction.")
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
         return {"displayReport": self._report}

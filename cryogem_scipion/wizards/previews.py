@@ -86,7 +86,8 @@ def micrograph_fields(protocol: Any) -> MicrographFields:
     real = protocol.inputMicrographs.get()
     first = real.getFirstItem() if real is not None else None
     if first is None:
-        raise DataError("no real micrograph to look at; choose some as 'Microscope of micrographs' first")
+        raise DataError("there is no real micrograph to show; first choose real micrographs as 'Microscope of "
+                        "micrographs'")
     real_size = real.getSamplingRate()
     choices = {real_size, *(size for size in PIXEL_SIZES if real_size < size <= 12 * real_size),
                protocol.pixelSize.get() or real_size}
@@ -135,8 +136,8 @@ def particle_numbers(coordinates: Any, shape: tuple[int, int], pixel_size: float
 def _particle_settings(protocol: Any) -> dict[str, Any]:
     """Settings of ``cryogem preview`` for the particle in the form of a simulation."""
     if protocol._isCryodrgn() or not protocol.inputsReady():
-        raise DataError("no particle to look at; choose a map or an atomic model first (conformations of a cryoDRGN "
-                        "folder have no quick preview)")
+        raise DataError("there is no particle to show; first choose a map or an atomic model (a cryoDRGN folder has no "
+                        "quick preview)")
     values = protocol.settingsValues()
     preview = {name: values[name] for name in PREVIEW_SETTINGS if values.get(name) is not None}
     return {**preview, "volume": preview["volume"][:MAX_MAPS]}

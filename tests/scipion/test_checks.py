@@ -63,7 +63,8 @@ def test_errors_are_found_before_the_run(make_protocol, kind, parameters, messag
     ("Simulate", {"particlesMean": 9000.0}, r"fit at a distance of 99 Å \(if the particle fills half of the map's "
      r"edge\), but 9000"),
     ("Simulate", {"pixelSize": 3.0}, r"3 Å is finer than the map's \(6 Å\)"),
-    ("Generate", {"reuse": True, "micrographs": 99}, "99 micrographs are asked for, but there are only 4 simulated micrographs"),
+    ("Generate", {"reuse": True, "micrographs": 99}, "99 micrographs are asked for, but there are only 4 "
+     "simulated micrographs"),
     ("Generate", {"micrographSize": "50 50"}, r"About \d particles fit at a distance of \d+ Å, but 6 are asked for"),
 ])
 def test_possible_mistakes_give_a_warning(make_protocol, kind, parameters, message):

@@ -162,7 +162,7 @@ def test_a_prolonged_training_equals_a_new_one_with_all_steps(data_and_held_out_
         assert same((new, prolonged), name, kind)
     assert (new / REALISM).read_bytes() == (prolonged / REALISM).read_bytes()
     before = (prolonged / MODEL).read_bytes()
-    with pytest.raises(CheckpointError, match="training of 10 steps, which cannot become one of 6"):
+    with pytest.raises(CheckpointError, match="training of 10 steps, which cannot be changed to 6 steps"):
         trained(prolonged, data, steps=6, **changes)
     assert (prolonged / MODEL).read_bytes() == before
 

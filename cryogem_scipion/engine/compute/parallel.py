@@ -58,7 +58,7 @@ def check_memory(device: torch.device, bytes_each: int, remedy: str) -> None:
         One micrograph needs more than the free memory.
     """
     if device.type == "cpu" and bytes_each > _free_memory():
-        raise DataError(f"a micrograph needs about {bytes_each / 1e9:.0f} GB of memory and "
+        raise DataError(f"a micrograph needs about {bytes_each / 1e9:.0f} GB of memory, but only "
                         f"{_free_memory() / 1e9:.0f} GB are free; {remedy}")
 
 

@@ -83,7 +83,8 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
     ratio = working_pixel_size / pixel_size
     if ratio < 1 - PIXEL_SIZE_TOLERANCE:
         raise DataError(f"the micrograph's pixel size is {pixel_size:g} Å, coarser than the working pixel size "
-                        f"{working_pixel_size:g} Å; use finer micrographs, or work at {pixel_size:g} Å")
+                        f"{working_pixel_size:g} Å; use micrographs with a smaller pixel size, or a working pixel size "
+                        f"of {pixel_size:g} Å")
     if ratio <= 1 + PIXEL_SIZE_TOLERANCE:
         return WorkingShape((shape[0], shape[1]), pixel_size, (shape[0], shape[1]))
     (crop_y, y), (crop_x, x) = (_working_length(length, ratio) for length in shape)

@@ -56,8 +56,8 @@ def star_prefix(settings: ExportSettings, default: str) -> str:
     prefix = default if relative is None else relative
     unreadable = UNREADABLE.search(prefix)
     if unreadable:
-        raise SettingsError(f"the path {prefix} has {unreadable[0]!r} in it, which programs that read STAR files do "
-                            f"not understand; choose an out without it, or a relative_to that is nearer to the export")
+        raise SettingsError(f"the path {prefix} contains {unreadable[0]!r}, which programs that read STAR files do not "
+                            "accept; choose an out without it, or a relative_to that is nearer to the export")
     return prefix
 
 

@@ -112,7 +112,7 @@ def select_dataset(settings: ExportSettings) -> SelectedDataset:
         raise SettingsError(f"box_size {box} does not fit micrographs of {shape[0]} x {shape[1]} pixels (y x); give "
                             f"box_size up to {min(shape)}")
     if settings.to == "cryodrgn" and box % 2:
-        raise SettingsError(f"the boxes of the dataset have {box} pixels, and cryoDRGN reads even sizes only; give "
+        raise SettingsError(f"the boxes of the dataset have {box} pixels, but cryoDRGN reads even sizes only; give "
                             f"box_size {box + 1}")
     coordinates = particles[COORDINATE].to_numpy(float)
     particles = particles[boxes_inside(box_corners(coordinates, box), box, shape)]
@@ -124,7 +124,8 @@ def select_dataset(settings: ExportSettings) -> SelectedDataset:
         particles = _with_image_names(particles)
     particles = particles.reset_index(drop=True)
     if settings.to in ("topaz", "cryodrgn") and not len(particles):
-        raise DataError(f"{folder} has no whole particle among those chosen; {settings.to} needs some")
+        raise DataError(f"none of the chosen particles of {folder} is whole; {settings.to} needs at least one whole "
+                        "particle")
     optics_row = optics.to_dict("records")[0]
     optics_row = {str(name): value for name, value in optics_row.items() if not str(name).startswith("rlnImage")}
     return SelectedDataset(folder, manifest, optics_row, relion_columns(micrographs).reset_index(drop=True), particles,
@@ -170,7 +171,8 @@ def _chosen_rows(rows: pd.DataFrame, column: str, path: Path, name: str) -> pd.D
     _, chosen = read_table(path, name, (column,))
     unknown = set(chosen[column]) - set(rows[column])
     if unknown:
-        raise DataError(f"{path} asks for {min(unknown)}, which the dataset does not have; choose from its own {name}")
+        raise DataError(f"{path} names {min(unknown)}, which the dataset does not have; give rows of the dataset's own "
+                        f"{name}")
     return rows[rows[column].isin(chosen[column])]
 
 
@@ -178,7 +180,7 @@ def _micrograph_shape(folder: Path, micrographs: pd.DataFrame) -> tuple[int, int
     """Size (y, x) of the micrographs; ``DataError`` if one is missing or their sizes differ."""
     shapes = {read_header(path_inside(folder, name), 2)[0] for name in micrographs["rlnMicrographName"]}
     if len(shapes) != 1:
-        raise DataError(f"{folder} has micrographs of {len(shapes)} sizes; make it again")
+        raise DataError(f"{folder} has micrographs of {len(shapes)} different sizes; make the dataset again")
     y, x = shapes.pop()
     return y, x
 

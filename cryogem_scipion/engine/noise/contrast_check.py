@@ -46,8 +46,9 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
                                      seeded_generator(settings.seed, "polarity"))
     figures = f"asymmetry {sign.measured:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
     if sign.inverted:
-        raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "
-                        "real_contrast to bright to invert them, or to dark if they are dark after all")
+        raise DataError(f"particles are bright in the real micrographs ({figures}), so the contrast is inverted. Set "
+                        "real_contrast to bright to invert the micrographs, or to dark if the particles are dark and "
+                        "this check is wrong")
     if sign.doubtful:
         return (f"particles may be bright in the real micrographs ({figures}); look at the micrographs, and set "
                 "real_contrast to bright or dark",)

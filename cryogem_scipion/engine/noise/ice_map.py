@@ -128,13 +128,14 @@ def _pixels(micrograph: Float[Tensor, "y x"]) -> tuple[NDArray[np.float32], floa
     """Checked pixels, and median and robust standard deviation of an even sample of them."""
     pixels = micrograph.detach().cpu().to(torch.float32).contiguous().numpy()
     if min(pixels.shape) < SMALLEST:
-        raise DataError(f"micrograph is {pixels.shape} pixels; the ice map needs {SMALLEST} a side")
+        raise DataError(f"micrograph has {pixels.shape} pixels; the ice map needs at least {SMALLEST} on each side")
     if not np.isfinite(pixels.sum(dtype=np.float64)):
         raise DataError("micrograph holds values that are not finite; leave it out")
     sample = pixels.ravel()[:: max(1, pixels.size // 100_000) | 1]
     typical = float(np.median(sample))
     if typical <= 0:
-        raise DataError(f"micrograph has median {typical:g}: no transmission to measure; turn the ice map off")
+        raise DataError(f"the median of the micrograph is {typical:g}, so its ice map cannot be measured; turn the ice "
+                        "map off")
     return pixels, typical, 1.4826 * float(np.median(np.abs(sample - typical)))
 
 

@@ -94,7 +94,8 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
         A micrograph is too small to measure, or there is none.
     """
     if not real or not clean:
-        raise DataError(f"{len(real)} real and {len(clean)} simulated micrographs; the noise needs one of each")
+        raise DataError(f"there are {len(real)} real and {len(clean)} simulated micrographs; to measure the noise, "
+                        "give at least one of each")
     ice = tuple(image.ice for image in real if image.ice is not None)
     numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
     chosen = [real[number] for number in numbers]

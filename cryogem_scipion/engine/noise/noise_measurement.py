@@ -82,7 +82,7 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     even = len(reals) - len(reals.with_ice)
     if even:
         warnings.append(f"{even} of {len(reals)} real micrographs have a mean grey value near or below zero, so their "
-                        "grey values are no transmission; their ice is not measured")
+                        "ice maps cannot be measured")
     deviation = reals.background_deviation
     if deviation is None:
         deviation = simulated.contrast.background_deviation
@@ -116,8 +116,8 @@ def _ice_maps(reals: RealSet, gradients: bool) -> tuple[IceMap, ...]:
 
 def _spectrum_noise(result: "_ComparisonResult") -> PhysicalNoise:
     if result.noise is None:
-        raise DataError(f"a noise spectrum needs micrographs of {TILE} pixels a side, real and simulated; take larger "
-                        "ones, or gaussian noise")
+        raise DataError(f"a noise spectrum needs real and simulated micrographs of at least {TILE} pixels on each "
+                        "side; use larger micrographs, or gaussian noise")
     return result.noise
 
 
@@ -152,8 +152,9 @@ def _defocus_warnings(defoci: Sequence[float], exposures: Sequence[Exposure]) ->
     if 2 * sum(inside) >= len(defoci):
         return []
     low, high, first, last = (value / 1e4 for value in (min(defoci), max(defoci), first, last))
-    return [f"the Thon rings of the real micrographs give a defocus of {low:.2f} to {high:.2f} µm, the simulation has "
-            f"{first:.2f} to {last:.2f} µm; simulate with the real range, or check the voltage"]
+    return [f"the Thon rings of the real micrographs give a defocus of {low:.2f} to {high:.2f} µm, but the simulation "
+            f"has {first:.2f} to {last:.2f} µm; simulate with the defocus range of the real micrographs, or check the "
+            "voltage"]
 
 
 class _Comparison:

@@ -80,8 +80,8 @@ def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pix
             raise DataError(f"{path}: {error}") from None
         if min(target.shape) < smallest:
             y, x = target.shape
-            raise DataError(f"{path} has {x} x {y} pixels at {working_pixel_size:g} Å and a noise spectrum needs "
-                            f"{smallest} a side; leave it out, or work at a smaller pixel size")
+            raise DataError(f"{path} has {x} x {y} pixels at {working_pixel_size:g} Å, but a noise spectrum needs "
+                            f"{smallest} on each side; leave it out, or use a smaller working pixel size")
         shapes.append(target.shape)
     return shapes
 

@@ -63,8 +63,8 @@ class SimulatedSet:
         """Indices that the specimens of the micrographs have in the simulation; ``DataError`` if a name has none."""
         matches = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in self.micrographs]
         if None in matches:
-            raise DataError(f"{self.micrographs[matches.index(None)]} is no name that 'cryogem simulate' gives; reuse "
-                            "its micrographs as they are")
+            raise DataError(f"{self.micrographs[matches.index(None)]} does not have a file name of 'cryogem simulate' "
+                            "(mic_000000.mrc); do not rename its micrographs")
         return [int(match[1]) for match in matches if match]
 
     @property
@@ -147,6 +147,6 @@ def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size:
         path = min(simulated.micrographs, key=lambda path: min(read_header(path, 2)[0]))
         y, x = read_header(path, 2)[0]
         if min(y, x) < TILE:
-            raise DataError(f"{path} has {x} x {y} pixels and a noise spectrum needs {TILE} a side; simulate larger "
-                            "micrographs, or take gaussian noise")
+            raise DataError(f"{path} has {x} x {y} pixels, but a noise spectrum needs {TILE} on each side; simulate "
+                            "larger micrographs, or use gaussian noise")
     return check_real_micrographs(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)

@@ -88,7 +88,8 @@ def tile_periodograms(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Te
     doi:10.1109/TAU.1967.1161901
     """
     if min(image.shape) < tile:
-        raise DataError(f"image of {tuple(image.shape)} pixels; a noise spectrum needs {tile} a side")
+        raise DataError(f"the image has {tuple(image.shape)} pixels; a noise spectrum needs at least {tile} on each "
+                        "side")
     window = torch.hann_window(tile, periodic=True, dtype=image.dtype)
     window = window[:, None] * window[None]
     tiles = image.unfold(0, tile, tile // 2).unfold(1, tile, tile // 2).reshape(-1, tile, tile)

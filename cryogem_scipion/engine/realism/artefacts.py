@@ -95,8 +95,8 @@ def _points(period: int) -> Tensor:
 def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
     edge = next((size for size in TILE_EDGES if size <= min(values.shape)), None)
     if edge is None:
-        raise DataError(f"image of {values.shape[0]} x {values.shape[1]} pixels (y x); lattices can be measured "
-                        f"from {TILE_EDGES[-1]} pixels a side; give larger images")
+        raise DataError(f"the image has {values.shape[0]} x {values.shape[1]} pixels (y x), but lattices can be "
+                        f"measured only from {TILE_EDGES[-1]} pixels on each side; give larger images")
     window = torch.hann_window(edge, dtype=values.dtype, device=values.device)
     window = window / window.square().mean().sqrt()
     power = torch.zeros(edge, edge // 2 + 1, dtype=torch.float64, device=values.device)

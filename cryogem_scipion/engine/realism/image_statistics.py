@@ -107,8 +107,8 @@ def image_statistics(image: Float[Tensor, "y x"]) -> ImageStatistics:
         The image is smaller than ``MIN_EDGE``, or nearly all its pixels have the same value.
     """
     if min(image.shape) < MIN_EDGE:
-        raise DataError(f"image of {' x '.join(map(str, image.shape))} pixels (y x); at least {MIN_EDGE} a side "
-                        "are needed; give larger images")
+        raise DataError(f"the image has {' x '.join(map(str, image.shape))} pixels (y x), but at least {MIN_EDGE} on "
+                        "each side are needed; give larger images")
     values = standardise(image)
     tapered = values * _taper(values.shape[0], values)[:, None] * _taper(values.shape[1], values)
     power = fourier.rfft2(tapered).abs().square().to(torch.float64)

@@ -107,7 +107,7 @@ def open_set(name: str, files: Sequence[Path], pixel_size: float | None) -> Micr
     low, high = min(files_by_pixel_size), max(files_by_pixel_size)
     if high > low * (1 + PIXEL_SIZE_TOLERANCE):
         raise DataError(f"{files_by_pixel_size[low]} has {low:g} and {files_by_pixel_size[high]} has {high:g} Å per "
-                        f"pixel; compare micrographs of one pixel size, or set {name}_pixel_size")
+                        f"pixel; give micrographs with the same pixel size, or set {name}_pixel_size")
     return MicrographSet(name, tuple(files), low, low)
 
 

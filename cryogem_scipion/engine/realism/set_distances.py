@@ -100,7 +100,7 @@ def estimate_distances(generated: GroupAverages[Means], real: GroupAverages[Mean
     """
     generated_count, real_count = len(generated.counts), len(real.counts)
     if not generated_count or not real_count:
-        raise DataError(f"{generated_count} and {real_count} micrographs (generated and real); give micrographs of "
+        raise DataError(f"there are {generated_count} generated and {real_count} real micrographs; give micrographs of "
                         "both sets")
     draws = distances(generated.mean(_bootstrap_weights(generated_count, BOOTSTRAP_DRAWS, generator)),
                       real.mean(_bootstrap_weights(real_count, BOOTSTRAP_DRAWS, generator)))

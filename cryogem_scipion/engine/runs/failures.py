@@ -14,10 +14,10 @@ from cryogem_scipion.engine.settings import RunSettings
 
 __all__ = ["handle_failures", "one_line"]
 
-CONTINUE = "; then the same command continues"
+CONTINUE = "; the same command then continues the run"
 REMEDIES = {
-    errno.ENOSPC: "make room on the disk" + CONTINUE,
-    errno.EDQUOT: "make room in your quota" + CONTINUE,
+    errno.ENOSPC: "free some space on the disk" + CONTINUE,
+    errno.EDQUOT: "free some space in your quota" + CONTINUE,
     errno.EACCES: "allow this user to read and write there",
     errno.EPERM: "allow this user to read and write there",
     errno.EROFS: "choose another out",

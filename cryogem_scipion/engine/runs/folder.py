@@ -57,7 +57,7 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
             raise SettingsError(f"{out} is not empty and holds no cryogem run; choose another out")
         source.mkdir(parents=True, exist_ok=True)
         if not lock_folder(source):
-            raise SettingsError(f"another process is writing {out}; wait for it, or stop it")
+            raise SettingsError(f"another process is writing into {out}; wait until it ends, or stop it")
         if (source / SETTINGS).is_file():
             # A setting that the older version of the run did not have counts as its default.
             _check_unchanged(out, fixed, {**defaults, **_read_record(source / SETTINGS)}, "holds a run with another")
@@ -133,8 +133,8 @@ def check_disk_space(out: Path, needed: int) -> None:
     if needed > free:
         missing -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if missing > free:
-        raise DataError(f"{out} needs {_size(missing)} and the disk has {_size(free)} free; make room, or ask for "
-                        "fewer or smaller micrographs")
+        raise DataError(f"{out} needs {_size(missing)}, but the disk has only {_size(free)} free; free some space, or "
+                        "ask for fewer or smaller micrographs")
 
 
 def _size(count: int) -> str:

@@ -51,12 +51,12 @@ def read_coordinates(files: Sequence[Path], pixel_size: float | None, setting: s
     table = pd.concat([file_table for file_table in tables if len(file_table)] or tables[:1], ignore_index=True)
     positions = table[["x", "y"]].to_numpy(float)
     if not np.isfinite(positions).all():
-        raise DataError(f"{files[0]} has {int((~np.isfinite(positions).all(1)).sum())} coordinates that are no finite "
+        raise DataError(f"{files[0]} has {int((~np.isfinite(positions).all(1)).sum())} coordinates that are not finite "
                         "numbers; remove these rows")
     has_score = table["score"].notna()
     if has_score.any() and not has_score.all():
-        raise DataError(f"{int((~has_score).sum())} of {len(table)} picks have no score and the others do; give all of "
-                        "them a score, or none")
+        raise DataError(f"{int((~has_score).sum())} of {len(table)} picks have no score, but the others have one; give "
+                        "a score to all picks, or to none")
     return table
 
 
@@ -212,4 +212,4 @@ def _stem(path: Path) -> str:
 
 
 def _unknown_pixel_size(path: Path, setting: str) -> DataError:
-    return DataError(f"{path} does not say the pixel size of its coordinates; give {setting}")
+    return DataError(f"{path} does not contain the pixel size of its coordinates; give {setting}")

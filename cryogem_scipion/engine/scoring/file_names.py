@@ -49,11 +49,11 @@ def match_file_names(known_files: Iterable[str], other_files: Iterable[str]) -> 
         file = by_key.get(key)
         if file is None:
             if len(key) < depth and name_counts[key[-1:]] > 1:
-                raise DataError(f"{other!r} may be any of {name_counts[key[-1:]]} files of that name in the truth; "
-                                "give names with their folders")
+                raise DataError(f"{other!r} matches {name_counts[key[-1:]]} files of the truth; give names with their "
+                                "folders")
             continue
         if file in matched_by:
-            raise DataError(f"{matched_by[file]!r} and {other!r} are both {file} by name; rename one, or give names "
+            raise DataError(f"{matched_by[file]!r} and {other!r} both match {file}; rename one of them, or give names "
                             "with their folders")
         matches[other], matched_by[file] = file, other
     return matches

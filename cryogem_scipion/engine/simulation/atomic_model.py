@@ -151,8 +151,8 @@ def atomic_density(atoms: Atoms, pixel_size: float, resolution_angstrom: float) 
     limit = max(resolution_angstrom, 2 * pixel_size)
     radius = float(atoms.positions.norm(dim=1).max()) + 2 * limit + 5.0
     if radius > MAX_RADIUS_VOXELS * pixel_size:
-        raise DataError(f"the atoms reach {radius:.3g} Å from their centre, {radius / pixel_size:.3g} voxels; check "
-                        "their coordinates, or raise pixel_size")
+        raise DataError(f"the atoms are up to {radius:.3g} Å ({radius / pixel_size:.3g} voxels) from their centre; "
+                        "check their coordinates, or raise pixel_size")
     box = 2 * fourier.fast_length(math.ceil(radius / pixel_size), real=False)
     oversampling = math.ceil(OVERSAMPLING * pixel_size / limit)
     fine_pixel_size = pixel_size / oversampling

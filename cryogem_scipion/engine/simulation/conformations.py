@@ -86,7 +86,7 @@ def _restore(source: Path, files: list[Path]) -> bool:
 def _decode(settings: SimulateSettings, folder: Path, maps: list[Path], work_folder: Path) -> None:
     """Draw latent coordinates of particles and decode them into the files ``maps``."""
     weights, latents = _checkpoint_files(folder, settings.cryodrgn_epoch)
-    log.warning("warning: %s has pickle files, whose content is run as code; use only folders that you trust", folder)
+    log.warning("warning: %s has pickle files, and reading them can run code; use only folders that you trust", folder)
     program = Path(__file__).with_name("cryodrgn_latents.py")
     drawn_file = work_folder / "drawn.json"
     _run(settings, ["python", program, folder, latents, len(maps), settings.seed, drawn_file])

@@ -185,7 +185,7 @@ def prepare_microscope(settings: SimulateSettings, scale: float = 1.0, device: t
     volumes, pixel_size = read_volumes(settings)
     diameter = max(diameter_angstrom(volume) for volume in volumes)
     if diameter < MIN_DIAMETER_PIXELS * pixel_size:
-        raise SettingsError(f"the particle of {diameter:.3g} Å has less than {MIN_DIAMETER_PIXELS} pixels of "
+        raise SettingsError(f"the particle's diameter of {diameter:.3g} Å is less than {MIN_DIAMETER_PIXELS} pixels of "
                             f"{pixel_size:g} Å; lower pixel_size, or correct that of the map (volume_pixel_size)")
     box_size = settings.box_size or 2 * round(0.75 * diameter / pixel_size)
     if box_size > min(settings.micrograph_size):

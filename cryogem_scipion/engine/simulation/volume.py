@@ -148,7 +148,7 @@ def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
         except (ValueError, OSError, EOFError, OverflowError, zlib.error) as error:
             raise DataError(f"{path} cannot be read as a map ({error}); give a complete MRC or CCP4 file") from error
     if data is None:
-        raise DataError(f"{path} is truncated or no map: its header promises {int(header.nx)} x {int(header.ny)} x "
+        raise DataError(f"{path} is truncated or not a map: its header announces {int(header.nx)} x {int(header.ny)} x "
                         f"{int(header.nz)} voxels of mode {int(header.mode)}; give a complete map file")
     _check_density(data, path)
     order = [int(header[name]) for name in ("maps", "mapr", "mapc")]

@@ -85,7 +85,8 @@ def run(settings: EvaluateSettings) -> Manifest:
         figures |= estimate_distances(generated.artefacts, real.artefacts, artefact_excess,
                                       seeded_generator(settings.seed, "artefacts"))
     else:
-        warnings.append("micrographs of fewer than 256 pixels a side are too small to look for lattices and lines")
+        warnings.append("micrographs with fewer than 256 pixels on one side are too small to look for lattices and "
+                        "lines")
     edge = min(PIECE, min(one.shortest_edge() for one in sets) // binning // 16 * 16)
     if network is None:
         edge, binning = SQUARE_EDGE, 1
@@ -98,11 +99,11 @@ def run(settings: EvaluateSettings) -> Manifest:
         figures["frechet"] = estimate_frechet_distance(clouds[0], clouds[1],
                                                        seeded_generator(settings.seed, "features"))
     if "frechet" not in figures:
-        warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
-                        "micrographs")
+        warnings.append(f"the Fréchet distance needs at least {FEWEST} image pieces of {edge} pixels, and the "
+                        "micrographs have fewer; give more or larger micrographs")
     if len(sets[1].files) < 2:
-        warnings.append("a single real micrograph cannot be split into two halves, so the distances have no floor; "
-                        "give two or more")
+        warnings.append("one real micrograph cannot be split into two halves, so the distances have no floor; give two "
+                        "or more real micrographs")
     signal = measure_signal_preservation(sets[0].files, seeded_generator(settings.seed, "signal"))
     report = {
         "pixel_size": pixel_size,
@@ -137,20 +138,21 @@ def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
     files = [real_files(patterns) for patterns in (settings.generated, settings.real)]
     shared = {path.resolve() for path in files[0]} & {path.resolve() for path in files[1]}
     if shared:
-        raise DataError(f"{min(shared)} is given as generated and as real ({len(shared)} files are); compare two sets")
+        raise DataError(f"{len(shared)} files are given both as generated and as real (first: {min(shared)}); give two "
+                        "different sets")
     sizes = (settings.generated_pixel_size, settings.real_pixel_size)
     sets = [open_set(name, evenly_spaced(found, settings.limit), size)
             for name, found, size in zip(("generated", "real"), files, sizes, strict=True)]
     fine, coarse = sorted(one.pixel_size for one in sets)
     if coarse > COARSEST * fine:
         raise DataError(f"pixel sizes of {sets[0].pixel_size:g} (generated) and {sets[1].pixel_size:g} Å (real) cannot "
-                        "be compared; correct the wrong one by generated_pixel_size or real_pixel_size")
+                        "be compared; correct the wrong pixel size with generated_pixel_size or real_pixel_size")
     sets = [replace(one, working_pixel_size=coarse) for one in sets]
     for one in sets:
         check_real_micrographs(one.files, coarse, one.pixel_size)
         if one.shortest_edge() < MIN_EDGE:
-            raise DataError(f"{one.files[0]} has {one.shortest_edge()} pixels a side at {coarse:g} Å per pixel; to "
-                            f"compare takes {MIN_EDGE}")
+            raise DataError(f"{one.files[0]} has {one.shortest_edge()} pixels on its shorter side at {coarse:g} Å per "
+                            f"pixel; a comparison needs at least {MIN_EDGE}")
     return sets
 
 
@@ -196,4 +198,5 @@ def _line(name: str, figure: DistanceEstimate) -> str:
     text = f"{name} {figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})"
     if figure.floor is None or figure.halves is None:
         return text
-    return f"{text}; of halves {figure.halves:.4g}, real against real {figure.floor:.4g}"
+    return f"{text}; halves of the two sets: {figure.halves:.4g}; two halves of the real set (floor): " \
+           f"{figure.floor:.4g}"

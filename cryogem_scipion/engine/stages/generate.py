@@ -112,7 +112,7 @@ def _translator(settings: GenerateSettings, microscope: Microscope, device: torc
         return None
     translator = load_model(settings.model, device)
     if abs(translator.pixel_size / microscope.pixel_size - 1) > 1e-3:
-        raise DataError(f"{settings.model} has {translator.pixel_size:g} Å per pixel and the simulation has "
+        raise DataError(f"{settings.model} has {translator.pixel_size:g} Å per pixel, but the simulation has "
                         f"{microscope.pixel_size:g} Å; simulate at the pixel size of the model")
     return to_bf16(translator) if settings.precision == "bf16" else translator
 
@@ -129,7 +129,7 @@ def _noise(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path
             return NoiseMeasurement(translator)
         if not translator.standardised:
             return NoiseMeasurement(translator, warnings=(
-                f"{settings.model} has noise and ice of the micrographs it was trained on; real is not used",))
+                f"{settings.model} has the noise and ice of the micrographs that it was trained on; real is not used",))
     elif not files:
         contrast = simulated.contrast
         # Without real micrographs the grey values are the transmission.

@@ -95,19 +95,19 @@ def _read_inputs(settings: PicksSettings) -> PicksAndTruth:
     own = match_file_names(micrographs, truth["micrograph"])
     truth = truth.assign(micrograph=truth["micrograph"].map(own))
     if not bool(truth["whole"].any()):
-        raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
+        raise DataError(f"{truth_files[0]} has no whole particle; give true coordinates of whole particles")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
     picks = read_coordinates(matching_files(settings.picks, WHAT), settings.pixel_size, hint)
     names = match_file_names(micrographs, picks["micrograph"])
     if len(picks) and not names:
-        raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is one of the truth "
-                        f"(such as {micrographs[0]!r}); give the truth of these micrographs")
+        raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is a micrograph of "
+                        f"the truth (such as {micrographs[0]!r}); give the true coordinates of the picked micrographs")
     known = picks["micrograph"].isin(list(names))
     warnings = []
     if not known.all():
         unknown = picks.loc[~known, "micrograph"].nunique()
-        warnings.append(f"{int((~known).sum())} picks lie on {unknown} micrographs that are not in the ground truth; "
-                        "they are left out")
+        warnings.append(f"{int((~known).sum())} picks are on {unknown} micrographs that are not in the truth; these "
+                        "picks are left out")
     picks = picks[known].assign(micrograph=picks.loc[known, "micrograph"].map(names)).reset_index(drop=True)
     without_picks = len(set(truth["micrograph"]) - set(picks["micrograph"]))
     if without_picks:

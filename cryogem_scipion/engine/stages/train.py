@@ -111,8 +111,9 @@ def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) 
     """Refuse inputs that would fail later; reads only headers."""
     working_pixel_size = simulated.manifest.pixel_size
     if settings.pixel_size is not None and abs(settings.pixel_size / working_pixel_size - 1) > 1e-3:
-        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation "
-                            f"({working_pixel_size:g} Å); simulate at this pixel size, or leave it empty")
+        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not the pixel size of the simulation "
+                            f"({working_pixel_size:g} Å); simulate at {settings.pixel_size:g} Å, or leave pixel_size "
+                            "empty")
     shapes = check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
     if settings.crop > smallest:

@@ -84,7 +84,8 @@ def train(real: RealMicrographs, simulated: SimulatedMicrographs, properties: Mo
     state = TrainingState(settings, properties, device, processes)
     state.restore(folder)
     if state.threads != torch.get_num_threads():
-        log.info("continuing on %d threads, as the training began: the last bits of its results depend on this number",
+        log.info("continuing on %d threads, as at the start of the training, because the last bits of the results "
+                 "depend on this number",
                  state.threads)
     with torch_threads(state.threads):
         if processes.is_rank_zero:
@@ -141,7 +142,7 @@ def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "_Cs
     state.update_best(values["realism"])
     realism_file.add({"step": state.step, **values})
     tensorboard.add(state.step, {f"realism/{name}": value for name, value in values.items()})
-    log.info("step %d: realism %.2f, best %.2f at step %d", state.step, values["realism"], state.best_realism,
+    log.info("step %d: validation metric %.2f, best %.2f at step %d", state.step, values["realism"], state.best_realism,
              state.best_step)
 
 

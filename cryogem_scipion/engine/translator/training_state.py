@@ -260,9 +260,9 @@ class TrainingState:
             if steps == self.settings.steps or 2 * (step - 1) <= min(steps, self.settings.steps):
                 return self._load(path, tensors, values)
         if paths:
-            raise CheckpointError(f"{folder} holds a training of {steps} steps, which cannot become one of "
-                                  f"{self.settings.steps}: its learning rate has fallen too far. Give {steps} or more "
-                                  "steps, or choose another out")
+            raise CheckpointError(f"{folder} holds a training of {steps} steps, which cannot be changed to "
+                                  f"{self.settings.steps} steps, because its learning rate has already fallen. Give "
+                                  f"{steps} or more steps, or choose another out")
 
     def _load(self, path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         try:

@@ -102,7 +102,7 @@ def prepare_validation_metric(network: Generator, held_out: HeldOutSet, training
     smallest = min(min(image.shape) for image in images)
     edge = min(smallest, max(EDGE, network.multiple)) // network.multiple * network.multiple
     if edge < MIN_EDGE:
-        log.warning("warning: micrographs of %d pixels are too small for the validation metric; the model has the "
+        log.warning("warning: micrographs of %d pixels are too small for the validation metric; the model gets the "
                     "weights of the last step", smallest)
         return None
     count = min(max(PIXELS // edge**2, MIN_CROPS), MAX_CROPS)

@@ -106,8 +106,8 @@ def inception_features(weights: dict[str, Tensor], name: str) -> InceptionFeatur
         with torch.no_grad():
             network.pooled(torch.zeros(1, 3, 75, 75))  # the smallest image that it takes
     except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{name} is no Inception v3 of torchvision or pytorch-fid "
-                              f"({type(error).__name__}: {str(error).splitlines()[0]}); give such a file") from None
+        raise CheckpointError(f"{name} is not an Inception v3 of torchvision or pytorch-fid ({type(error).__name__}: "
+                              f"{str(error).splitlines()[0]}); give such a file") from None
     return network.eval().requires_grad_(False)
 
 

@@ -27,8 +27,8 @@ def random_filter_features(image: Float[Tensor, "y x"]) -> Float[Tensor, "square
         The image is smaller than a square.
     """
     if min(image.shape) < SQUARE_EDGE:
-        raise DataError(f"image of {' x '.join(map(str, image.shape))} pixels (y x); at least {SQUARE_EDGE} a side are "
-                        "needed; give larger images")
+        raise DataError(f"the image has {' x '.join(map(str, image.shape))} pixels (y x), but at least {SQUARE_EDGE} "
+                        "on each side are needed; give larger images")
     height, width = (size // SQUARE_EDGE * SQUARE_EDGE for size in image.shape)
     maps = image[None, None, :height, :width].to(torch.float32)
     features, edge = [], SQUARE_EDGE
