@@ -64,7 +64,7 @@ MAPS = [
 ]
 REALS = [
     ("empty", lambda p: p.bytes("x.mrc", b""), "has 0 bytes, but an MRC file"),
-    ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "not an image|mode|MRC file"),
+    ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "is not an MRC file: its extended header"),
     ("cut", lambda p: p.mrc("x.mrc", length=20000), "cut short \\(it has 20000 bytes, and its header needs 93184\\)"),
     ("header of 4 GB without data", lambda p: p.mrc("x.mrc", (32768, 32768), content=0),
      "cut short \\(it has 1028 bytes"),

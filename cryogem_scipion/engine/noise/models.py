@@ -103,7 +103,7 @@ class PhysicalNoise:
     """For each ice map, the contaminants of its micrograph; None if it was not searched. Empty: no contaminants."""
 
     def part(self, numbers: Sequence[int]) -> "PhysicalNoise":
-        """Return the same noise with some of the ice maps and their contaminants."""
+        """Return the same noise with the ice maps at the indices ``numbers``, and with their contaminants."""
         contaminants = tuple(self.contaminants[number] for number in numbers) if self.contaminants else ()
         return replace(self, ice=tuple(self.ice[number] for number in numbers), contaminants=contaminants)
 

@@ -50,7 +50,7 @@ class RealSet:
         return len(self.micrographs)
 
     def image(self, number: int) -> StoredImage:
-        """Return the pixels of a micrograph: grey values."""
+        """Return the grey values of micrograph ``number``."""
         return StoredImage(self.folder / self.micrographs[number].name)
 
     @property
@@ -59,7 +59,7 @@ class RealSet:
         return tuple(number for number, real in enumerate(self.micrographs) if real.ice_grid is not None)
 
     def ice_map_numbers(self, numbers: Sequence[int]) -> list[int]:
-        """Return the places of micrographs among those that have an ice map; the others are left out."""
+        """Return the indices of the ice maps of the micrographs ``numbers``, of those that have an ice map."""
         return [place for place, number in enumerate(self.with_ice) if number in numbers]
 
     @property

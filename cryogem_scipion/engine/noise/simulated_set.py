@@ -45,7 +45,7 @@ class SimulatedSet:
     exposures: tuple[Exposure, ...]
 
     def clean(self, number: int, signal_factor: float) -> Float[Tensor, "y x"]:
-        """Return 1 - factor · s of one micrograph, where the file holds 1 - s."""
+        """Return 1 - ``signal_factor`` · s of micrograph ``number``; its file holds 1 - s."""
         return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
 
     def signal_factor(self, snr: float, background_deviation: float) -> float:
