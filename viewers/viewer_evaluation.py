@@ -90,6 +90,6 @@ def draw_picked_micrographs(figure: Figure, folder: Path) -> None:
         path = Path(scores["micrograph"])
         shape = show_image(axis, path) if path.is_file() else None
         picks.mark_picks(axis, report, arrays, index, shape)
-        figure.suptitle(f"{path.name}: {picks.scores(scores)}", fontsize=11)
+        figure.suptitle(f"{path.name}: {picks.scores_text(scores)}", fontsize=11)
 
     Pages(figure, len(report["micrographs"]), int(arrays["example"]), draw)

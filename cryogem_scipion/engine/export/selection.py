@@ -185,7 +185,7 @@ def _micrograph_shape(folder: Path, micrographs: pd.DataFrame) -> tuple[int, int
 
 def _with_random_shifts(particles: pd.DataFrame, settings: ExportSettings, box: int, shape: tuple[int, int],
                         pixel_size: float) -> pd.DataFrame:
-    """Rows whose boxes are shifted at random path_inside the micrograph; the origins change by the same amount."""
+    """Rows whose boxes are shifted at random inside the micrograph; the origins change by the same amount."""
     corner = box_corners(particles[COORDINATE].to_numpy(float), box)
     last_corner = np.array(shape[::-1]) - box
     max_shift = settings.random_shift
