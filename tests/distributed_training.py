@@ -11,7 +11,7 @@ import torch
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import join_process_group
 from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
@@ -25,8 +25,8 @@ def data():
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = mask[50:70, 5:20] = 1
     images = [rng.normal(500, 25, (80, 72)).astype(np.float32) for _ in range(2)]
-    simulated = SimulatedMicrographs([(1 - 0.02 * mask).astype("f4")], [mask])
-    return RealMicrographs(images, [500.0] * 2, [25.0] * 2), simulated
+    simulated = SimulatedImages([(1 - 0.02 * mask).astype("f4")], [mask])
+    return RealImages(images, [500.0] * 2, [25.0] * 2), simulated
 
 
 def main(out, batch):

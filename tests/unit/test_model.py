@@ -38,7 +38,7 @@ def test_a_model_is_the_same_after_writing_and_reading(model, tmp_path, generato
     assert torch.equal(*images)
     assert torch.equal(clean, before)
     assert images[0].shape == clean.shape
-    assert (loaded.pixel_size, loaded.snr, loaded.contrast, loaded.sigma_n) == (5.0, 0.1, 0.003, 0.06)
+    assert (loaded.pixel_size, loaded.snr, loaded.signal_factor, loaded.background_deviation) == (5.0, 0.1, 0.003, 0.06)
     assert loaded.details == {"steps": 7}
     assert [ice.field for ice in loaded.physical.ice] == [(200, 240)] * 3
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -134,7 +134,7 @@ def mark_picks(axis: Any, report: dict[str, Any], arrays: dict[str, Any], index:
     report, arrays
         Report of ``cryogem picks``, as ``read_report`` returns it.
     index
-        Number of the micrograph in the report, from 0.
+        Index of the micrograph in the report, from 0.
     shape
         Size (y, x) of the micrograph in pixels; None makes the axes large enough for all circles.
     """

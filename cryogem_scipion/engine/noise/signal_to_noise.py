@@ -23,13 +23,13 @@ __all__ = ["ParticleBand", "SnrFit", "band_filtered", "fit_snr", "particle_band"
 QUIET = 0.4
 """Share of a micrograph's tiles that counts as background: those with the least power in the particles' band."""
 LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
-"""Quantiles that are compared. Below them is background; above them are aggregates and contaminants."""
+"""Quantiles of the local power that are compared. Lower quantiles are background, higher ones contaminants."""
 REFERENCE = 0.25
-"""The quantile that stands for the background; it is the unit of local power."""
+"""The quantile that stands for the background. Its local power is the unit."""
 RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
-"""Signal-to-noise ratios that are tried, from 0.01 to 1.35 in steps of a quarter."""
+"""Signal-to-noise ratios that are tried, from 0.01 to 1.35; each is 1.25 times the one before."""
 LARGEST_HIDDEN = 0.02
-"""A place is left out if more than this share of its surroundings is contaminants."""
+"""A pixel is left out if contaminants cover more than this share of its surroundings."""
 LARGEST_MISFIT = 0.25
 """Largest misfit of a reliable result."""
 
@@ -56,7 +56,7 @@ class ParticleBand:
 
 
 def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
-            particle_pixels: float, generator: torch.Generator,
+            diameter_pixels: float, generator: torch.Generator,
             hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> SnrFit:
     """Measure the signal-to-noise ratio of real micrographs.
 
@@ -68,25 +68,25 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
         Signal s of simulated micrographs, at any contrast, with about as many particles as the real ones.
     signal_deviation
         Standard deviation of s inside the particles' masks, at the contrast of ``signals``.
-    particle_pixels
+    diameter_pixels
         Particle diameter in pixels.
     generator
         Random generator for the noise of the simulated micrographs.
     hidden
         For each real micrograph a mask of its contaminants (1); these places are left out.
     """
-    band = particle_band(flats, signals, particle_pixels)
+    band = particle_band(flats, signals, diameter_pixels)
     noise_powers, taper = band.noise_powers, band.taper
-    powers = parallel_map(lambda flat: _local_power(flat, taper, particle_pixels), flats)
+    powers = parallel_map(lambda flat: _local_power(flat, taper, diameter_pixels), flats)
     real = _quantiles(powers if hidden is None else [
-        power[_smoothed(mask, particle_pixels) < LARGEST_HIDDEN] for power, mask in zip(powers, hidden, strict=True)])
-    # With the local powers of noise, signal and their product, each ratio needs a weighted sum only.
+        power[_smoothed(mask, diameter_pixels) < LARGEST_HIDDEN] for power, mask in zip(powers, hidden, strict=True)])
+    # The local power at any ratio is a weighted sum of the local powers of noise, signal and their product.
     noises = [ColouredNoise(noise_powers[i % len(noise_powers)]).draw((image.shape[0], image.shape[1]), generator)
               for i, image in enumerate(signals)]
 
     def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         n, s = (band_filtered(image, taper) for image in pair)
-        return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
+        return tuple(_smoothed(product, diameter_pixels) for product in (n * n, n * s, s * s))
 
     terms = parallel_map(products, list(zip(noises, signals, strict=True)))
 
@@ -103,15 +103,15 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
 
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
-                  particle_pixels: float) -> ParticleBand:
+                  diameter_pixels: float) -> ParticleBand:
     """Return the frequencies at which particles exceed the noise; the parameters are those of ``fit_snr``."""
     signal, total = (torch.stack(parallel_map(lambda image: tile_periodograms(image).mean(0), images)).mean(0)
                      for images in (signals, flats))
-    band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
+    band = _without_slow(signal / total.clamp_min(1e-20), diameter_pixels)
     # Computed a second time, because the tiles of all micrographs take several times the micrographs' memory.
     noise_powers = tuple(parallel_map(lambda flat: _quiet(tile_periodograms(flat), band), flats))
     mean = torch.stack(noise_powers).mean(0)
-    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
+    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), diameter_pixels)
     return ParticleBand(taper / taper.max(), noise_powers)
 
 
@@ -141,7 +141,7 @@ def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
 
 
 def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:
-    """The weights, zero where a period is longer than a particle: there ice and contaminants dominate."""
+    """The weights without low frequencies: zero where a period is longer than a particle, as for ice."""
     radius = torch.hypot(fourier.fftfreq(plane.shape[0])[:, None], fourier.rfftfreq(plane.shape[0]))
     return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
 

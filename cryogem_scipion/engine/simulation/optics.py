@@ -118,7 +118,7 @@ def ctf_zeros(optics: Optics, directions: NDArray[np.float64], highest_frequency
         One realised microscope state.
     directions
         Directions θ in which to look for zeros, from x towards y, radians (m,).
-    highest
+    highest_frequency
         Look for zeros up to this frequency, 1/Å; above 0.
 
     Returns

@@ -69,7 +69,7 @@ def compiled_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor,
 
 
 def torch_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
-           grid: SliceGrid) -> Complex[Tensor, "n width half"]:
+                 grid: SliceGrid) -> Complex[Tensor, "n width half"]:
     """Half-plane spectra of projections, computed by torch on any device; arguments as for ``compiled_slices``."""
     device, width = spectrum.device, grid.width
     ky = fourier.fftfreq(width, 1 / width, device=device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem simulate``: clean micrographs of a map, with all labels."""
+"""``cryogem simulate``: makes clean micrographs of a map, with all labels."""
 import logging
 from dataclasses import replace
 
@@ -45,11 +45,11 @@ def run(settings: SimulateSettings) -> Manifest:
     writer = DatasetWriter(out, microscope, sources, settings.extract)
 
     def simulate(index: int) -> tuple[int, Specimen]:
-        """From the virtual specimen through the optics into the dataset."""
+        """Draw a specimen, form its clean image, and write it to the dataset."""
         specimen = microscope.draw_specimen(settings.seed, index)
         if not writer.has_micrograph(index):
             clean = microscope.form_image(specimen)
-            writer.write_images(index, 1 - clean.signal, clean)
+            writer.write_images(index, clean.image, clean)
         return index, specimen
 
     threads = worker_count(device, settings.micrographs, microscope.memory_bytes)

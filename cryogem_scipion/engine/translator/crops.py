@@ -13,7 +13,7 @@ from torch import Tensor
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["ImageArray", "RealMicrographs", "SimulatedCrops", "SimulatedMicrographs", "draw_real_crops",
+__all__ = ["ImageArray", "RealImages", "SimulatedCrops", "SimulatedImages", "draw_real_crops",
            "draw_simulated_crops"]
 
 HIGHEST, LOWEST = 10.0, -40.0
@@ -33,7 +33,7 @@ class ImageArray(Protocol):
 
 
 @dataclass(frozen=True)
-class RealMicrographs:
+class RealImages:
     """Real micrographs and the grey scale of each; the images can stay on disk."""
 
     images: Sequence[ImageArray]
@@ -45,14 +45,14 @@ class RealMicrographs:
 
 
 @dataclass(frozen=True)
-class SimulatedMicrographs:
+class SimulatedImages:
     """Clean images 1 - s and their masks; the images can stay on disk."""
 
     clean: Sequence[ImageArray]
     """(y, x)."""
     masks: Sequence[ImageArray]
     """(y, x), 1 inside particles."""
-    contrast: float = 1.0
+    signal_factor: float = 1.0
     """Factor by which s is multiplied."""
     exposures: Sequence[Exposure] = ()
     """Exposure of each image; empty if they are not known."""
@@ -68,7 +68,7 @@ class SimulatedCrops:
     """Exposure of each crop, rotated and mirrored with it."""
 
 
-def draw_real_crops(micrographs: RealMicrographs, edge: int, batch: int,
+def draw_real_crops(micrographs: RealImages, edge: int, batch: int,
                     generator: torch.Generator) -> Float[Tensor, "b y x"]:
     """Random crops of real micrographs, in standard deviations of the noise around the median.
 
@@ -95,7 +95,7 @@ def draw_real_crops(micrographs: RealMicrographs, edge: int, batch: int,
     return torch.stack(crops)
 
 
-def draw_simulated_crops(micrographs: SimulatedMicrographs, edge: int, batch: int,
+def draw_simulated_crops(micrographs: SimulatedImages, edge: int, batch: int,
                          generator: torch.Generator) -> SimulatedCrops:
     """Random crops of clean images, with their masks and exposures.
 
@@ -116,7 +116,7 @@ def draw_simulated_crops(micrographs: SimulatedMicrographs, edge: int, batch: in
     clean, masks, exposures = [], [], []
     for _ in range(batch):
         index, window = _draw_window(micrographs.clean, edge, generator)
-        clean.append(1 - micrographs.contrast * (1 - _read_crop(micrographs.clean[index], window)))
+        clean.append(1 - micrographs.signal_factor * (1 - _read_crop(micrographs.clean[index], window)))
         masks.append(_read_crop(micrographs.masks[index], window))
         exposures.append(micrographs.exposures[index].turned(window.quarter_turns, window.mirrored)
                          if micrographs.exposures else None)
