@@ -37,7 +37,7 @@ def make_valid_inputs(folder):
 
 @dataclass(frozen=True)
 class InputFolders:
-    """The folder ``good`` of valid inputs, and the folder ``bad`` for the damaged inputs of one test."""
+    """Folders of one test: ``good`` holds valid inputs, ``bad`` gets the damaged ones."""
 
     good: Path
     bad: Path

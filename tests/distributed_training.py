@@ -19,8 +19,8 @@ STEPS = 20
 PROPERTIES = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})
 
 
-def data():
-    """Return real noise, and a clean image with two particles."""
+def training_images():
+    """Return two real micrographs of noise, and a clean image with two particles."""
     rng = np.random.default_rng(4)
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = mask[50:70, 5:20] = 1
@@ -35,7 +35,7 @@ def main(out, batch):
     settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", steps=2 * STEPS, crop=32, batch=batch,
                              generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
     state = TrainingState(settings, PROPERTIES, device, processes)
-    micrographs = data()
+    micrographs = training_images()
     losses = [state.train_step(*micrographs) for _ in range(STEPS)]
     if processes.is_rank_zero:
         weights = {**state.generator.state_dict(), **{f"d.{name}": value for name, value in

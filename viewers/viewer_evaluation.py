@@ -29,7 +29,7 @@ class CryogemEvaluateViewer(Viewer):
 
     def _visualize(self, obj: ProtCryogemEvaluate, **kwargs: Any) -> list[View]:
         return open_figure(self, "Generated and real micrographs", FIGURE_SIZE,
-                      lambda figure: draw_evaluation(figure, obj.outFolder()))
+                           lambda figure: draw_evaluation(figure, obj.outFolder()))
 
 
 class CryogemPicksViewer(ProtocolViewer):

@@ -99,7 +99,7 @@ class CryogemCountWizard(_CryogemWizard):
             raise DataError("the project has no picked coordinates to count; pick particles in some micrographs, or "
                             "import coordinates")
         index = dialogs.choose_from_list(form.root, "Coordinates to count", [name for name, _ in sets],
-                               "Coordinates picked on micrographs like those to be simulated.")
+                                         "Coordinates picked on micrographs like those to be simulated.")
         if index is None:
             return None
         numbers = particle_numbers(sets[index][1], *simulated_field(form.protocol))

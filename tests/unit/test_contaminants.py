@@ -18,8 +18,8 @@ from cryogem_scipion.engine.translator.model import Translator, load_model, save
 from cryogem_scipion.engine.translator.networks import build_generator
 
 SHAPE, SIZE = (256, 320), 24
-FRAMES = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
-          for turns in range(4) for mirrored in (False, True)]
+PARTS = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
+         for turns in range(4) for mirrored in (False, True)]
 
 
 def micrograph(generator, particles=25):
@@ -75,7 +75,7 @@ def test_hot_pixels_are_no_contaminants(usual, generator):
     assert float(opacity_map(find_contaminants(image, usual), SHAPE).mean()) < 0.005
 
 
-@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("part", PARTS)
 def test_a_fixed_contaminant_turns_with_its_micrograph(part, generator):
     whole, opacity = torch.randn(SHAPE, generator=generator), torch.zeros(SHAPE)
     opacity[200:, 7:90] = 1.0

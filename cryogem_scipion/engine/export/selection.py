@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choice of the micrographs and whole particles of a dataset folder to export, and of their boxes."""
+"""Selection of the micrographs and whole particles of a dataset folder that are exported, and of their boxes."""
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -152,7 +152,7 @@ def _all_particles(folder: Path, extracted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen_part(settings: ExportSettings, micrographs: pd.DataFrame, particles: pd.DataFrame, has_stacks: bool
-          ) -> tuple[pd.DataFrame, pd.DataFrame]:
+                 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the chosen micrographs or particles."""
     if settings.dataset_micrographs:
         micrographs = _chosen_rows(micrographs, "rlnMicrographName", settings.dataset_micrographs, "micrographs")

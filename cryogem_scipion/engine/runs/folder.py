@@ -48,9 +48,9 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     """
     out = settings.out
     source = out / "source"
-    free = MAY_CHANGE | set(may_change)
+    changeable = MAY_CHANGE | set(may_change)
     values = settings.model_dump(mode="json")
-    fixed = {key: value for key, value in values.items() if key not in free}
+    fixed = {key: value for key, value in values.items() if key not in changeable}
     defaults = {key: value for key, value in values.items() if key not in settings.model_fields_set}
     try:
         if out.is_dir() and not source.is_dir() and any(out.iterdir()):

@@ -36,7 +36,7 @@ from cryogem_scipion.engine.translator.distributed import ProcessGroup, join_pro
 from cryogem_scipion.engine.translator.figure_data import training_figure_data
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.training import MODEL, ModelProperties, TrainingRecord, train
-from cryogem_scipion.engine.translator.training_figures import training_figures
+from cryogem_scipion.engine.translator.training_results import training_results
 from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
 from cryogem_scipion.engine.translator.validation import HeldOutSet
 
@@ -101,7 +101,7 @@ def run(settings: TrainSettings) -> Manifest:
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
         contrast=simulated.contrast.rescaled(model.snr, physical.background_deviation),
-        warnings=warnings, figures={**noise.figures, **training_figures(out)})
+        warnings=warnings, figures={**noise.figures, **training_results(out)})
     write_manifest(out, manifest)
     processes.barrier()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)

@@ -34,7 +34,7 @@ class ImageArray(Protocol):
 
 @dataclass(frozen=True)
 class RealImages:
-    """Real micrographs and the grey scale of each; the images can stay on disk."""
+    """Images of real micrographs and the grey scale of each; the images can stay on disk."""
 
     images: Sequence[ImageArray]
     """(y, x), grey values."""
@@ -53,7 +53,7 @@ class SimulatedImages:
     masks: Sequence[ImageArray]
     """(y, x), 1 inside particles."""
     signal_factor: float = 1.0
-    """Factor by which s is multiplied."""
+    """Factor by which the signal s is multiplied; ``SimulatedSet.signal_factor``."""
     exposures: Sequence[Exposure] = ()
     """Exposure of each image; empty if they are not known."""
 

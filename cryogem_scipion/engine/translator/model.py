@@ -42,7 +42,7 @@ class Translator:
     snr: float
     """Signal-to-noise ratio of the physical images."""
     signal_factor: float
-    """Factor by which s of the training's simulation was multiplied to get this SNR."""
+    """Factor by which the signal s of the training's simulation was multiplied to get this SNR."""
     details: dict[str, Any]
     """Information only: steps, version, source files."""
     standardised: bool = False

@@ -69,7 +69,7 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
         What the model has besides the network.
     held_out
         Held-out micrographs for the validation metric. The model then has the weights with the lowest metric. None:
-        it has the weights of the last step.
+        the model has the weights of the last step.
     processes
         Processes that train together. Only rank 0 writes files, computes the validation metric and yields records.
 

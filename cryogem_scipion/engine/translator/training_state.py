@@ -66,7 +66,7 @@ class ModelProperties:
     snr: float
     """Signal-to-noise ratio of the physical images."""
     signal_factor: float
-    """Factor by which s of the simulation is multiplied to get this SNR."""
+    """Factor by which the signal s of the simulation is multiplied to get this SNR."""
     details: dict[str, Any]
     """Information only."""
 
@@ -307,7 +307,7 @@ class TrainingState:
     def _settings_digest(self) -> str:
         """Digest of the settings that must not change when a training continues."""
         may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
-                *(["processes"] if self.settings.processes == 1 else [])}
+                      *(["processes"] if self.settings.processes == 1 else [])}
         return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
 
 

@@ -54,7 +54,7 @@ class HeldOutSet:
 
 @dataclass(frozen=True)
 class ValidationMetric:
-    """Function of a generator; physical images, latent noise and held-out micrographs are always the same."""
+    """Validation metric as a function of a generator; its images and its latent noise never change."""
 
     physical_images: Float[Tensor, "b y x"]
     latent: list[Tensor] | None
@@ -90,7 +90,7 @@ def prepare_validation_metric(network: Generator, held_out: HeldOutSet, training
     Parameters
     ----------
     network
-        Generator of the training; its weights make no difference.
+        Generator of the training; only its architecture is used.
     held_out, training_set
         Real micrographs to compare with, and real micrographs of the training.
     simulated
