@@ -131,7 +131,7 @@ def _table(axis: Any, report: dict[str, Any]) -> None:
             cell.set_text_props(ha="left")
     lines = ["halves: half of the generated set against half of the real set. Compare it with real | real: two halves "
              "of the real set" + ("." if report["sets"]["real"]["micrographs"] > 1 else
-                               ", which needs more than one real micrograph."),
+                                  ", which needs more than one real micrograph."),
              f"Fréchet distance: {_feature_network(report)}."]
     if report["signal"]:
         signal = report["signal"]

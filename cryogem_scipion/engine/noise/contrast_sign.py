@@ -20,13 +20,14 @@ __all__ = ["ContrastSign", "measure_contrast_sign"]
 
 TAILS = (0.005, 0.02)
 """Quantiles, counted from either end, whose distances from the median are compared."""
-CERTAIN, DOUBTFUL = 3.0, 2.0
-"""Standard errors by which the measured asymmetry has to be bright, and the simulated asymmetry dark."""
-SMALLEST_PART = 0.25
+CERTAIN_ERRORS, DOUBTFUL_ERRORS = 3.0, 2.0
+"""Standard errors by which the measured asymmetry has to be bright, and the simulated asymmetry dark, for a certain and
+for a doubtful result."""
+MIN_ASYMMETRY_FRACTION = 0.25
 """Smallest asymmetry for a certain result, as a fraction of the expected asymmetry."""
 AGREEMENT = 0.8
 """Share of the micrographs that have to agree with a certain result."""
-SPREAD_OF_ONE = 0.1
+ASSUMED_SPREAD = 0.1
 """Assumed spread between micrographs if there is only one micrograph, as a fraction of the expected asymmetry."""
 NOISE_IMAGES = 6
 """Smallest number of noise images that are simulated."""
@@ -48,13 +49,13 @@ class ContrastSign:
     @property
     def inverted(self) -> bool:
         """Whether particles are certainly bright."""
-        return (self._opposite(CERTAIN) and self.measured > SMALLEST_PART * abs(self.expected)
+        return (self._opposite(CERTAIN_ERRORS) and self.measured > MIN_ASYMMETRY_FRACTION * abs(self.expected)
                 and self.agreeing >= AGREEMENT)
 
     @property
     def doubtful(self) -> bool:
         """Whether particles are probably bright."""
-        return self._opposite(DOUBTFUL)
+        return self._opposite(DOUBTFUL_ERRORS)
 
     def _opposite(self, errors: float) -> bool:
         """Whether the real asymmetry is bright and the simulated one dark, both by at least so many standard errors."""
@@ -69,19 +70,19 @@ def measure_contrast_sign(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequen
     """
     snr = fit_snr(flats, signals, signal_deviation, diameter_pixels, generator).snr
     band = particle_band(flats, signals, diameter_pixels)
-    contrast = math.sqrt(snr) / signal_deviation
+    signal_factor = math.sqrt(snr) / signal_deviation
     with_particles, noise_alone = [], []
     for index in range(max(NOISE_IMAGES, len(signals))):
         signal = signals[index % len(signals)]
         shape = (signal.shape[0], signal.shape[1])
         noise = ColouredNoise(band.noise_powers[index % len(flats)]).draw(shape, generator)
         noise_alone.append(_asymmetry(band_filtered(noise, band.taper)))
-        with_particles.append(_asymmetry(band_filtered(noise - contrast * signal, band.taper)))
+        with_particles.append(_asymmetry(band_filtered(noise - signal_factor * signal, band.taper)))
     measured = torch.tensor([_asymmetry(band_filtered(flat, band.taper)) for flat in flats])
     expected, chance = float(torch.tensor(with_particles).mean()), float(torch.tensor(noise_alone).std())
     # A larger field has less chance variation.
     chance *= math.sqrt(signals[0].numel() / (sum(flat.numel() for flat in flats) / len(flats)))
-    between = float(measured.std()) if len(flats) > 1 else SPREAD_OF_ONE * abs(expected)
+    between = float(measured.std()) if len(flats) > 1 else ASSUMED_SPREAD * abs(expected)
     error = math.hypot(chance, between) / math.sqrt(len(flats))
     return ContrastSign(float(measured.mean()), expected, error, agreeing=float((measured > chance).float().mean()))
 

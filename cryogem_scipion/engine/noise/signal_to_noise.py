@@ -20,17 +20,17 @@ from cryogem_scipion.engine.noise.spectrum import ColouredNoise, resample_half_p
 
 __all__ = ["ParticleBand", "SnrFit", "band_filtered", "fit_snr", "particle_band"]
 
-QUIET = 0.4
+BACKGROUND_SHARE = 0.4
 """Share of a micrograph's tiles that counts as background: those with the least power in the particles' band."""
-LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
+QUANTILE_LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
 """Quantiles of the local power that are compared. Lower quantiles are background, higher ones contaminants."""
-REFERENCE = 0.25
+BACKGROUND_LEVEL = 0.25
 """The quantile that stands for the background. Its local power is the unit."""
-RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
+TRIED_SNRS = tuple(0.01 * 1.25 ** step for step in range(23))
 """Signal-to-noise ratios that are tried, from 0.01 to 1.35; each is 1.25 times the one before."""
-LARGEST_HIDDEN = 0.02
+MAX_HIDDEN_SHARE = 0.02
 """A pixel is left out if contaminants cover more than this share of its surroundings."""
-LARGEST_MISFIT = 0.25
+MAX_MISFIT = 0.25
 """Largest misfit of a reliable result."""
 
 
@@ -79,7 +79,7 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     noise_powers, taper = band.noise_powers, band.taper
     powers = parallel_map(lambda flat: _local_power(flat, taper, diameter_pixels), flats)
     real = _quantiles(powers if hidden is None else [
-        power[_smoothed(mask, diameter_pixels) < LARGEST_HIDDEN] for power, mask in zip(powers, hidden, strict=True)])
+        power[_smoothed(mask, diameter_pixels) < MAX_HIDDEN_SHARE] for power, mask in zip(powers, hidden, strict=True)])
     # The local power at any ratio is a weighted sum of the local powers of noise, signal and their product.
     noises = [ColouredNoise(noise_powers[i % len(noise_powers)]).draw((image.shape[0], image.shape[1]), generator)
               for i, image in enumerate(signals)]
@@ -91,15 +91,15 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     terms = parallel_map(products, list(zip(noises, signals, strict=True)))
 
     def misfit(ratio: float) -> float:
-        contrast = math.sqrt(ratio) / signal_deviation
-        simulated = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
+        signal_factor = math.sqrt(ratio) / signal_deviation
+        simulated = _quantiles([nn - 2 * signal_factor * ns + signal_factor**2 * ss for nn, ns, ss in terms])
         return float((simulated / real).log().abs().mean())
 
-    misfits = parallel_map(misfit, RATIOS)
-    best = min(range(len(RATIOS)), key=misfits.__getitem__)
-    is_minimum = 0 < best < len(RATIOS) - 1
-    snr = _vertex(misfits, best) if is_minimum else RATIOS[best]
-    return SnrFit(snr, misfits[best], is_minimum and misfits[best] < LARGEST_MISFIT)
+    misfits = parallel_map(misfit, TRIED_SNRS)
+    best = min(range(len(TRIED_SNRS)), key=misfits.__getitem__)
+    is_minimum = 0 < best < len(TRIED_SNRS) - 1
+    snr = _vertex(misfits, best) if is_minimum else TRIED_SNRS[best]
+    return SnrFit(snr, misfits[best], is_minimum and misfits[best] < MAX_MISFIT)
 
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
@@ -123,7 +123,7 @@ def band_filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -
 
 def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
     """Mean power spectrum of the tiles with the fewest particles."""
-    count = max(1, math.ceil(QUIET * len(powers)))
+    count = max(1, math.ceil(BACKGROUND_SHARE * len(powers)))
     return powers[(powers * band).sum((1, 2)).argsort()[:count]].mean(0)
 
 
@@ -148,7 +148,7 @@ def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, 
 
 def _quantiles(maps: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, " q"]:
     """Quantiles of local power in units of the background's, averaged over the micrographs."""
-    levels = torch.tensor([REFERENCE, *LEVELS])
+    levels = torch.tensor([BACKGROUND_LEVEL, *QUANTILE_LEVELS])
     quantiles = torch.stack([torch.quantile(values.flatten(), levels) for values in maps])
     return (quantiles[:, 1:] / quantiles[:, :1]).mean(0)
 
@@ -158,4 +158,4 @@ def _vertex(misfits: Sequence[float], best: int) -> float:
     left, middle, right = misfits[best - 1:best + 2]
     bend = left - 2 * middle + right
     step = 0.5 * (left - right) / bend if bend > 0 else 0.0
-    return float(RATIOS[best] * (RATIOS[1] / RATIOS[0]) ** step)
+    return float(TRIED_SNRS[best] * (TRIED_SNRS[1] / TRIED_SNRS[0]) ** step)

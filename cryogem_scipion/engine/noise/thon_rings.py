@@ -21,13 +21,13 @@ __all__ = ["MAX_MODULATED_SHARE", "ThonRings", "fit_thon_rings", "measure_modula
 
 EDGE = 512
 """Largest edge (px) of the tiles that rings are fitted on."""
-LOWEST, HIGHEST = 0.15, 0.97
+MIN_FREQUENCY, MAX_FREQUENCY = 0.15, 0.97
 """Frequencies that are fitted, in units of Nyquist. Lower ones have particles and ice, higher ones filters' edges."""
 DEFOCI = np.arange(2000.0, 60_000.0, 100.0)
 """Defocus values that are tried, Å."""
-BACKGROUND, SHARE = 6, 3
+BACKGROUND_DEGREE, SHARE_DEGREE = 6, 3
 """Degrees of the polynomials for the background and for the modulated share."""
-EXPLAINED = 0.5
+MIN_EXPLAINED = 0.5
 """Smallest share of a profile's variance that rings have to explain."""
 ROUNDS = 2
 """Rounds in which the modulated share and the defocus of all micrographs are fitted in turn."""
@@ -61,7 +61,7 @@ def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -
     """
     profiles = _profiles(images)
     defoci, explained = profiles.defoci(exposure)
-    chosen = np.flatnonzero(explained >= EXPLAINED)
+    chosen = np.flatnonzero(explained >= MIN_EXPLAINED)
     if 2 * len(chosen) < len(images):
         return None
     modulated_share = _share(profiles.subset(chosen), [exposure.at_defocus(defoci[index]) for index in chosen])
@@ -101,7 +101,7 @@ class _Profiles:
 
     def defoci(self, exposure: Exposure) -> tuple[list[float], NDArray[np.float64]]:
         """Return each micrograph's best-fitting defocus (Å), and the share of the variance that its rings explain."""
-        background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND, SHARE))
+        background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND_DEGREE, SHARE_DEGREE))
         whole = _residuals(background, self.values)
         squares = (exposure.at_defocus(defocus).squared_ctf(self.frequency)[:, None] for defocus in DEFOCI)
         residuals = np.stack([_residuals(np.hstack([background, strength * square]), self.values)
@@ -112,7 +112,7 @@ class _Profiles:
     def defoci_with(self, modulated_share: Float[Tensor, " half"], exposure: Exposure) -> list[float]:
         """Return for each micrograph the defocus (Å) at which rings of a known modulated share fit best."""
         known = np.interp(self.frequency, np.linspace(0, 1, len(modulated_share)), modulated_share.double().numpy())
-        background = np.linalg.qr(_curves(self.frequency, BACKGROUND - 2))[0]
+        background = np.linalg.qr(_curves(self.frequency, BACKGROUND_DEGREE - 2))[0]
         measured = np.log(self.values * self.smooth)
         rings = np.stack([np.log(1 + known * (2 * exposure.at_defocus(defocus).squared_ctf(self.frequency) - 1))
                           for defocus in DEFOCI], axis=1)
@@ -125,29 +125,29 @@ def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
     tile = min(EDGE, *(1 << (min(image.shape).bit_length() - 1) for image in images))
     radius = np.hypot(np.fft.fftfreq(tile, 1 / tile)[:, None], np.arange(tile // 2 + 1)).round().astype(int).ravel()
     frequency = np.arange(tile // 2) / (tile // 2)
-    used = (frequency >= LOWEST) & (frequency <= HIGHEST)
+    used = (frequency >= MIN_FREQUENCY) & (frequency <= MAX_FREQUENCY)
     powers = parallel_map(lambda image: tile_periodograms(image, tile).median(0).values.double().numpy().ravel(),
                           images)
     means = np.stack([np.bincount(radius, power) / np.bincount(radius) for power in powers], axis=1)
     means = np.maximum(means[:tile // 2][used], 1e-12)
-    terms = _curves(frequency[used], BACKGROUND)
+    terms = _curves(frequency[used], BACKGROUND_DEGREE)
     smooth = np.exp(terms @ np.linalg.lstsq(terms, np.log(means), rcond=None)[0])
     return _Profiles(frequency[used], means / smooth, smooth)
 
 
 def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
     """Modulated share, by least squares: a smooth background for each profile, and rings of one common strength."""
-    size, terms, count = BACKGROUND + 1, SHARE + 1, len(exposures)
-    background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND, SHARE))
+    size, terms, count = BACKGROUND_DEGREE + 1, SHARE_DEGREE + 1, len(exposures)
+    background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND_DEGREE, SHARE_DEGREE))
     rows = np.zeros((count, len(profiles.frequency), size * count + terms))
     for index, exposure in enumerate(exposures):
         # values = background + strength · (2 |CTF|² - 1)
         rows[index, :, index * size:(index + 1) * size] = background
         rows[index, :, -terms:] = strength * (2 * exposure.squared_ctf(profiles.frequency) - 1)[:, None]
     solution = np.linalg.lstsq(rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel(), rcond=None)[0]
-    frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), LOWEST, HIGHEST)
-    rings = _curves(frequency, SHARE) @ solution[-terms:]
-    mean = _curves(frequency, BACKGROUND) @ solution[:-terms].reshape(count, size).mean(0)
+    frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), MIN_FREQUENCY, MAX_FREQUENCY)
+    rings = _curves(frequency, SHARE_DEGREE) @ solution[-terms:]
+    mean = _curves(frequency, BACKGROUND_DEGREE) @ solution[:-terms].reshape(count, size).mean(0)
     return torch.from_numpy(np.clip(rings / np.maximum(mean, 1e-6), 0, MAX_MODULATED_SHARE)).float()
 
 
@@ -160,6 +160,6 @@ def _residuals(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
 
 def _curves(frequency: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
     """Chebyshev polynomials up to a degree on the fitted range, one in each column."""
-    position = 2 * (frequency - LOWEST) / (HIGHEST - LOWEST) - 1
+    position = 2 * (frequency - MIN_FREQUENCY) / (MAX_FREQUENCY - MIN_FREQUENCY) - 1
     curves: NDArray[np.float64] = np.cos(np.arange(degree + 1) * np.arccos(np.clip(position, -1, 1))[:, None])
     return curves

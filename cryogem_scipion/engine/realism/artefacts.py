@@ -16,7 +16,7 @@ from cryogem_scipion.engine.realism.image_statistics import standardise
 
 __all__ = ["PERIODS", "Artefacts", "artefact_excess", "lattice_excess_db", "measure_artefacts"]
 
-LONGEST_PERIOD = 64
+MAX_PERIOD = 64
 PERIODS = (2, 4, 8, 16, 32, 64)
 """Periods (px) of the lattices. A network that halves and doubles its feature maps can leave any of them."""
 TILE_EDGES = (512, 256)
@@ -85,8 +85,8 @@ def lattice_excess_db(generated: Float[Tensor, "*s 2 rows columns"], real: Float
 
 def _points(period: int) -> Tensor:
     """Mask of the frequencies (m / 64, n / 64) that belong to a period and to no shorter one."""
-    step = LONGEST_PERIOD // period
-    rows, columns = torch.arange(LONGEST_PERIOD)[:, None], torch.arange(LONGEST_PERIOD // 2 + 1)
+    step = MAX_PERIOD // period
+    rows, columns = torch.arange(MAX_PERIOD)[:, None], torch.arange(MAX_PERIOD // 2 + 1)
     of_period = (rows % step == 0) & (columns % step == 0)
     of_shorter_period = (rows % (2 * step) == 0) & (columns % (2 * step) == 0)
     return of_period & ~of_shorter_period
@@ -110,8 +110,8 @@ def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
     # and no other lattice point lies there.
     full = torch.cat([power, power[:, 1:-1].flip(1).roll(-1, 0).flip(0)], 1)
     around = torch.stack([full.roll((dy, dx), (0, 1)) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if dy or dx]).mean(0)
-    step = edge // LONGEST_PERIOD
-    return torch.stack([plane[::step, ::step][:, :LONGEST_PERIOD // 2 + 1] for plane in (full, around)])
+    step = edge // MAX_PERIOD
+    return torch.stack([plane[::step, ::step][:, :MAX_PERIOD // 2 + 1] for plane in (full, around)])
 
 
 def _starts(size: int, edge: int) -> list[int]:

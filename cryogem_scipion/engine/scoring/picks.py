@@ -150,9 +150,8 @@ def picks_report(classified: pd.DataFrame, truth: pd.DataFrame, micrographs: lis
     """
     picks_of, truth_of = classified.groupby("micrograph").groups, truth.groupby("micrograph").groups
     has_scores = bool(classified["score"].notna().all())
-    by_micrograph = [{"micrograph": name,
-             **pick_metrics(classified.loc[picks_of.get(name, [])], truth.loc[truth_of.get(name, [])], has_scores)}
-            for name in micrographs]
+    by_micrograph = [{"micrograph": name, **pick_metrics(
+        classified.loc[picks_of.get(name, [])], truth.loc[truth_of.get(name, [])], has_scores)} for name in micrographs]
     means = {}
     for key in ("precision", "recall", "f1", "auprc"):
         values = [metrics[key] for metrics in by_micrograph if metrics[key] is not None]

@@ -38,7 +38,7 @@ def run(settings: SimulateSettings) -> Manifest:
         check_disk_space(settings.out, settings.micrographs * _disk_bytes(microscope) + copies)
         check_memory(device, microscope.memory_bytes, settings.memory_remedy)
         out = open_run_folder(settings, inputs={file.name: fingerprint(file) for file in files
-                                      if file not in specimens.record_files})
+                                                if file not in specimens.record_files})
         sources = copy_sources(out, files, specimens.provenance)
     contrast = measure_contrast(microscope, settings.seed)
     microscope = replace(microscope, projection_scale=contrast.scale)

@@ -16,7 +16,7 @@ from cryogem_scipion.engine.noise.exposure import Exposure
 __all__ = ["ImageArray", "RealImages", "SimulatedCrops", "SimulatedImages", "draw_real_crops",
            "draw_simulated_crops"]
 
-HIGHEST, LOWEST = 10.0, -40.0
+MAX_DEVIATION, MIN_DEVIATION = 10.0, -40.0
 """Limits to which grey values are clipped, in standard deviations of the noise. Hot pixels lie above the upper limit.
 The lower limit leaves room for contaminants, which are darker than everything else."""
 
@@ -91,7 +91,7 @@ def draw_real_crops(micrographs: RealImages, edge: int, batch: int,
         index, window = _draw_window(micrographs.images, edge, generator)
         crop = _read_crop(micrographs.images[index], window)
         deviations = (crop - micrographs.medians[index]) / micrographs.spreads[index]
-        crops.append(deviations.nan_to_num(0.0, HIGHEST, LOWEST).clamp(LOWEST, HIGHEST))
+        crops.append(deviations.nan_to_num(0.0, MAX_DEVIATION, MIN_DEVIATION).clamp(MIN_DEVIATION, MAX_DEVIATION))
     return torch.stack(crops)
 
 

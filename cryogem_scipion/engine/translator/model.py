@@ -114,8 +114,8 @@ def save_model(path: Path, model: Translator) -> None:
     tensors |= {"noise.power": physical.noise.power, "noise.curve": physical.noise.curve}
     if physical.noise.modulated_share is not None:
         tensors["noise.share"] = physical.noise.modulated_share
-    contaminants = [None if micrograph_contaminants is None else [[*contaminant.corner, contaminant.fixed]
-                                                        for contaminant in micrograph_contaminants]
+    contaminants = [None if micrograph_contaminants is None else
+                    [[*contaminant.corner, contaminant.fixed] for contaminant in micrograph_contaminants]
                     for micrograph_contaminants in physical.contaminants]
     for micrograph, micrograph_contaminants in enumerate(physical.contaminants):
         for index, contaminant in enumerate(micrograph_contaminants or ()):

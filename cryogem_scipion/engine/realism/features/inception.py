@@ -39,7 +39,7 @@ def _branch(name: str, count: int) -> tuple[str, ...]:
 BLOCK_A = (("branch1x1",), _branch("branch5x5", 2), _branch("branch3x3dbl", 3), ("branch_pool",))
 BLOCK_C = (("branch1x1",), _branch("branch7x7", 3), _branch("branch7x7dbl", 5), ("branch_pool",))
 BLOCK_E = (("branch1x1",), ("branch3x3_1", "branch3x3_2a|branch3x3_2b"),
-     ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a|branch3x3dbl_3b"), ("branch_pool",))
+           ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a|branch3x3dbl_3b"), ("branch_pool",))
 # An empty branch is a pooling with stride 2; "a|b" concatenates the results of two convolutions.
 BLOCKS = {"Mixed_5b": BLOCK_A, "Mixed_5c": BLOCK_A, "Mixed_5d": BLOCK_A,
           "Mixed_6a": (("branch3x3",), _branch("branch3x3dbl", 3), ()),
