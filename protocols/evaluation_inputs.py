@@ -52,7 +52,7 @@ def particle_diameter(micrographs: Any) -> float | None:
 
 
 def score_attribute(coordinates: Any, name: str = "") -> str | None:
-    """Return the name of the attribute with the picks' scores: ``name``, or else the one of a known picker.
+    """Return the name of the attribute with the picks' scores: ``name``, or else the attribute of a known picker.
 
     ``None`` when the picks have no scores.
 

@@ -52,7 +52,7 @@ def dataset_folder(items: Any, item_name: str, dataset_name: str, protocol: str)
     items
         A SetOfMicrographs or SetOfParticles.
     item_name, dataset_name, protocol
-        For messages: what an item has to be, the name of a dataset of such items, the protocol that makes it.
+        Words for messages: for an item, for a dataset of such items, and for the protocol that makes the dataset.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from cryogem_scipion.engine.noise.contaminants import Contaminant
 __all__ = ["StatisticsRange", "find_contaminants", "measure_range"]
 
 CLIP = 8.0
-"""Standard deviations at which pixels are clipped, so that a hot pixel is not taken for a contaminant."""
+"""Standard deviations at which pixels are clipped, so that a hot pixel is not treated as a contaminant."""
 RIM_PIXELS = 1.5
 """Standard deviation in pixels of the Gaussian that softens the edge of a contaminant's opacity."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Contaminants: ice crystals, aggregates and carbon edges, cut from real micrographs and laid over generated images.
 
-A contaminant is a piece of a real micrograph with its noise. It hides the particles under it.
+A contaminant is a region of a real micrograph, with the noise in it. It hides the particles under it.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class FieldPart:
 
 @dataclass(frozen=True)
 class Contaminant:
-    """A piece of a real micrograph with something that is neither particle nor noise."""
+    """A region of a real micrograph that contains neither particles nor noise only, but for example an ice crystal."""
 
     values: Float[Tensor, "y x"]
     """Grey values without ice, in standard deviations of the noise around the background."""
@@ -46,7 +46,7 @@ class Contaminant:
     corner: tuple[int, int]
     """Position (y, x) of its first pixel on the real micrograph."""
     fixed: bool
-    """Whether it stays in its place: carbon edges, and what the border of the micrograph cuts."""
+    """Whether it stays at its place: carbon edges, and contaminants that the border of the micrograph cuts."""
 
     def turned(self, part: FieldPart, field: tuple[int, int]) -> "Contaminant":
         """Return the contaminant rotated and mirrored as in the part; ``field`` is the micrograph's size."""

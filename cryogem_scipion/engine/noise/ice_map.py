@@ -225,8 +225,8 @@ def _sharp_regions(binned: Array) -> NDArray[np.bool_]:
 class _Surface:
     """Penalised cubic B-splines over a field of bins, fitted by weighted least squares.
 
-    The sums over bins are taken one axis after the other (doi:10.1016/j.csda.2004.07.008), and only for
-    splines that overlap: the normal matrix is banded, and a fit takes milliseconds.
+    The bins are summed along one axis and then along the other (doi:10.1016/j.csda.2004.07.008), and only for splines
+    that overlap. So the normal matrix is banded, and a fit takes milliseconds.
     """
 
     def __init__(self, bins: tuple[int, ...], pixels: tuple[int, ...], spacing: float, stiffness: float) -> None:

@@ -91,7 +91,7 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     Raises
     ------
     DataError
-        The folder holds no simulation, or the table names what is not in it.
+        The folder holds no simulation, or the table names a file that is not in the folder.
     """
     manifest = read_manifest(folder)
     if manifest.stage != "simulate" or manifest.contrast is None:

@@ -50,7 +50,7 @@ def align(refined: NDArray[np.float64], truth: NDArray[np.float64], operators: N
     operators
         Operators of the symmetry group (g, 3, 3), the identity first.
     fit_rotation
-        Estimate the rotation; if false, both maps are taken to have the same frame and the same hand.
+        Estimate the rotation; if false, both maps are assumed to have the same frame and the same hand.
     fit_hand
         Also try the mirrored map; has no effect without ``fit_rotation``.
     """

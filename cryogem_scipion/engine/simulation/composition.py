@@ -202,10 +202,10 @@ def plane_heights(
 def projection_masks(
     projections: Float[Tensor, "n b b"], threshold: float = 0.1, soft: bool = False
 ) -> Float[Tensor, "n b b"] | Bool[Tensor, "n b b"]:
-    """Mask of each projection: where it exceeds a fraction of its own typical peak.
+    """Mask of each projection: the pixels that exceed a fraction of the projection's typical peak.
 
-    The typical peak is 4/3 of the mean of the projection weighted by itself. It equals the maximum for a uniform
-    sphere, does not depend on the box, and changes little with a single hot pixel.
+    The typical peak is 4/3 of the mean pixel value, each pixel weighted by its value. It equals the maximum for a
+    uniform sphere, does not depend on the box, and changes little with a single hot pixel.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class SliceGrid:
 
 
 def neighbours_before(order: int) -> int:
-    """Number of grid points that an interpolation needs before the one just below a position; ``order`` is 1 or 3."""
+    """Number of neighbours below the cell of a position that an interpolation of ``order`` 1 or 3 needs."""
     return (order - 1) // 2
 
 

@@ -28,7 +28,7 @@ NOISE_SIGMAS = 5.0
 PEAK_FRACTION = 0.1
 """... and above this fraction of the strong densities (the 99.9th percentile)."""
 MIN_REGION_FRACTION = 0.05
-"""Separate regions smaller than this fraction of the largest region are taken for noise."""
+"""Separate regions smaller than this fraction of the largest region are treated as noise."""
 
 
 @dataclass(frozen=True)

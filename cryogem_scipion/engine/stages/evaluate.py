@@ -57,7 +57,7 @@ PATCH_EDGE, MIN_PATCH_EDGE = 96, 32
 MIN_PATCHES = 8
 """Smallest number of patches in each set for a Fréchet distance."""
 MAX_PIXEL_SIZE_RATIO = 20.0
-"""Largest ratio of the pixel sizes of the two sets. A larger ratio is taken for a mistake."""
+"""Largest ratio of the pixel sizes of the two sets. A larger ratio is treated as a mistake."""
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ class TrainingState:
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint in a folder, if there is one.
 
-        If the number of steps has changed, a checkpoint from before the fall of the learning rate is taken. Then the
+        If the number of steps has changed, a checkpoint from before the learning rate falls is used. Then the
         result is the same as that of a new training with this number of steps.
 
         Raises
