@@ -247,7 +247,7 @@ def plain_docstring(app: Any, what: str, name: str, obj: Any, options: Any, line
             del lines[start:end]
     for number, line in enumerate(lines):
         parts = re.split(r"(``.*?``)", line)
-        parts[::2] = [re.sub(r"\||\*(?=[_.])", r"\\\g<0>", part) for part in parts[::2]]
+        parts[::2] = [re.sub(r"\||(?<![\w*])\*(?=[_.])", r"\\\g<0>", part) for part in parts[::2]]
         lines[number] = "".join(parts)
 
 

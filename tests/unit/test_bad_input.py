@@ -64,7 +64,7 @@ MAPS = [
 ]
 REALS = [
     ("empty", lambda p: p.bytes("x.mrc", b""), "has 0 bytes; an MRC file"),
-    ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "not an image|mode|MRC file"),
+    ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "is not an MRC file: its extended header"),
     ("cut", lambda p: p.mrc("x.mrc", length=20000), "cut short \\(it has 20000 bytes, and its header needs 93184\\)"),
     ("header of 4 GB without data", lambda p: p.mrc("x.mrc", (32768, 32768), content=0),
      "cut short \\(it has 1028 bytes"),
@@ -248,7 +248,7 @@ ROWS = [
      "holds more than tensors"),
     ("published checkpoint of text", IMPORT, lambda p: p.bytes("x.pth", b"hello\n" * 99), "damaged or holds more"),
     ("published checkpoint of another network", IMPORT, lambda p: torch.save({"a": torch.zeros(1)}, p.bad / "x.pth"),
-     "no model.down.0.weight of four axes"),
+     "no model.down.0.weight with four axes"),
     ("published checkpoint of numbers", IMPORT, lambda p: torch.save({"model.down.0.weight": 3}, p.bad / "x.pth"),
      "holds a dict and not tensors by name"),
     ("published checkpoint with NaN", IMPORT,

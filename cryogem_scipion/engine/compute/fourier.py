@@ -33,7 +33,13 @@ fftfreq, rfftfreq = torch.fft.fftfreq, torch.fft.rfftfreq
 
 
 def fast_length(length: int, *, real: bool = True) -> int:
-    """Return the next length with a fast transform: its prime factors are at most 5 (11 for complex values)."""
+    """Return the next length with a fast transform: small prime factors, up to 5 if ``real``, else up to 11.
+
+    Parameters
+    ----------
+    real
+        Whether the values are real; otherwise they are complex.
+    """
     return int(library.good_size(length, real))
 
 

@@ -133,7 +133,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_table(path: Path, name: str, optics: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Write a RELION 3.1 STAR file: the optics table, then ``name`` (``micrographs`` or ``particles``)."""
+    """Write a RELION 3.1 STAR file: the optics table, then ``rows`` as table ``name``.
+
+    Parameters
+    ----------
+    name
+        ``micrographs`` or ``particles``.
+    rows
+        One row for each micrograph or particle, with STAR labels as columns.
+    """
     with replacing(path) as temporary:
         temporary.write_text(table_text({"optics": optics, name: rows}), "utf-8")
 

@@ -70,7 +70,15 @@ class ContaminantLayer:
 
     def over(self, image: Float[Tensor, "y x"], ice: Float[Tensor, "y x"],
              background_deviation: float) -> Float[Tensor, "y x"]:
-        """Return the image with the contaminants over it; image and ice in units of transmission."""
+        """Return the image with the contaminants over it.
+
+        Parameters
+        ----------
+        image, ice
+            The image and its ice map, in units of transmission.
+        background_deviation
+            σ_n: standard deviation of the background divided by its mean.
+        """
         contaminants = ice * (1 + background_deviation * self.values.to(image))
         return torch.lerp(image, contaminants, self.opacity.to(image))
 
@@ -80,6 +88,13 @@ def draw_field_part(fields: Sequence[tuple[int, int]], shape: tuple[int, int], g
     """Draw a random part of one of the real micrographs (or of the chosen one), randomly rotated and mirrored.
 
     A micrograph that is smaller than the image of ``shape`` is stretched to its size.
+
+    Parameters
+    ----------
+    fields
+        Size (y, x) of each real micrograph, pixels.
+    chosen
+        Index of the real micrograph; None draws one.
     """
     drawn, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
     index = drawn if chosen is None else chosen

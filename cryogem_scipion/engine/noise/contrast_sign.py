@@ -66,7 +66,10 @@ def measure_contrast_sign(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequen
                           signal_deviation: float, diameter_pixels: float, generator: torch.Generator) -> ContrastSign:
     """Compare the dark and the bright tail of real micrographs in the particles' band.
 
-    The parameters are those of ``fit_snr``.
+    Parameters
+    ----------
+    flats, signals, signal_deviation, particle_pixels, generator
+        As in ``fit_snr``.
     """
     snr = fit_snr(flats, signals, signal_deviation, diameter_pixels, generator).snr
     band = particle_band(flats, signals, diameter_pixels)

@@ -28,7 +28,7 @@ class Exposure:
     """Å."""
 
     def turned(self, turns: int, mirrored: bool) -> "Exposure":
-        """Return the optics of the image after ``turns`` rotations by ``torch.rot90`` and a flip of x."""
+        """Return the optics of an image that is rotated by ``turns`` quarter turns, then ``mirrored`` in x or not."""
         angle = self.optics.defocus_angle_degrees - 90.0 * turns
         return replace(self, optics=replace(self.optics, defocus_angle_degrees=(-angle if mirrored else angle) % 180.0))
 

@@ -77,7 +77,13 @@ def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Te
 
 
 def upsample_ice(grid: Float[Tensor, "gy gx"], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-    """Return the ice map interpolated to a micrograph's pixels by natural cubic splines."""
+    """Return the ice map interpolated to a micrograph's pixels by natural cubic splines.
+
+    Raises
+    ------
+    SettingsError
+        The grid has fewer than 2 cells a side, or the image has no pixels.
+    """
     if min(shape) < 1 or min(grid.shape) < 2:
         size = tuple(grid.shape)
         raise SettingsError(f"ice map is {size} cells for an image of {shape} pixels; give 2 cells or more")

@@ -106,7 +106,7 @@ class PhysicalNoise:
     noise has no contaminants."""
 
     def subset(self, indices: Sequence[int]) -> "PhysicalNoise":
-        """Return the same noise with some of the ice maps and their contaminants."""
+        """Return the same noise with the ice maps at these ``indices`` only, and with their contaminants."""
         contaminants = tuple(self.contaminants[index] for index in indices) if self.contaminants else ()
         return replace(self, ice=tuple(self.ice[index] for index in indices), contaminants=contaminants)
 

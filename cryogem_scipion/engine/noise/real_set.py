@@ -50,7 +50,7 @@ class RealSet:
         return len(self.micrographs)
 
     def image(self, index: int) -> StoredImage:
-        """Return the pixels of a micrograph: grey values."""
+        """Return the grey values of micrograph ``index``."""
         return StoredImage(self.folder / self.micrographs[index].name)
 
     @property
@@ -59,7 +59,13 @@ class RealSet:
         return tuple(index for index, real in enumerate(self.micrographs) if real.ice_grid is not None)
 
     def ice_map_indices(self, indices: Sequence[int]) -> list[int]:
-        """Return the indices of these micrographs' ice maps; micrographs without an ice map are left out."""
+        """Return the indices of the ice maps that belong to some of the micrographs.
+
+        Parameters
+        ----------
+        indices
+            Indices of micrographs. Those without an ice map are left out.
+        """
         return [map_index for map_index, index in enumerate(self.with_ice_map) if index in indices]
 
     @property

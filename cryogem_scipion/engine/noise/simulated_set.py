@@ -49,7 +49,7 @@ class SimulatedSet:
     """Optics of each micrograph."""
 
     def clean_image(self, index: int, signal_factor: float) -> Float[Tensor, "y x"]:
-        """Return the clean image of one micrograph, with its signal s multiplied by ``signal_factor``."""
+        """Return the clean image of micrograph ``index``, with its signal s multiplied by ``signal_factor``."""
         return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[index])))
 
     def signal_factor(self, snr: float, background_deviation: float) -> float:

@@ -123,7 +123,7 @@ def image_statistics(image: Float[Tensor, "y x"]) -> ImageStatistics:
 
 
 def split_into_blocks(image: Float[Tensor, "y x"], edge: int) -> Float[Tensor, "blocks edge edge"]:
-    """Square blocks of an image, from its first pixel on; incomplete blocks at the end are dropped."""
+    """Square blocks of ``edge`` pixels, from the first pixel of an image on; incomplete blocks are dropped."""
     return image.unfold(0, edge, edge).unfold(1, edge, edge).reshape(-1, edge, edge)
 
 

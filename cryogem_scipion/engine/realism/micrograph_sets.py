@@ -185,7 +185,13 @@ def network_patch_features(micrographs: MicrographSet, network: nn.Module, devic
 
 
 def random_filter_patch_features(micrographs: MicrographSet, threads: int) -> PatchFeatures:
-    """Features of patches of every micrograph by random filters; see ``random_filter_features``."""
+    """Features of patches of every micrograph by random filters; see ``random_filter_features``.
+
+    Parameters
+    ----------
+    threads
+        Number of micrographs that are read at the same time.
+    """
     patches_per_micrograph = max(1, MAX_PATCHES // len(micrographs.files))
 
     def features(path: Path) -> Tensor:

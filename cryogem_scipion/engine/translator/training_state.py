@@ -211,7 +211,7 @@ class TrainingState:
 
     @torch.no_grad()
     def update_best(self, realism: float) -> None:
-        """Keep the averaged weights as the best ones if their validation metric is the lowest so far."""
+        """Keep the averaged weights as the best ones if their validation metric ``realism`` is the lowest so far."""
         if realism < self.best_realism:
             self.best_step, self.best_realism = self.step, realism
             self.best.load_state_dict(self.average.state_dict())

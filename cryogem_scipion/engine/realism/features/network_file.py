@@ -88,7 +88,7 @@ def _stand_ins_allowed() -> Iterator[None]:
 
 
 def flatten_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers of a stand-in module and its submodules, with the names of a ``state_dict``."""
+    """Parameters and buffers of a stand-in module and its submodules, named as in a ``state_dict`` after ``prefix``."""
     values = vars(module)
     tensors = {prefix + str(name): value.detach() for kind in ("_parameters", "_buffers")
                for name, value in dict(values.get(kind) or {}).items() if isinstance(value, Tensor)}
