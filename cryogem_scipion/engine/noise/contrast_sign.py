@@ -68,7 +68,7 @@ def measure_contrast_sign(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequen
 
     Parameters
     ----------
-    flats, signals, signal_deviation, particle_pixels, generator
+    flats, signals, signal_deviation, diameter_pixels, generator
         As in ``fit_snr``.
     """
     snr = fit_snr(flats, signals, signal_deviation, diameter_pixels, generator).snr
