@@ -25,7 +25,7 @@ from torch import nn
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.model import to_bf16
 from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
@@ -53,8 +53,8 @@ def example_images(size):
     random = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] % 64 - 32
     mask = (y**2 + x**2 < 400).astype(np.uint8)
-    real = RealMicrographs([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
-    return real, SimulatedMicrographs([(1 - 0.03 * mask).astype(np.float32)], [mask])
+    real = RealImages([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
+    return real, SimulatedImages([(1 - 0.03 * mask).astype(np.float32)], [mask])
 
 
 def training_state(arguments, device, **changes):

@@ -24,7 +24,7 @@ CONDA_ENVIRONMENT = f"cryogem-{__version__}"
 PYTHON_VERSION = "3.11"
 # Libraries that a Python needs to run the engine. They are searched for, but never imported here.
 ENGINE_LIBRARIES = ("torch", "numba", "ducc0", "threadpoolctl", "gemmi", "safetensors")
-# Further libraries that the engine needs. This Python always has them, another environment may not.
+# Further libraries that the engine needs. Scipion's Python always has them, another environment may lack them.
 SHARED_LIBRARIES = ("pydantic", "starfile", "mrcfile", "scipy", "tqdm", "jaxtyping")
 ACTIVATION_TIMEOUT = 60
 """Seconds that the activation of an environment may take."""
@@ -157,7 +157,7 @@ def engine_requirements():
 
 
 def _command_errors(line, environ, shell=None):
-    """The last output line of a command that fails, in a list; a command that works is not run again."""
+    """A list with the last output line of a command if it fails; empty if it works. It then is not run again."""
     if line in _working_commands:
         return []
     try:

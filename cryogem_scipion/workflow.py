@@ -208,7 +208,8 @@ def _wait_for_job(project: Any, protocol: Any) -> None:
         time.sleep(pause)
         pause = min(1.2 * pause, longest_pause)
         project._updateProtocol(protocol)
-    # Scipion asks first the protocol, then the queue. A job that ended in between counts as lost until the next update.
+    # Scipion first reads the protocol's state, then asks the queue. A job that ends between the two seems lost, so the
+    # state is read once more.
     project._updateProtocol(protocol)
 
 

@@ -83,7 +83,7 @@ def crowding_warnings(particles: float, shape: tuple[int, int], pixel_size: floa
     distance_angstrom
         Smallest distance between the centres of two particles.
     assumption
-        What the distance was derived from, in parentheses, when it is not known.
+        If the distance is only estimated: the assumption of the estimate, in parentheses, for the message.
     """
     if not distance_angstrom > 0:
         return []

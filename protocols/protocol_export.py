@@ -18,7 +18,7 @@ __all__ = ["ProtCryogemExport"]
 
 PROGRAMS = {"relion": "RELION", "cryosparc": "cryoSPARC", "topaz": "Topaz", "cryodrgn": "cryoDRGN"}
 STAR_PROGRAMS = ("relion", "cryosparc")
-# The programs of the fields that not all programs have.
+# The settings that only some programs use, with these programs.
 PROGRAMS_OF_FIELD = {
     "files": STAR_PROGRAMS, "extract": STAR_PROGRAMS, "relative_to": (*STAR_PROGRAMS, "topaz"),
     "box_size": (*STAR_PROGRAMS, "cryodrgn"), "random_shift": (*STAR_PROGRAMS, "cryodrgn"), "binning": ("topaz",)}
@@ -90,7 +90,7 @@ class ProtCryogemExport(ProtCryogemStage):
         return values | self._hiddenValues()
 
     def _hiddenValues(self) -> dict[str, Any]:
-        """The defaults of the fields that the chosen program does not have."""
+        """The defaults of the settings that the chosen program does not use."""
         program = list(PROGRAMS)[self.to.get()]
         fields = [field for field, programs in PROGRAMS_OF_FIELD.items() if program not in programs]
         return {field: ExportSettings.model_fields[field].default for field in fields}

@@ -112,7 +112,7 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
 
 @dataclass(frozen=True)
 class OriginalMicrograph:
-    """The original of a picked micrograph, and the scale of its coordinates."""
+    """The original of a picked micrograph, and the factors from picked to original coordinates."""
 
     micrograph: Micrograph
     scale_x: float

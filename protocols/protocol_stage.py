@@ -78,7 +78,7 @@ class ProtCryogemStage(ProtCryogem):
 
     # --------------------------- Steps
     def _insertAllSteps(self) -> None:
-        # "Continue" skips a finished step whose arguments have not changed, so the argument has to cover all settings.
+        # "Continue" skips a finished step if its arguments have not changed. So the argument depends on all settings.
         values = json.dumps(self.settingsValues(), sort_keys=True, default=str)
         key = hashlib.sha256(values.encode()).hexdigest()[:16]
         self._insertFunctionStep(self.configureStep, key, needsGPU=False)
@@ -158,7 +158,7 @@ class ProtCryogemStage(ProtCryogem):
             return [*errors, str(error)]
 
     def inputErrors(self) -> list[str]:
-        """Return the errors that only inputs and form fields together show."""
+        """Return the errors that can be found only with the inputs: in them, or between them and form fields."""
         return []
 
     def _summary(self) -> list[str]:

@@ -29,7 +29,7 @@ class CryogemEvaluateViewer(Viewer):
 
     def _visualize(self, obj: ProtCryogemEvaluate, **kwargs: Any) -> list[View]:
         return open_figure(self, "Generated and real micrographs", FIGURE_SIZE,
-                      lambda figure: draw_evaluation(figure, obj.outFolder()))
+                           lambda figure: draw_evaluation(figure, obj.outFolder()))
 
 
 class CryogemPicksViewer(ProtocolViewer):
@@ -92,6 +92,6 @@ def draw_picked_micrographs(figure: Figure, folder: Path) -> None:
         path = Path(scores["micrograph"])
         shape = show_image(axis, path) if path.is_file() else None
         picks.mark_picks(axis, report, arrays, index, shape)
-        figure.suptitle(f"{path.name}: {picks.scores(scores)}", fontsize=11)
+        figure.suptitle(f"{path.name}: {picks.scores_text(scores)}", fontsize=11)
 
     Pages(figure, len(report["micrographs"]), int(arrays["example"]), draw)

@@ -18,7 +18,7 @@ from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, PARTICLES,
 from cryogem_scipion.protocols.inputs import write_ctfs, write_orientations
 from cryogem_scipion.workflow import WorkflowError, open_project, rerun, run
 from tests.scipion.conftest import (
-    LINES,
+    LOG_LINES,
     MICROGRAPH_COUNT,
     PIXEL_SIZE,
     REAL_COUNT,
@@ -193,7 +193,7 @@ def test_a_subset_trains_on_its_part_only(training, simulation):
 
 
 def test_the_user_sees_progress_and_reads_sentences(simulation, dataset):
-    assert any("simulating micrograph 4/4" in line for line in LINES)
+    assert any("simulating micrograph 4/4" in line for line in LOG_LINES)
     text = " ".join(simulation.summary())
     assert "4 micrographs of 160 x 201 px" in text
     assert "were simulated" in text

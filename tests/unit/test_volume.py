@@ -10,7 +10,7 @@ import torch
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.simulation.phantom import Gaussians, gaussian_density, phantom
-from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, read_volume, support
+from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, particle_voxels, read_volume
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def ball(box, radius):
 @pytest.mark.parametrize("box", [48, 49])
 def test_the_mask_of_a_ball_is_right_with_and_without_noise(box, noise, generator):
     noisy = ball(box, 14.0) + noise * torch.randn(box, box, box, generator=generator)
-    mask = support(Volume(noisy, 2.0))
+    mask = particle_voxels(Volume(noisy, 2.0))
     inside, outside = ball(box, 12.0) > 0.5, ball(box, 18.0) < 0.5
     assert mask[inside].all()
     assert not mask[outside].any()
@@ -184,6 +184,6 @@ def test_a_single_voxel_has_a_diameter_and_an_empty_map_is_refused():
 def test_masks_and_diameters_do_not_change_the_volume():
     volume = phantom(32, 8.0)
     before = volume.density.clone()
-    support(volume)
+    particle_voxels(volume)
     diameter_angstrom(volume)
     assert torch.equal(before, volume.density)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choice of the micrographs and whole particles of a dataset folder to export, and of their boxes."""
+"""Selection of the micrographs and whole particles of a dataset folder that are exported, and of their boxes."""
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -153,7 +153,7 @@ def _all_particles(folder: Path, extracted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen_part(settings: ExportSettings, micrographs: pd.DataFrame, particles: pd.DataFrame, has_stacks: bool
-          ) -> tuple[pd.DataFrame, pd.DataFrame]:
+                 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the chosen micrographs or particles."""
     if settings.dataset_micrographs:
         micrographs = _chosen_rows(micrographs, "rlnMicrographName", settings.dataset_micrographs, "micrographs")
@@ -187,7 +187,7 @@ def _micrograph_shape(folder: Path, micrographs: pd.DataFrame) -> tuple[int, int
 
 def _with_random_shifts(particles: pd.DataFrame, settings: ExportSettings, box: int, shape: tuple[int, int],
                         pixel_size: float) -> pd.DataFrame:
-    """Rows whose boxes are shifted at random path_inside the micrograph; the origins change by the same amount."""
+    """Rows whose boxes are shifted at random inside the micrograph; the origins change by the same amount."""
     corner = box_corners(particles[COORDINATE].to_numpy(float), box)
     last_corner = np.array(shape[::-1]) - box
     max_shift = settings.random_shift

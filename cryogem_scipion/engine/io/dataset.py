@@ -196,7 +196,7 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     linecache.clearcache()
     try:
         tables = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
-        blocks = {str(name): _frame(block) for name, block in tables.items()}
+        blocks = {str(name): _data_frame(block) for name, block in tables.items()}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError,
             pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
@@ -207,7 +207,7 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     return blocks
 
 
-def _frame(block: Any) -> pd.DataFrame:
+def _data_frame(block: Any) -> pd.DataFrame:
     """A table as a data frame, also where starfile returns a simple block of one row."""
     return block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
 

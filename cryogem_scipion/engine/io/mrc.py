@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MRC files: everything is checked while reading, and the same data are always written as the same bytes."""
+"""Reading and writing of MRC files. Every file is checked when it is read. Equal data give equal bytes."""
 import os
 import warnings
 from collections.abc import Iterable, Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A simulation as the input of training and generation."""
+"""A simulated dataset folder as the input of training and generation."""
 import hashlib
 import re
 from collections.abc import Sequence
@@ -38,15 +38,19 @@ class SimulatedSet:
     """A simulation, or some of its micrographs."""
 
     folder: Path
+    """Dataset folder of the simulation."""
     manifest: Manifest
     contrast: Contrast
+    """Contrast of the images in the files."""
     micrographs: tuple[Path, ...]
+    """Files of the clean images 1 - s."""
     masks: tuple[Path, ...]
     exposures: tuple[Exposure, ...]
+    """Optics of each micrograph."""
 
-    def clean(self, number: int, signal_factor: float) -> Float[Tensor, "y x"]:
-        """Return 1 - ``signal_factor`` · s of micrograph ``number``; its file holds 1 - s."""
-        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+    def clean_image(self, index: int, signal_factor: float) -> Float[Tensor, "y x"]:
+        """Return the clean image of micrograph ``index``, with its signal s multiplied by ``signal_factor``."""
+        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[index])))
 
     def signal_factor(self, snr: float, background_deviation: float) -> float:
         """Return the factor by which the signal s of the files is multiplied to have this signal-to-noise ratio.
@@ -68,7 +72,7 @@ class SimulatedSet:
         return [int(match[1]) for match in matches if match]
 
     @property
-    def particle_pixels(self) -> float:
+    def diameter_pixels(self) -> float:
         """Diameter of the largest particle in pixels."""
         assert self.manifest.particle_diameter_angstrom is not None
         return self.manifest.particle_diameter_angstrom / self.manifest.pixel_size
@@ -87,7 +91,7 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     Raises
     ------
     DataError
-        The folder holds no simulation, or the table names what is not in it.
+        The folder holds no simulation, or the table names a file that is not in the folder.
     """
     manifest = read_manifest(folder)
     if manifest.stage != "simulate" or manifest.contrast is None:

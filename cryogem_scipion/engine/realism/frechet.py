@@ -9,7 +9,7 @@ from cryogem_scipion.engine.errors import DataError
 __all__ = ["feature_scale", "frechet_distance"]
 
 RIDGE = 1e-6
-"""Added to the variances in the unit of ``feature_scale``: the covariance matrices stay positive definite."""
+"""Added to the variances, in units of ``feature_scale``, so that the covariance matrices are positive definite."""
 
 
 def frechet_distance(features: Float[Tensor, "n d"], other_features: Float[Tensor, "m d"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The output folder of a run: new or continued, its source files, and what the manifest says of its origin."""
+"""The output folder of a run: it is created or continued, gets copies of source files, and records its origin."""
 import hashlib
 import json
 import os
@@ -48,9 +48,9 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     """
     out = settings.out
     source = out / "source"
-    free = MAY_CHANGE | set(may_change)
+    changeable = MAY_CHANGE | set(may_change)
     values = settings.model_dump(mode="json")
-    fixed = {key: value for key, value in values.items() if key not in free}
+    fixed = {key: value for key, value in values.items() if key not in changeable}
     defaults = {key: value for key, value in values.items() if key not in settings.model_fields_set}
     try:
         if out.is_dir() and not source.is_dir() and any(out.iterdir()):
@@ -185,7 +185,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _processor() -> dict[str, str]:
-    """Name and instruction sets of the processor, and the ones that torch and numba use."""
+    """Name and instruction sets of the processor, and the instruction sets that torch and numba use."""
     description = {"machine": platform.machine(), "name": platform.processor(), "cores": str(os.cpu_count())}
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

@@ -10,9 +10,9 @@ from cryogem_scipion.engine.errors import DataError
 __all__ = ["match_file_names"]
 
 # Suffixes of image files; any other text after a dot belongs to the name.
-IMAGES = re.compile(r"\.(mrcs?|tiff?|st|png|jpe?g|eer|spi|hdf)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"\.(mrcs?|tiff?|st|png|jpe?g|eer|spi|hdf)$", re.IGNORECASE)
 # cryoSPARC puts a unique number of 21 digits before each name.
-UNIQUE = re.compile(r"^\d{21}_")
+CRYOSPARC_NUMBER = re.compile(r"^\d{21}_")
 
 
 def match_file_names(known_files: Iterable[str], other_files: Iterable[str]) -> dict[str, str]:
@@ -71,4 +71,4 @@ def _distinguishing_depth(files: list[str]) -> int:
 def _key(name: str, depth: int) -> tuple[str, ...]:
     """The last ``depth`` parts of a path, without the file's suffix."""
     *folders, last = PurePosixPath(name.replace("\\", "/")).parts or ("",)
-    return (*folders, UNIQUE.sub("", IMAGES.sub("", last)))[-depth:]
+    return (*folders, CRYOSPARC_NUMBER.sub("", IMAGE_SUFFIX.sub("", last)))[-depth:]

@@ -31,7 +31,7 @@ class ParticlePositions:
 
 @dataclass(frozen=True)
 class ParticlePoses:
-    """Particles of one STAR file; None stands for what the file does not give."""
+    """Particles of one STAR file. Values that the file does not have are None."""
 
     path: Path
     rotations: NDArray[np.float64]

@@ -119,9 +119,9 @@ def _checkpoint_files(folder: Path, epoch: int | None) -> tuple[Path, Path]:
     epochs = sorted(int(path.name.split(".")[1]) for path in folder.glob("weights.*.pkl")
                     if path.name.split(".")[1].isdigit() and (folder / f"z.{path.name.split('.')[1]}.pkl").is_file())
     if not epochs or (epoch is not None and epoch not in epochs):
-        wanted = "weights and z" if epoch is None else f"weights.{epoch}.pkl and z.{epoch}.pkl"
+        missing = "weights and z" if epoch is None else f"weights.{epoch}.pkl and z.{epoch}.pkl"
         available = f"epochs {', '.join(map(str, epochs))}" if epochs else "none"
-        raise DataError(f"{folder} has no {wanted} (it has {available} with both files); give another cryodrgn_epoch")
+        raise DataError(f"{folder} has no {missing} (it has {available} with both files); give another cryodrgn_epoch")
     number = epochs[-1] if epoch is None else epoch
     return folder / f"weights.{number}.pkl", folder / f"z.{number}.pkl"
 

@@ -19,7 +19,7 @@ ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
 MAX_DEFOCUS_ANGSTROM = 1e6
-"""Å; a larger defocus is taken for a mistake."""
+"""Å; a larger defocus is treated as a mistake."""
 
 
 def read_measured_optics(path: Path, default_optics: Optics) -> tuple[Optics, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Import of checkpoints of the published program (arXiv:2312.02235), which are read without running code in them."""
+"""Import of checkpoints of the published program (arXiv:2312.02235). Code in their pickles is not run."""
 import pickle
 import struct
 import zipfile

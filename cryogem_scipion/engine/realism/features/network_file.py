@@ -91,7 +91,7 @@ def flatten_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
     """Parameters and buffers of a stand-in module and its submodules, named as in a ``state_dict`` after ``prefix``."""
     values = vars(module)
     tensors = {prefix + str(name): value.detach() for kind in ("_parameters", "_buffers")
-             for name, value in dict(values.get(kind) or {}).items() if isinstance(value, Tensor)}
+               for name, value in dict(values.get(kind) or {}).items() if isinstance(value, Tensor)}
     for name, child in dict(values.get("_modules") or {}).items():
         if isinstance(child, StandIn):
             tensors |= flatten_state(child, f"{prefix}{name}.")

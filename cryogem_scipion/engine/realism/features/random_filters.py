@@ -44,10 +44,10 @@ def random_filter_features(image: Float[Tensor, "y x"]) -> Float[Tensor, "square
 
 def _filters() -> list[Float[Tensor, "_ _ 5 5"]]:
     """Weights of the three scales. Each filter has mean 0 and norm 1: it does not respond to a constant image."""
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     weights = []
     for channels_in, channels_out in zip((1, *CHANNELS), CHANNELS, strict=False):
-        drawn = torch.randn(channels_out, channels_in, 5, 5, generator=random)
+        drawn = torch.randn(channels_out, channels_in, 5, 5, generator=generator)
         drawn = drawn - drawn.mean((2, 3), keepdim=True)
         weights.append(drawn / drawn.square().sum((1, 2, 3), keepdim=True).sqrt())
     return weights
