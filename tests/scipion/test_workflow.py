@@ -48,7 +48,7 @@ def labelled(request, scipion):
     return protocol, protocol.outFolder()
 
 
-def test_micrographs_have_size_sampling_acquisition_and_what_later_boxes_need(labelled):
+def test_micrographs_have_size_sampling_acquisition_and_what_later_protocols_need(labelled):
     protocol, folder = labelled
     micrographs = protocol.outputMicrographs
     count, shape = (MICROGRAPH_COUNT, SHAPE) if protocol.getObjLabel() == "simulation" else (2, (150, 170))

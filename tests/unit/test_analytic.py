@@ -145,6 +145,6 @@ def test_measured_exponent(generator):
 def test_noise_cannot_be_fitted_to_no_image_or_to_small_images(generator):
     with pytest.raises(DataError, match="0 real"):
         fit_noise([], [CleanImage(torch.ones(200, 200))], 0.05, generator)
-    with pytest.raises(DataError, match="needs 128"):
+    with pytest.raises(DataError, match="needs at least 128"):
         fit_noise([RealImage(torch.rand(90, 200), GreyScale(1.0, 0.1))], [CleanImage(torch.ones(200, 200))], 0.05,
                       generator)
