@@ -14,9 +14,12 @@ tour: $(BIN)/.installed
 	[ -f $(DEMO)/demo.png ] || $(MAKE) demo
 	$(BIN)/python docs/tour.py --demo $(DEMO)
 
+# The files of tests are shared by as many processes as there are cores, at most four.
+SHARED = -n auto --maxprocesses 4 --dist loadfile
+
 test: $(BIN)/.tested
 	$(BIN)/pip check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 test-all: $(BIN)/.tested
 	CRYOGEM_TEST_ALL=1 $(BIN)/python -m pytest -rs
@@ -26,7 +29,7 @@ test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --disable-pip-version-check -c .ci/oldest.txt --editable '.[test]'
 	.venv-oldest/bin/pip check
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest $(SHARED)
 
 # Measures the figures of benchmarks/RESULTS.md again; needs an idle machine and almost an hour.
 bench: $(BIN)/.installed

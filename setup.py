@@ -33,7 +33,8 @@ setup(
         "engine": engine,
         "scipion": scipion,
         # setuptools: a test builds the package; older versions need the package wheel for it.
-        "test": ["pytest>=8,<10", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14", "setuptools>=70.1"],
+        "test": ["pytest>=8,<10", "pytest-xdist>=3.6.1,<4", "beartype>=0.18", "hypothesis>=6", "tensorboard>=2.14",
+                 "setuptools>=70.1"],
         # Scipion plugins that the optional tests run on our data sets.
         "optional": ["scipion-em-topaz>=3.1.2,<4", "scipion-em-relion>=5.0.2,<6"],
         "lint": ["ruff==0.17.*", "mypy>=1.11", "pre-commit>=4,<5"],

@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--default-only", action="store_true", help="time the default setting only")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    table = MarkdownTable("map", "interpolation", "padding", "error", "real space (ms)", "here (ms)", "times faster")
+    table = MarkdownTable("map", "interpolation", "padding", "error", "real space (ms)", "CryoGEM (ms)", "times faster")
     for box in arguments.boxes:
         compare(table, box, arguments.rounds, torch.device(arguments.device),
                 [DEFAULT] if arguments.default_only else SETTINGS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Cost of large data sets: processor time, GPU time and disk space of one micrograph, times 10,000 and 1,000,000.
+"""Cost of large datasets: CPU time, GPU time and disk space of one micrograph, times 10,000 and 1,000,000.
 
     python benchmarks/scale.py [--threads 1]
 

@@ -188,7 +188,7 @@ def compare(volume, folder, arguments):
     assert result.particles == MICROGRAPHS * PARTICLES
     print(f"{MICROGRAPHS} micrographs of {SIZE[0]} x {SIZE[1]} px, {PARTICLES} particles of a {BOX}³ map, "
           f"{torch.get_num_threads()} threads, {device}:\n")
-    table = MarkdownTable("stage", "reference (s)", "here (s)", "times faster")
+    table = MarkdownTable("stage", "reference (s)", "CryoGEM (s)", "times faster")
     for name, seconds in engine.seconds.items():
         micrographs = MICROGRAPHS if name in reference.seconds else 1
         ours = micrographs * median(seconds)
@@ -198,7 +198,7 @@ def compare(volume, folder, arguments):
         else:
             table.row(name, "–", f"{ours:.2f}", "–")
     for name, theirs, ours in (
-            ("processor time of the whole job, all cores", MICROGRAPHS * median(reference_processor_times),
+            ("CPU time of the whole job, all cores", MICROGRAPHS * median(reference_processor_times),
              median(processor_times)),
             ("wall time of the whole job, all threads", MICROGRAPHS * sum(map(median, reference.seconds.values())),
              median(job_times))):

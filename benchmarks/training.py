@@ -25,7 +25,7 @@ from torch import nn
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.model import to_bf16
 from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
@@ -53,8 +53,8 @@ def example_images(size):
     random = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] % 64 - 32
     mask = (y**2 + x**2 < 400).astype(np.uint8)
-    real = RealMicrographs([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
-    return real, SimulatedMicrographs([(1 - 0.03 * mask).astype(np.float32)], [mask])
+    real = RealImages([random.normal(500, 25, (size, size)).astype(np.float32)], [500.0], [25.0])
+    return real, SimulatedImages([(1 - 0.03 * mask).astype(np.float32)], [mask])
 
 
 def training_state(arguments, device, **changes):
@@ -100,7 +100,7 @@ def compare_steps(arguments, device, bf16):
     print(f"The losses of the first step agree to {difference:.1e}.\n")
     if difference > 1e-4:
         raise SystemExit("the two steps give different losses")
-    table = MarkdownTable("work", "times faster, wall time", "processor time", "time (s)", "steps a second",
+    table = MarkdownTable("work", "times faster, wall time", "CPU time", "time (s)", "steps a second",
                           "10,000 steps (h)", "GPU memory (GiB)")
     for precision in ("float32", "bf16") if bf16 else ("float32",):
         training = ours if precision == "float32" else training_state(arguments, device, precision=precision)

@@ -175,7 +175,7 @@ def main() -> int:
 
 
 def _phantom(folder: Path) -> Path:
-    """The phantom's map, computed by the engine in another process."""
+    """Compute the map of the phantom, by the engine in another process, and return its path."""
     path = folder / "phantom.mrc"
     if not path.is_file():
         command = [sys.executable, "-m", "cryogem_scipion", "phantom", "--box", "48", "--pixel-size", "4",

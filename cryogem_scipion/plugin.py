@@ -24,7 +24,7 @@ CONDA_ENVIRONMENT = f"cryogem-{__version__}"
 PYTHON_VERSION = "3.11"
 # Libraries that a Python needs to run the engine. They are searched for, but never imported here.
 ENGINE_LIBRARIES = ("torch", "numba", "ducc0", "threadpoolctl", "gemmi", "safetensors")
-# Further libraries that the engine needs. This Python always has them, another environment may not.
+# Further libraries that the engine needs. Scipion's Python always has them, another environment may lack them.
 SHARED_LIBRARIES = ("pydantic", "starfile", "mrcfile", "scipy", "tqdm", "jaxtyping")
 ACTIVATION_TIMEOUT = 60
 """Seconds that the activation of an environment may take."""
@@ -107,7 +107,7 @@ class Plugin(pwem.Plugin):
         check = (f"import sys; from importlib.util import find_spec; lacks = [name for name in ({libraries}) "
                  "if not find_spec(name)]; sys.exit('this Python lacks ' + ', '.join(lacks) if lacks else 0)")
         return [f"The engine's environment cannot be used ({error}); correct {CRYOGEM_ENV_ACTIVATION} in Scipion's "
-                f"configuration, which is {activation!r}, or install what is missing."
+                f"configuration (its value is {activation!r}), or install what is missing."
                 for error in _command_errors(f"{activation} && python -c {shlex.quote(check)}", cls.getEnviron())]
 
     @classmethod
@@ -118,7 +118,7 @@ class Plugin(pwem.Plugin):
             return [f"The environment of cryoDRGN is not known; set {CRYODRGN_ENV_ACTIVATION} in Scipion's "
                     "configuration to the command that activates it."]
         return [f"The environment of cryoDRGN cannot be used ({error}); correct {CRYODRGN_ENV_ACTIVATION} in Scipion's "
-                f"configuration, which is {activation!r}."
+                f"configuration (its value is {activation!r})."
                 for error in _command_errors(
                     f"{activation} && (command -v cryodrgn || (echo no program cryodrgn >&2; false))",
                     Environ(os.environ), shell="/bin/bash")]
@@ -127,8 +127,8 @@ class Plugin(pwem.Plugin):
     def validateInstallation(cls):
         if cls.getActivationCmd() is not None:
             return []
-        return [f"No environment for the CryoGEM engine: this Python lacks {', '.join(_missing_libraries())}, and the "
-                f"conda environment {CONDA_ENVIRONMENT} is not installed.",
+        return [f"There is no environment for the CryoGEM engine: this Python lacks {', '.join(_missing_libraries())}, "
+                f"and the conda environment {CONDA_ENVIRONMENT} is not installed.",
                 f"Run 'scipion3 installb cryogem', or set {CRYOGEM_ENV_ACTIVATION} in Scipion's configuration."]
 
     @classmethod
@@ -157,7 +157,7 @@ def engine_requirements():
 
 
 def _command_errors(line, environ, shell=None):
-    """The last output line of a command that fails, in a list; a command that works is not run again."""
+    """A list with the last output line of a command if it fails; empty if it works. It then is not run again."""
     if line in _working_commands:
         return []
     try:

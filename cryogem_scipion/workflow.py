@@ -101,7 +101,7 @@ def new_protocol(project: Any, kind: str, label: str = "", queue: tuple[str, dic
     """Return a new protocol with its parameters set, which has not run; the arguments are those of ``run``."""
     protocols = project.getDomain().getProtocols()
     if kind not in protocols:
-        raise WorkflowError(f"Scipion knows no protocol {kind!r}; install its plugin, or correct the name")
+        raise WorkflowError(f"Scipion does not know the protocol {kind!r}; install its plugin, or correct the name")
     protocol = project.newProtocol(protocols[kind])
     protocol.setObjLabel(label or protocols[kind].getClassLabel(False))
     if kind.startswith("ProtCryogem"):
@@ -208,7 +208,8 @@ def _wait_for_job(project: Any, protocol: Any) -> None:
         time.sleep(pause)
         pause = min(1.2 * pause, longest_pause)
         project._updateProtocol(protocol)
-    # Scipion asks first the protocol, then the queue. A job that ended in between counts as lost until the next update.
+    # Scipion first reads the protocol's state, then asks the queue. A job that ends between the two seems lost, so the
+    # state is read once more.
     project._updateProtocol(protocol)
 
 

@@ -184,7 +184,7 @@ def room_pages() -> dict[str, str]:
     toctree = "\n".join(f"- [{room}]({room}.rst): {summary}" for room, summary in
                         ((room, _module_summary(engine / room / "__init__.py")) for room in rooms))
     pages["api/index.md"] = "\n".join([
-        "# API", "", "These pages are made from the docstrings. The rooms of the engine:", "", toctree, "",
+        "# API", "", "These pages are made from the docstrings. The packages of the engine:", "", toctree, "",
         "Beside them: [modules of no room](engine.rst), and [Scipion's side](scipion.rst).", "",
         "```{toctree}", ":hidden:", "", *rooms, "engine", "scipion", "```", ""])
     return pages

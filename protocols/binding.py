@@ -25,7 +25,7 @@ from cryogem_scipion.engine.settings import RunSettings, error_messages
 
 __all__ = ["define_fields", "fill_form", "form_values", "parameter_name", "validation_errors"]
 
-# The section shown last. The fields of the section RUN_SECTION are shown in it, too.
+# The last section of the form. It also shows the fields of RUN_SECTION.
 LAST_SECTION = "Output"
 RUN_SECTION = "Run"
 
@@ -102,7 +102,7 @@ def validation_errors(settings_class: type[RunSettings], values: dict[str, Any])
 
 
 def _sections(settings_class: type[RunSettings]) -> dict[str, dict[str, list[str]]]:
-    """Fields by section and group. A section of expert fields only becomes a group of the section before it."""
+    """Fields by section and group. A section with only expert fields becomes a group of the section before it."""
     fields: dict[str, list[str]] = {}
     for field in _form_fields(settings_class):
         fields.setdefault(_extra(settings_class, field)["section"], []).append(field)

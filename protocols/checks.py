@@ -20,7 +20,7 @@ PIXEL_SIZE_TOLERANCE = 0.01
 
 def missing_file_errors(label: str, files: Iterable[str]) -> list[str]:
     """Return an error for the first file that does not exist."""
-    return [f"*{label}*: {file} is not there any more; import it again, or restore the file."
+    return [f"*{label}*: {file} does not exist any more; import it again, or restore the file."
             for file in files if not os.path.isfile(file)][:1]
 
 
@@ -50,7 +50,7 @@ def pixel_size_warnings(label: str, file: str, dimensions: int, scipion_pixel_si
     # Programs that do not know the pixel size write 1.
     if header_pixel_size in (None, 1) or abs(header_pixel_size / scipion_pixel_size - 1) <= PIXEL_SIZE_TOLERANCE:
         return []
-    return [f"*{label}*: {os.path.basename(file)} says {header_pixel_size:.4g} Å/px in its header, and it was "
+    return [f"*{label}*: the header of {os.path.basename(file)} has {header_pixel_size:.4g} Å/px, but the file was "
             f"imported with {scipion_pixel_size:.4g} Å/px, which is used; import it again if the header is right."]
 
 
@@ -83,13 +83,13 @@ def crowding_warnings(particles: float, shape: tuple[int, int], pixel_size: floa
     distance_angstrom
         Smallest distance between the centres of two particles.
     assumption
-        What the distance was derived from, in parentheses, when it is not known.
+        If the distance is only estimated: the assumption of the estimate, in parentheses, for the message.
     """
     if not distance_angstrom > 0:
         return []
     capacity = JAMMING_COVERAGE * math.prod(shape) * pixel_size**2 / (math.pi / 4 * distance_angstrom**2)
     if particles <= capacity:
         return []
-    return [f"About {capacity:.0f} particles fit at a distance of {distance_angstrom:.0f} Å{assumption}, and "
-            f"{particles:g} are asked for; the rest is left out."]
+    return [f"About {capacity:.0f} particles fit at a distance of {distance_angstrom:.0f} Å{assumption}, but "
+            f"{particles:g} are asked for; the other particles are left out."]
 

@@ -51,23 +51,25 @@ def particle_diameter(micrographs: Any) -> float | None:
     return None
 
 
-def score_attribute(coordinates: Any, wanted: str = "") -> str | None:
-    """Return the name of the attribute with the picks' scores; ``None`` when they have no scores.
+def score_attribute(coordinates: Any, name: str = "") -> str | None:
+    """Return the name of the attribute with the picks' scores: ``name``, or else the attribute of a known picker.
+
+    ``None`` when the picks have no scores.
 
     Raises
     ------
     DataError
-        The picks have no attribute ``wanted``.
+        The picks have no attribute ``name``.
     """
     first = coordinates.getFirstItem()
-    if wanted:
-        if first is not None and not hasattr(first, wanted):
+    if name:
+        if first is not None and not hasattr(first, name):
             standard = dict(Coordinate().getAttributes())
-            extra = [name for name, _ in first.getAttributes() if name not in standard]
-            raise DataError(f"the picks have no attribute {wanted!r} (found: {', '.join(extra) or 'none'}); correct "
+            extra = [attribute for attribute, _ in first.getAttributes() if attribute not in standard]
+            raise DataError(f"the picks have no attribute {name!r} (found: {', '.join(extra) or 'none'}); correct "
                             "it, or leave it empty")
-        return wanted
-    return next((name for name in SCORE_ATTRIBUTES if hasattr(first, name)), None)
+        return name
+    return next((attribute for attribute in SCORE_ATTRIBUTES if hasattr(first, attribute)), None)
 
 
 def write_picks(coordinates: Any, names: dict[int, str], score: str | None, path: Path) -> None:
@@ -85,8 +87,8 @@ def write_picks(coordinates: Any, names: dict[int, str], score: str | None, path
 def write_truth(coordinates: Any, names: dict[int, str], picked_names: set[str], path: Path) -> None:
     """Write a true SetOfCoordinates as a STAR file, and the list of its micrographs beside it.
 
-    For simulated and generated micrographs, particles.star gives the exact centres, and the particles cut by the
-    border, which are in no set.
+    For simulated and generated micrographs, particles.star gives the exact centres. It also gives the particles cut by
+    the border, which are not in the set.
 
     Parameters
     ----------
@@ -106,21 +108,22 @@ def write_truth(coordinates: Any, names: dict[int, str], picked_names: set[str],
     """
     micrographs = coordinates.getMicrographs()
     pixel_size = micrographs.getSamplingRate()
-    # A list, because looking up an item would end the iteration over the set.
-    scored = [item.clone() for item in micrographs.iterItems() if names[item.getObjId()] in picked_names]
-    if not scored:
+    # Copies in a list, because a second query to the set would end the iteration over it.
+    picked = [item.clone() for item in micrographs.iterItems() if names[item.getObjId()] in picked_names]
+    if not picked:
         raise DataError(f"none of the {micrographs.getSize()} micrographs of the true coordinates (such as "
-                        f"{micrographs.getFirstItem().getMicName()}) was picked; choose the truth of these micrographs")
-    positions: dict[int, list[tuple[int, int]]] = {item.getObjId(): [] for item in scored}
+                        f"{micrographs.getFirstItem().getMicName()}) was picked; choose the true coordinates of the "
+                        "picked micrographs")
+    positions: dict[int, list[tuple[int, int]]] = {item.getObjId(): [] for item in picked}
     for item in coordinates.iterItems():
         if item.getMicId() in positions:
             positions[item.getMicId()].append((item.getX(), item.getY()))
     tables: dict[str, pd.DataFrame] = {}
-    rows = [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1, **row} for item in scored
+    rows = [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1, **row} for item in picked
             for row in _true_rows(item, positions[item.getObjId()], pixel_size, tables)]
     _write(path, "particles", rows, pixel_size)
     _write(path.with_name(MICROGRAPHS), "micrographs",
-           [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1} for item in scored], pixel_size)
+           [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1} for item in picked], pixel_size)
 
 
 def write_particles(particles: Any, path: Path) -> None:
@@ -151,17 +154,18 @@ def _true_rows(micrograph: Any, positions: list[tuple[int, int]], pixel_size: fl
                tables: dict[str, pd.DataFrame]) -> Iterator[dict[str, float]]:
     """Rows of one micrograph's particles: whole particles from the set, then particles cut by the border."""
     labels = _labels(micrograph, tables)
-    exact: dict[tuple[int, int], tuple[float, float]] = {}
-    cut = []
+    exact_centres: dict[tuple[int, int], tuple[float, float]] = {}
+    cut_centres = []
     if labels is not None:
         scale = labels["pixel_size"].iloc[0] / pixel_size if len(labels) else 1.0
         for row in labels.to_dict("records"):
             centre = row["x"] * scale, row["y"] * scale
             if row["cryogemWhole"] == 1:
-                exact[math.floor(row["rlnCoordinateX"]), math.floor(row["rlnCoordinateY"])] = centre
+                exact_centres[math.floor(row["rlnCoordinateX"]), math.floor(row["rlnCoordinateY"])] = centre
             else:
-                cut.append(centre)
-    for whole, centres in ((1, [exact.get(position, position) for position in positions]), (0, cut)):
+                cut_centres.append(centre)
+    whole_centres = [exact_centres.get(position, position) for position in positions]
+    for whole, centres in ((1, whole_centres), (0, cut_centres)):
         for x, y in centres:
             yield {"rlnCoordinateX": float(x), "rlnCoordinateY": float(y), "cryogemWhole": whole}
 

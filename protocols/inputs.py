@@ -52,7 +52,7 @@ def dataset_folder(items: Any, item_name: str, dataset_name: str, protocol: str)
     items
         A SetOfMicrographs or SetOfParticles.
     item_name, dataset_name, protocol
-        For messages: what an item has to be, the name of a dataset of such items, the protocol that makes it.
+        Words for messages: for an item, for a dataset of such items, and for the protocol that makes the dataset.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def dataset_folder(items: Any, item_name: str, dataset_name: str, protocol: str)
 
 
 def write_micrograph_subset(micrographs: Any, folder: Path, path: Path) -> bool:
-    """Write a dataset folder's rows of some of its micrographs; of all micrographs, write no file and return false."""
+    """Write the rows of a subset of a dataset's micrographs; for all micrographs, write no file and return false."""
     optics, rows = read_table(folder / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
     names = {os.path.relpath(os.path.abspath(micrograph.getFileName()), folder)
              for micrograph in micrographs.iterItems()}
@@ -89,7 +89,7 @@ def write_micrograph_subset(micrographs: Any, folder: Path, path: Path) -> bool:
 
 
 def write_particle_subset(particles: Any, folder: Path, path: Path) -> bool:
-    """Write a dataset folder's rows of some of its particles; of all particles, write no file and return false."""
+    """Write the rows of a subset of a dataset's particles; for all particles, write no file and return false."""
     if not (folder / EXTRACTED).is_file():
         raise DataError(f"{folder} has no extracted particles; choose its micrographs")
     optics, rows = read_table(folder / EXTRACTED, "particles", ("rlnImageName",))
@@ -121,11 +121,12 @@ def coordinate_micrographs(coordinates: Any) -> dict[int, Any]:
     foreign = [number for number, _ in id_and_name if number not in by_id]
     named = [(number, name) for number, name in id_and_name if name and number in by_id]
     mismatched = [number for number, name in named if name != by_id[number].getMicName()]
-    if len(mismatched) < len(named):  # where no name agrees, the two sets name micrographs by different rules
+    if len(mismatched) < len(named):  # if no name agrees, the two sets name micrographs by different rules
         foreign += mismatched
     if foreign:
-        raise DataError(f"coordinates lie on micrographs (first: id {foreign[0]}) that are not in their own set, as "
-                        "after 'join sets'; choose sets of coordinates one by one, or pick again")
+        raise DataError(f"some coordinates belong to micrographs (first: id {foreign[0]}) that are not in the set of "
+                        "coordinates. Scipion's 'join sets' makes such sets; choose the original sets one by one, or "
+                        "pick again")
     return by_id
 
 

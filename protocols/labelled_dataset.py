@@ -68,14 +68,14 @@ def labelled_summary(manifest: Manifest, size: Any, verb: str) -> list[str]:
     if manifest.box_size:
         diameter = manifest.particle_diameter_angstrom
         sentences.append(f"The box size is {manifest.box_size} px"
-                         + (f", the particle's diameter {diameter:.0f} Å." if diameter else "."))
+                         + (f", and the particle's diameter is {diameter:.0f} Å." if diameter else "."))
     optics = manifest.simulation or {}
     if optics:
-        defocus = "of measured CTFs" if optics.get("ctfs") else (
-            f"of {optics['defocus_min'] / 1e4:.2f} to {optics['defocus_max'] / 1e4:.2f} µm")
-        sentences.append(f"The microscope has {optics['voltage_kv']:g} kV, a spherical aberration of "
-                         f"{optics['cs_mm']:g} mm and a defocus {defocus}.")
+        defocus = "that of measured CTFs" if optics.get("ctfs") else (
+            f"{optics['defocus_min'] / 1e4:.2f} to {optics['defocus_max'] / 1e4:.2f} µm")
+        sentences.append(f"The voltage is {optics['voltage_kv']:g} kV, the spherical aberration {optics['cs_mm']:g} "
+                         f"mm, and the defocus {defocus}.")
     if manifest.contrast:
-        sentences.append(f"The signal-to-noise ratio is {manifest.contrast.snr:.3g}, the standard deviation of the "
-                         f"background {manifest.contrast.background_deviation:.3g} of its mean.")
+        sentences.append(f"The signal-to-noise ratio is {manifest.contrast.snr:.3g}. The standard deviation of the "
+                         f"background is {manifest.contrast.background_deviation:.3g} of its mean.")
     return sentences

@@ -136,7 +136,7 @@ def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
 
 
 def real_micrographs_output(protocol: Any, folder: Path, manifest: Manifest, real: Any) -> Any:
-    """Return the real micrographs at the working pixel size, with the ids and names of the originals.
+    """Return the SetOfMicrographs of the real micrographs at the working pixel size, with the originals' ids and names.
 
     Images have whole sizes in pixels, so the exact pixel sizes along x and y differ from the set's by up to 0.1 %.
     Attributes of the items hold them; *return coordinates* needs them to be exact.

@@ -20,15 +20,15 @@ class ProtCryogemEvaluate(ProtCryogemStage):
 
     The protocol compares power spectra, autocorrelation, grey values and local
     standard deviations. It looks for lattices and for lines along the border,
-    which networks make. It computes the Fréchet distance between the features
-    that a network finds in both sets.
+    because networks can produce them. It computes the Fréchet distance between the
+    features of both sets. A network computes these features.
 
-    Each distance has an interval. Beside it stands the floor: the distance between
-    two random halves of the real set. Generated micrographs near the floor are as
-    close to the real ones as other real micrographs.
+    Each distance has a 95 % confidence interval. The report also gives the floor:
+    the distance between two random halves of the real set. Generated micrographs
+    near the floor are as close to the real ones as other real micrographs.
 
-    Use it after *generate dataset*. Best are real micrographs of the same session
-    that the noise was not learned from.
+    Use it after *generate dataset*. Real micrographs of the same session that were
+    not used to learn the noise are best.
 
     *Inputs*
     - _Generated micrographs_: output of *generate dataset*, or any other set
@@ -55,8 +55,8 @@ class ProtCryogemEvaluate(ProtCryogemStage):
                       label="Generated micrographs", help="Output of generate dataset, or any other set.")
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Real micrographs",
-                      help="Best are micrographs of the same session that the noise was not learned from. The set with "
-                      "the smaller pixel size is resampled to the pixel size of the other.")
+                      help="Micrographs of the same session that were not used to learn the noise are best. The set "
+                      "with the smaller pixel size is resampled to the pixel size of the other set.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
@@ -90,7 +90,7 @@ class ProtCryogemEvaluate(ProtCryogemStage):
             if name in figures:
                 sentences.append(_distance_sentence(name, f"{title} ({unit})" if unit else title, figures))
         if "signal_correlation" in figures:
-            sentences.append(f"Around particles, the correlation of generated and clean images is "
+            sentences.append("The correlation of generated and clean images around particles is "
                              f"{figures['signal_correlation']:.3f}.")
         return sentences
 
@@ -100,5 +100,5 @@ def _distance_sentence(name: str, title: str, figures: dict[str, float]) -> str:
            f"{figures[name + '_high']:.3g})"
     if f"{name}_halves" not in figures or f"{name}_floor" not in figures:
         return text + "."
-    return f"{text}; with halves of the sets {figures[name + '_halves']:.3g}, between two halves of the real set " \
+    return f"{text}; halves of the two sets: {figures[name + '_halves']:.3g}; two halves of the real set (floor): " \
            f"{figures[name + '_floor']:.3g}."

@@ -80,7 +80,7 @@ class ProtCryogemEvaluatePicks(ProtCryogemEvaluation):
         if not self.radius.get():
             diameter = particle_diameter(self.inputTruth.get().getMicrographs())
             if not diameter:
-                raise SettingsError("the true coordinates do not tell the particle's diameter; give the matching "
+                raise SettingsError("the particle's diameter is not known from the true coordinates; give the matching "
                                     "radius")
             values["radius"] = round(default_matching_radius(diameter), 3)
         return values

@@ -21,7 +21,8 @@ class ProtCryogemEvaluatePoses(ProtCryogemEvaluation):
     The protocol compares refined particles with the true particles of a simulated
     or generated dataset. It reports the errors of orientation (modulo symmetry),
     shift and defocus. A refined map may be rotated, shifted or mirrored with
-    respect to the true map. The protocol estimates that and corrects for it first.
+    respect to the true map. The protocol first estimates this difference and
+    corrects for it.
 
     *Inputs*
     - _Refined particles_: output of a 3D refinement or a pose estimator
@@ -75,4 +76,5 @@ class ProtCryogemEvaluatePoses(ProtCryogemEvaluation):
                  "shift_error_angstrom_median": ("shift", " Å"), "defocus_error_angstrom_median": ("defocus", " Å")}
         errors = [f"{name} {manifest.figures[key]:.3g}{unit}" for key, (name, unit) in names.items()
                   if key in manifest.figures]
-        return [f"{manifest.particles} particles were compared with the truth; median errors: {', '.join(errors)}."]
+        return [f"{manifest.particles} particles were compared with the true particles; median errors: "
+                f"{', '.join(errors)}."]

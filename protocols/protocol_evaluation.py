@@ -8,7 +8,7 @@ __all__ = ["ProtCryogemEvaluation"]
 
 
 class ProtCryogemEvaluation(ProtCryogemStage):
-    """A comparison with the truth; its result is a report, which "Analyze Results" shows."""
+    """A protocol that compares its input with true labels. The result is a report, which "Analyze Results" shows."""
 
     def createOutputStep(self, key: str) -> None:
         """Define no output: the report stays in the protocol's folder."""

@@ -18,7 +18,7 @@ __all__ = ["ProtCryogemExport"]
 
 PROGRAMS = {"relion": "RELION", "cryosparc": "cryoSPARC", "topaz": "Topaz", "cryodrgn": "cryoDRGN"}
 STAR_PROGRAMS = ("relion", "cryosparc")
-# The programs of the fields that not all programs have.
+# The settings that only some programs use, with these programs.
 PROGRAMS_OF_FIELD = {
     "files": STAR_PROGRAMS, "extract": STAR_PROGRAMS, "relative_to": (*STAR_PROGRAMS, "topaz"),
     "box_size": (*STAR_PROGRAMS, "cryodrgn"), "random_shift": (*STAR_PROGRAMS, "cryodrgn"), "binning": ("topaz",)}
@@ -61,13 +61,14 @@ class ProtCryogemExport(ProtCryogemStage):
         form.addParam("inputSet", PointerParam, pointerClass="SetOfMicrographs,SetOfParticles", important=True,
                       label="Micrographs or particles",
                       help="Output of generate dataset or simulate micrographs, or a subset of it. Micrographs are "
-                      "exported with all their particles, particles with their micrographs. The labels are the true "
-                      "ones.")
+                      "exported with all their particles, and particles with their micrographs. The export has "
+                      "the true labels.")
 
     def _addFolder(self, form: Any) -> None:
         form.addParam("exportFolder", PathParam, default="", expertLevel=LEVEL_ADVANCED, label="Folder",
-                      help="A new folder for the export, such as one inside a RELION project. The path is absolute, or "
-                      "relative to this Scipion project. Empty: a folder inside this run's own folder.")
+                      help="A new folder for the export, for example a folder inside a RELION project. The path is "
+                      "absolute, or relative to this Scipion project. Empty: a folder inside the folder of this "
+                      "run.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:
@@ -89,7 +90,7 @@ class ProtCryogemExport(ProtCryogemStage):
         return values | self._hiddenValues()
 
     def _hiddenValues(self) -> dict[str, Any]:
-        """The defaults of the fields that the chosen program does not have."""
+        """The defaults of the settings that the chosen program does not use."""
         program = list(PROGRAMS)[self.to.get()]
         fields = [field for field, programs in PROGRAMS_OF_FIELD.items() if program not in programs]
         return {field: ExportSettings.model_fields[field].default for field in fields}

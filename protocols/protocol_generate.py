@@ -32,9 +32,9 @@ FEW_MICROGRAPHS = 3
 class ProtCryogemGenerate(ProtCryogemStage):
     """Generate labelled micrographs that look like your own.
 
-    The protocol simulates new specimens with the settings of a simulation and adds
-    noise: by the trained noise model, or, without training, noise with the
-    spectrum of real micrographs or white noise. Position, pose, defocus and mask
+    The protocol simulates new specimens with the settings of a simulation. It adds
+    noise with the trained noise model. Without training, it can add noise with the
+    spectrum of real micrographs, or white noise. Position, pose, defocus and mask
     of every particle are known.
 
     Use the dataset to train pickers and pose estimators, or to test a processing
@@ -126,8 +126,8 @@ class ProtCryogemGenerate(ProtCryogemStage):
             errors += missing_file_errors("Noise model", [self.inputModel.get().getFileName()])
             trained = self.inputModel.get().getSamplingRate()
             if trained and abs(trained / working - 1) > 1e-3:
-                errors.append(f"*Noise model*: it was trained at {trained:g} Å/px, and the simulation has {working:g} "
-                              "Å/px; choose a simulation at the model's pixel size.")
+                errors.append(f"*Noise model*: the model was trained at {trained:g} Å/px, but the simulation has "
+                              f"{working:g} Å/px; choose a simulation at the model's pixel size.")
         if self.inputMicrographs.get() is not None:
             first = self.inputMicrographs.get().getFirstItem()
             if first is None:
@@ -146,8 +146,8 @@ class ProtCryogemGenerate(ProtCryogemStage):
                                           simulation["particle_distance"])
         count, simulated = self.micrographs.get(), self.inputSimulation.get().getSize()
         if self.reuse.get() and count and count > simulated:
-            warnings.append(f"{count} micrographs are asked for, and only {simulated} simulated ones are there to be "
-                            "reused; only these are generated.")
+            warnings.append(f"{count} micrographs are asked for, but there are only {simulated} simulated micrographs "
+                            f"to reuse; so only {simulated} are generated.")
         real = self.inputMicrographs.get()
         if real is not None:
             if real.getSize() < FEW_MICROGRAPHS:

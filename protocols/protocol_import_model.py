@@ -73,4 +73,4 @@ class ProtCryogemImportModel(ProtCryogemStage):
         figures = manifest.figures
         return [f"A published noise model of {figures['levels']:.0f} levels and {figures['weights'] / 1e6:.1f} million "
                 f"weights was imported, for micrographs at {manifest.pixel_size:.3g} Å/px.",
-                "It has no ice maps; choose real micrographs in generate dataset to measure theirs."]
+                "It has no ice maps; choose real micrographs in generate dataset, and ice maps are measured from them."]

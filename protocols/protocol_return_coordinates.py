@@ -29,9 +29,9 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
 
     A picker that was trained on a generated dataset works at the pixel size of that
     dataset. It picks the micrographs that *train noise translator* has resampled
-    to this pixel size. This protocol scales the picks to the original micrographs,
-    exact to half an original pixel. Then extract particles at full resolution as
-    after any other picking.
+    to this pixel size. This protocol scales the picks to the original micrographs.
+    The error is at most half an original pixel. You can then extract particles at
+    full resolution.
 
     *Inputs*
     - _Picked coordinates_: picked by any picker on outputMicrographs of
@@ -94,8 +94,9 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
     def _warnings(self) -> list[str]:
         picked = self.inputCoordinates.get()
         if picked is not None and not hasattr(picked.getMicrographs().getFirstItem(), "_cryogemPixelSizeX"):
-            return ["The coordinates were not picked on micrographs of train noise translator; they are scaled by the "
-                    "ratio of the two sets' pixel sizes, and are only as exact as these."]
+            return ["The coordinates were not picked on micrographs of train noise translator. They are scaled by the "
+                    "ratio of the pixel sizes of the two sets; if a pixel size is not exact, the coordinates are not "
+                    "exact either."]
         return []
 
     def _summary(self) -> list[str]:
@@ -111,7 +112,7 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
 
 @dataclass(frozen=True)
 class OriginalMicrograph:
-    """The original of a picked micrograph, and the scale of its coordinates."""
+    """The original of a picked micrograph, and the factors from picked to original coordinates."""
 
     micrograph: Micrograph
     scale_x: float
@@ -177,6 +178,6 @@ def _check_field(micrograph: Micrograph, original: OriginalMicrograph) -> None:
     coverage = (picked_size[0] * original.scale_x / original_size[0],
                 picked_size[1] * original.scale_y / original_size[1])
     if not all(MIN_COVERAGE < share < MAX_COVERAGE for share in coverage):
-        raise DataError(f"{micrograph.getMicName()} covers {coverage[0]:.3g} of its original's width and "
-                        f"{coverage[1]:.3g} of its height; choose the micrographs that the noise translator was "
-                        "trained on, with their right pixel size")
+        raise DataError(f"{micrograph.getMicName()} covers {coverage[0]:.3g} of the width and {coverage[1]:.3g} of the "
+                        "height of its original; choose the micrographs that the noise translator was trained on, with "
+                        "the correct pixel size")

@@ -26,15 +26,16 @@ MAPS, CRYODRGN = range(2)
 class ProtCryogemSimulate(ProtCryogemStage):
     """Simulate clean micrographs of a particle, with all labels.
 
-    The micrographs are what the microscope forms without noise: protein dark,
-    background 1. Position, pose, defocus and mask of every particle are known.
+    The micrographs have the contrast of the optics, but no noise. Protein is dark,
+    and the background is 1. Position, pose, defocus and mask of every particle are
+    known.
 
     Run this protocol first. *Train noise translator* learns the noise of your own
     micrographs from its output, and *generate dataset* takes its settings from it.
 
     *Inputs*
     - _Map_: density map or atomic model of the particle, or a set of them. Instead
-      of it, _Specimen_ can be a cryoDRGN folder.
+      of a map, you can choose a cryoDRGN folder as _Specimen_.
     - _Views of particles_ (optional): particles whose orientations are used.
     - _Microscope of micrographs_ (optional): real micrographs whose voltage,
       spherical aberration and amplitude contrast are used.
@@ -44,7 +45,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
     - outputMicrographs, and outputCTF with the defocus of each micrograph
     - outputCoordinates: the whole particles. Particles that the border cuts are
       only in the file particles.star.
-    - outputParticles: extracted particles with poses and CTFs, if they are wanted
+    - outputParticles: extracted particles with poses and CTFs, if
+      _Extract particles_ is Yes
 
     Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
     """
@@ -82,8 +84,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
         form.addParam("inputVolume", PointerParam, important=True, label="Map",
                       condition=f"specimenSource == {MAPS}",
                       pointerClass="Volume, SetOfVolumes, AtomStruct, SetOfAtomStructs",
-                      help="Density map of the particle, protein bright, with any box size and pixel size; or its "
-                      "atomic model. With a set of maps or models, each particle is one of them, chosen at random.")
+                      help="Density map of the particle (protein bright, any box size and pixel size), or its atomic "
+                      "model. With a set of maps or models, each particle uses one of them, chosen at random.")
 
         folder, pixel_size = (SimulateSettings.model_fields[name] for name in ("cryodrgn_folder", "volume_pixel_size"))
         from_cryodrgn = f"specimenSource == {CRYODRGN}"
@@ -100,8 +102,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", allowsNull=True,
                       label="Microscope of micrographs",
                       help="Voltage, spherical aberration and amplitude contrast are taken from these real "
-                      "micrographs. The working pixel size is theirs, too, when its field is empty and theirs is "
-                      "larger than the map's. Empty: the values are set below.")
+                      "micrographs. If the field of the working pixel size is empty, the larger of their pixel "
+                      "size and the map's is used. Empty: the values are set below.")
         form.addParam("inputCtfs", PointerParam, pointerClass="SetOfCTF", allowsNull=True, label="Defocus of CTFs",
                       help="Each micrograph gets the defocus of one of these measured CTFs. Empty: its defocus is "
                       "drawn from the range below.")
@@ -155,7 +157,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
                                          ("Defocus of CTFs", self.inputCtfs))
                   if isinstance(pointer.get(), EMSet) and not pointer.get().getSize()]
         if self.inputParticles.get() is not None and not self.inputParticles.get().hasAlignmentProj():
-            errors.append("*Views of particles*: they have no projection angles; choose the output of a 3D refinement.")
+            errors.append("*Views of particles*: the particles have no projection angles; choose the output of a 3D "
+                          "refinement.")
         if settings.box_size and settings.box_size > min(settings.micrograph_size):
             errors.append(f"*Box size*: {settings.box_size} px is larger than the micrographs "
                           f"({min(settings.micrograph_size)} px); enlarge the micrograph size.")
@@ -163,15 +166,15 @@ class ProtCryogemSimulate(ProtCryogemStage):
             return errors + self._cryodrgnErrors()
         errors += missing_file_errors("Map", map_files(self.inputVolume.get()))
         if not self._isMap() and not settings.pixel_size:
-            errors.append("*Working pixel size (Å)*: an atomic model has none; set it.")
+            errors.append("*Working pixel size (Å)*: an atomic model has no pixel size; set a value.")
         return errors or (self._mapErrors(settings) if self._isMap() else [])
 
     def _mapErrors(self, settings: SimulateSettings) -> list[str]:
         dimensions = self._mapDimensions()
         if dimensions is None:
-            return ["*Map*: its file cannot be read; import it again."]
+            return ["*Map*: the file cannot be read; import the map again."]
         if min(dimensions) < 2:
-            return [f"*Map*: it is not a volume, its size is {dimensions}; choose a 3D map."]
+            return [f"*Map*: this is not a volume (size {dimensions}); choose a 3D map."]
         edge = max(dimensions) * self.inputVolume.get().getSamplingRate()
         shortest = min(settings.micrograph_size) * self._workingPixelSize(settings)
         return [f"*Map*: its edge is {edge:.0f} Å, longer than the micrographs ({shortest:.0f} Å); enlarge "
@@ -181,8 +184,8 @@ class ProtCryogemSimulate(ProtCryogemStage):
         settings = SimulateSettings.model_validate(self.settingsValues())
         warnings = []
         if self._isCryodrgn():
-            warnings.append("The files of a cryoDRGN folder are run as code when cryoDRGN reads them; go on only if "
-                            f"you trust the source of {settings.cryodrgn_folder}.")
+            warnings.append("When cryoDRGN reads the files of its folder, they can run code; continue only if you "
+                            f"trust the source of {settings.cryodrgn_folder}.")
         if self._isMap():
             warnings += self._mapWarnings(settings)
         working = settings.pixel_size or (self._workingPixelSize(settings) if self._isMap() else None)

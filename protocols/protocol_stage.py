@@ -68,8 +68,9 @@ class ProtCryogemStage(ProtCryogem):
     # --------------------------- Form
     def _addParallel(self, form: Any) -> None:
         """Add the hidden GPU parameters and the section for threads and queue, as the last part of a form."""
-        form.addHidden(USE_GPU, BooleanParam, default=True, label="Use GPU", help="Yes runs on the GPU with the "
-                       "number below. With GPU 0, it runs on the CPU where the machine has no GPU. No runs on the CPU.")
+        form.addHidden(USE_GPU, BooleanParam, default=True, label="Use GPU", help="Yes: the engine runs on the GPU "
+                       "with the number below. With number 0, it runs on the CPU if the machine has no GPU. No: the "
+                       "engine runs on the CPU.")
         form.addHidden(GPU_LIST, StringParam, default="0", expertLevel=LEVEL_ADVANCED, label="GPU",
                        help="Number of one GPU. The system numbers its GPUs from 0.")
         form.addParallelSection(threads=4, mpi=0, binThreadsHelp="CPU threads of the engine. More threads are "
@@ -77,7 +78,7 @@ class ProtCryogemStage(ProtCryogem):
 
     # --------------------------- Steps
     def _insertAllSteps(self) -> None:
-        # "Continue" skips a finished step whose arguments have not changed, so the argument has to cover all settings.
+        # "Continue" skips a finished step if its arguments have not changed. So the argument depends on all settings.
         values = json.dumps(self.settingsValues(), sort_keys=True, default=str)
         key = hashlib.sha256(values.encode()).hexdigest()[:16]
         self._insertFunctionStep(self.configureStep, key, needsGPU=False)
@@ -157,7 +158,7 @@ class ProtCryogemStage(ProtCryogem):
             return [*errors, str(error)]
 
     def inputErrors(self) -> list[str]:
-        """Return the errors that only inputs and form fields together show."""
+        """Return the errors that can be found only with the inputs: in them, or between them and form fields."""
         return []
 
     def _summary(self) -> list[str]:
@@ -194,8 +195,8 @@ class ProtCryogemStage(ProtCryogem):
         manifest = self.manifest()
         if manifest is None:
             return []
-        return [*self.resultSentences(manifest), f"CryoGEM for Scipion {manifest.version} did this with random seed "
-                f"{manifest.seed}, by the method of CryoGEM [Zhang2024]."]
+        return [*self.resultSentences(manifest), f"The program was CryoGEM for Scipion {manifest.version} with random "
+                f"seed {manifest.seed}. The method is that of CryoGEM [Zhang2024]."]
 
 
 def _last_line(log: Path, start: int) -> str:

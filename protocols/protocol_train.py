@@ -127,21 +127,21 @@ class ProtCryogemTrain(ProtCryogemStage):
         errors = []
         pixel_size = self.pixelSize.get()
         if pixel_size and abs(pixel_size / working - 1) > 1e-3:
-            errors.append(f"*Working pixel size*: {pixel_size:g} Å is not that of the simulation ({working:g} Å); "
-                          "leave it empty, or simulate at that pixel size.")
+            errors.append(f"*Working pixel size*: {pixel_size:g} Å is not the pixel size of the simulation "
+                          f"({working:g} Å); leave the field empty, or simulate at {pixel_size:g} Å.")
         errors += coarse_pixel_errors("Real micrographs", real_pixel_size, working)
         for label, micrographs, scale in (("Real", real, real_pixel_size / working), ("Simulated", simulated, 1.0)):
             dimensions = micrographs.getDim()
             if dimensions and min(dimensions[:2]) * scale < self.crop.get():
-                errors.append(f"*{label} micrographs*: they are {min(dimensions[:2]) * scale:.0f} px at the working "
-                              f"pixel size, smaller than the crop ({self.crop.get()} px); lower the crop.")
+                errors.append(f"*{label} micrographs*: their shorter side is {min(dimensions[:2]) * scale:.0f} px at "
+                              f"the working pixel size, less than the crop ({self.crop.get()} px); lower the crop.")
         return errors
 
     def inputWarnings(self) -> list[str]:
         real = self.inputMicrographs.get()
         warnings = [] if real.getSize() >= FEW_MICROGRAPHS else [
-            f"Real micrographs: only {real.getSize()}. The translator sees little of the noise's variety; 10 or more "
-            "are better."]
+            f"The number of real micrographs is only {real.getSize()}. They show little of the variety of the noise; "
+            "10 or more are better."]
         warnings += pixel_size_warnings("Real micrographs", real.getFirstItem().getFileName(), 2,
                                         real.getSamplingRate())
         return warnings + acquisition_warnings(real, self.inputSimulation.get())

@@ -3,5 +3,5 @@
 
 
 def load_tests(loader, standard_tests, pattern):
-    """Give Scipion's test runner, which uses unittest, the tests that are written for it; pytest finds the others."""
+    """Return the tests for Scipion's test runner, which uses unittest; pytest finds all other tests by itself."""
     return loader.loadTestsFromName("cryogem_scipion.tests.test_protocols_cryogem")

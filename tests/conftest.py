@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 
 def checked_modules():
     """Yield the names of the modules whose array shapes are checked in tests: all except those that numba compiles."""
-    for path in [path for room in ("compute", "simulation", "noise", "measurement", "translator", "realism")
-                 for path in PACKAGE.glob(f"engine/{room}/*.py")]:
+    for path in [path for package in ("compute", "simulation", "noise", "measurement", "translator", "realism")
+                 for path in PACKAGE.glob(f"engine/{package}/*.py")]:
         if "import numba" not in path.read_text("utf-8"):
             yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
@@ -57,7 +57,7 @@ def clock(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip slow tests, and tests that need an optional program, except in ``make test-all`` (CRYOGEM_TEST_ALL=1)."""
+    """Skip slow tests and tests of optional programs, except in ``make test-all`` (CRYOGEM_TEST_ALL=1)."""
     if os.environ.get("CRYOGEM_TEST_ALL"):
         return
     skip = pytest.mark.skip(reason="only in 'make test-all'")

@@ -37,7 +37,7 @@ def make_valid_inputs(folder):
 
 @dataclass(frozen=True)
 class InputFolders:
-    """The folder ``good`` of valid inputs, and the folder ``bad`` for the damaged inputs of one test."""
+    """Folders of one test: ``good`` holds valid inputs, ``bad`` gets the damaged ones."""
 
     good: Path
     bad: Path
@@ -53,7 +53,7 @@ class InputFolders:
             content = np.random.default_rng(0).normal(100, 9, [max(1, abs(edge)) for edge in shape])
         z, y, x = shape if len(shape) == 3 else (1, *shape)
         header = struct.pack(order + "10i6f3i3f2i", x, y, z, mode, 0, 0, 0, x, y, z, x * pixel_size, y * pixel_size,
-                           z * pixel_size, 90, 90, 90, 1, 2, 3, 0, 0, 0, 1 if len(shape) == 3 else 0, 0)
+                             z * pixel_size, 90, 90, 90, 1, 2, 3, 0, 0, 0, 1 if len(shape) == 3 else 0, 0)
         machine_stamp = bytes([0x44, 0x44, 0, 0] if order == "<" else [0x11, 0x11, 0, 0])
         header = header.ljust(208, b"\0") + b"MAP " + machine_stamp + bytes(8)
         data = np.asarray(content).astype(order + code).tobytes()

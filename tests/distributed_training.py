@@ -11,7 +11,7 @@ import torch
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import join_process_group
 from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState
 
@@ -19,14 +19,14 @@ STEPS = 20
 PROPERTIES = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {})
 
 
-def data():
-    """Return real noise, and a clean image with two particles."""
+def training_images():
+    """Return two real micrographs of noise, and a clean image with two particles."""
     rng = np.random.default_rng(4)
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = mask[50:70, 5:20] = 1
     images = [rng.normal(500, 25, (80, 72)).astype(np.float32) for _ in range(2)]
-    simulated = SimulatedMicrographs([(1 - 0.02 * mask).astype("f4")], [mask])
-    return RealMicrographs(images, [500.0] * 2, [25.0] * 2), simulated
+    simulated = SimulatedImages([(1 - 0.02 * mask).astype("f4")], [mask])
+    return RealImages(images, [500.0] * 2, [25.0] * 2), simulated
 
 
 def main(out, batch):
@@ -35,7 +35,7 @@ def main(out, batch):
     settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", steps=2 * STEPS, crop=32, batch=batch,
                              generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
     state = TrainingState(settings, PROPERTIES, device, processes)
-    micrographs = data()
+    micrographs = training_images()
     losses = [state.train_step(*micrographs) for _ in range(STEPS)]
     if processes.is_rank_zero:
         weights = {**state.generator.state_dict(), **{f"d.{name}": value for name, value in

@@ -31,8 +31,8 @@ WORDS = ["nan", "inf", "-1", "0", "1e999", "", "'", '"', "#", "loop_", "data_", 
          "../../x", "/etc/passwd", "\x00", "é", "{", "]", "null", "true", "1" * 400, "[" * 200, "9" * 5000, "\t", "@"]
 
 
-def seeds(folder):
-    """Return (name, valid file, reader) for every kind of file."""
+def valid_files(folder):
+    """Make a valid file of every kind, and return for each its name, its path and the function that reads it."""
     import gemmi
     import numpy as np
 
@@ -168,7 +168,7 @@ def work(folder, keep, seed, minutes, queue):
     from cryogem_scipion.engine.errors import CryogemError
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     warnings.simplefilter("ignore")
-    readers = [(name, path.read_bytes(), path.suffix, read) for name, path, read in seeds(folder)]
+    readers = [(name, path.read_bytes(), path.suffix, read) for name, path, read in valid_files(folder)]
     cases = folder / str(seed)
     cases.mkdir()
     draw = random.Random(seed)

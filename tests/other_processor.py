@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Simulates other processors: results get errors in the last bits that depend on everything they may depend on there.
+"""Simulates another processor: it changes the last bits of results, depending on threads, batches and addresses.
 
 The last bit of a Fourier transform may depend on the number of images in one call, on the position of an image among
 them, on the address of its memory, and on the number of threads. Which of these matters differs between processors and
-between versions of a library. The same holds for sums, matrix products, convolutions and vectorised functions. Here the
-last bits depend on all of them. So any machine can test that the results of the engine depend on none of them.
+between versions of a library. The same holds for sums, matrix products, convolutions and vectorised functions. The
+simulated processor depends on all of them. So a test on any machine shows that the engine's results depend on none.
 """
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The published generator written independently: names and shapes of its checkpoints, and a forward pass."""
+"""A second, independent implementation of the published generator: its checkpoints' layout and its forward pass."""
 import torch
 from torch.nn import functional as F
 

@@ -3,7 +3,8 @@
 
     python -m tests.reproducible_outputs WORLD OUT
 
-WORLD holds a simulation, real micrographs and a model, as made by ``tests.unit.conftest.world`` and a training.
+The folder WORLD holds a simulation and real micrographs, which the fixture ``world`` of the unit tests makes, and a
+model.
 OMP_NUM_THREADS gives the number of threads, as for the program.
 """
 import sys

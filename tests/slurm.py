@@ -44,7 +44,7 @@ PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 
 
 def missing():
-    """Return the reason why SLURM cannot be started here; empty if it can."""
+    """Return the reason why SLURM cannot be started on this machine; empty if it can be started."""
     absent = [name for name in (*DAEMONS, "sbatch") if not shutil.which(name, path=_path())]
     if absent:
         return f"{', '.join(absent)} not found: Debian's package slurm-wlm is not installed"
@@ -66,7 +66,7 @@ def cluster(folder):
     with closing(socket.socket()) as first, closing(socket.socket()) as second:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
-        ports = [some.getsockname()[1] for some in (first, second)]
+        ports = [bound.getsockname()[1] for bound in (first, second)]
     host = socket.gethostname().partition(".")[0]
     megabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20 - 512
     configuration = folder / "slurm.conf"

@@ -225,5 +225,5 @@ def test_a_missing_environment_is_named(monkeypatch):
     first, second = Plugin.validateInstallation()
     assert "lacks no_such_library" in first
     assert "CRYOGEM_ENV_ACTIVATION" in second
-    with pytest.raises(FileNotFoundError, match="No environment for the CryoGEM engine"):
+    with pytest.raises(FileNotFoundError, match="There is no environment for the CryoGEM engine"):
         Plugin.getProgram()

@@ -16,7 +16,7 @@ __all__ = ["draw_orientations", "draw_statistics"]
 PARTICLES_PER_BIN = 20
 """Mean number of particles in a bin of the map of viewing directions; fewer would make the map noisy."""
 BIN_SUBDIVISION = 8
-"""Parts into which a bin's edges are divided, because the map projection bends them."""
+"""Number of straight lines for each edge of a bin, because the map projection makes the edges curved."""
 
 
 def draw_statistics(figure: Figure, folder: Path) -> None:

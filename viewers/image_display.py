@@ -108,8 +108,8 @@ def mean_spectrum(path: Path, tile: int = 256) -> NDArray[np.float64]:
         power = np.zeros((tile, tile // 2 + 1))
         for y in starts[0]:
             for x in starts[1]:
-                piece = np.asarray(data[y:y + tile, x:x + tile], np.float64)
-                power += np.abs(np.fft.rfft2((piece - piece.mean()) * window)) ** 2
+                values = np.asarray(data[y:y + tile, x:x + tile], np.float64)
+                power += np.abs(np.fft.rfft2((values - values.mean()) * window)) ** 2
     power /= len(starts[0]) * len(starts[1]) * (window**2).sum()
     # The left half of the plane is the right half rotated by 180 degrees.
     left = np.roll(power[::-1, 1:-1][:, ::-1], 1, 0)

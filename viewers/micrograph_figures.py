@@ -21,27 +21,27 @@ from cryogem_scipion.viewers.image_display import (
 from cryogem_scipion.viewers.label_tables import micrograph_particles, micrograph_rows, row_optics
 from cryogem_scipion.viewers.paging import Pages
 
-__all__ = ["IMAGE_KINDS", "draw_gallery", "draw_power_spectra", "kept_images"]
+__all__ = ["IMAGE_KINDS", "available_images", "draw_gallery", "draw_power_spectra"]
 
-# Images of a micrograph that a dataset may keep: folder, and description of the image.
+# Kinds of images that a dataset folder may have of each micrograph: subfolder, and description.
 IMAGE_KINDS = {"optical": "without noise", "physical": "with ice and noise", "micrographs": ""}
 RING_COLOUR = "#ff5a5a"
 
 
-def kept_images(folder: Path) -> dict[str, str]:
-    """Return the kinds of images that a dataset folder keeps: subfolder, and description."""
+def available_images(folder: Path) -> dict[str, str]:
+    """Return the kinds of images in a dataset folder: for each subfolder, the description of its images."""
     manifest, rows = read_manifest(folder), micrograph_rows(folder)
-    own = {"simulate": "simulated", "generate": "generated"}.get(manifest.stage, manifest.stage)
+    micrograph_text = {"simulate": "simulated", "generate": "generated"}.get(manifest.stage, manifest.stage)
     name = Path(rows["rlnMicrographName"].iloc[0]).name
-    kept = {kind: text or own for kind, text in IMAGE_KINDS.items() if (folder / kind / name).is_file()}
-    if not kept:
+    kinds = {kind: text or micrograph_text for kind, text in IMAGE_KINDS.items() if (folder / kind / name).is_file()}
+    if not kinds:
         raise DataError(f"{folder} has no image {name}; make the set again")
-    return kept
+    return kinds
 
 
 def draw_gallery(figure: Figure, folder: Path, first: int = 0, show_particles: bool = True,
                  show_masks: bool = True) -> None:
-    """Show each micrograph in all kinds of images that were kept, with its particles and mask.
+    """Show all images of each micrograph side by side, with its particles and its mask.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def draw_gallery(figure: Figure, folder: Path, first: int = 0, show_particles: b
     show_particles, show_masks
         Whether to draw circles around the particles, and the masks' outlines.
     """
-    manifest, micrographs, kinds = read_manifest(folder), micrograph_rows(folder), kept_images(folder)
+    manifest, micrographs, kinds = read_manifest(folder), micrograph_rows(folder), available_images(folder)
     figure.set_size_inches(*((7.2, 7.8) if len(kinds) == 1 else (4.2 * len(kinds), 5.4)))
     axes = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.09, top=0.90, wspace=0.02)
@@ -93,11 +93,11 @@ def draw_power_spectra(figure: Figure, folder: Path, first: int = 0, kind: str =
     kind
         Kind of image: a key of ``IMAGE_KINDS``.
     """
-    manifest, micrographs, kinds = read_manifest(folder), micrograph_rows(folder), kept_images(folder)
+    manifest, micrographs, kinds = read_manifest(folder), micrograph_rows(folder), available_images(folder)
     if kind not in kinds:
         raise DataError(f"{folder} kept no {kind} images; generate with 'Also keep: {kind}' to see their spectra")
     plane, profile = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.3)})
-    transfer = profile.twinx()
+    ctf_axis = profile.twinx()
     figure.subplots_adjust(left=0.02, right=0.94, bottom=0.20, top=0.88, wspace=0.16)
     nyquist = 0.5 / manifest.pixel_size
 
@@ -106,7 +106,7 @@ def draw_power_spectra(figure: Figure, folder: Path, first: int = 0, kind: str =
         optics = row_optics(row)
         power = mean_spectrum(folder / kind / Path(row["rlnMicrographName"]).name)
         _plane(plane, power, optics, nyquist)
-        _profile(profile, transfer, power, optics, nyquist)
+        _profile(profile, ctf_axis, power, optics, nyquist)
         figure.suptitle(f"{Path(row['rlnMicrographName']).name} ({kinds[kind]}), {_defocus(optics)}", fontsize=11)
 
     Pages(figure, len(micrographs), first, draw)
@@ -129,7 +129,7 @@ def _plane(axis: Any, power: NDArray[np.float64], optics: Optics, nyquist: float
     axis.set_title("power spectrum | zeros of the label's CTF", fontsize=10)
 
 
-def _profile(axis: Any, transfer: Any, power: NDArray[np.float64], optics: Optics, nyquist: float) -> None:
+def _profile(axis: Any, ctf_axis: Any, power: NDArray[np.float64], optics: Optics, nyquist: float) -> None:
     """Draw the rotational mean of the power spectrum, and |CTF|² at the mean defocus."""
     n = len(power)
     y, x = np.indices(power.shape) - n // 2
@@ -139,10 +139,10 @@ def _profile(axis: Any, transfer: Any, power: NDArray[np.float64], optics: Optic
     u = np.linspace(0, nyquist, 1000)
     squared = np.sin(2 * np.pi * (a * u**2 + d * u**4 + e)) ** 2
     axis.clear()
-    transfer.clear()
+    ctf_axis.clear()
     line, = axis.semilogy(np.arange(1, n // 2) / (n // 2) * nyquist, mean, linewidth=1.5, label="power")
-    curve, = transfer.plot(u, squared, color=RING_COLOUR, linewidth=0.8, alpha=0.8, label="|CTF|² of the label")
-    transfer.set(ylim=(0, 1.05), yticks=())
+    curve, = ctf_axis.plot(u, squared, color=RING_COLOUR, linewidth=0.8, alpha=0.8, label="|CTF|² of the label")
+    ctf_axis.set(ylim=(0, 1.05), yticks=())
     axis.set(xlim=(0, nyquist), xlabel="spatial frequency (1/Å)")
     axis.set_title("rotational mean", fontsize=10)
     axis.tick_params(labelsize=8)

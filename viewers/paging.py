@@ -35,15 +35,15 @@ class Pages:
         self.figure, self.count, self.index, self._draw = figure, count, min(max(first, 0), count - 1), draw
         figure.cryogem_pages = self  # Matplotlib keeps only weak references to widgets.
         self.buttons = []
-        for place, text, by in ((0.70, "◀ previous", -1), (0.82, "next ▶", 1)):
-            button = Button(figure.add_axes((place, 0.015, 0.11, 0.045)), text)
+        for left, text, by in ((0.70, "◀ previous", -1), (0.82, "next ▶", 1)):
+            button = Button(figure.add_axes((left, 0.015, 0.11, 0.045)), text)
             button.on_clicked(lambda event, by=by: self.turn(by))
             self.buttons.append(button)
         self.slider = Slider(figure.add_axes((0.16, 0.015, 0.42, 0.045)), page_name, 1, max(count, 2), valstep=1,
                              valinit=self.index + 1)
         self.slider.valtext.set_x(1.04)
         self.slider.on_changed(lambda value: self._show_number())
-        # A page is drawn when the slider is released, and not for each position on its way.
+        # A page is drawn when the slider is released. While it moves, drawing every page would be too slow.
         figure.canvas.mpl_connect("button_release_event", lambda event: self.go(int(self.slider.val) - 1))
         figure.canvas.mpl_connect("key_press_event",
                                   lambda event: self.turn(KEYS[event.key]) if event.key in KEYS else None)

@@ -125,8 +125,8 @@ def draw_ice_maps(figure: Figure, folder: Path) -> None:
         raise DataError(f"{folder} has measured no real micrograph yet; wait for the first steps")
     names_and_maps = [_ice_map(record) for record in records]
     if all(ice is None for _, ice in names_and_maps):
-        raise DataError(f"no ice was measured of the {len(names_and_maps)} real micrographs: their grey values are no "
-                        "transmission (mean near or below zero)")
+        raise DataError(f"no ice map could be measured on the {len(names_and_maps)} real micrographs: their mean grey "
+                        "values are near or below zero")
     limit = max(float(np.abs(ice - 1).max()) for _, ice in names_and_maps if ice is not None) * 100
     columns = min(COLUMNS, len(names_and_maps))
     # The images of a single micrograph are side by side.

@@ -27,8 +27,8 @@ class CryogemReturnViewer(ProtocolViewer):
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
         form.addParam("displayCoordinates", LabelParam, label="Coordinates",
-                      help="The original micrographs, one after another. The circles are as wide as the box. Arrow "
-                      "keys show the next or previous micrograph.")
+                      help="The original micrographs, one after another. The diameter of the circles is the box size. "
+                           "Arrow keys show the next or previous micrograph.")
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
         return {"displayCoordinates": self._coordinates}

@@ -29,7 +29,7 @@ class CryogemEvaluateViewer(Viewer):
 
     def _visualize(self, obj: ProtCryogemEvaluate, **kwargs: Any) -> list[View]:
         return open_figure(self, "Generated and real micrographs", FIGURE_SIZE,
-                      lambda figure: draw_evaluation(figure, obj.outFolder()))
+                           lambda figure: draw_evaluation(figure, obj.outFolder()))
 
 
 class CryogemPicksViewer(ProtocolViewer):
@@ -41,8 +41,9 @@ class CryogemPicksViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        form.addParam("displayReport", LabelParam, label="Report", help="Precision and recall, F1 over the threshold, "
-                      "position error, scores of the micrographs, an example.")
+        form.addParam("displayReport", LabelParam, label="Report", help="Precision and recall, F1 for each threshold, "
+                                                                        "position errors, scores of the micrographs, "
+                                                                        "and an example.")
         form.addParam("displayMicrographs", LabelParam, label="Micrographs", help="Each micrograph with hits, false "
                       "picks, missed particles and picks that do not count.")
 
@@ -67,8 +68,9 @@ class CryogemPosesViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        form.addParam("displayReport", LabelParam, label="Report", help="Histograms of the errors, particles within an "
-                      "error, the error over the viewing direction.")
+        form.addParam("displayReport", LabelParam, label="Report", help="Histograms of the errors, the fraction of "
+                                                                        "particles below each error, and the error for "
+                                                                        "each viewing direction.")
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
         return {"displayReport": self._report}
@@ -90,6 +92,6 @@ def draw_picked_micrographs(figure: Figure, folder: Path) -> None:
         path = Path(scores["micrograph"])
         shape = show_image(axis, path) if path.is_file() else None
         picks.mark_picks(axis, report, arrays, index, shape)
-        figure.suptitle(f"{path.name}: {picks.scores(scores)}", fontsize=11)
+        figure.suptitle(f"{path.name}: {picks.scores_text(scores)}", fontsize=11)
 
     Pages(figure, len(report["micrographs"]), int(arrays["example"]), draw)

@@ -23,16 +23,19 @@ __all__ = ["CryogemModelViewer", "CryogemTrainViewer"]
 
 # Buttons of a training by the name of their parameter: label, help, window size (inches), drawing function.
 TRAINING_BUTTONS: dict[str, tuple[str, str, tuple[float, float], Callable[[Figure, Path], None]]] = {
-    "displayLosses": ("Losses", "Losses over the steps, updated while the training runs. Adversarial and discriminator "
-                      "loss stay between 0 and 1 as long as neither network beats the other.", (8, 6),
+    "displayLosses": ("Losses", "Losses over the steps, updated while the training runs. The adversarial loss and the "
+                                "discriminator loss stay between 0 and 1 as long as no network is much better than the "
+                                "other.", (8, 6),
                       lambda figure, folder: draw_losses(figure, folder / "losses.csv")),
     "displayPreviews": ("Previews over time", "Crops of physical, generated and real micrographs, always from the "
                         "same places. The slider shows earlier steps. Training is long enough when the previews stop "
                         "changing.", (9.5, 7), draw_previews),
     "displayComparison": ("Real beside generated", "Larger fields in the same grey scale, after the training has "
-                          "finished. The second should look like the third.", (12, 4.6), draw_comparison),
+                                                   "finished. The generated field should look like the real "
+                                                   "field.", (12, 4.6), draw_comparison),
     "displaySpectra": ("Spectra and grey values", "Power spectra and histograms of real and generated fields, after "
-                       "the training has finished. The closer the curves, the better.", (10, 4.2), draw_spectra),
+                                                  "the training has finished. The curves should be close to each "
+                                                  "other.", (10, 4.2), draw_spectra),
     "displayIce": ("Ice maps", "The real micrographs at the working pixel size, and the ice map measured from each. "
                    "Generated micrographs get these ice maps.", (11, 6), draw_ice_maps),
 }

@@ -30,7 +30,7 @@ class Slider:
     choices: tuple[float, ...] = ()
     """Allowed values, instead of a range."""
     derived: bool = False
-    """Whether the form's field is empty and means the initial value; it stays empty until the slider is moved."""
+    """Whether the field is empty, so that the simulation derives the value; moving the slider fills the field."""
 
 
 @dataclass(frozen=True)

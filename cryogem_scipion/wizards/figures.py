@@ -48,8 +48,9 @@ def draw_masks(figure: Figure, particle: ParticleViews, threshold: float) -> Non
         if view.min() < threshold * peak < view.max():
             axis.contour(grid, grid, view, levels=[threshold * peak], colors=OUTLINE_COLOUR, linewidths=1.3)
     area = float(np.mean([mask.sum() for mask in masks])) * particle.pixel_size**2
-    figure.suptitle(f"mask threshold {threshold:.2f}: as wide as a disc of {2 * math.sqrt(area / math.pi):.0f} Å; the "
-                    f"particle's diameter is {particle.diameter_angstrom:.0f} Å", fontsize=11, color=OUTLINE_COLOUR)
+    figure.suptitle(f"mask threshold {threshold:.2f}: the masks have the area of a disc of "
+                    f"{2 * math.sqrt(area / math.pi):.0f} Å; the particle's diameter is "
+                    f"{particle.diameter_angstrom:.0f} Å", fontsize=11, color=OUTLINE_COLOUR)
 
 
 def draw_micrograph_field(figure: Figure, fields: MicrographFields, pixel_size: float) -> None:

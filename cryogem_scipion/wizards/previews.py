@@ -20,7 +20,7 @@ from cryogem_scipion.protocols.inputs import coordinate_micrographs
 __all__ = ["MicrographFields", "ParticleNumbers", "ParticleViews", "micrograph_fields", "particle_numbers",
            "particle_views"]
 
-# Of a set of maps, this many are shown.
+# Largest number of maps of a set that are shown.
 MAX_MAPS = 3
 # Working pixel sizes (Å) to choose from.
 PIXEL_SIZES = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)
@@ -65,7 +65,7 @@ class ParticleNumbers:
     """Area of a simulated micrograph over the area of a real one."""
     mean: float
     deviation: float
-    """Setting of the simulation, which truncates the distribution at two deviations."""
+    """Value for the setting of the simulation, which truncates the distribution at two standard deviations."""
 
 
 def particle_views(protocol: Any) -> ParticleViews:
@@ -86,7 +86,8 @@ def micrograph_fields(protocol: Any) -> MicrographFields:
     real = protocol.inputMicrographs.get()
     first = real.getFirstItem() if real is not None else None
     if first is None:
-        raise DataError("no real micrograph to look at; choose some as 'Microscope of micrographs' first")
+        raise DataError("there is no real micrograph to show; first choose real micrographs as 'Microscope of "
+                        "micrographs'")
     real_size = real.getSamplingRate()
     choices = {real_size, *(size for size in PIXEL_SIZES if real_size < size <= 12 * real_size),
                protocol.pixelSize.get() or real_size}
@@ -105,7 +106,7 @@ def particle_numbers(coordinates: Any, shape: tuple[int, int], pixel_size: float
     """Return the particle numbers that give simulated micrographs the particle density of picked ones.
 
     The mean grows with the area. The variance of independent positions equals the mean, so it grows with the area,
-    too. Variance beyond that comes from differences between micrographs and grows with the area squared.
+    too. The rest of the variance comes from differences between micrographs and grows with the square of the area.
 
     Parameters
     ----------
@@ -135,8 +136,8 @@ def particle_numbers(coordinates: Any, shape: tuple[int, int], pixel_size: float
 def _particle_settings(protocol: Any) -> dict[str, Any]:
     """Settings of ``cryogem preview`` for the particle in the form of a simulation."""
     if protocol._isCryodrgn() or not protocol.inputsReady():
-        raise DataError("no particle to look at; choose a map or an atomic model first (conformations of a cryoDRGN "
-                        "folder have no quick preview)")
+        raise DataError("there is no particle to show; first choose a map or an atomic model (a cryoDRGN folder has no "
+                        "quick preview)")
     values = protocol.settingsValues()
     preview = {name: values[name] for name in PREVIEW_SETTINGS if values.get(name) is not None}
     return {**preview, "volume": preview["volume"][:MAX_MAPS]}

@@ -99,7 +99,8 @@ class CryogemCountWizard(_CryogemWizard):
             raise DataError("the project has no picked coordinates to count; pick particles in some micrographs, or "
                             "import coordinates")
         index = dialogs.choose_from_list(form.root, "Coordinates to count", [name for name, _ in sets],
-                               "Coordinates picked on micrographs like those to be simulated.")
+                               "Choose coordinates that were picked on micrographs like the ones that you want to "
+                               "simulate.")
         if index is None:
             return None
         numbers = particle_numbers(sets[index][1], *simulated_field(form.protocol))
@@ -130,9 +131,9 @@ def simulated_field(protocol: Any) -> tuple[tuple[int, int], float]:
         The form has no map, or no pixel size.
     """
     if not protocol.inputsReady():
-        raise DataError("the size of the field is not known; choose a map first")
+        raise DataError("the size of the simulated micrographs is not known; choose a map first")
     settings = parse(SimulateSettings, protocol.settingsValues())
     pixel_size = settings.pixel_size or settings.volume_pixel_size
     if pixel_size is None:
-        raise DataError("the size of the field is not known; set the working pixel size first")
+        raise DataError("the size of the simulated micrographs is not known; set the working pixel size first")
     return settings.micrograph_size, pixel_size

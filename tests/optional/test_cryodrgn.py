@@ -78,7 +78,7 @@ def correlation(a, b):
 
 def test_decoded_conformations_look_like_the_particle(decoded):
     out, messages = decoded
-    assert "run as code" in messages
+    assert "reading them can run code" in messages
     maps = [read_mrc(out / name, 3) for name in read_manifest(out).simulation["volume"]]
     assert len(maps) == CONFORMATIONS
     for volume, pixel_size in maps:

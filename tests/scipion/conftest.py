@@ -24,7 +24,7 @@ MICROGRAPH_COUNT, SHAPE = 4, (160, 201)
 # Positions (y, x) and width of dark points on every real micrograph, in its pixels.
 POINTS = np.array([(40.3, 60.8), (150.0, 330.4), (272.6, 25.5), (260.2, 341.7)])
 POINT_WIDTH = 4.0
-LINES = []  # log lines of the simulation
+LOG_LINES = []  # of the fixture ``simulation``
 MINIATURE = """
 import sys
 from pathlib import Path
@@ -82,7 +82,7 @@ def optional_plugins():
 
 @pytest.fixture(scope="session")
 def scipion(tmp_path_factory):
-    """A workspace folder in which Scipion finds the plugin, also from a bare checkout and with an empty HOME."""
+    """A Scipion workspace. Scipion finds the plugin even if it is not installed. HOME is an empty folder."""
     folder = tmp_path_factory.mktemp("scipion")
     before, place, path = dict(os.environ), os.getcwd(), list(sys.path)
     if not is_installed():
@@ -118,7 +118,7 @@ def project(scipion):
 
 
 def finished(project, label, define):
-    """A protocol with the outputs that ``define`` creates, marked as finished without a run."""
+    """Return a protocol that is marked as finished without a run, with the outputs that ``define`` creates."""
     protocol = project.newProtocol(project.getDomain().getProtocols()["ProtImportVolumes"])
     protocol.setObjLabel(label)
     project.saveProtocol(protocol)
@@ -150,7 +150,7 @@ def simulate(project, inputs, label, **changes):
 @pytest.fixture(scope="session")
 def simulation(project, inputs):
     """A run of simulate micrographs, once for all tests."""
-    return simulate(project, inputs, "simulation", show=LINES.append)
+    return simulate(project, inputs, "simulation", show=LOG_LINES.append)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def test_valid_forms_have_no_errors_and_are_checked_quickly(make_protocol, kind,
     ("Simulate", {"boxSize": 2000}, r"\*Box size\*: 2000 px is larger than the micrographs \(1024 px\)"),
     ("Simulate", {"pixelSize": 0.1}, r"\*Map\*: its edge is 198 Å, longer than the micrographs \(102 Å\)"),
     ("Train", {"crop": 72}, "crop 72 is not a multiple of 16, as the residual generator needs; give 64"),
-    ("Train", {"crop": 256}, r"\*Real micrographs\*: they are 188 px .* smaller than the crop \(256 px\)"),
+    ("Train", {"crop": 256}, r"\*Real micrographs\*: their shorter side is 188 px .* less than the crop \(256 px\)"),
     ("Generate", {"micrographSize": "16 3000"}, r"\*Micrograph size\*: the box of the simulation is \d+ px, larger "
      "than micrographs of 16 x 3000 px"),
 ])
@@ -59,12 +59,13 @@ def test_errors_are_found_before_the_run(make_protocol, kind, parameters, messag
 
 @pytest.mark.parametrize(("kind", "parameters", "message"), [
     ("Simulate", {"particleDistance": 150.0, "particlesMean": 5000.0}, r"About 1\d\d\d particles fit at a distance of "
-     "150 Å, and 5000 are asked for"),
+     "150 Å, but 5000 are asked for"),
     ("Simulate", {"particlesMean": 9000.0}, r"fit at a distance of 99 Å \(if the particle fills half of the map's "
-     r"edge\), and 9000"),
+     r"edge\), but 9000"),
     ("Simulate", {"pixelSize": 3.0}, r"3 Å is finer than the map's \(6 Å\)"),
-    ("Generate", {"reuse": True, "micrographs": 99}, "99 micrographs are asked for, and only 4 simulated ones"),
-    ("Generate", {"micrographSize": "50 50"}, r"About \d particles fit at a distance of \d+ Å, and 6 are asked for"),
+    ("Generate", {"reuse": True, "micrographs": 99}, "99 micrographs are asked for, but there are only 4 "
+     "simulated micrographs"),
+    ("Generate", {"micrographSize": "50 50"}, r"About \d particles fit at a distance of \d+ Å, but 6 are asked for"),
 ])
 def test_possible_mistakes_give_a_warning(make_protocol, kind, parameters, message):
     protocol = make_protocol(kind, **parameters)
@@ -73,7 +74,7 @@ def test_possible_mistakes_give_a_warning(make_protocol, kind, parameters, messa
 
 
 def test_few_real_micrographs_give_a_warning(make_protocol, inputs):
-    assert f"Real micrographs: only {REAL_COUNT}." in make_protocol("Train").warnings()[0]
+    assert f"The number of real micrographs is only {REAL_COUNT}." in make_protocol("Train").warnings()[0]
     assert make_protocol("Generate", inputMicrographs=inputs["real"]).warnings() == []
 
 
@@ -102,7 +103,7 @@ def test_different_pixel_sizes_and_microscopes_give_a_warning(make_protocol, sci
     protocol = make_protocol("Train")
     protocol.inputMicrographs.set(saved(tmp_path / "other.sqlite", files * 2, 4.0, 300.0))
     warnings = " ".join(protocol.warnings())
-    assert "real_0.mrc says 5 Å/px in its header, and it was imported with 4 Å/px" in warnings
+    assert "the header of real_0.mrc has 5 Å/px, but the file was imported with 4 Å/px" in warnings
     assert "a voltage of 300 kV, the simulated ones 200" in warnings
     coarse = saved(tmp_path / "coarse.sqlite", files, 9.0, 200.0)
     protocol.inputMicrographs.set(coarse)
@@ -124,7 +125,7 @@ def test_missing_files_are_named(make_protocol, tmp_path, scipion):
     away = scipion / "map.away"
     (scipion / "map.mrc").rename(away)
     try:
-        assert re.search(r"\*Map\*: .*map\.mrc is not there any more", make_protocol("Simulate").validate()[0])
+        assert re.search(r"\*Map\*: .*map\.mrc does not exist any more", make_protocol("Simulate").validate()[0])
     finally:
         away.rename(scipion / "map.mrc")
 

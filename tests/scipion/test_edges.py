@@ -116,7 +116,8 @@ def test_joined_coordinates_are_refused(here, protocols):
                 seed=2, extract=False, numberOfThreads=1)
     union = joined(here, (protocols["full"], "outputCoordinates"), (other, "outputCoordinates"))
     assert union.outputSet.getMicrographs().getSize() == 2
-    refused = r"coordinates lie on micrographs \(first: id 1\) that are not in their own set, as after 'join sets'"
+    refused = (r"some coordinates belong to micrographs \(first: id 1\) that are not in the set of coordinates\. "
+               "Scipion's 'join sets' makes such sets")
     for picks, truth in (((union, "outputSet"), (other, "outputCoordinates")),
                          ((other, "outputCoordinates"), (union, "outputSet"))):
         with pytest.raises(WorkflowError, match=refused):

@@ -20,7 +20,7 @@ def test_two_sets_are_compared_and_the_figure_opens(scipion, project, inputs, si
     compared = f"{MICROGRAPH_COUNT} generated micrographs were compared with {REAL_COUNT} real micrographs at 8 Å/px."
     assert compared in words
     assert "Spectrum (log₁₀): " in words
-    assert "between two halves of the real set " in words
+    assert "two halves of the real set (floor): " in words
     assert "too small to look for lattices" in words
     assert "2312.02235" in " ".join(protocol.methods())
     matplotlib.use("Agg")

@@ -139,9 +139,11 @@ def test_micrographs_of_one_name_are_told_by_their_ids(tmp_path):
 
 @pytest.mark.parametrize(("on", "names", "shape", "pixel_size", "message"), [
     (1, {1: "b.mrc"}, (100, 120), 2.5, r"1 of 1 picked micrographs \(first: a\.mrc\) are not among the original ones"),
-    (5, {1: "a.mrc"}, (100, 120), 2.5, r"\(first: id 5\) that are not in their own set, as after 'join sets'; choose"),
-    (1, {1: "a.mrc"}, (100, 120), 1.25, r"a\.mrc covers 2 of its original's width and 2 of its height; choose the"),
-    (1, {1: "a.mrc"}, (400, 120), 2.5, r"covers 1 of its original's width and 0\.25 of its height"),
+    (5, {1: "a.mrc"}, (100, 120), 2.5, r"\(first: id 5\) that are not in the set of coordinates\. "
+     "Scipion's 'join sets' makes such sets; choose"),
+    (1, {1: "a.mrc"}, (100, 120), 1.25, r"a\.mrc covers 2 of the width and 2 of the height of its "
+     "original; choose the"),
+    (1, {1: "a.mrc"}, (400, 120), 2.5, r"covers 1 of the width and 0\.25 of the height of its original"),
     (1, {2: "a.mrc", 3: "a.mrc"}, (100, 120), 2.5, "are not among the original ones"),
 ])
 def test_originals_of_another_field_are_refused(tmp_path, on, names, shape, pixel_size, message):

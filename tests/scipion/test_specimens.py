@@ -60,7 +60,7 @@ def test_maps_of_a_set_and_an_atomic_model_are_simulated(scipion, project, tmp_p
     model.write_text("".join(ATOM.format(number, 20 * (number % 3), 9.0 * (number // 3), 1.5 * number)
                              for number in range(1, 40)) + "END\n")
     source = finished(project, "model", lambda protocol: protocol._defineOutputs(outputPdb=AtomStruct(str(model))))
-    with pytest.raises(WorkflowError, match="an atomic model has none; set it"):
+    with pytest.raises(WorkflowError, match="an atomic model has no pixel size; set a value"):
         run(project, "ProtCryogemSimulate", inputVolume=(source, "outputPdb"))
     manifest = read_manifest(simulated(project, tmp_path / "model", inputVolume=(source, "outputPdb"), pixelSize=5.0))
     assert (manifest.micrographs, manifest.pixel_size) == (2, 5.0)

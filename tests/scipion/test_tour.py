@@ -114,7 +114,7 @@ def test_a_training_is_followed_stopped_and_continued_in_the_window(tour):
         [step_text] = [match for text in tour[1][name] if (match := re.search(words, text))]
         return int(step_text[1])
 
-    assert any(text.startswith("Real micrographs: only 1.") for text in tour[1]["warning"])
+    assert any(text.startswith("The number of real micrographs is only 1.") for text in tour[1]["warning"])
     first = step("running", r"Running: training step (\d+) of 50000, .* left\.")
     followed = step("running_losses", r"^step (\d+) of 50000, .* steps a second")
     stopped = step("stopped", r"Stopped at training step (\d+) of 50000; Continue goes on from there\.")

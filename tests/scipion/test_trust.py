@@ -101,7 +101,7 @@ def spoiled(path, change):
     (lambda path: spoiled(path, lambda data: data * np.float32("nan")), "values that are not finite"),
     (lambda path: spoiled(path, lambda data: np.zeros_like(data)), "is constant"),
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is cut short: 5000 bytes"),
-    (lambda path: spoiled(path, lambda data: data[:40, :40]), "a noise spectrum needs 128 a side"),
+    (lambda path: spoiled(path, lambda data: data[:40, :40]), "a noise spectrum needs 128 on each side"),
     (lambda path: path.unlink(), "is not a file; give an MRC file"),
 ])
 def test_a_bad_micrograph_is_the_protocols_error(spoil, message, scipion, project, simulation, tmp_path):

@@ -203,7 +203,7 @@ def test_what_is_not_there_is_said(tmp_path, figure, folder):
             draw(figure, tmp_path)
     (tmp_path / "source/real").mkdir(parents=True)
     (tmp_path / "source/real/a.json").write_text('{"name": "micrographs/a.mrc", "ice_grid": null}')
-    with pytest.raises(DataError, match="no ice was measured of the 1 real"):
+    with pytest.raises(DataError, match="no ice map could be measured on the 1 real"):
         training_figures.draw_ice_maps(figure, tmp_path)
     (tmp_path / "figures.npz").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(DataError, match="cannot be read"):

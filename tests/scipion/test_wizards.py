@@ -118,7 +118,7 @@ def test_the_mask_threshold_is_outlined_and_set(project, form, user, views):
 
 def test_the_working_pixel_size_is_seen_on_a_real_micrograph(project, form, user, inputs):
     press(project, form, "pixelSize")
-    assert "no real micrograph to look at" in user["errors"][0]
+    assert "there is no real micrograph to show" in user["errors"][0]
     form.protocol.inputMicrographs.set(inputs["real"][0])
     form.protocol.inputMicrographs.setExtended("outputMicrographs")
     user["moves"] = {"pixelSize": 10.0}
@@ -179,6 +179,6 @@ def test_a_wizard_names_the_missing_input(project, form, user):
     form.protocol.inputVolume.set(None)
     for name in ("boxSize", "maskThreshold"):
         press(project, form, name)
-    assert all("choose a map or an atomic model first" in text for text in user["errors"])
+    assert all("there is no particle to show; first choose a map or an atomic model" in text for text in user["errors"])
     assert form.set == {}
     assert user["pages"] == []

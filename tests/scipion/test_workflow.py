@@ -18,7 +18,7 @@ from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, PARTICLES,
 from cryogem_scipion.protocols.inputs import write_ctfs, write_orientations
 from cryogem_scipion.workflow import WorkflowError, open_project, rerun, run
 from tests.scipion.conftest import (
-    LINES,
+    LOG_LINES,
     MICROGRAPH_COUNT,
     PIXEL_SIZE,
     REAL_COUNT,
@@ -48,7 +48,7 @@ def labelled(request, scipion):
     return protocol, protocol.outFolder()
 
 
-def test_micrographs_have_size_sampling_acquisition_and_what_later_boxes_need(labelled):
+def test_micrographs_have_size_sampling_acquisition_and_what_later_protocols_need(labelled):
     protocol, folder = labelled
     micrographs = protocol.outputMicrographs
     count, shape = (MICROGRAPH_COUNT, SHAPE) if protocol.getObjLabel() == "simulation" else (2, (150, 170))
@@ -193,7 +193,7 @@ def test_a_subset_trains_on_its_part_only(training, simulation):
 
 
 def test_the_user_sees_progress_and_reads_sentences(simulation, dataset):
-    assert any("simulating micrograph 4/4" in line for line in LINES)
+    assert any("simulating micrograph 4/4" in line for line in LOG_LINES)
     text = " ".join(simulation.summary())
     assert "4 micrographs of 160 x 201 px" in text
     assert "were simulated" in text
@@ -247,10 +247,10 @@ def test_inputs_that_do_not_fit_are_refused_before_anything_runs(project, inputs
         run(project, "ProtCryogemSimulate", inputVolume=inputs["volume"], micrographSize="16 2000")
     with pytest.raises(WorkflowError, match=r"real_0\.mrc is not a simulated micrograph"):
         run(project, "ProtCryogemTrain", inputMicrographs=inputs["real"], inputSimulation=inputs["real"])
-    with pytest.raises(WorkflowError, match="smaller than the crop \\(1024 px\\); lower the crop"):
+    with pytest.raises(WorkflowError, match="less than the crop \\(1024 px\\); lower the crop"):
         run(project, "ProtCryogemTrain", inputMicrographs=inputs["real"],
             inputSimulation=(simulation, "outputMicrographs"), crop=1024)
-    with pytest.raises(WorkflowError, match="5 Å is not that of the simulation"):
+    with pytest.raises(WorkflowError, match="5 Å is not the pixel size of the simulation"):
         run(project, "ProtCryogemTrain", inputMicrographs=inputs["real"],
             inputSimulation=(simulation, "outputMicrographs"), pixelSize=5.0, crop=64)
     with pytest.raises(WorkflowError, match="noise spectrum is measured from real micrographs; give real"):

@@ -11,7 +11,7 @@ from tests.other_processor import other_processor
 SNR = 0.4
 
 
-def awake(network, deviation):
+def with_random_output_layer(network, deviation):
     """Return the network; a residual generator gets random weights in its last layer, so that it changes its input."""
     if hasattr(network, "leave"):
         torch.nn.init.normal_(network.leave.weight, 0.0, deviation)
@@ -35,7 +35,7 @@ def torch_threads():
 
 @pytest.fixture(scope="session", autouse=True)
 def few_validation_crops():
-    """The validation metric of a training uses few crops, which takes less time; its tests choose their own numbers."""
+    """Let the validation metric of a training use few crops, to save time; its own tests choose other numbers."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("MAX_CROPS", 2), ("HELD_OUT_FACTOR", 1), ("FLOOR_DRAWS", 2)):
             patch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
@@ -44,7 +44,7 @@ def few_validation_crops():
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """torch uses one thread, because several threads are slower for images as small as in the tests.
+    """Let torch use one thread, because several threads are slower for the small images of the tests.
 
     Tests of threads set their own number.
     """

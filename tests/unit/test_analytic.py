@@ -9,7 +9,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.ice import IceMap, draw_ice
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms, white
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms, white_noise
 
 
 def coloured_power():
@@ -20,7 +20,7 @@ def coloured_power():
 
 @pytest.mark.parametrize("shape", [(200, 200), (97, 150), (33, 401)])
 def test_white_noise_of_any_shape(shape, generator):
-    noise = white().draw(shape, generator)
+    noise = white_noise().draw(shape, generator)
     assert noise.shape == shape
     # The standard error of a deviation is 1 / sqrt(2 n).
     assert abs(float(noise.std()) - 1) < 5 / math.sqrt(2 * noise.numel())
@@ -52,7 +52,7 @@ def test_a_curve_changes_the_distribution_and_not_the_deviation(generator):
     bent = knots + 0.15 * (knots**2 - 1)
     weight = torch.exp(-knots**2 / 2) / torch.exp(-knots**2 / 2).sum()
     curve = bent / (weight * bent**2).sum().sqrt()
-    noise = ColouredNoise(white().power, curve).draw((600, 600), generator)
+    noise = ColouredNoise(white_noise().power, curve).draw((600, 600), generator)
     assert float((noise**3).mean()) > 0.5  # skewed to the bright side
     assert float(noise.std()) == pytest.approx(1, abs=0.01)
 
@@ -145,6 +145,6 @@ def test_measured_exponent(generator):
 def test_noise_cannot_be_fitted_to_no_image_or_to_small_images(generator):
     with pytest.raises(DataError, match="0 real"):
         fit_noise([], [CleanImage(torch.ones(200, 200))], 0.05, generator)
-    with pytest.raises(DataError, match="needs 128"):
+    with pytest.raises(DataError, match="needs at least 128"):
         fit_noise([RealImage(torch.rand(90, 200), GreyScale(1.0, 0.1))], [CleanImage(torch.ones(200, 200))], 0.05,
                       generator)

@@ -7,7 +7,7 @@ from cryogem_scipion.engine.realism.artefacts import artefact_excess, lattice_ex
 from cryogem_scipion.engine.realism.set_distances import stack_averages
 from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.tiling import translate_in_tiles
-from tests.unit.conftest import awake
+from tests.unit.conftest import with_random_output_layer
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ def translated(generator):
     """Mean artefacts of coloured noise after translation by an untrained generator, and before it."""
     def run(**config):
         torch.manual_seed(5)
-        network = awake(build_generator(config).eval(), 0.003)
+        network = with_random_output_layer(build_generator(config).eval(), 0.003)
         images = [torch.randn(SHAPE, generator=generator) for _ in range(COUNT)]
         images = [image + 0.5 * (image.roll(1, 0) + image.roll(1, 1)) for image in images]
         whole = torch.ones(COUNT).double()

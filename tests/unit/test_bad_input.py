@@ -43,8 +43,8 @@ MAPS = [
     ("map cut in its data", lambda p: p.mrc("x.mrc", (24, 24, 24), length=9000), "truncated"),
     ("map with a header of 4 GB and no data", lambda p: p.mrc("x.mrc", (1024, 1024, 1024), content=0),
      "truncated.*1024 x 1024"),
-    ("map of zero size", lambda p: p.mrc("x.mrc", (0, 24, 24)), "truncated or no map.*24 x 24 x 0"),
-    ("map of negative size", lambda p: p.mrc("x.mrc", (-24, 24, 24)), "truncated or no map"),
+    ("map of zero size", lambda p: p.mrc("x.mrc", (0, 24, 24)), "truncated or not a map.*24 x 24 x 0"),
+    ("map of negative size", lambda p: p.mrc("x.mrc", (-24, 24, 24)), "truncated or not a map"),
     ("map with NaN",
      lambda p: p.mrc("x.mrc", (24,) * 3, content=np.where(sphere(24, 3), np.nan, 0)), "93 voxels"),
     ("map with infinity", lambda p: p.mrc("x.mrc", (24,) * 3, content=np.where(sphere(24, 1), np.inf, 0)), "1 voxels"),
@@ -63,7 +63,7 @@ MAPS = [
     ("a folder instead of a map", lambda p: (p.bad / "x.mrc").mkdir(), "is not a file"),
 ]
 REALS = [
-    ("empty", lambda p: p.bytes("x.mrc", b""), "has 0 bytes; an MRC file"),
+    ("empty", lambda p: p.bytes("x.mrc", b""), "has 0 bytes, but an MRC file"),
     ("text", lambda p: p.bytes("x.mrc", b"no image at all\n" * 200), "is not an MRC file: its extended header"),
     ("cut", lambda p: p.mrc("x.mrc", length=20000), "cut short \\(it has 20000 bytes, and its header needs 93184\\)"),
     ("header of 4 GB without data", lambda p: p.mrc("x.mrc", (32768, 32768), content=0),
@@ -107,14 +107,14 @@ ROWS = [
     ("atomic model without pixel size", f"{SIMULATE} --volume {{bad}}/x.pdb", lambda p: p.bytes("x.pdb", b"hello\n"),
      "has no pixel size; set pixel_size"),
     ("atoms far apart", f"{SIMULATE} --volume {{bad}}/x.cif --pixel-size 4", lambda p: p.atoms("x.cif", 1e8),
-     "the atoms reach 5e\\+07 Å from their centre"),
+     "the atoms are up to 5e\\+07 Å \\(.* voxels\\) from their centre"),
     ("a folder that is not a cryoDRGN folder", f"{SIMULATE} --cryodrgn-folder {{bad}}", None, "has no config.yaml"),
 
     ("CTF table without defocus", MAP + " --ctfs {bad}/x.star",
      lambda p: p.bytes("x.star", star("micrographs", "a.mrc", columns="rlnMicrographName")),
      "lacks rlnDefocusU, rlnDefocusV, rlnDefocusAngle"),
     ("CTF table with words", MAP + " --ctfs {bad}/x.star",
-     lambda p: p.bytes("x.star", star("micrographs", "a.mrc far 2 3", "b.mrc 1 2 3")), "no number.*'far'"),
+     lambda p: p.bytes("x.star", star("micrographs", "a.mrc far 2 3", "b.mrc 1 2 3")), "not a number.*'far'"),
     ("CTF table with missing values", MAP + " --ctfs {bad}/x.star",
      lambda p: p.bytes("x.star", star("micrographs", "a.mrc 1e4 1e4 3", "b.mrc 1 2 nan")), "row 2 lacks a value"),
     ("CTF table without rows", MAP + " --ctfs {bad}/x.star",
@@ -145,7 +145,7 @@ ROWS = [
     ("a phantom larger than its box", "phantom --out {bad}/out --diameter-angstrom 5000", None, "5000"),
 
     ("a GPU that does not exist", SIMULATE + " --volume x --device cuda:99",
-     None, "cuda:99 is not there.*use device cpu"),
+     None, "cuda:99 does not exist.*use device cpu"),
     ("unknown device", SIMULATE + " --volume x --device tpu", None, "device: .*'tpu'"),
     ("out is a file", f"{SIMULATE.replace('/out', '/x')} --volume {{good}}/map/phantom.mrc",
      lambda p: p.bytes("x", b"mine"), "/x cannot be written|not a folder"),
@@ -156,7 +156,7 @@ ROWS = [
     ("out under a file", f"{SIMULATE.replace('/out', '/x/out')} --volume {{good}}/map/phantom.mrc",
      lambda p: p.bytes("x", b"mine"), "cannot be written"),
     ("disk too small", MAP + " --micrographs 9000000 --micrograph-size 9000 9000",
-     None, "needs 3645\\d+\\.\\d GB and the disk has \\d+\\.\\d GB free; make room"),
+     None, "needs 3645\\d+\\.\\d GB, but the disk has only \\d+\\.\\d GB free; free some space"),
 
     ("no real micrographs", f"{TRAIN} --simulation {{good}}/sim --real '{{bad}}/*.mrc'",
      None, "no file matches .*; give real"),
@@ -169,7 +169,7 @@ ROWS = [
     ("crop that the generator cannot halve", REAL + " --crop 50".replace(
         "--crop 32 ", ""), None, "crop 50 is not a multiple of"),
     ("pixel size that is not that of the simulation", REAL + " --pixel-size 5",
-     None, "5 is not that of the simulation \\(6 Å\\)"),
+     None, "5 is not the pixel size of the simulation \\(6 Å\\)"),
     ("mask missing", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim") / "masks/mic_000001.mrc").unlink(), "mic_000001.mrc is missing \\(1 files"),
     ("mask of another size", DAMAGED_SIMULATION,
@@ -191,7 +191,9 @@ ROWS = [
     ("manifest cut", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/manifest.json", lambda t: t[:200])), "is not JSON.*make the folder again"),
     ("manifest of a newer program", DAMAGED_SIMULATION,
-     lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", format_version=99)), "has format 99, newer.*update"),
+     lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", format_version=99)),
+     "has format 99, but .* reads formats up to 2; "
+     "update"),
     ("manifest of another program", DAMAGED_SIMULATION,
      lambda p: (p.copy("sim"), p.edit("sim/manifest.json", lambda t: '{"name": "left-pad"}')),
      "not a cryogem manifest"),
@@ -201,7 +203,7 @@ ROWS = [
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={})), "no specimen|simulate again"),
     ("manifest with settings of a wrong type", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={"volume": 5})),
-     "does not tell how it was simulated"),
+     "does not contain the settings of the simulation"),
     ("manifest that names a map outside", GENERATE_FROM_DAMAGED,
      lambda p: (p.copy("sim"), p.manifest("sim/manifest.json", simulation={"volume": ["/etc/passwd"]})),
      "lies outside"),
@@ -214,12 +216,12 @@ ROWS = [
     ("no noise model", GENERATE, None, "no noise model given; give model"),
     ("missing model", MODEL + " none", None, "none cannot be read"),
     ("model cut short", MODEL + " {bad}/m",
-     lambda p: p.bytes("m", (p.good / "run/model.safetensors").read_bytes()[:-100]), "damaged or no safetensors"),
+     lambda p: p.bytes("m", (p.good / "run/model.safetensors").read_bytes()[:-100]), "damaged or is not a safetensors"),
     ("a folder instead of a model", MODEL + " {good}/run", None, "run cannot be read|damaged"),
     ("a checkpoint instead of a model", MODEL + " {good}/run/checkpoint.safetensors", None,
-     "'cryogem checkpoint' file where a 'cryogem model' is needed"),
+     "'cryogem checkpoint' file, but a 'cryogem model' file is needed"),
     ("a published checkpoint instead of a model", MODEL + " {bad}/latest_net_G.pth",
-     lambda p: torch.save({"a": torch.zeros(1)}, p.bad / "latest_net_G.pth"), "no safetensors file"),
+     lambda p: torch.save({"a": torch.zeros(1)}, p.bad / "latest_net_G.pth"), "is not a safetensors file"),
     ("model of another program", MODEL + " {bad}/m",
      lambda p: save_file({"a": torch.zeros(1)}, p.bad / "m"), "of another program; give one that cryogem made"),
     ("model of a newer program", MODEL + " {bad}/model.safetensors",
@@ -233,12 +235,12 @@ ROWS = [
     ("model without noise", MODEL + " {bad}/model.safetensors",
      lambda p: p.model(sigma_n=None), "wrong form|sigma_n"),
     ("model at another pixel size", MODEL + " {bad}/model.safetensors",
-     lambda p: p.model(pixel_size=3.0), "has 3 Å per pixel and the simulation has 6 Å"),
+     lambda p: p.model(pixel_size=3.0), "has 3 Å per pixel, but the simulation has 6 Å"),
     ("reuse of micrographs that were not simulated", f"{GENERATE} --simulation {{bad}}/sim --noise gaussian --reuse "
      "--simulation-micrographs {bad}/x.star", lambda p: (
          p.copy("sim"), (p.bad / "sim/micrographs/mic_000000.mrc").rename(p.bad / "sim/micrographs/mine.mrc"),
          p.bytes("x.star", (p.bad / "sim/micrographs.star").read_bytes().replace(b"mic_000000", b"mine", 1))),
-     "mine.mrc is no name"),
+     "mine.mrc does not have a file name of 'cryogem simulate'"),
     ("table of simulated micrographs without optics", f"{GENERATE} --simulation {{good}}/sim --noise gaussian "
      "--simulation-micrographs {bad}/x.star", lambda p: p.bytes("x.star", star(
          "micrographs", "micrographs/mic_000000.mrc masks/mic_000000.mrc", columns="rlnMicrographName cryogemMask")),
@@ -250,7 +252,7 @@ ROWS = [
     ("published checkpoint of another network", IMPORT, lambda p: torch.save({"a": torch.zeros(1)}, p.bad / "x.pth"),
      "no model.down.0.weight with four axes"),
     ("published checkpoint of numbers", IMPORT, lambda p: torch.save({"model.down.0.weight": 3}, p.bad / "x.pth"),
-     "holds a dict and not tensors by name"),
+     "holds a dict, not tensors with names"),
     ("published checkpoint with NaN", IMPORT,
      lambda p: p.published(**{"model.down.0.bias": torch.full((4,), torch.nan)}), "not finite in model.down.0.bias"),
     ("published checkpoint with other tensors", IMPORT, lambda p: p.published(surplus=torch.zeros(1)),
@@ -307,4 +309,5 @@ def test_more_memory_than_is_free_is_refused(refusal_of, monkeypatch):
     """The free memory is faked: a micrograph too large for the real memory would be too large for the disk."""
     monkeypatch.setattr("cryogem_scipion.engine.compute.parallel._free_memory", lambda: 10**9)
     message = refusal_of(MAP + " --micrograph-size 6000 6000 --particles-mean 100")
-    assert re.search(r"needs about \d+ GB of memory and 1 GB are free; lower micrograph_size, particles_mean", message)
+    assert re.search(r"needs about \d+ GB of memory, but only 1 GB are free; lower micrograph_size, particles_mean",
+                     message)

@@ -14,8 +14,8 @@ from cryogem_scipion.engine.simulation.composition import (
     compose_defocused,
     particle_mask,
     plane_heights,
+    projection_masks,
     subpixel_shifts,
-    supports,
 )
 from cryogem_scipion.engine.simulation.ctf import Optics, apply_ctf, at_height, delocalisation_margin
 
@@ -109,7 +109,7 @@ def test_each_particle_has_its_own_threshold():
 
 def test_soft_mask_is_half_at_the_hard_border():
     image = sphere(64, 20.0)[None]
-    hard, soft = supports(image), supports(image, soft=True)
+    hard, soft = projection_masks(image), projection_masks(image, soft=True)
     assert torch.equal(soft > 0.5, hard)
     assert float(soft.max()) == 1.0
     assert float(soft[0, 0, 0]) == 0.0
@@ -179,7 +179,7 @@ def test_plane_heights_follow_the_tilt_and_its_axis():
     ("action", "message"),
     [
         (lambda: compose(torch.zeros(2, 4, 4), torch.zeros(1, 2), (9, 9)), "2 projections for 1 centres"),
-        (lambda: supports(torch.zeros(1, 4, 4), 0.0), "threshold of the mask is 0.0"),
+        (lambda: projection_masks(torch.zeros(1, 4, 4), 0.0), "threshold of the mask is 0.0"),
         (lambda: plane_heights(torch.zeros(1, 2), (9, 9), 1.0, 90.0, 0.0), "tilt of the ice is 90.0"),
         (
             lambda: compose_defocused(torch.zeros(1, 4, 4), [], torch.zeros(1, 2), (9, 9), 1.0),

@@ -106,7 +106,7 @@ def test_decoded_conformations_are_the_maps_of_the_simulation(result, activation
         assert pixel_size == pytest.approx(4.0)
         # The third ball lies at z = 3 times the first latent coordinate, the others at 0. So the mean z is that number.
         assert (density * z[:, None, None]).sum() / density.sum() == pytest.approx(first, abs=0.05)
-    assert "run as code" in caplog.text
+    assert "reading them can run code" in caplog.text
 
 
 def test_an_epoch_and_a_pixel_size_can_be_chosen(result, activation, tmp_path):
@@ -167,7 +167,7 @@ def _without(name):
     (None, {"cryodrgn_activation": ""}, SettingsError,
      f"not known; set cryodrgn_activation.*{CRYODRGN_ENV_ACTIVATION}"),
     (lambda folder: (folder / "z.pkl").write_bytes(pickle.dumps(np.full((3, 2), np.nan))), {}, DataError,
-     "holds no latent coordinates"),
+     "does not hold latent coordinates"),
 ])
 def test_unusable_cryodrgn_folders_are_refused(result, activation, tmp_path, monkeypatch, change, changes, kind,
                                                message):

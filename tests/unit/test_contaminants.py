@@ -18,8 +18,8 @@ from cryogem_scipion.engine.translator.model import Translator, load_model, save
 from cryogem_scipion.engine.translator.networks import build_generator
 
 SHAPE, SIZE = (256, 320), 24
-FRAMES = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
-          for turns in range(4) for mirrored in (False, True)]
+PARTS = [FieldPart(0, turns, mirrored, SHAPE if turns % 2 == 0 else SHAPE[::-1], (0.0, 0.0))
+         for turns in range(4) for mirrored in (False, True)]
 
 
 def micrograph(generator, particles=25):
@@ -75,24 +75,24 @@ def test_hot_pixels_are_no_contaminants(usual, generator):
     assert float(opacity_map(find_contaminants(image, usual), SHAPE).mean()) < 0.005
 
 
-@pytest.mark.parametrize("frame", FRAMES)
-def test_a_fixed_contaminant_turns_with_its_micrograph(frame, generator):
-    whole, weight = torch.randn(SHAPE, generator=generator), torch.zeros(SHAPE)
-    weight[200:, 7:90] = 1.0
-    contaminant = Contaminant(whole[200:, 7:90], weight[200:, 7:90], (200, 7), True)
-    cover = lay_contaminants([contaminant], SHAPE, frame, frame.field, generator)
-    turned = [torch.rot90(image, frame.turns) for image in (whole, weight)]
-    turned = [image.flip(1) if frame.mirrored else image for image in turned]
-    assert torch.equal(cover.weight, turned[1])
-    assert torch.equal(cover.values, turned[0] * turned[1])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_fixed_contaminant_turns_with_its_micrograph(part, generator):
+    whole, opacity = torch.randn(SHAPE, generator=generator), torch.zeros(SHAPE)
+    opacity[200:, 7:90] = 1.0
+    contaminant = Contaminant(whole[200:, 7:90], opacity[200:, 7:90], (200, 7), True)
+    layer = lay_contaminants([contaminant], SHAPE, part, part.field, generator)
+    turned = [torch.rot90(image, part.turns) for image in (whole, opacity)]
+    turned = [image.flip(1) if part.mirrored else image for image in turned]
+    assert torch.equal(layer.opacity, turned[1])
+    assert torch.equal(layer.values, turned[0] * turned[1])
 
 
 def test_a_part_of_a_micrograph_shows_a_part_of_its_contaminants(generator):
     contaminant = Contaminant(torch.randn(30, 30, generator=generator), torch.ones(30, 30), (50, 60), True)
     near, far = (FieldPart(0, 0, False, SHAPE, (top, 40.0)) for top in (65.0, 100.0))
-    cover = lay_contaminants([contaminant], SHAPE, near, (64, 64), generator)
-    assert torch.equal(cover.values[:15, 20:50], contaminant.values[15:])
-    assert float(cover.weight.sum()) == 15 * 30
+    layer = lay_contaminants([contaminant], SHAPE, near, (64, 64), generator)
+    assert torch.equal(layer.values[:15, 20:50], contaminant.values[15:])
+    assert float(layer.opacity.sum()) == 15 * 30
     assert lay_contaminants([contaminant], SHAPE, far, (64, 64), generator) is None
 
 
@@ -101,8 +101,8 @@ def test_movable_contaminants_lie_anywhere_and_whole(generator):
     square = (256, 256)
     covers = [lay_contaminants([contaminant], square, draw_field_part([square], square, generator), square, generator)
               for _ in range(40)]
-    assert all(float(cover.weight.sum()) == 600 for cover in covers)
-    assert len({tuple(cover.weight.nonzero()[0].tolist()) for cover in covers}) > 30
+    assert all(float(layer.opacity.sum()) == 600 for layer in covers)
+    assert len({tuple(layer.opacity.nonzero()[0].tolist()) for layer in covers}) > 30
 
 
 def test_a_scene_hides_particles_and_shows_the_contaminant(generator):
@@ -115,7 +115,7 @@ def test_a_scene_hides_particles_and_shows_the_contaminant(generator):
     scene = physical.scene(SHAPE, seed)
     image = physical(torch.ones(SHAPE), seed, scene)
     bare = PhysicalNoise(0.05, (ice,))(torch.ones(SHAPE), torch.Generator().manual_seed(4))
-    hidden = scene.cover.weight == 1
+    hidden = scene.contaminants.opacity == 1
     assert int(hidden.sum()) == 2000
     assert torch.equal(image[~hidden], bare[~hidden])
     shown = (image[hidden] / 0.9 - 1) / 0.05
@@ -131,14 +131,14 @@ def test_micrographs_that_were_not_searched_take_movable_contaminants_of_others(
     square = (256, 256)
     physical = PhysicalNoise(0.05, tuple(IceMap(torch.ones(3, 3), square) for _ in range(2)),
                              contaminants=(None, contaminants))
-    sizes = {int(physical.scene(square, generator).cover.weight.sum()) for _ in range(40)}
+    sizes = {int(physical.scene(square, generator).contaminants.opacity.sum()) for _ in range(40)}
     assert min(sizes) == 81
     assert max(sizes) >= 2560
 
 
 def test_a_model_keeps_its_contaminants(tmp_path, generator):
-    values, weight = (draw(4, 6, generator=generator) for draw in (torch.randn, torch.rand))
-    contaminant = Contaminant(values, weight, (3, 8), True)
+    values, opacity = (draw(4, 6, generator=generator) for draw in (torch.randn, torch.rand))
+    contaminant = Contaminant(values, opacity, (3, 8), True)
     ice = (IceMap(torch.ones(3, 3), SHAPE),) * 3
     physical = PhysicalNoise(0.05, ice, contaminants=((), None, (contaminant,)))
     config = {"name": "residual", "width": 4}
@@ -147,5 +147,5 @@ def test_a_model_keeps_its_contaminants(tmp_path, generator):
     [loaded] = load_model(tmp_path / "m").physical.contaminants[2]
     assert load_model(tmp_path / "m").physical.contaminants[:2] == ((), None)
     assert torch.equal(loaded.values, contaminant.values)
-    assert torch.equal(loaded.weight, contaminant.weight)
+    assert torch.equal(loaded.opacity, contaminant.opacity)
     assert (loaded.corner, loaded.fixed) == ((3, 8), True)

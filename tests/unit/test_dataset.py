@@ -30,7 +30,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path, manifest):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("", "not JSON"), ("[1]", "not a cryogem manifest"), ("{}", "not a cryogem manifest"), ("[" * 100000, "not JSON"),
-    (json.dumps({"format_version": 99}), "newer than"),
+    (json.dumps({"format_version": 99}), "has format 99, but this program reads formats up to 2"),
 ])
 def test_damaged_manifests_are_refused(tmp_path, text, message):
     (tmp_path / "manifest.json").write_text(text)

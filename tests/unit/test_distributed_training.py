@@ -11,7 +11,7 @@ import torch
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.translator.model import load_model
 from tests.damaged_inputs import make_valid_inputs
-from tests.distributed_training import PROPERTIES, TrainingState, TrainSettings, data
+from tests.distributed_training import PROPERTIES, TrainingState, TrainSettings, training_images
 from tests.distributed_training import main as train_in_float64
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,20 +20,20 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def test_an_image_piece_depends_only_on_its_number_in_the_batch():
     """It does not depend on the batch size, so the processes can share a batch."""
-    pieces = data()
+    micrographs = training_images()
     batches = {}
     for batch in (1, 2, 3):
         settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", crop=32, batch=batch,
                                  generator_width=4, discriminator_width=4)
         state = TrainingState(settings, PROPERTIES, torch.device("cpu"))
-        batches[batch] = state._draw_batch(*pieces)[1:]
+        batches[batch] = state._draw_batch(*micrographs)[1:]
     differ = 0
     for one, two, three in zip(*(batches[batch] for batch in (1, 2, 3)), strict=True):
         for few, many in ((one, two), (two, three)):
             for a, b in zip(few, many, strict=True) if isinstance(few, list) else [(few, many)]:
                 assert torch.equal(a, b[:len(a)])
                 differ += not torch.equal(b[0], b[1])
-    assert differ >= 4  # two pieces without particles have equal masks
+    assert differ >= 4  # two crops without particles have equal masks
 
 
 @pytest.mark.slow

@@ -116,11 +116,12 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(generator
     bare = write_set(tmp_path / "bare", 1, generator, pixel_size=0.0)
     mixed = write_set(tmp_path / "mixed", 2, generator)
     write_mrc(tmp_path / "mixed/other.mrc", torch.randn(300, 300, generator=generator).numpy(), 5.0)
-    for generated, message in ((real, "is given as generated and as real \\(2 files are\\)"),
-                               (small, "has 50 pixels a side at 4 Å per pixel; to compare takes 64"),
+    for generated, message in ((real, "2 files are given both as generated and as real"),
+                               (small, "has 50 pixels on its shorter side at 4 Å per pixel; a comparison "
+                                "needs at least 64"),
                                (far, "pixel sizes of 100 \\(generated\\) and 4 Å \\(real\\) cannot be compared"),
                                (bare, "no pixel size in its header; set generated_pixel_size"),
-                               (mixed, "has 4 and .* has 5 Å per pixel; compare micrographs of one"),
+                               (mixed, "has 4 and .* has 5 Å per pixel; give micrographs with the same"),
                                (tmp_path / "none*.mrc", "no file matches")):
         with pytest.raises(DataError, match=message):
             evaluate.run(settings(tmp_path / "out", generated, real))
@@ -134,4 +135,4 @@ def test_a_single_real_micrograph_has_no_floor(generator, tmp_path, without_figu
     manifest = evaluate.run(settings(tmp_path / "out", write_set(tmp_path / "a", 2, generator),
                                      write_set(tmp_path / "b", 1, generator)))
     assert "spectrum_floor" not in manifest.figures
-    assert "single real micrograph" in " ".join(manifest.warnings)
+    assert "one real micrograph cannot be split" in " ".join(manifest.warnings)

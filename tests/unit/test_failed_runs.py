@@ -52,7 +52,8 @@ def test_a_run_stopped_by_a_full_disk_continues_when_there_is_room(volume, tmp_p
     out = small_disk / "out"
     (small_disk / "other").write_bytes(bytes(300_000))
     monkeypatch.setattr("cryogem_scipion.engine.stages.simulate.check_disk_space", lambda *_: None)
-    with pytest.raises(DataError, match="No space left on device; make room on the disk; then the same") as caught:
+    with pytest.raises(DataError, match="No space left on device; free some space on the disk; the same "
+                       "command then continues") as caught:
         run(volume, out)
     monkeypatch.undo()
     assert str(small_disk) in str(caught.value)
@@ -146,7 +147,8 @@ def test_two_processes_cannot_write_one_folder(volume, tmp_path):
                              stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "True\n"
-        with pytest.raises(SettingsError, match=r"another process is writing .*out; wait for it, or stop it"):
+        with pytest.raises(SettingsError, match=r"another process is writing into .*out; wait until it ends, or "
+                           "stop it"):
             run(volume, tmp_path / "out", micrographs=1)
         assert (tmp_path / "out/manifest.json").is_file()
     finally:

@@ -77,7 +77,7 @@ def test_a_file_that_is_a_program_is_not_run(write, tmp_path, generator):
         torch.save({**resnet8(generator), "extra": malicious}, path)
     else:
         torch.save(malicious, path, _use_new_zipfile_serialization=write == "torch")
-    with pytest.raises(CheckpointError, match=r"malicious\.sav is damaged, or would have to be run"):
+    with pytest.raises(CheckpointError, match=r"malicious\.sav is damaged, or cannot be read without running its code"):
         feature_network(path)
     assert not trace.exists()
     pickle.loads(pickle.dumps(malicious))  # control: an ordinary reader runs the command
@@ -103,7 +103,7 @@ def test_other_files_are_refused(generator, tmp_path):
     with pytest.raises(CheckpointError, match=r"x\.sav is damaged"):
         feature_network(path)
     torch.save([1, 2], path)
-    with pytest.raises(CheckpointError, match="holds a list and no network"):
+    with pytest.raises(CheckpointError, match="holds a list, not a network"):
         feature_network(path)
     state = resnet8(generator)
     del state["features.features.3.conv1.weight"]
@@ -189,5 +189,5 @@ def test_inception_from_weights_has_the_expected_features(generator, tmp_path):
     assert torch.allclose(result, expected, atol=1e-5)
     del state["Mixed_7c.branch_pool.bn.bias"]
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth is no Inception v3 .*Mixed_7c\.branch_pool\.bn\.bias"):
+    with pytest.raises(CheckpointError, match=r"x\.pth is not an Inception v3 .*Mixed_7c\.branch_pool\.bn\.bias"):
         feature_network(tmp_path / "x.pth")

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.figure_data import training_figure_data
 from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import build_generator
@@ -14,8 +14,8 @@ def test_spectra_and_crops_of_white_noise(generator):
     config = {"name": "residual", "width": 4}
     model = Translator(build_generator(config).eval(), config, PhysicalNoise(0.05), GreyScale(100.0, 7.0), 5.0, 0.1,
                        1.0, {})
-    real = RealMicrographs([100 + 7 * torch.randn(300, 192, generator=generator).numpy()], [100.0], [7.0])
-    simulated = SimulatedMicrographs([np.ones((192, 192), np.float32)], [np.zeros((192, 192), np.int8)])
+    real = RealImages([100 + 7 * torch.randn(300, 192, generator=generator).numpy()], [100.0], [7.0])
+    simulated = SimulatedImages([np.ones((192, 192), np.float32)], [np.zeros((192, 192), np.int8)])
     data = training_figure_data(model, real, simulated, seed=3)
     assert data["frequency"][-1] == 0.5 / 5.0
     for kind in ("physical", "generated", "real"):

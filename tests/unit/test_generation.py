@@ -124,7 +124,7 @@ def test_defocus_comes_from_measured_ctfs(settings, tmp_path):
     drawn = {run.draw_specimen(0, index).optics.defocus_u_angstrom for index in range(12)}
     assert drawn == {11000.0, 22000.0}
     starfile.write({"micrographs": table.assign(rlnDefocusU="much")}, tmp_path / "ctfs.star")
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="not a number"):
         prepare_microscope(settings.model_copy(update={"ctfs": tmp_path / "ctfs.star"}))
 
 

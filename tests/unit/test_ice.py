@@ -158,10 +158,10 @@ def test_background_deviation(sigma, disturb):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.ones(10, 100), "needs 16 a side"),
+        (torch.ones(10, 100), "needs at least 16 on each side"),
         (torch.full((20, 20), float("nan")), "not finite"),
-        (torch.zeros(20, 20), "median 0: no transmission"),
-        (-torch.ones(20, 20), "median -1: no transmission"),
+        (torch.zeros(20, 20), "the median of the micrograph is 0, so its ice map"),
+        (-torch.ones(20, 20), "the median of the micrograph is -1, so its ice map"),
     ],
 )
 def test_unusable_micrographs(image, message):

@@ -15,7 +15,7 @@ from cryogem_scipion.engine.translator.losses import (
     sample_points,
 )
 from cryogem_scipion.engine.translator.networks import PatchProjections, build_generator
-from tests.unit.conftest import awake
+from tests.unit.conftest import with_random_output_layer
 
 
 def unit_vectors(count, generator):
@@ -144,7 +144,7 @@ def test_loss_is_that_of_loops_over_layers_and_images(form, generator):
 def test_gradients_of_a_step_are_those_of_three_full_passes(name, values, generator):
     """The features of the input come with its translation; those of the generated image from the encoder."""
     torch.manual_seed(6)
-    network = awake(build_generator({"name": name, **values}), 0.003).double()
+    network = with_random_output_layer(build_generator({"name": name, **values}), 0.003).double()
     for parameter in network.parameters():
         parameter.data *= 5  # every layer then has an influence
     projections = PatchProjections(network.feature_channels, 16).double()

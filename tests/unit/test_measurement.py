@@ -310,7 +310,7 @@ def test_unusable_inputs_are_refused_in_one_line(inputs, tmp_path, generator):
     refused("small.mrc: the micrograph is 560 Å wide", real=(str(tmp_path / "small.mrc"),))
     refused("particles of .* Å are searched on at least", volume_pixel_size=40.0, pixel_size=4.0)
     refused("pixels on the micrograph, and the search needs 8", volume_pixel_size=0.5, pixel_size=4.0)
-    refused("is finer than|finer", pixel_size=1.0)
+    refused("coarser than the working pixel size 1 Å", pixel_size=1.0)
     write_mrc(tmp_path / "other.mrc", torch.randn(448, 448, generator=generator).numpy(), 2.0)
     refused("measure micrographs of one pixel size", real=(str(inputs / "mic_0.mrc"), str(tmp_path / "other.mrc")))
     refused("no row for other.mrc", real=(str(tmp_path / "other.mrc"),), ctfs=inputs / "ctfs.star")

@@ -234,11 +234,11 @@ def border_excess(generated, real):
 
 
 def test_unusable_images_are_refused(generator):
-    with pytest.raises(DataError, match="40 x 90 pixels \\(y x\\); at least 64 a side are needed"):
+    with pytest.raises(DataError, match="40 x 90 pixels \\(y x\\), but at least 64 on each side are needed"):
         image_statistics(torch.randn(40, 90, generator=generator))
     with pytest.raises(DataError, match="nearly all pixels of an image have the value 3"):
         image_statistics(torch.full((80, 80), 3.0))
-    with pytest.raises(DataError, match="lattices can be measured from 256 pixels a side"):
+    with pytest.raises(DataError, match="lattices can be measured only from 256 pixels on each side"):
         measure_artefacts(torch.randn(200, 400, generator=generator))
     with pytest.raises(DataError, match="1 and 5 patches"):
         frechet_distance(torch.zeros(1, 2), torch.zeros(5, 2))

@@ -14,14 +14,14 @@ from cryogem_scipion.engine.translator import tiling
 from cryogem_scipion.engine.translator.model import Translator, load_model, save_model
 from cryogem_scipion.engine.translator.networks import PatchProjections, build_generator
 from cryogem_scipion.engine.translator.published_checkpoint import import_published
-from tests.unit.conftest import awake
+from tests.unit.conftest import with_random_output_layer
 
 
 @pytest.fixture
 def model(generator):
     config = {"name": "residual", "width": 4}
     torch.manual_seed(2)
-    network = awake(build_generator(config).eval(), 0.1)
+    network = with_random_output_layer(build_generator(config).eval(), 0.1)
     ice = tuple(IceMap(1 + 0.05 * torch.rand(4, 5, generator=generator), (200, 240)) for _ in range(3))
     noise = ColouredNoise(0.5 + torch.rand(128, 65, generator=generator))
     return Translator(network, config, PhysicalNoise(0.06, ice, noise, 0.5), GreyScale(450.0, 27.0), 5.0, 0.1, 0.003,
@@ -38,7 +38,7 @@ def test_a_model_is_the_same_after_writing_and_reading(model, tmp_path, generato
     assert torch.equal(*images)
     assert torch.equal(clean, before)
     assert images[0].shape == clean.shape
-    assert (loaded.pixel_size, loaded.snr, loaded.contrast, loaded.sigma_n) == (5.0, 0.1, 0.003, 0.06)
+    assert (loaded.pixel_size, loaded.snr, loaded.signal_factor, loaded.background_deviation) == (5.0, 0.1, 0.003, 0.06)
     assert loaded.details == {"steps": 7}
     assert [ice.field for ice in loaded.physical.ice] == [(200, 240)] * 3
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
@@ -93,7 +93,7 @@ def test_unusable_files_are_refused(model, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"damaged|cannot be read"):
             load_model(path)
-    for values, words in (({"format_version": 99}, "format 99 .* update"), ({"format": "cryogem"}, "is needed"),
+    for values, words in (({"format_version": 99}, "format 99, but .* update"), ({"format": "cryogem"}, "is needed"),
                           ({"network": {"name": "diffusion"}}, "diffusion"), ({"ice_fields": []}, "wrong form"),
                           ({"sigma_n": "much"}, "wrong form")):
         path.write_bytes(intact)

@@ -87,7 +87,8 @@ def write_damaged(path, image, damage):
 @pytest.mark.parametrize(("damage", "message"), [
     ("empty", "has 0 bytes"), ("truncated", "cut short"), ("huge", "cut short"), ("zero", "which is not an image"),
     ("mode", "mode 77"), ("extended", "extended header would be longer"),
-    ("text", "is not an MRC file: its extended header"), ("nan", "1 values that are not finite"), ("constant", "is constant"),
+    ("text", "is not an MRC file: its extended header"), ("nan", "1 values that are not finite"),
+    ("constant", "is constant"),
 ])
 def test_damaged_files_are_refused(tmp_path, image, damage, message):
     write_damaged(tmp_path / "a.mrc", image, damage)

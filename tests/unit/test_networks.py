@@ -11,7 +11,7 @@ from cryogem_scipion.engine.translator.networks import (
     latent_noise,
 )
 from tests import published_layout
-from tests.unit.conftest import awake
+from tests.unit.conftest import with_random_output_layer
 
 
 @pytest.mark.parametrize(("levels", "width"), [(5, 4), (6, 2), (10, 64)])
@@ -86,7 +86,7 @@ def test_untrained_residual_generator_returns_its_input(generator):
 
 
 def test_receptive_field_of_the_residual_generator_is_within_its_margin(generator):
-    network = awake(build("residual", width=4), 0.2)
+    network = with_random_output_layer(build("residual", width=4), 0.2)
     image = torch.randn(1, 1, 512, 512, generator=generator)
     changed = image.clone()
     changed[..., 256, 256] += 100

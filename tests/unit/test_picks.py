@@ -166,7 +166,7 @@ def test_picks_on_unlabelled_micrographs_are_left_out_with_a_warning(tmp_path, t
     scores = report(tmp_path, write_picks(tmp_path / "picks.txt", rows), truth)["overall"]
     assert (scores["picks"], scores["precision"]) == (1, 1.0)
     warnings = read_manifest(tmp_path / "report").warnings
-    assert warnings[0].startswith("2 picks lie on 1 micrographs that are not in the ground truth")
+    assert warnings[0].startswith("2 picks are on 1 micrographs that are not in the truth")
     assert warnings[1].startswith("1 micrographs with particles have no picks")
 
 
@@ -218,7 +218,8 @@ def test_all_file_formats_give_the_same_coordinates(tmp_path):
         table = coordinates(tmp_path / name, pixel_size)
         assert table[["x", "y", "score"]].to_numpy() == pytest.approx(np.array([[20, 40, 0.5], [61, 80, 0.25]])), name
         assert set(match_file_names(["somewhere/a.mrc"], table["micrograph"]).values()) == {"somewhere/a.mrc"}
-    with pytest.raises(DataError, match=r"a_autopick\.star does not say the pixel size of its coordinates; give pixel"):
+    with pytest.raises(DataError, match=r"a_autopick\.star does not contain the pixel size of its coordinates; "
+                       "give pixel"):
         coordinates(tmp_path / "a_autopick.star")
 
 
@@ -234,7 +235,7 @@ def test_flags_of_eman_boxes_are_not_scores(tmp_path):
     ("p.star", "data_x\n\nloop_\n_rlnMicrographName #1\na.mrc\n", "has no rlnCoordinateX and rlnCoordinateY"),
     ("p.cs", "no array", "cannot be read as coordinates"),
     ("p.pdf", "", "ends in .pdf; coordinates are read from"),
-    ("p.txt", "image_name\tx_coord\ty_coord\na\tnan\t1\n", "no finite numbers"),
+    ("p.txt", "image_name\tx_coord\ty_coord\na\tnan\t1\n", "not finite numbers"),
     ("p.txt", "image_name\tx_coord\ty_coord\tscore\na\t1\t1\t2\na\t2\t2\t\n", "1 of 2 picks have no score"),
 ])
 def test_unusable_coordinate_files_are_refused(tmp_path, truth, name, text, message):
@@ -254,7 +255,7 @@ def test_a_pickle_is_not_loaded(tmp_path):
 
 def test_picks_of_other_micrographs_only_are_refused(tmp_path, truth):
     picks = write_picks(tmp_path / "picks.txt", [("x", 1, 1, 1.0)])
-    with pytest.raises(DataError, match=r"none of the picked micrographs \(such as 'x'\) is one of the truth"):
+    with pytest.raises(DataError, match=r"none of the picked micrographs \(such as 'x'\) is a micrograph of the truth"):
         report(tmp_path, picks, truth)
 
 
@@ -263,9 +264,9 @@ def test_names_are_matched_with_as_many_folders_as_needed():
         "a": "m/a.mrc", "/data/b.1.mrc": "m/b.1.mrc"}
     twins = ["one/a.mrc", "two/a.mrc", "two/b.mrc"]
     assert match_file_names(twins, ["x/two/a.tif", "one/a"]) == {"x/two/a.tif": "two/a.mrc", "one/a": "one/a.mrc"}
-    with pytest.raises(DataError, match="'a' may be any of 2 files of that name"):
+    with pytest.raises(DataError, match="'a' matches 2 files of the truth"):
         match_file_names(twins, ["a"])
-    with pytest.raises(DataError, match=r"'x/a' and 'y/a' are both m/a\.mrc by name"):
+    with pytest.raises(DataError, match=r"'x/a' and 'y/a' both match m/a\.mrc; rename one"):
         match_file_names(["m/a.mrc"], ["x/a", "y/a"])
     assert match_file_names([], ["a"]) == {}
 

@@ -202,7 +202,7 @@ def test_the_hand_is_corrected_only_with_full_alignment(tmp_path):
         scores = report(tmp_path / name, refined, rows, alignment=alignment)
         assert scores["map"]["mirrored"] == (alignment == "full")
         assert (scores["angular_error_degrees"]["median"] < 1e-5) == (alignment == "full")
-    assert "the other hand" in read_manifest(tmp_path / "full/report").warnings[0]
+    assert "the opposite handedness" in read_manifest(tmp_path / "full/report").warnings[0]
 
 
 def test_particles_without_coordinates_are_paired_by_image_name(tmp_path):
@@ -228,9 +228,10 @@ def test_micrographs_may_have_different_pixel_sizes(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda rows: rows.drop(columns="rlnAnglePsi"), "has no particles with rlnAngleRot"),
-    (lambda rows: rows.assign(rlnAngleRot=np.nan), "angles that are no finite numbers"),
+    (lambda rows: rows.assign(rlnAngleRot=np.nan), "angles that are not finite numbers"),
     (lambda rows: rows.drop(columns=["rlnImageName", "rlnCoordinateX"]), "neither coordinates .* nor image names"),
-    (lambda rows: rows.assign(rlnImageName="5").drop(columns="rlnCoordinateX"), "image names that are no 000001@"),
+    (lambda rows: rows.assign(rlnImageName="5").drop(columns="rlnCoordinateX"),
+     "image names that are not like 000001@"),
     (lambda rows: rows.assign(rlnImageName="1@a.mrcs").drop(columns="rlnCoordinateX"), "names the image .* twice"),
     (lambda rows: rows.assign(rlnCoordinateX=rows["rlnCoordinateX"] + 1e4), "none of the 120 particles"),
     (lambda rows: rows.iloc[:0], "has no particles with"),

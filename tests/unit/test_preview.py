@@ -9,7 +9,7 @@ from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import PhantomSettings, PreviewSettings, SimulateSettings, parse
-from cryogem_scipion.engine.simulation.composition import supports
+from cryogem_scipion.engine.simulation.composition import projection_masks
 from cryogem_scipion.engine.simulation.microscope import prepare_microscope
 from cryogem_scipion.engine.stages import phantom, preview
 
@@ -39,7 +39,7 @@ def test_the_preview_shows_views_box_and_diameter_of_the_simulation(map_file, tm
     assert np.abs(views[0] - views[1]).max() > 0.1 * views.max()
     for threshold in (0.05, 0.3):
         assert np.array_equal(views > (threshold * peaks[:, None, None]).astype(np.float32),
-                              supports(torch.from_numpy(views), threshold).numpy())
+                              projection_masks(torch.from_numpy(views), threshold).numpy())
     with Image.open(tmp_path / "p/preview.png") as picture:
         assert picture.size == (5 * 160, 160)
 

@@ -81,7 +81,8 @@ def test_a_micrograph_at_the_working_pixel_size_is_not_changed():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (((100, 100), 6.0, 5.0), "pixel size is 6 Å, coarser than the working pixel size 5 Å; use finer micrographs"),
+    (((100, 100), 6.0, 5.0), "pixel size is 6 Å, "
+     "coarser than the working pixel size 5 Å; use micrographs with a smaller pixel size"),
     (((100, 100), 0.0, 5.0), "pixel sizes must be above 0; found 0 and 5 Å; set the pixel size"),
     (((2, 2), 1.0, 7.3), r"an axis of 2 pixels cannot be made 7.3 times coarser \(no whole size fits\); use larger")])
 def test_unusable_sizes_are_refused(arguments, message):

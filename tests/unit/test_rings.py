@@ -26,7 +26,7 @@ def exposure(defocus, astigmatism=0.0, angle=0.0):
 def falling(share=SHARE):
     radius = torch.hypot(torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE))
     noise = ColouredNoise(0.4 + 3 * torch.exp(-8 * radius))
-    return ColouredNoise(noise.power / noise.variance, share=share)
+    return ColouredNoise(noise.power / noise.variance, modulated_share=share)
 
 
 def analytic_ctf(frequency, defocus, voltage_kv=300.0, cs_mm=2.7, amplitude_contrast=0.1):
@@ -39,7 +39,7 @@ def analytic_ctf(frequency, defocus, voltage_kv=300.0, cs_mm=2.7, amplitude_cont
 
 def test_noise_has_the_rings_of_its_defocus(generator):
     defocus, strength = 12_000.0, 0.5
-    noise = ColouredNoise(torch.ones(TILE, TILE // 2 + 1), share=torch.full((TILE // 2 + 1,), strength))
+    noise = ColouredNoise(torch.ones(TILE, TILE // 2 + 1), modulated_share=torch.full((TILE // 2 + 1,), strength))
     size = 512
     draws = torch.stack([noise.draw((size, size), generator, exposure(defocus)) for _ in range(12)])
     power = (torch.fft.rfft2(draws).abs().square() / size**2).mean(0).numpy()
@@ -80,9 +80,9 @@ def test_defocus_and_strength_are_measured(generator):
     rings = fit_thon_rings(images, exposure(1.0))
     assert [fitted.optics.defocus_u_angstrom for fitted in rings.exposures] == pytest.approx(DEFOCI, abs=200)
     # Astigmatism smears the outermost rings a little.
-    assert float((rings.share - SHARE)[12:56].abs().max()) < 0.12
+    assert float((rings.modulated_share - SHARE)[12:56].abs().max()) < 0.12
     # Without their rings, all micrographs have the same spectrum.
-    flat = [without_thon_rings(tile_periodograms(image), rings.share, fitted).mean(0)
+    flat = [without_thon_rings(tile_periodograms(image), rings.modulated_share, fitted).mean(0)
             for image, fitted in zip(images, rings.exposures, strict=True)]
     bands = torch.stack([torch.stack([power[5:-5, low:low + 6].mean() for low in range(8, 60, 6)]) for power in flat])
     assert float((bands / bands.mean(0) - 1).abs().max()) < 0.15
@@ -114,7 +114,7 @@ def test_fitted_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
     rings = fit_thon_rings([real.deviations() for real in reals], exposure(1.0))
     measured = fit_noise(reals, clean, 0.05, generator, rings).noise
     middle = slice(10, 40)
-    before, after = ((share - SHARE)[middle].mean() for share in (rings.share, measured.share))
+    before, after = ((share - SHARE)[middle].mean() for share in (rings.modulated_share, measured.modulated_share))
     assert before > 0.1  # the particles' part
     assert abs(after) < before / 2
     ratio = (measured.power / truth.noise.power)[4:-4, 4:-4].log()

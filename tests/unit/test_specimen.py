@@ -103,7 +103,7 @@ def test_measured_orientations_give_the_views(values, tmp_path):
 
 @pytest.mark.parametrize(("columns", "message"), [
     ({"rlnAngleRot": [1.0]}, "lacks rlnAngleTilt"),
-    ({"rlnAngleRot": [1.0], "rlnAngleTilt": ["steep"], "rlnAnglePsi": [2.0]}, "no number"),
+    ({"rlnAngleRot": [1.0], "rlnAngleTilt": ["steep"], "rlnAnglePsi": [2.0]}, "not a number"),
     ({"rlnAngleRot": [1.0, 2.0], "rlnAngleTilt": [3.0, np.nan], "rlnAnglePsi": [2.0, 2.0]}, "row 2 lacks a value"),
     ({"rlnAngleRot": [], "rlnAngleTilt": [], "rlnAnglePsi": []}, "no rows"),
 ])

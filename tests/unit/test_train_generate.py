@@ -214,10 +214,10 @@ def test_real_micrographs_with_equal_names_stay_apart(world, tmp_path):
 @pytest.mark.parametrize(("changes", "kind", "message"), [
     ({"real": ["none/*.mrc"]}, DataError, "no file matches"),
     ({"simulation": "nowhere"}, DataError, "has no manifest"),
-    ({"pixel_size": 5.0}, SettingsError, "not that of the simulation"),
+    ({"pixel_size": 5.0}, SettingsError, "not the pixel size of the simulation"),
     ({"crop": 512}, SettingsError, "crop 512 is larger"),
     ({"real_pixel_size": 9.0}, DataError, "9"),
-    ({"device": "cuda:7"}, SettingsError, "cuda:7 is not there"),
+    ({"device": "cuda:7"}, SettingsError, "cuda:7 does not exist"),
 ])
 def test_training_refuses(world, tmp_path, changes, kind, message):
     with pytest.raises(kind, match=message):

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from cryogem_scipion.engine.errors import CheckpointError, DataError, SettingsError
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings, parse
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.tensor_files import load_tensors
@@ -36,7 +36,7 @@ def data():
     mask = np.zeros((80, 72), np.uint8)
     mask[20:36, 30:50] = 1
     clean = (1 - 0.02 * mask).astype(np.float32)
-    return RealMicrographs(images, [500.0] * 2, [25.0] * 2), SimulatedMicrographs([clean], [mask])
+    return RealImages(images, [500.0] * 2, [25.0] * 2), SimulatedImages([clean], [mask])
 
 
 PROPERTIES = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0.1, 0.002, {"source": "test"})
@@ -91,9 +91,9 @@ def data_and_held_out_set():
     images = [(500 + 25 * noise / noise.std()).astype(np.float32) for noise in noises]
     clean = np.ones((112, 96), np.float32)
     clean[20:36, 30:50] = 0.98
-    real = RealMicrographs(images[:2], [500.0] * 2, [25.0] * 2)
-    return (real, SimulatedMicrographs([clean], [(clean < 1).astype(np.uint8)])), HeldOutSet(
-        RealMicrographs(images[2:], [500.0], [25.0]), PhysicalNoise(0.05))
+    real = RealImages(images[:2], [500.0] * 2, [25.0] * 2)
+    return (real, SimulatedImages([clean], [(clean < 1).astype(np.uint8)])), HeldOutSet(
+        RealImages(images[2:], [500.0], [25.0]), PhysicalNoise(0.05))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_training_without_improvement_gives_the_untrained_model(data_and_held_
     """The real micrographs have the noise of the physical images."""
     (_, simulated), _ = data_and_held_out_set
     rng = np.random.default_rng(8)
-    real, held_out = (RealMicrographs([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)],
+    real, held_out = (RealImages([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)],
                                       [500.0] * 2, [25.0] * 2) for _ in range(2))
     trained(tmp_path, (real, simulated), steps=4, judge_every=2, learning_rate=0.05, averaging=0.0,
             held_out=HeldOutSet(held_out, PhysicalNoise(0.05)))
@@ -162,7 +162,7 @@ def test_a_prolonged_training_equals_a_new_one_with_all_steps(data_and_held_out_
         assert same((new, prolonged), name, kind)
     assert (new / REALISM).read_bytes() == (prolonged / REALISM).read_bytes()
     before = (prolonged / MODEL).read_bytes()
-    with pytest.raises(CheckpointError, match="training of 10 steps, which cannot become one of 6"):
+    with pytest.raises(CheckpointError, match="training of 10 steps, which cannot be changed to 6 steps"):
         trained(prolonged, data, steps=6, **changes)
     assert (prolonged / MODEL).read_bytes() == before
 
@@ -246,7 +246,7 @@ def test_bf16_trains_too(data, tmp_path):
 def test_training_brings_the_generated_images_nearer(data, tmp_path):
     """Real images have twice the noise of the physical ones: the network learns it, and the contrast stays."""
     real, simulated = data
-    noisier = RealMicrographs([500 + 2 * (image - 500) for image in real.images], real.medians, real.spreads)
+    noisier = RealImages([500 + 2 * (image - 500) for image in real.images], real.medians, real.spreads)
     records = trained(tmp_path, (noisier, simulated), steps=60, checkpoint_every=1000, preview_every=1000,
                       learning_rate=2e-3, contrastive_weight=1.0, averaging=0.9, generator_width=8,
                       gradient_penalty=0.0)

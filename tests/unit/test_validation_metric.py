@@ -9,7 +9,7 @@ from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
 from cryogem_scipion.engine.realism.frechet import frechet_distance
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
 from cryogem_scipion.engine.translator.tensorboard import TENSORBOARD, TensorBoardWriter
@@ -44,14 +44,14 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
         monkeypatch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
     def real(count):
         images = [Blur(0.3)(torch.randn(1, 1, 256, 272, generator=generator))[0][0, 0] for _ in range(count)]
-        return RealMicrographs([(500 + 25 * image).numpy() for image in images], [500.0] * count, [25.0] * count)
+        return RealImages([(500 + 25 * image).numpy() for image in images], [500.0] * count, [25.0] * count)
     clean = np.ones((256, 256), np.float32)
     held_out, training_set = real(2), real(4)
 
     def build():
         return prepare_validation_metric(
             Blur(0.0), HeldOutSet(held_out, PhysicalNoise(0.05)), training_set,
-            SimulatedMicrographs([clean], [clean]), torch.Generator().manual_seed(1))
+            SimulatedImages([clean], [clean]), torch.Generator().manual_seed(1))
     metric = build()
     results = {weight: metric(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
     values = [result["realism"] for result in results.values()]
@@ -63,8 +63,8 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
 
 
 def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
-    tiny = RealMicrographs([np.ones((50, 90), np.float32)], [1.0], [1.0])
-    simulated = SimulatedMicrographs([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
+    tiny = RealImages([np.ones((50, 90), np.float32)], [1.0], [1.0])
+    simulated = SimulatedImages([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
     network = build_generator({"name": "residual", "width": 4})
     held_out = HeldOutSet(tiny, PhysicalNoise(0.05))
     assert prepare_validation_metric(network, held_out, tiny, simulated, generator) is None

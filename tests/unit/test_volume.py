@@ -10,7 +10,7 @@ import torch
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.simulation.phantom import Gaussians, gaussian_density, phantom
-from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, read_volume, support
+from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom, particle_voxels, read_volume
 
 
 @pytest.fixture
@@ -119,10 +119,10 @@ def no_pixel_size(path, value=0.0):
     (lambda path: path.write_text("text " * 1000), r"bad.mrc cannot be read as a map \(no MAP in its header\)"),
     (lambda path: path.write_bytes(gzip.compress(b"text " * 999)), r"bad.mrc cannot be read as a map \(no MAP"),
     (lambda path: path.write_bytes(b"\x1f\x8b broken"), r"bad.mrc cannot be read as a map \(.+\); give a complete"),
-    (unknown_mode, "bad.mrc is truncated or no map: its header promises 16 x 16 x 16 voxels of mode 77; give"),
-    (empty_dimensions, "bad.mrc is truncated or no map: its header promises 0 x 16 x 16 voxels of mode 2; give"),
-    (truncated, "bad.mrc is truncated or no map: its header promises 16 x 16 x 16 voxels of mode 2; give"),
-    (truncated_packed, "bad.mrc is truncated or no map: its header promises 16 x 16 x 16 voxels"),
+    (unknown_mode, "bad.mrc is truncated or not a map: its header announces 16 x 16 x 16 voxels of mode 77; give"),
+    (empty_dimensions, "bad.mrc is truncated or not a map: its header announces 0 x 16 x 16 voxels of mode 2; give"),
+    (truncated, "bad.mrc is truncated or not a map: its header announces 16 x 16 x 16 voxels of mode 2; give"),
+    (truncated_packed, "bad.mrc is truncated or not a map: its header announces 16 x 16 x 16 voxels"),
     (lambda path: write(path, np.eye(6, dtype=np.float32)), r"bad.mrc has the shape \(6, 6\); give a map with three"),
     (lambda path: write(path, np.eye(6, dtype=np.float32)[None]), r"bad.mrc has the shape \(1, 6, 6\)"),
     (lambda path: write(path, np.ones((4, 4, 4), np.complex64)), "bad.mrc holds complex numbers; give a map in real"),
@@ -158,7 +158,7 @@ def ball(box, radius):
 @pytest.mark.parametrize("box", [48, 49])
 def test_the_mask_of_a_ball_is_right_with_and_without_noise(box, noise, generator):
     noisy = ball(box, 14.0) + noise * torch.randn(box, box, box, generator=generator)
-    mask = support(Volume(noisy, 2.0))
+    mask = particle_voxels(Volume(noisy, 2.0))
     inside, outside = ball(box, 12.0) > 0.5, ball(box, 18.0) < 0.5
     assert mask[inside].all()
     assert not mask[outside].any()
@@ -184,6 +184,6 @@ def test_a_single_voxel_has_a_diameter_and_an_empty_map_is_refused():
 def test_masks_and_diameters_do_not_change_the_volume():
     volume = phantom(32, 8.0)
     before = volume.density.clone()
-    support(volume)
+    particle_voxels(volume)
     diameter_angstrom(volume)
     assert torch.equal(before, volume.density)

@@ -25,5 +25,5 @@ def chosen_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = int(name.partition(":")[2] or 0)
         if index >= count:
-            raise SettingsError(f"device {name} is not there (torch finds {count} GPUs); use device cpu or auto")
+            raise SettingsError(f"device {name} does not exist (torch finds {count} GPUs); use device cpu or auto")
     return torch.device(name)

@@ -32,12 +32,12 @@ def worker_count(device: torch.device, micrographs: int, bytes_each: int) -> int
         On a CPU there is one worker for each available thread. On a GPU there are two: one computes while the other
         writes its files.
     micrographs
-        Number of micrographs to make.
+        Number of micrographs of the run.
     bytes_each
         Memory that one micrograph needs, in bytes. All workers together use at most half of the free memory.
     """
-    wanted = available_threads() if device.type == "cpu" else 2
-    return max(1, min(wanted, micrographs, _free_memory() // 2 // max(1, bytes_each)))
+    workers = available_threads() if device.type == "cpu" else 2
+    return max(1, min(workers, micrographs, _free_memory() // 2 // max(1, bytes_each)))
 
 
 def check_memory(device: torch.device, bytes_each: int, remedy: str) -> None:
@@ -58,7 +58,7 @@ def check_memory(device: torch.device, bytes_each: int, remedy: str) -> None:
         One micrograph needs more than the free memory.
     """
     if device.type == "cpu" and bytes_each > _free_memory():
-        raise DataError(f"a micrograph needs about {bytes_each / 1e9:.0f} GB of memory and "
+        raise DataError(f"a micrograph needs about {bytes_each / 1e9:.0f} GB of memory, but only "
                         f"{_free_memory() / 1e9:.0f} GB are free; {remedy}")
 
 

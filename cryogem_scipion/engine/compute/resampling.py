@@ -24,7 +24,7 @@ class WorkingShape(NamedTuple):
     pixel_size: float
     """The exact pixel size of the result, Å."""
     crop: tuple[int, int]
-    """Size (y, x) of the part of the input that is kept. It begins at pixel (0, 0)."""
+    """Size (y, x) of the part of the input that is resampled. It begins at pixel (0, 0)."""
 
 
 def fourier_crop(image: Float[Tensor, "*batch y x"], shape: tuple[int, int]) -> Float[Tensor, "*batch y2 x2"]:
@@ -83,7 +83,8 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
     ratio = working_pixel_size / pixel_size
     if ratio < 1 - PIXEL_SIZE_TOLERANCE:
         raise DataError(f"the micrograph's pixel size is {pixel_size:g} Å, coarser than the working pixel size "
-                        f"{working_pixel_size:g} Å; use finer micrographs, or work at {pixel_size:g} Å")
+                        f"{working_pixel_size:g} Å; use micrographs with a smaller pixel size, or a working pixel size "
+                        f"of {pixel_size:g} Å")
     if ratio <= 1 + PIXEL_SIZE_TOLERANCE:
         return WorkingShape((shape[0], shape[1]), pixel_size, (shape[0], shape[1]))
     (crop_y, y), (crop_x, x) = (_working_length(length, ratio) for length in shape)
@@ -92,7 +93,7 @@ def working_shape(shape: tuple[int, int], pixel_size: float, working_pixel_size:
 
 
 def _working_length(length: int, ratio: float) -> tuple[int, int]:
-    """Longest part of an axis, and its resampled length, whose ratio is right within the tolerance."""
+    """Length of the longest part of an axis that can be resampled by ``ratio``, and its resampled length."""
     nearest = (SHORT_AXIS_TOLERANCE, 0, 0)
     for cropped in range(length, length // 2, -1):
         resampled = max(1, round(cropped / ratio))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Export of a dataset for other programs: the choice of its parts, and one module for each program."""
+"""Export of a dataset, or of a part of it, with one module for each program."""

@@ -44,7 +44,7 @@ def write(dataset: SelectedDataset, settings: ExportSettings, out: Path) -> list
             "  cryodrgn train_vae particles.mrcs --ctf ctf.pkl --poses pose.pkl --zdim 8 -n 25 -o vae",
             "Pose networks: particles.star has the same images in the same order, with Euler angles (degrees), origins "
             "(Å) and the conformation (rlnClassNumber).",
-            "Particles are bright; cryoDRGN's default sign is right."]
+            "Particles are bright, as cryoDRGN expects by default."]
 
 
 def ctf_array(dataset: SelectedDataset) -> NDArray[np.float32]:

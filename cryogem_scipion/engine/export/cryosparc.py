@@ -45,8 +45,8 @@ def check(dataset: SelectedDataset, settings: ExportSettings) -> None:
     try:
         import cryosparc.dataset  # noqa: F401
     except ImportError:
-        raise DataError(".cs files are written by cryosparc-tools, which this Python lacks; pip install "
-                        "cryosparc-tools") from None
+        raise DataError(".cs files are written by cryosparc-tools, which this Python lacks; run 'pip install "
+                        "cryosparc-tools'") from None
 
 
 def write(dataset: SelectedDataset, settings: ExportSettings, out: Path) -> list[str]:
@@ -171,7 +171,7 @@ def _instructions(dataset: SelectedDataset, settings: ExportSettings, out: Path)
              f"  Pixel size (Å): {dataset.pixel_size:.6g}",
              f"  Accelerating voltage (kV): {optics['rlnVoltage']:g}",
              f"  Spherical aberration (mm): {optics['rlnSphericalAberration']:g}",
-             "  Total exposure dose (e/Å^2): 50 (any; nothing is weighted by it)",
+             "   Total exposure dose (e/Å^2): 50 (any value; it is not used for weighting)",
              "  Protein is dark on the micrographs, as on real ones."]
     if not settings.extract:
         return [*lines, "Coordinates, CTFs and poses: particles.star, or particles.cs for cryosparc-tools."]

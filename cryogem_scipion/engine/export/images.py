@@ -56,8 +56,8 @@ def star_prefix(settings: ExportSettings, default: str) -> str:
     prefix = default if relative is None else relative
     unreadable = UNREADABLE.search(prefix)
     if unreadable:
-        raise SettingsError(f"the path {prefix} has {unreadable[0]!r} in it, which programs that read STAR files do "
-                            f"not understand; choose an out without it, or a relative_to that is nearer to the export")
+        raise SettingsError(f"the path {prefix} contains {unreadable[0]!r}, which programs that read STAR files do not "
+                            "accept; choose an out without it, or a relative_to that is nearer to the export")
     return prefix
 
 
@@ -129,7 +129,7 @@ def _link_or_copy(source: Path, target: Path, files: str) -> None:
             with replacing(target) as path:
                 shutil.copyfile(source, path)
     elif not (target.is_symlink() and os.readlink(target) == str(source)):
-        # A link cannot replace a file directly; so it gets a temporary name and is then renamed.
+        # A new link cannot replace an old file. So it gets a temporary name first, and is then renamed.
         link = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
         link.symlink_to(source)
         os.replace(link, target)

@@ -34,8 +34,8 @@ def write(dataset: SelectedDataset, settings: ExportSettings, out: Path) -> list
                   "  3D auto-refine, 2D or 3D classification: give it as 'Input images STAR file'. Or in a terminal:",
                   f"  relion_reconstruct --i {stars[1]} --o map.mrc --ctf"]
     return [*lines, f"Micrographs (protein dark) with CTFs: {stars[0]}.",
-            "  Particle extraction: 'micrograph STAR file' that one; 'OR re-extract refined particles' Yes, with "
-            f"{stars[1]}; 'Invert contrast' Yes. Or in a terminal:",
+            "  Particle extraction: give it as 'micrograph STAR file'; set 'OR re-extract refined particles' to Yes, "
+            f"with {stars[1]}; set 'Invert contrast' to Yes. Or in a terminal:",
             f"  relion_preprocess --i {stars[0]} --reextract_data_star {stars[1]} --part_dir Extract/ --part_star "
             f"Extract/particles.star --extract --extract_size {dataset.box_size} --norm --bg_radius "
             f"{dataset.box_size // 2} --invert_contrast"]

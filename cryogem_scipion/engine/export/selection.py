@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choice of the micrographs and whole particles of a dataset folder to export, and of their boxes."""
+"""Selection of the micrographs and whole particles of a dataset folder that are exported, and of their boxes."""
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -112,7 +112,7 @@ def select_dataset(settings: ExportSettings) -> SelectedDataset:
         raise SettingsError(f"box_size {box} does not fit micrographs of {shape[0]} x {shape[1]} pixels (y x); give "
                             f"box_size up to {min(shape)}")
     if settings.to == "cryodrgn" and box % 2:
-        raise SettingsError(f"the boxes of the dataset have {box} pixels, and cryoDRGN reads even sizes only; give "
+        raise SettingsError(f"the boxes of the dataset have {box} pixels, but cryoDRGN reads even sizes only; give "
                             f"box_size {box + 1}")
     coordinates = particles[COORDINATE].to_numpy(float)
     particles = particles[boxes_inside(box_corners(coordinates, box), box, shape)]
@@ -124,7 +124,8 @@ def select_dataset(settings: ExportSettings) -> SelectedDataset:
         particles = _with_image_names(particles)
     particles = particles.reset_index(drop=True)
     if settings.to in ("topaz", "cryodrgn") and not len(particles):
-        raise DataError(f"{folder} has no whole particle among those chosen; {settings.to} needs some")
+        raise DataError(f"none of the chosen particles of {folder} is whole; {settings.to} needs at least one whole "
+                        "particle")
     optics_row = optics.to_dict("records")[0]
     optics_row = {str(name): value for name, value in optics_row.items() if not str(name).startswith("rlnImage")}
     return SelectedDataset(folder, manifest, optics_row, relion_columns(micrographs).reset_index(drop=True), particles,
@@ -152,7 +153,7 @@ def _all_particles(folder: Path, extracted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen_part(settings: ExportSettings, micrographs: pd.DataFrame, particles: pd.DataFrame, has_stacks: bool
-          ) -> tuple[pd.DataFrame, pd.DataFrame]:
+                 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the chosen micrographs or particles."""
     if settings.dataset_micrographs:
         micrographs = _chosen_rows(micrographs, "rlnMicrographName", settings.dataset_micrographs, "micrographs")
@@ -170,7 +171,8 @@ def _chosen_rows(rows: pd.DataFrame, column: str, path: Path, name: str) -> pd.D
     _, chosen = read_table(path, name, (column,))
     unknown = set(chosen[column]) - set(rows[column])
     if unknown:
-        raise DataError(f"{path} asks for {min(unknown)}, which the dataset does not have; choose from its own {name}")
+        raise DataError(f"{path} names {min(unknown)}, which the dataset does not have; give rows of the dataset's own "
+                        f"{name}")
     return rows[rows[column].isin(chosen[column])]
 
 
@@ -178,14 +180,14 @@ def _micrograph_shape(folder: Path, micrographs: pd.DataFrame) -> tuple[int, int
     """Size (y, x) of the micrographs; ``DataError`` if one is missing or their sizes differ."""
     shapes = {read_header(path_inside(folder, name), 2)[0] for name in micrographs["rlnMicrographName"]}
     if len(shapes) != 1:
-        raise DataError(f"{folder} has micrographs of {len(shapes)} sizes; make it again")
+        raise DataError(f"{folder} has micrographs of {len(shapes)} different sizes; make the dataset again")
     y, x = shapes.pop()
     return y, x
 
 
 def _with_random_shifts(particles: pd.DataFrame, settings: ExportSettings, box: int, shape: tuple[int, int],
                         pixel_size: float) -> pd.DataFrame:
-    """Rows whose boxes are shifted at random path_inside the micrograph; the origins change by the same amount."""
+    """Rows whose boxes are shifted at random inside the micrograph; the origins change by the same amount."""
     corner = box_corners(particles[COORDINATE].to_numpy(float), box)
     last_corner = np.array(shape[::-1]) - box
     max_shift = settings.random_shift

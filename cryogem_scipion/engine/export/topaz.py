@@ -102,13 +102,12 @@ def _instructions(dataset: SelectedDataset, settings: ExportSettings, path_start
     expected = math.ceil(max(labelled + 1, dataset.manifest.particles / dataset.manifest.micrographs))
     where = "any folder" if settings.relative_to is None else str(settings.relative_to.resolve())
     images, coordinates = (_quoted(f"{path_start}{name}") for name in (LIST, COORDINATES))
-    return [f"Topaz, started in {where}. Images are normalised (as 'topaz preprocess' leaves them), at "
-            f"{pixel_size:.6g} Å/px; {len(dataset.particles)} particles of {2 * radius} px on "
-            f"{len(dataset.micrographs)} micrographs.",
+    return [f"Topaz, started in {where}. Images are normalised as by 'topaz preprocess', at {pixel_size:.6g} Å/px; "
+            f"{len(dataset.particles)} particles of {2 * radius} px on {len(dataset.micrographs)} micrographs.",
             f"  topaz train --train-images {images} --train-targets {coordinates} -n {expected} "
             "--save-prefix model",
-            f"Then pick your own micrographs. They have to be normalised and binned to {pixel_size:.4g} Å/px: N is "
-            f"{pixel_size:.4g} divided by their own pixel size (Å).",
+            f"Then pick your own micrographs. They have to be normalised and binned to {pixel_size:.4g} Å/px. N is "
+            f"{pixel_size:.4g} divided by the pixel size (Å) of your micrographs.",
             "  topaz preprocess -s N -o small/ micrographs/*.mrc",
             f"  topaz extract -m model_epoch10.sav -r {radius} -x N -o picks.txt small/*.mrc"]
 

@@ -15,18 +15,18 @@ FIGURE_SIZE = (15.0, 11.5)
 REAL, GENERATED = "#1f1f1f", "#d1495b"
 COLOURS = {"real": REAL, "generated": GENERATED}
 # Title and unit of each metric.
-METRIC_NAMES = {"spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
-         "autocorrelation": ("autocorrelation", ""),
-         "histogram": ("intensities", "σ"), "local": ("local deviations", "σ"), "skewness": ("skewness", ""),
-         "kurtosis": ("kurtosis", ""), "frechet": ("Fréchet distance", ""), "lattice": ("strongest lattice", "dB"),
-         "border": ("lines at the border", "σ")}
+METRIC_NAMES = {
+    "spectrum": ("spectrum", "log₁₀"), "variety": ("variety of spectra", "log₁₀"),
+    "autocorrelation": ("autocorrelation", ""), "histogram": ("intensities", "σ"), "local": ("local deviations", "σ"),
+    "skewness": ("skewness", ""), "kurtosis": ("kurtosis", ""), "frechet": ("Fréchet distance", ""),
+    "lattice": ("strongest lattice", "dB"), "border": ("lines at the border", "σ")}
 COLUMNS = ("", "distance", "95 % interval", "halves", "real | real")
 GREY_LIMIT = 3.0
 ALLOWED_DB = 4.0
 
 
 def draw_evaluation(figure: Figure, folder: Path) -> None:
-    """Draw a report into a figure: example pieces, curves of both sets, and distances with intervals and floors.
+    """Draw a report into a figure: example images, curves of both sets, and distances with intervals and floors.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ def draw_evaluation(figure: Figure, folder: Path) -> None:
 
 def _examples(figure: Figure, grid: Any, arrays: dict[str, Any]) -> None:
     """Central parts of two micrographs of each set, or of one where a set has only one; all on the same grey scale."""
-    shown = [(name, number) for number in (0, -1) for name in COLOURS
-             if number == 0 or len(arrays[f"{name}_examples"]) > 1]
-    row = grid[0, :].subgridspec(1, len(shown))
-    for column, (name, number) in enumerate(shown):
+    panels = [(name, index) for index in (0, -1) for name in COLOURS
+              if index == 0 or len(arrays[f"{name}_examples"]) > 1]
+    row = grid[0, :].subgridspec(1, len(panels))
+    for column, (name, index) in enumerate(panels):
         axis = figure.add_subplot(row[column])
-        axis.imshow(arrays[f"{name}_examples"][number], cmap="gray", vmin=-GREY_LIMIT, vmax=GREY_LIMIT)
+        axis.imshow(arrays[f"{name}_examples"][index], cmap="gray", vmin=-GREY_LIMIT, vmax=GREY_LIMIT)
         axis.set_axis_off()
         axis.set_title(name, color=COLOURS[name])
 
@@ -131,7 +131,7 @@ def _table(axis: Any, report: dict[str, Any]) -> None:
             cell.set_text_props(ha="left")
     lines = ["halves: half of the generated set against half of the real set. Compare it with real | real: two halves "
              "of the real set" + ("." if report["sets"]["real"]["micrographs"] > 1 else
-                               ", which needs more than one real micrograph."),
+                                  ", which needs more than one real micrograph."),
              f"Fréchet distance: {_feature_network(report)}."]
     if report["signal"]:
         signal = report["signal"]

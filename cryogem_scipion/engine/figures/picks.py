@@ -48,16 +48,16 @@ def draw_picks(figure: Figure, folder: Path) -> None:
                     fontsize=11)
 
 
-def scores_text(figures: dict[str, Any]) -> str:
+def scores_text(scores: dict[str, Any]) -> str:
     """Return precision, recall, F1 and AUPRC as text, without those that are not defined.
 
     Parameters
     ----------
-    figures
-        Scores of a report, by name; None where one is not defined.
+    scores
+        Scores of a report, by name; None for a score that is not defined.
     """
     names = {"precision": "precision", "recall": "recall", "f1": "F1", "auprc": "AUPRC"}
-    return ", ".join(f"{name} {figures[key]:.3f}" for key, name in names.items() if figures[key] is not None)
+    return ", ".join(f"{name} {scores[key]:.3f}" for key, name in names.items() if scores[key] is not None)
 
 
 def _precision_recall(axis: Any, overall: dict[str, Any], arrays: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def mark_picks(axis: Any, report: dict[str, Any], arrays: dict[str, Any], index:
     report, arrays
         Report of ``cryogem picks``, as ``read_report`` returns it.
     index
-        Number of the micrograph in the report, from 0.
+        Index of the micrograph in the report, from 0.
     shape
         Size (y, x) of the micrograph in pixels; None makes the axes large enough for all circles.
     """

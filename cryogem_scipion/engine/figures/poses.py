@@ -114,5 +114,5 @@ def _defocus(axis: Any, arrays: dict[str, Any], error: dict[str, Any] | None) ->
 
 
 def _axis_limit(values: Any) -> float:
-    """Upper end of an axis of errors: it shows all of them but the largest 0.5 %."""
+    """Upper end of an axis of errors, so that it shows all errors except the largest 0.5 %."""
     return float(max(np.percentile(values, 99.5) * 1.05, 1e-3))

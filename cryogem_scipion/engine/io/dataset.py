@@ -48,10 +48,12 @@ class Contrast(BaseModel):
     """Strength of the particles relative to the noise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    snr: float = Field(gt=0, description="variance of the signal over that of the noise, at the working pixel size")
-    background_deviation: float = Field(gt=0, description="deviation of the background over its mean")
-    signal_deviation: float = Field(gt=0, description="deviation of s inside the masks: sqrt(snr) background_deviation")
-    scale: float = Field(gt=0, description="projections (density x Angstrom) are multiplied by this")
+    snr: float = Field(gt=0, description="variance of the particles divided by the variance of the noise, at the "
+                                         "working pixel size")
+    background_deviation: float = Field(gt=0, description="standard deviation of the background divided by its mean")
+    signal_deviation: float = Field(gt=0, description="standard deviation of s inside the masks: sqrt(snr) times "
+                                                      "background_deviation")
+    scale: float = Field(gt=0, description="factor by which projections (density x Angstrom) are multiplied")
 
     def rescaled(self, snr: float, background_deviation: float) -> "Contrast":
         """Return the contrast of the same particles at another signal-to-noise ratio and background deviation."""
@@ -79,7 +81,7 @@ class Manifest(BaseModel):
     version: str = Field(description="version of this program")
     libraries: dict[str, str] = Field(description="versions of the libraries that the results depend on")
     processor: dict[str, str] = Field(
-        default_factory=dict, description="the processor; the last bit of the images depends on it")
+        default_factory=dict, description="the CPU; the last bit of the images depends on it")
     settings: dict[str, Any] = Field(description="settings of the stage")
     simulation: dict[str, Any] | None = Field(
         default=None, description="settings of the simulation that a generated set is based on")
@@ -123,7 +125,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} is not JSON ({error}); make the folder again") from None
     file_version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(file_version, int) and file_version > FORMAT_VERSION:
-        raise DataError(f"{path} has format {file_version}, newer than {FORMAT_VERSION}; update cryogem")
+        raise DataError(f"{path} has format {file_version}, but this program reads formats up to {FORMAT_VERSION}; "
+                        "update cryogem")
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:
@@ -193,7 +196,7 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     linecache.clearcache()
     try:
         tables = starfile.read(path, always_dict=True, parse_as_string=TEXT_COLUMNS)
-        blocks = {str(name): _frame(block) for name, block in tables.items()}
+        blocks = {str(name): _data_frame(block) for name, block in tables.items()}
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, OSError,
             pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as STAR ({error}); check the file") from None
@@ -204,7 +207,7 @@ def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     return blocks
 
 
-def _frame(block: Any) -> pd.DataFrame:
+def _data_frame(block: Any) -> pd.DataFrame:
     """A table as a data frame, also where starfile returns a simple block of one row."""
     return block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
 

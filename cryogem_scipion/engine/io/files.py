@@ -8,7 +8,7 @@ from pathlib import Path
 __all__ = ["PARTIAL_PREFIX", "lock_folder", "replacing", "unlock_folders"]
 
 PARTIAL_PREFIX = ".partial-"
-"""First letters of the names of unfinished files. A killed run leaves one or two; the next run removes them."""
+"""Prefix of the names of unfinished files. A killed run leaves one or two of them; the next run removes them."""
 
 
 class replacing:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MRC files: everything is checked while reading, and the same data are always written as the same bytes."""
+"""Reading and writing of MRC files. Every file is checked when it is read. Equal data give equal bytes."""
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -61,8 +61,8 @@ def read_mrc(path: Path, dimensions: int) -> tuple[NDArray[np.float32], float | 
         shape = _checked_shape(path, file, dimensions)
         pixel_size = _pixel_size(path, file)
         if file.data.dtype.kind not in "iuf":
-            raise DataError(f"{path} holds {file.data.dtype} values (mode {int(file.header.mode)}); "
-                            "give real numbers, not a Fourier transform")
+            raise DataError(f"{path} holds {file.data.dtype} values (mode {int(file.header.mode)}); give an image in "
+                            "real space, not a Fourier transform")
         data = np.ascontiguousarray(file.data, np.float32).reshape(shape)
     if not np.isfinite(data).all():
         raise DataError(f"{path} holds {np.count_nonzero(~np.isfinite(data))} values that are not finite; replace them")
@@ -101,7 +101,8 @@ def read_stack(path: Path) -> NDArray[np.float32]:
     """
     with _open(path) as file:
         if file.data.dtype.kind not in "iuf":
-            raise DataError(f"{path} holds {file.data.dtype} values; give real images, not a Fourier transform")
+            raise DataError(f"{path} holds {file.data.dtype} values; give images in real space, not a Fourier "
+                            "transform")
         return np.array(file.data, np.float32).reshape(-1, *file.data.shape[-2:])
 
 
@@ -144,7 +145,7 @@ def _open(path: Path) -> mrcfile.mrcfile.MrcFile:
         if file.read(3) in (b"\x1f\x8b\x08", b"BZh"):
             raise DataError(f"{path} is compressed (gzip or bzip2); unpack it first")
     if size < 1024:
-        raise DataError(f"{path} has {size} bytes; an MRC file has at least 1024; copy or write it again")
+        raise DataError(f"{path} has {size} bytes, but an MRC file has at least 1024; copy or write it again")
     with _reading(path):
         _check_extended_header(path, size)
     with _reading(path), warnings.catch_warnings():

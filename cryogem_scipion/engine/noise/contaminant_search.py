@@ -21,9 +21,9 @@ from cryogem_scipion.engine.noise.contaminants import Contaminant
 __all__ = ["StatisticsRange", "find_contaminants", "measure_range"]
 
 CLIP = 8.0
-"""Standard deviations at which pixels are clipped, so that a hot pixel is not taken for a contaminant."""
-RIM = 1.5
-"""Pixels over which the opacity of a contaminant falls."""
+"""Standard deviations at which pixels are clipped, so that a hot pixel is not treated as a contaminant."""
+RIM_PIXELS = 1.5
+"""Standard deviation in pixels of the Gaussian that softens the edge of a contaminant's opacity."""
 
 Image = NDArray[np.float32]
 
@@ -32,7 +32,7 @@ Image = NDArray[np.float32]
 class StatisticsRange:
     """The range of local statistics in simulated images."""
 
-    particle_pixels: float
+    diameter_pixels: float
     """Particle diameter in pixels."""
     extremes: tuple[float, ...]
     """For each statistic, its maximum above the median."""
@@ -40,20 +40,20 @@ class StatisticsRange:
     """For each statistic, its 99th percentile above the median."""
 
 
-def measure_range(images: Sequence[Float[Tensor, "_ _"]], particle_pixels: float) -> StatisticsRange:
+def measure_range(images: Sequence[Float[Tensor, "_ _"]], diameter_pixels: float) -> StatisticsRange:
     """Return the range of the local statistics in simulated images.
 
     Parameters
     ----------
     images
         Noise and particles without ice, in standard deviations of the noise.
-    particle_pixels
+    diameter_pixels
         Particle diameter in pixels.
     """
-    maps = parallel_map(lambda image: _statistics(image.numpy(), particle_pixels), images)
+    maps = parallel_map(lambda image: _statistics(image.numpy(), diameter_pixels), images)
     statistics = list(zip(*maps, strict=True))
     return StatisticsRange(
-        particle_pixels, tuple(max(float(values.max()) for values in statistic) for statistic in statistics),
+        diameter_pixels, tuple(max(float(values.max()) for values in statistic) for statistic in statistics),
         tuple(float(np.mean([np.quantile(values, 0.99) for values in statistic])) for statistic in statistics))
 
 
@@ -69,18 +69,18 @@ def find_contaminants(image: Float[Tensor, "y x"], statistics_range: StatisticsR
     """
     pixels = image.numpy()
     mask = np.zeros(pixels.shape, bool)
-    particle_pixels = statistics_range.particle_pixels
-    for values, extreme, usual in zip(_statistics(pixels, particle_pixels), statistics_range.extremes,
+    diameter_pixels = statistics_range.diameter_pixels
+    for values, extreme, usual in zip(_statistics(pixels, diameter_pixels), statistics_range.extremes,
                                       statistics_range.usual, strict=True):
         # A region of unusual values counts if one of them exceeds all values of simulated images.
         regions, _ = ndimage.label(values > usual)
         mask |= np.isin(regions, np.setdiff1d(np.unique(regions[values > extreme]), [0]))
-    reach = max(2, round(particle_pixels / 16))
+    reach = max(2, round(diameter_pixels / 16))
     mask = ndimage.binary_closing(np.pad(mask, reach, mode="edge"), iterations=reach)[reach:-reach, reach:-reach]
     mask = ndimage.binary_fill_holes(ndimage.binary_dilation(mask, iterations=reach))
-    opacity = ndimage.gaussian_filter(mask.astype(np.float32), RIM, mode="nearest")
+    opacity = ndimage.gaussian_filter(mask.astype(np.float32), RIM_PIXELS, mode="nearest")
     regions, _ = ndimage.label(opacity > 0.02)
-    return tuple(_contaminant(pixels, opacity, regions == number + 1, window) for number, window in
+    return tuple(_contaminant(pixels, opacity, regions == index + 1, window) for index, window in
                  enumerate(ndimage.find_objects(regions)))
 
 
@@ -89,8 +89,8 @@ def _contaminant(pixels: Image, opacity: Image, region: NDArray[np.bool_], windo
     sides = list(zip(window, pixels.shape, strict=True))
     cut = any(side.start == 0 or side.stop == edge for side, edge in sides)
     large = any(side.stop - side.start > edge / 3 for side, edge in sides)
-    weight = torch.from_numpy(np.where(region[window], opacity[window], 0).astype(np.float32))
-    return Contaminant(torch.from_numpy(pixels[window].astype(np.float32)), weight,
+    own_opacity = torch.from_numpy(np.where(region[window], opacity[window], 0).astype(np.float32))
+    return Contaminant(torch.from_numpy(pixels[window].astype(np.float32)), own_opacity,
                        (window[0].start, window[1].start), cut or large)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Contaminants: ice crystals, aggregates and carbon edges, cut from real micrographs and laid over generated images.
 
-A contaminant is a piece of a real micrograph with its noise. It hides the particles under it.
+A contaminant is a region of a real micrograph, with the noise in it. It hides the particles under it.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +13,22 @@ from torch import Tensor
 __all__ = ["Contaminant", "ContaminantLayer", "FieldPart", "draw_field_part", "hidden_particles", "lay_contaminants",
            "opacity_map"]
 
-TRIES = 10
-"""Places that are tried for a contaminant. If all are occupied by fixed contaminants, it is left out."""
-STRETCH = 1.25
-"""Largest factor by which a fixed contaminant is stretched together with its micrograph."""
+MAX_TRIES = 10
+"""Largest number of places that are tried for a contaminant. If all are occupied, it is left out."""
+MAX_STRETCH = 1.25
+"""Largest factor by which a fixed contaminant is stretched together with its micrograph's field."""
 
 
 @dataclass(frozen=True)
 class FieldPart:
-    """The part of a real micrograph that a generated image shows, rotated and mirrored."""
+    """Part of a real micrograph, rotated and mirrored, from which an image gets its ice and contaminants."""
 
-    number: int
-    """Index of the real micrograph."""
+    index: int
+    """Index of the real micrograph, or of its ice map."""
     turns: int
+    """Number of rotations by 90°, as in ``torch.rot90``."""
     mirrored: bool
+    """Whether x is reversed after the rotation."""
     field: tuple[int, int]
     """Size (y, x) of the rotated micrograph in pixels; at least that of the image."""
     origin: tuple[float, float]
@@ -35,26 +37,26 @@ class FieldPart:
 
 @dataclass(frozen=True)
 class Contaminant:
-    """A piece of a real micrograph with something that is neither particle nor noise."""
+    """A region of a real micrograph that contains neither particles nor noise only, but for example an ice crystal."""
 
     values: Float[Tensor, "y x"]
     """Grey values without ice, in standard deviations of the noise around the background."""
-    weight: Float[Tensor, "y x"]
-    """Opacity, from 0 at the rim to 1."""
+    opacity: Float[Tensor, "y x"]
+    """From 0 at the edge to 1."""
     corner: tuple[int, int]
     """Position (y, x) of its first pixel on the real micrograph."""
     fixed: bool
-    """Whether it stays in its place: carbon edges, and what the border of the micrograph cuts."""
+    """Whether it stays at its place: carbon edges, and contaminants that the border of the micrograph cuts."""
 
-    def turned(self, frame: FieldPart, field: tuple[int, int]) -> "Contaminant":
-        """Return the contaminant rotated and mirrored as the frame says; ``field`` is the micrograph's size."""
-        values, weight, (y, x) = self.values, self.weight, self.corner
-        for _ in range(frame.turns):
+    def turned(self, part: FieldPart, field: tuple[int, int]) -> "Contaminant":
+        """Return the contaminant rotated and mirrored as in the part; ``field`` is the micrograph's size."""
+        values, opacity, (y, x) = self.values, self.opacity, self.corner
+        for _ in range(part.turns):
             y, x = field[1] - x - values.shape[1], y
-            values, weight, field = values.rot90(), weight.rot90(), (field[1], field[0])
-        if frame.mirrored:
-            values, weight, x = values.flip(1), weight.flip(1), field[1] - x - values.shape[1]
-        return Contaminant(values, weight, (y, x), self.fixed)
+            values, opacity, field = values.rot90(), opacity.rot90(), (field[1], field[0])
+        if part.mirrored:
+            values, opacity, x = values.flip(1), opacity.flip(1), field[1] - x - values.shape[1]
+        return Contaminant(values, opacity, (y, x), self.fixed)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class ContaminantLayer:
     """The contaminants of one image as one layer."""
 
     values: Float[Tensor, "y x"]
-    weight: Float[Tensor, "y x"]
+    """Grey values without ice, in standard deviations of the noise around the background."""
+    opacity: Float[Tensor, "y x"]
+    """From 0 to 1."""
 
     def over(self, image: Float[Tensor, "y x"], ice: Float[Tensor, "y x"],
              background_deviation: float) -> Float[Tensor, "y x"]:
@@ -76,7 +80,7 @@ class ContaminantLayer:
             σ_n: standard deviation of the background divided by its mean.
         """
         contaminants = ice * (1 + background_deviation * self.values.to(image))
-        return torch.lerp(image, contaminants, self.weight.to(image))
+        return torch.lerp(image, contaminants, self.opacity.to(image))
 
 
 def draw_field_part(fields: Sequence[tuple[int, int]], shape: tuple[int, int], generator: torch.Generator,
@@ -93,59 +97,59 @@ def draw_field_part(fields: Sequence[tuple[int, int]], shape: tuple[int, int], g
         Index of the real micrograph; None draws one.
     """
     drawn, turns, mirror = (int(torch.randint(n, (), generator=generator)) for n in (len(fields), 4, 2))
-    number = drawn if chosen is None else chosen
-    field = fields[number] if turns % 2 == 0 else fields[number][::-1]
+    index = drawn if chosen is None else chosen
+    field = fields[index] if turns % 2 == 0 else fields[index][::-1]
     field = (max(field[0], shape[0]), max(field[1], shape[1]))
     start = torch.rand(2, generator=generator).tolist()
     origin = (start[0] * (field[0] - shape[0]), start[1] * (field[1] - shape[1]))
-    return FieldPart(number, turns, bool(mirror), field, origin)
+    return FieldPart(index, turns, bool(mirror), field, origin)
 
 
-def lay_contaminants(contaminants: Sequence[Contaminant], field: tuple[int, int], frame: FieldPart,
+def lay_contaminants(contaminants: Sequence[Contaminant], field: tuple[int, int], part: FieldPart,
                      shape: tuple[int, int], generator: torch.Generator) -> ContaminantLayer | None:
-    """Lay out the contaminants of a real micrograph: the fixed ones in their places, the others at random places.
+    """Lay out the contaminants of a real micrograph: fixed contaminants in their places, the others at random places.
 
     Parameters
     ----------
     contaminants
-        Contaminants of the frame's micrograph, or the movable ones of another micrograph.
+        Contaminants of the part's micrograph, or the movable contaminants of another micrograph.
     field
-        Size (y, x) in pixels of the micrograph that they were found on.
+        Size (y, x) in pixels of the micrograph that they were cut from.
 
     Returns
     -------
     One layer; None if no contaminant reaches into the image.
     """
-    values, weight = torch.zeros(shape), torch.zeros(shape)
-    turned = field if frame.turns % 2 == 0 else field[::-1]
+    values, opacity = torch.zeros(shape), torch.zeros(shape)
+    turned = field if part.turns % 2 == 0 else field[::-1]
     for contaminant in contaminants:
-        placed = _stretched(contaminant.turned(frame, field), turned, frame) if contaminant.fixed else None
+        placed = _stretched(contaminant.turned(part, field), turned, part) if contaminant.fixed else None
         if placed is not None:
-            _put(placed, frame, values, weight)
-    occupied = weight > 0
+            _put(placed, part, values, opacity)
+    occupied = opacity > 0
     for contaminant in contaminants:
         if contaminant.fixed:
             continue
-        movable = contaminant.turned(frame, field)
-        for _ in range(TRIES):
+        movable = contaminant.turned(part, field)
+        for _ in range(MAX_TRIES):
             fractions = torch.rand(2, generator=generator).tolist()
             corner = [int(fraction * max(0, whole - edge + 1)) for fraction, whole, edge in
-                      zip(fractions, frame.field, movable.values.shape, strict=True)]
+                      zip(fractions, part.field, movable.values.shape, strict=True)]
             placed = replace(movable, corner=(corner[0], corner[1]))
-            windows = _windows(placed, frame, shape)
+            windows = _windows(placed, part, shape)
             # A contaminant includes the background around it, which does not fit on carbon.
             if windows is None or not bool(occupied[windows[1]].any()):
-                _put(placed, frame, values, weight)
+                _put(placed, part, values, opacity)
                 break
-    return ContaminantLayer(values, weight) if bool(weight.any()) else None
+    return ContaminantLayer(values, opacity) if bool(opacity.any()) else None
 
 
-def hidden_particles(cover: ContaminantLayer | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
+def hidden_particles(layer: ContaminantLayer | None, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
     """Return for each particle whether a contaminant lies over its centre (y, x)."""
-    if cover is None:
+    if layer is None:
         return torch.zeros(len(centres), dtype=torch.bool)
-    y, x = (centres[:, axis].round().long().clamp(0, edge - 1).cpu() for axis, edge in enumerate(cover.weight.shape))
-    return cover.weight[y, x] > 0.5
+    y, x = (centres[:, axis].round().long().clamp(0, edge - 1).cpu() for axis, edge in enumerate(layer.opacity.shape))
+    return layer.opacity[y, x] > 0.5
 
 
 def opacity_map(contaminants: Sequence[Contaminant], shape: tuple[int, int]) -> Float[Tensor, "y x"]:
@@ -153,44 +157,44 @@ def opacity_map(contaminants: Sequence[Contaminant], shape: tuple[int, int]) -> 
     opacity = torch.zeros(shape)
     for contaminant in contaminants:
         window = tuple(slice(start, start + edge) for start, edge in
-                       zip(contaminant.corner, contaminant.weight.shape, strict=True))
-        opacity[window] = torch.maximum(opacity[window], contaminant.weight)
+                       zip(contaminant.corner, contaminant.opacity.shape, strict=True))
+        opacity[window] = torch.maximum(opacity[window], contaminant.opacity)
     return opacity
 
 
-def _stretched(contaminant: Contaminant, field: tuple[int, int], frame: FieldPart) -> Contaminant | None:
-    """A fixed contaminant stretched to the frame's field; None if that stretches it too much."""
-    factors = [after / before for before, after in zip(field, frame.field, strict=True)]
+def _stretched(contaminant: Contaminant, field: tuple[int, int], part: FieldPart) -> Contaminant | None:
+    """A fixed contaminant stretched to the part's field; None if the factor is too large."""
+    factors = [after / before for before, after in zip(field, part.field, strict=True)]
     if max(factors) == 1.0:
         return contaminant
-    if max(factors) > STRETCH:
+    if max(factors) > MAX_STRETCH:
         return None
     starts = [round(corner * factor) for corner, factor in zip(contaminant.corner, factors, strict=True)]
     ends = [round((corner + edge) * factor) for corner, edge, factor in
             zip(contaminant.corner, contaminant.values.shape, factors, strict=True)]
     size = [max(1, end - start) for start, end in zip(starts, ends, strict=True)]
-    values, weight = (torch.nn.functional.interpolate(image[None, None], size, mode="nearest-exact")[0, 0]
-                      for image in (contaminant.values, contaminant.weight))
-    return Contaminant(values, weight, (starts[0], starts[1]), True)
+    values, opacity = (torch.nn.functional.interpolate(image[None, None], size, mode="nearest-exact")[0, 0]
+                      for image in (contaminant.values, contaminant.opacity))
+    return Contaminant(values, opacity, (starts[0], starts[1]), True)
 
 
-def _put(contaminant: Contaminant, frame: FieldPart, values: Float[Tensor, "y x"],
-         weight: Float[Tensor, "y x"]) -> None:
-    """Write a contaminant into the layer; where two overlap, the more opaque one wins."""
-    windows = _windows(contaminant, frame, (values.shape[0], values.shape[1]))
+def _put(contaminant: Contaminant, part: FieldPart, values: Float[Tensor, "y x"],
+         opacity: Float[Tensor, "y x"]) -> None:
+    """Write a contaminant into the layer. Where two overlap, the one with the higher opacity is visible."""
+    windows = _windows(contaminant, part, (values.shape[0], values.shape[1]))
     if windows is None:
         return
     source, target = windows
-    above = contaminant.weight[source] > weight[target]
+    above = contaminant.opacity[source] > opacity[target]
     values[target] = torch.where(above, contaminant.values[source], values[target])
-    weight[target] = torch.where(above, contaminant.weight[source], weight[target])
+    opacity[target] = torch.where(above, contaminant.opacity[source], opacity[target])
 
 
-def _windows(contaminant: Contaminant, frame: FieldPart,
+def _windows(contaminant: Contaminant, part: FieldPart,
              shape: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
     """The part of a contaminant inside the image, and its place there; None if all of it lies outside."""
     first = [corner - int(start) for corner, start in
-             zip(contaminant.corner, frame.origin, strict=True)]
+             zip(contaminant.corner, part.origin, strict=True)]
     low = [max(0, -start) for start in first]
     high = [min(edge, whole - start) for edge, whole, start in
             zip(contaminant.values.shape, shape, first, strict=True)]

@@ -18,7 +18,7 @@ from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
 __all__ = ["check_contrast_sign"]
 
-MOST_REAL, MOST_SIMULATED = 6, 12
+MAX_REAL, MAX_SIMULATED = 6, 12
 """Largest number of real micrographs that are read, spread evenly, and of simulated ones to compare them with."""
 CLIP = 6
 """Standard deviations at which pixels are clipped."""
@@ -37,17 +37,19 @@ def check_contrast_sign(settings: TrainSettings | GenerateSettings, simulated: S
         return ()
     with one_thread():
         flats = [_flat(path, simulated.manifest.pixel_size, settings.real_pixel_size)
-                 for path in evenly_spaced(files, MOST_REAL)]
-        signals = [1 - simulated.clean(number, 1) for number in range(min(MOST_SIMULATED, len(simulated.micrographs)))]
+                 for path in evenly_spaced(files, MAX_REAL)]
+        count = min(MAX_SIMULATED, len(simulated.micrographs))
+        signals = [1 - simulated.clean_image(index, 1) for index in range(count)]
         has_particles = any(bool(signal.any()) for signal in signals)
         if min(min(image.shape) for image in [*flats, *signals]) < TILE or not has_particles:
             return ()
-        sign = measure_contrast_sign(flats, signals, simulated.contrast.signal_deviation, simulated.particle_pixels,
+        sign = measure_contrast_sign(flats, signals, simulated.contrast.signal_deviation, simulated.diameter_pixels,
                                      seeded_generator(settings.seed, "polarity"))
     figures = f"asymmetry {sign.measured:+.3f} ± {sign.error:.3f}; {sign.expected:+.3f} in the simulation"
     if sign.inverted:
-        raise DataError(f"particles are bright in the real micrographs ({figures}): their contrast is inverted. Set "
-                        "real_contrast to bright to invert them, or to dark if they are dark after all")
+        raise DataError(f"particles are bright in the real micrographs ({figures}), so the contrast is inverted. Set "
+                        "real_contrast to bright to invert the micrographs, or to dark if the particles are dark and "
+                        "this check is wrong")
     if sign.doubtful:
         return (f"particles may be bright in the real micrographs ({figures}); look at the micrographs, and set "
                 "real_contrast to bright or dark",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The optics of one image, as far as they shape its noise."""
+"""Optics of one exposure, and the Thon rings that they make in its noise."""
 import math
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,10 @@ __all__ = ["Exposure"]
 
 @dataclass(frozen=True)
 class Exposure:
-    """A microscope state and a pixel size. The envelope is left out: it belongs to the noise's spectrum."""
+    """Optics of one recorded image: a microscope state and a pixel size.
+
+    The CTF has no envelope here, because the noise spectrum includes it.
+    """
 
     optics: Optics
     pixel_size: float
@@ -41,28 +44,29 @@ class Exposure:
         squared: NDArray[np.float64] = np.sin(2 * np.pi * ((a + d * square) * square + e)) ** 2
         return squared
 
-    def modulation(self, share: Float[Tensor, " half"], shape: tuple[int, int], fine: int = 1) -> Float[Tensor, "y xh"]:
+    def modulation(self, modulated_share: Float[Tensor, " half"], shape: tuple[int, int],
+                   oversampling: int = 1) -> Float[Tensor, "y xh"]:
         """Return the Thon rings of noise: the factor 1 - share + 2 share |CTF|² on its power.
 
         The mean of the factor over all defocus values is 1.
 
         Parameters
         ----------
-        share
+        modulated_share
             Share of the power that the CTF modulates, at even steps from frequency 0 to Nyquist.
         shape
             Image size; the result is its half plane of ``rfft2``.
-        fine
-            Average over this many finer steps in y and x, as the spectrum of a tile does.
+        oversampling
+            |CTF|² is averaged over this many finer steps in y and x, as in the power spectrum of a small tile.
         """
-        fine_shape = (fine * shape[0], fine * shape[1])
+        fine_shape = (oversampling * shape[0], oversampling * shape[1])
         squared = self._squared_ctf_plane(fine_shape)
-        if fine > 1:
-            squared = _averaged(squared, fine_shape[1], fine)
+        if oversampling > 1:
+            squared = _averaged(squared, fine_shape[1], oversampling)
         radius = torch.hypot(fourier.fftfreq(shape[0])[:, None], fourier.rfftfreq(shape[1])) * 2
-        position = (radius * (len(share) - 1)).clamp(max=len(share) - 1 - 1e-4)
+        position = (radius * (len(modulated_share) - 1)).clamp(max=len(modulated_share) - 1 - 1e-4)
         below = position.long()
-        strength = torch.lerp(share[below], share[below + 1], position - below)
+        strength = torch.lerp(modulated_share[below], modulated_share[below + 1], position - below)
         return 1 + strength * (2 * squared - 1)
 
     def _squared_ctf_plane(self, shape: tuple[int, int]) -> Float[Tensor, "y xh"]:
@@ -73,16 +77,16 @@ class Exposure:
         return torch.sin(2 * math.pi * (turns - turns.round())).square().float()
 
 
-def _averaged(half: Float[Tensor, "v uh"], width: int, fine: int) -> Float[Tensor, "y xh"]:
-    """Every ``fine``-th value of a half plane, averaged over a square of as many around it."""
+def _averaged(half: Float[Tensor, "v uh"], width: int, step: int) -> Float[Tensor, "y xh"]:
+    """A half plane on a grid that is ``step`` times coarser: means over squares of about ``step`` values a side."""
     columns = torch.arange(width)
     columns = torch.minimum(columns, width - columns)
     rows = torch.arange(half.shape[0])
     whole = torch.where(torch.arange(width)[None] < half.shape[1], half[rows][:, columns], half[-rows][:, columns])
-    reach = fine // 2
+    reach = step // 2
     padded = functional.pad(whole[None, None], (reach,) * 4, mode="circular")
     kernel = torch.ones(2 * reach + 1)
     kernel[0] = kernel[-1] = 0.5
     kernel = kernel / kernel.sum()
-    result: Tensor = functional.conv2d(padded, torch.outer(kernel, kernel)[None, None], stride=fine)[0, 0]
+    result: Tensor = functional.conv2d(padded, torch.outer(kernel, kernel)[None, None], stride=step)[0, 0]
     return result[:, :math.floor(result.shape[1] / 2) + 1]

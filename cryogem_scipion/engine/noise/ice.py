@@ -44,10 +44,10 @@ def draw_ice(maps: Sequence[IceMap], shape: tuple[int, int], generator: torch.Ge
     return ice_of_part(maps, draw_field_part([ice.field for ice in maps], shape, generator), shape)
 
 
-def ice_of_part(maps: Sequence[IceMap], frame: FieldPart, shape: tuple[int, int]) -> Float[Tensor, "y x"]:
-    """Return the transmission of the frame's map for an image of ``shape``."""
-    grid = torch.rot90(maps[frame.number].grid, frame.turns)
-    return IceMap(grid.flip(1) if frame.mirrored else grid, frame.field).window(frame.origin, shape)
+def ice_of_part(maps: Sequence[IceMap], part: FieldPart, shape: tuple[int, int]) -> Float[Tensor, "y x"]:
+    """Return the transmission of an image of ``shape`` that shows this part of a micrograph."""
+    grid = torch.rot90(maps[part.index].grid, part.turns)
+    return IceMap(grid.flip(1) if part.mirrored else grid, part.field).window(part.origin, shape)
 
 
 def _weights(cells: int, field: int, start: float, count: int) -> Float[Tensor, "count cells"]:

@@ -3,7 +3,8 @@
 
 The micrograph is averaged in bins and a smooth surface is fitted to them: cubic B-splines with a penalty on their
 second differences (doi:10.1214/ss/1038425655). The surface follows even slopes up to the border and bridges gaps.
-Particles only darken, so the fit gives bins far below the surface a low weight, but not those above it. Regions with a
+Particles
+only darken. So bins far below the surface get a low weight in the fit; bins above the surface do not. Regions with a
 sharp edge (carbon, contaminants) are left out; the surface continues below them.
 """
 import math
@@ -25,14 +26,15 @@ __all__ = ["background_deviation", "ice_map", "upsample_ice"]
 
 Array = NDArray[np.float64]
 
-SMALLEST = 16  # smallest side in pixels of a micrograph whose ice can be measured
+MIN_EDGE = 16  # smallest side in pixels of a micrograph whose ice can be measured
 BINS = 96  # along the shorter side: fine enough to resolve particles, coarse enough to average noise
-MOST_SPLINES = 600  # unknowns of one fit, about; a long field gets a coarser surface
+MAX_SPLINES = 600  # about the largest number of unknowns of one fit; a long field gets a coarser surface
 BENDING = 0.035  # typical change of slope between neighbouring splines: the prior of the fit
 CLIP = 6.0  # standard deviations at which a pixel is clipped
-STEEP, STEEPER = 0.045, 6.0  # changes over four bins that only an edge has: absolute, and relative to the median
-LARGE = 0.1  # share of the field that a region between edges needs to count as ice
-CUTS = (6.0, 4.0, 3.5, 3.0, 3.0)  # standard deviations below the surface that each fit still takes into account
+# An edge of carbon or of a contaminant: its change of transmission over four bins exceeds both limits.
+MIN_EDGE_STEP, MIN_RELATIVE_EDGE_STEP = 0.045, 6.0  # absolute, and relative to the median change
+MIN_ICE_SHARE = 0.1  # share of the field that a region between edges needs to count as ice
+CUTS = (6.0, 4.0, 3.5, 3.0, 3.0)  # for each fit: bins further below the surface have no weight (standard deviations)
 
 
 def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Tensor, "gy gx"]:
@@ -60,7 +62,7 @@ def ice_map(micrograph: Float[Tensor, "y x"], scale: float = 1 / 16) -> Float[Te
         raise SettingsError(f"scale of the ice map is {scale}; give a fraction from 0.01 to 1")
     pixels, typical, spread = _pixels(micrograph)
     binned = _binned(pixels, typical - CLIP * spread, typical + CLIP * spread) / typical
-    spacing = max(scale * min(binned.shape), 4.0, math.sqrt(binned.size / MOST_SPLINES))
+    spacing = max(scale * min(binned.shape), 4.0, math.sqrt(binned.size / MAX_SPLINES))
     surface = _Surface(binned.shape, pixels.shape, spacing, min(max(_bin_noise(binned) / BENDING, 0.01), 1) ** 2)
     good = ~_sharp_regions(binned)
     coefficients = surface.fit(binned, good.astype(np.float64))
@@ -133,14 +135,15 @@ def background_deviation(micrograph: Float[Tensor, "y x"], ice: Float[Tensor, "g
 def _pixels(micrograph: Float[Tensor, "y x"]) -> tuple[NDArray[np.float32], float, float]:
     """Checked pixels, and median and robust standard deviation of an even sample of them."""
     pixels = micrograph.detach().cpu().to(torch.float32).contiguous().numpy()
-    if min(pixels.shape) < SMALLEST:
-        raise DataError(f"micrograph is {pixels.shape} pixels; the ice map needs {SMALLEST} a side")
+    if min(pixels.shape) < MIN_EDGE:
+        raise DataError(f"micrograph has {pixels.shape} pixels; the ice map needs at least {MIN_EDGE} on each side")
     if not np.isfinite(pixels.sum(dtype=np.float64)):
         raise DataError("micrograph holds values that are not finite; leave it out")
     sample = pixels.ravel()[:: max(1, pixels.size // 100_000) | 1]
     typical = float(np.median(sample))
     if typical <= 0:
-        raise DataError(f"micrograph has median {typical:g}: no transmission to measure; turn the ice map off")
+        raise DataError(f"the median of the micrograph is {typical:g}, so its ice map cannot be measured; turn the ice "
+                        "map off")
     return pixels, typical, 1.4826 * float(np.median(np.abs(sample - typical)))
 
 
@@ -186,12 +189,12 @@ def _moments(pixels, transmission, level, limit, background, rows, columns):  # 
 
 
 def _bin_noise(binned: Array) -> float:
-    """Standard deviation of the bins' noise, from differences of neighbours, which contain nothing smooth."""
+    """Standard deviation of the bins' noise, from differences of neighbours, in which the smooth ice cancels."""
     return 1.4826 * float(np.median(np.abs(np.diff(binned, axis=1)))) / math.sqrt(2)
 
 
 def _upper_deviation(residual: Array) -> float:
-    """Standard deviation of the residuals above zero, which contain nothing dark."""
+    """Standard deviation of the residuals, from those above zero, because particles lie below zero."""
     above = residual[residual > 0]
     return max(float(np.quantile(above, 0.6827)), 1e-6) if above.size else 1e-6
 
@@ -207,18 +210,20 @@ def _weights(residual: Array, cut: float) -> Array:
 def _sharp_regions(binned: Array) -> NDArray[np.bool_]:
     """Regions that sharp edges separate from the ice: contaminants, and carbon on one side of the field.
 
-    The ice is the brightest large region between the edges, and all regions as bright as its darkest parts.
+    The ice is the brightest large region between the edges, and all regions that are as bright as the darkest parts of
+    that region.
     """
     smooth = scipy.ndimage.gaussian_filter(binned, 1.5, mode="nearest")
     slopes = [scipy.ndimage.correlate1d(smooth, [-1, 0, 0, 0, 1], axis=axis, mode="nearest") for axis in (0, 1)]
     steep = np.hypot(*slopes)
-    edges = steep > max(STEEP, STEEPER * float(np.median(steep)))
+    edges = steep > max(MIN_EDGE_STEP, MIN_RELATIVE_EDGE_STEP * float(np.median(steep)))
     labels, count = scipy.ndimage.label(~edges)
     if count < 2:
         return np.asarray(edges)
     levels = np.asarray(scipy.ndimage.median(smooth, labels, np.arange(1, count + 1)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    main = int(np.argmax(np.where(areas >= max(LARGE * binned.size, areas.max() * LARGE), levels, -np.inf)))
+    main = int(np.argmax(np.where(areas >= max(MIN_ICE_SHARE * binned.size, areas.max() * MIN_ICE_SHARE),
+                                  levels, -np.inf)))
     ice = levels >= np.quantile(smooth[labels == main + 1], 0.02)
     dark = ~np.concatenate([[True], ice])[labels]
     return np.asarray(edges | scipy.ndimage.binary_dilation(dark, iterations=3))
@@ -227,8 +232,8 @@ def _sharp_regions(binned: Array) -> NDArray[np.bool_]:
 class _Surface:
     """Penalised cubic B-splines over a field of bins, fitted by weighted least squares.
 
-    The sums over bins are taken one axis after the other (doi:10.1016/j.csda.2004.07.008), and only for
-    splines that overlap: the normal matrix is banded, and a fit takes milliseconds.
+    The bins are summed along one axis and then along the other (doi:10.1016/j.csda.2004.07.008), and only for splines
+    that overlap. So the normal matrix is banded, and a fit takes milliseconds.
     """
 
     def __init__(self, bins: tuple[int, ...], pixels: tuple[int, ...], spacing: float, stiffness: float) -> None:

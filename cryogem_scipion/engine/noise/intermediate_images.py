@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images from before the network (``--keep``): denoisers need them as ground truth."""
+"""Clean and physical images beside the generated ones (``--keep``), as ground truth for denoisers."""
 from pathlib import Path
 
 import torch
@@ -41,16 +41,15 @@ class IntermediateImages:
             Random generator of the micrograph's noise; its state stays as it is.
         """
         pixel_size, name = self.microscope.pixel_size, f"mic_{index:06d}.mrc"
-        optical = 1 - clean.signal
         if "optical" in self.keep:
             with replacing(self.out / "optical" / name) as path:
-                write_mrc(path, optical.cpu().numpy(), pixel_size)
+                write_mrc(path, clean.image.cpu().numpy(), pixel_size)
             if self.extract and bool(clean.specimen.is_whole.any()):
                 boxes = cut_boxes(clean.signal, clean.specimen, self.microscope.box_size)
                 with replacing(self.out / "optical" / f"{name}s") as path:
                     write_mrc(path, boxes.cpu().numpy(), pixel_size, stack=True)
         if "physical" in self.keep:
-            same = torch.Generator()
-            same.set_state(generator.get_state())
+            generator_copy = torch.Generator()
+            generator_copy.set_state(generator.get_state())
             with replacing(self.out / "physical" / name) as path:
-                write_mrc(path, physical(optical, same, scene).cpu().numpy(), pixel_size)
+                write_mrc(path, physical(clean.image, generator_copy, scene).cpu().numpy(), pixel_size)

@@ -17,7 +17,7 @@ from cryogem_scipion.engine.noise.contaminants import (
 )
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap, ice_of_part
-from cryogem_scipion.engine.noise.spectrum import ColouredNoise, white
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise, white_noise
 from cryogem_scipion.engine.simulation.specimen import Specimen, seeded_generator
 
 __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
@@ -70,13 +70,15 @@ class Scene:
     """Ice, contaminants and optics of one image."""
 
     ice: Float[Tensor, "y x"]
-    cover: ContaminantLayer | None = None
+    """Transmission of the ice."""
+    contaminants: ContaminantLayer | None = None
+    """None: no contaminant reaches into the image."""
     exposure: Exposure | None = None
     """None: the optics are not known, so the noise has no Thon rings."""
 
     def hidden(self, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
         """Return for each particle whether it lies under a contaminant."""
-        return hidden_particles(self.cover, centres)
+        return hidden_particles(self.contaminants, centres)
 
     def visible(self, specimen: Specimen) -> Specimen:
         """Return the specimen without the particles that a contaminant hides."""
@@ -95,22 +97,23 @@ class PhysicalNoise:
     background_deviation: float
     """σ_n: standard deviation of the background divided by its mean."""
     ice: tuple[IceMap, ...] = ()
-    noise: ColouredNoise = field(default_factory=white)
+    noise: ColouredNoise = field(default_factory=white_noise)
     """The noise n; its variance is about 1."""
     exponent: float = 0.0
     """γ: 0 if the noise is the same everywhere, 1/2 for counted electrons."""
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
-    """For each ice map, the contaminants of its micrograph; None if it was not searched. Empty: no contaminants."""
+    """For each ice map, the contaminants of its micrograph, or None if that micrograph was not searched. Empty: the
+    noise has no contaminants."""
 
-    def part(self, numbers: Sequence[int]) -> "PhysicalNoise":
-        """Return the same noise with the ice maps at the indices ``numbers``, and with their contaminants."""
-        contaminants = tuple(self.contaminants[number] for number in numbers) if self.contaminants else ()
-        return replace(self, ice=tuple(self.ice[number] for number in numbers), contaminants=contaminants)
+    def subset(self, indices: Sequence[int]) -> "PhysicalNoise":
+        """Return the same noise with the ice maps at these ``indices`` only, and with their contaminants."""
+        contaminants = tuple(self.contaminants[index] for index in indices) if self.contaminants else ()
+        return replace(self, ice=tuple(self.ice[index] for index in indices), contaminants=contaminants)
 
     def ice_map_of(self, index: int, seed: int) -> int | None:
         """Return the index of the ice map that generated micrograph ``index`` gets; None if there are no ice maps.
 
-        All ice maps take turns in random order, so that a generated set has as many carbon edges as the real one.
+        All ice maps are used in turn, in random order, so that carbon edges are as frequent as in the real set.
         """
         if not self.ice:
             return None
@@ -129,17 +132,17 @@ class PhysicalNoise:
         if not self.ice:
             return Scene(torch.ones(shape), exposure=exposure)
         fields = [ice.field for ice in self.ice]
-        frame = draw_field_part(fields, shape, generator, chosen)
-        ice = ice_of_part(self.ice, frame, shape)
-        searched = [number for number, contaminants in enumerate(self.contaminants) if contaminants is not None]
+        part = draw_field_part(fields, shape, generator, chosen)
+        ice = ice_of_part(self.ice, part, shape)
+        searched = [index for index, contaminants in enumerate(self.contaminants) if contaminants is not None]
         if not searched:
             return Scene(ice, exposure=exposure)
-        number = frame.number
-        contaminants = self.contaminants[number]
+        index = part.index
+        contaminants = self.contaminants[index]
         if contaminants is None:
-            number = searched[int(torch.randint(len(searched), (), generator=generator))]
-            contaminants = tuple(each for each in self.contaminants[number] or () if not each.fixed)
-        return Scene(ice, lay_contaminants(contaminants, fields[number], frame, shape, generator), exposure)
+            index = searched[int(torch.randint(len(searched), (), generator=generator))]
+            contaminants = tuple(contaminant for contaminant in self.contaminants[index] or () if not contaminant.fixed)
+        return Scene(ice, lay_contaminants(contaminants, fields[index], part, shape, generator), exposure)
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:
@@ -158,7 +161,7 @@ class PhysicalNoise:
         if self.exponent:
             noise = noise * transmission.clamp(min=0.05) ** self.exponent
         image = transmission + self.background_deviation * noise
-        return image if scene.cover is None else scene.cover.over(image, ice, self.background_deviation)
+        return image if scene.contaminants is None else scene.contaminants.over(image, ice, self.background_deviation)
 
     def deviations(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                    scene: Scene | None = None) -> Float[Tensor, "y x"]:

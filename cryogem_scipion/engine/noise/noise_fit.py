@@ -21,7 +21,7 @@ from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import (
-    LARGEST_SHARE,
+    MAX_MODULATED_SHARE,
     ThonRings,
     measure_modulated_share,
     without_thon_rings,
@@ -94,31 +94,35 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
         A micrograph is too small to measure, or there is none.
     """
     if not real or not clean:
-        raise DataError(f"{len(real)} real and {len(clean)} simulated micrographs; the noise needs one of each")
+        raise DataError(f"there are {len(real)} real and {len(clean)} simulated micrographs; to measure the noise, "
+                        "give at least one of each")
     ice = tuple(image.ice for image in real if image.ice is not None)
-    numbers = [i * len(real) // min(limit, len(real)) for i in range(min(limit, len(real)))]
-    chosen = [real[number] for number in numbers]
+    count = min(limit, len(real))
+    indices = [position * len(real) // count for position in range(count)]
+    chosen = [real[index] for index in indices]
     flat = parallel_map(lambda image: _flattened(image, background_deviation), chosen)
-    share = None if rings is None else rings.share
-    power, quantiles = _statistics(flat, share, [None if rings is None else rings.exposures[i] for i in numbers])
+    modulated_share = None if rings is None else rings.modulated_share
+    power, quantiles = _statistics(
+        flat, modulated_share, [None if rings is None else rings.exposures[index] for index in indices])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
     power = _smoothed(power, min(2.0, 12 / tiles**0.5))
     exponent = _exponent(chosen, flat, background_deviation)
-    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, share=share), exponent)
+    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, modulated_share=modulated_share), exponent)
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
     for seed in seeds:
         fresh = torch.Generator().manual_seed(seed)
         images = [_clipped(simulated_image(image, physical, fresh)) for image in clean[:IMAGES_PER_ROUND]]
         exposures = [image.exposure for image in clean[:IMAGES_PER_ROUND]]
-        simulated_share = None if share is None else measure_modulated_share(
+        simulated_share = None if modulated_share is None else measure_modulated_share(
             images, [exposure for exposure in exposures if exposure is not None])
         simulated_power, simulated_quantiles = _statistics(images, simulated_share, exposures)
         noise = physical.noise
-        # Particles and the curve change the spectrum smoothly; chance does not.
+        # The particles and the grey-value curve change the spectrum smoothly. Sharp differences are chance.
         ratio = _smoothed((power / simulated_power.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
-        if share is not None and simulated_share is not None and noise.share is not None:
-            # The CTF modulates particles as well: their part does not belong to the noise.
-            noise = replace(noise, share=(noise.share + share - simulated_share).clamp(0, LARGEST_SHARE))
+        if modulated_share is not None and simulated_share is not None and noise.modulated_share is not None:
+            # The CTF also modulates the particles. Their part does not belong to the noise.
+            corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
+            noise = replace(noise, modulated_share=corrected_share)
         physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
                                                    curve=_corrected(noise.curve, simulated_quantiles, quantiles)))
     return physical
@@ -145,12 +149,12 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
     return (values - centre).clamp(-CLIP * deviation, CLIP * deviation)
 
 
-def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " half"] | None,
+def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
-    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a curve, over all images."""
+    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a grey-value curve, of all images."""
     powers = parallel_map(tile_periodograms, images)
-    if share is not None:
-        powers = [tiles if exposure is None else without_thon_rings(tiles, share, exposure)
+    if modulated_share is not None:
+        powers = [tiles if exposure is None else without_thon_rings(tiles, modulated_share, exposure)
                   for tiles, exposure in zip(powers, exposures, strict=True)]
     power = torch.cat(powers)
     # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
@@ -163,7 +167,7 @@ def _statistics(images: Sequence[Float[Tensor, "_ _"]], share: Float[Tensor, " h
 
 
 def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
-    """The half plane with its logarithm smoothed by a Gaussian of this width in bins."""
+    """The half plane, smoothed in its logarithm by a Gaussian with this standard deviation in frequency bins."""
     reach = max(1, math.ceil(3 * width))
     kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
     kernel = kernel / kernel.sum()
@@ -195,7 +199,7 @@ def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
 
 def _corrected(curve: Float[Tensor, " knots"], simulated: Float[Tensor, " knots"],
                real: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
-    """The curve after a step from the simulated to the real quantiles; the noise keeps its median and deviation."""
+    """The grey-value curve, moved by the difference of real and simulated quantiles, with mean 0 and deviation 1."""
     # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
     simulated, real = ((q - q[32]) / (q[40] - q[24]) for q in (simulated, real))
     moved = curve + (real - simulated) * (curve[40] - curve[24])

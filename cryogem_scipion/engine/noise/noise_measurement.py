@@ -26,24 +26,24 @@ from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.simulation.microscope import seeded_generator
 
-__all__ = ["MOST_REAL", "NoiseMeasurement", "measure_noise"]
+__all__ = ["MAX_REAL", "NoiseMeasurement", "measure_noise"]
 
 log = logging.getLogger("cryogem")
 
 Item = TypeVar("Item")
 
-MOST_REAL = 24
-"""Real micrographs that are measured at most. They are spread evenly over the set."""
-MOST_SIMULATED = 12
-"""Simulated micrographs that the real ones are compared with."""
+MAX_REAL = 24
+"""Largest number of real micrographs that are measured, spread evenly over the set."""
+MAX_SIMULATED = 12
+"""Largest number of simulated micrographs for the comparison with the real ones."""
 CLIP = 6
 """Standard deviations at which pixels are clipped before the signal-to-noise ratio is measured."""
 IMPROVEMENT = 0.8
-"""A further round counts if it lowers the misfit to this part of the last one."""
+"""A further round is accepted if its misfit is at most this fraction of the best misfit so far."""
 DEFOCUS_TOLERANCE = 2000.0
 """Å by which the defocus of real micrographs may lie outside the simulation's range without a warning."""
 ROUNDS = 4
-"""Rounds in which signal-to-noise ratio and contaminants are measured again, at most."""
+"""Largest number of rounds in which signal-to-noise ratio and contaminants are measured again."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class NoiseMeasurement:
 
 def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None, seed: int, spectrum: bool = True,
                   contaminants: bool = True, ice: bool = True) -> NoiseMeasurement:
-    """Measure the noise model of a real set. A simulation tells what particles look like.
+    """Return the noise model of a real set, measured by comparison with a simulation of the same particles.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     Raises
     ------
     DataError
-        A noise spectrum is wanted and the micrographs are too small to measure it.
+        ``spectrum`` is true and the micrographs are too small.
     """
     warnings = []
-    even = len(reals) - len(reals.with_ice)
-    if even:
-        warnings.append(f"{even} of {len(reals)} real micrographs have a mean grey value near or below zero, so their "
-                        "grey values are no transmission; their ice is not measured")
+    without_ice_map = len(reals) - len(reals.with_ice_map)
+    if without_ice_map:
+        warnings.append(f"{without_ice_map} of {len(reals)} real micrographs have a mean grey value near or below "
+                         "zero, so their ice maps cannot be measured")
     deviation = reals.background_deviation
     if deviation is None:
         deviation = simulated.contrast.background_deviation
@@ -102,7 +102,7 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     maps = _ice_maps(reals, ice)
     if spectrum:
         physical = replace(_spectrum_noise(result), ice=maps,
-                           contaminants=comparison.contaminants_of(reals.with_ice, result) if contaminants else ())
+                           contaminants=comparison.contaminants_of(reals.with_ice_map, result) if contaminants else ())
     else:
         physical = PhysicalNoise(deviation, maps)
     return NoiseMeasurement(AnalyticModel(physical, reals.scale, snr), figures, tuple(warnings))
@@ -110,14 +110,14 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
 
 def _ice_maps(reals: RealSet, gradients: bool) -> tuple[IceMap, ...]:
     """The ice map of each micrograph that has one; without gradients all cells are 1."""
-    maps = [reals.micrographs[number].ice for number in reals.with_ice]
+    maps = [reals.micrographs[index].ice for index in reals.with_ice_map]
     return tuple(ice if gradients else IceMap(torch.ones_like(ice.grid), ice.field) for ice in maps if ice is not None)
 
 
 def _spectrum_noise(result: "_ComparisonResult") -> PhysicalNoise:
     if result.noise is None:
-        raise DataError(f"a noise spectrum needs micrographs of {TILE} pixels a side, real and simulated; take larger "
-                        "ones, or gaussian noise")
+        raise DataError(f"a noise spectrum needs real and simulated micrographs of at least {TILE} pixels on each "
+                        "side; use larger micrographs, or gaussian noise")
     return result.noise
 
 
@@ -152,35 +152,37 @@ def _defocus_warnings(defoci: Sequence[float], exposures: Sequence[Exposure]) ->
     if 2 * sum(inside) >= len(defoci):
         return []
     low, high, first, last = (value / 1e4 for value in (min(defoci), max(defoci), first, last))
-    return [f"the Thon rings of the real micrographs give a defocus of {low:.2f} to {high:.2f} µm, the simulation has "
-            f"{first:.2f} to {last:.2f} µm; simulate with the real range, or check the voltage"]
+    return [f"the Thon rings of the real micrographs give a defocus of {low:.2f} to {high:.2f} µm, but the simulation "
+            f"has {first:.2f} to {last:.2f} µm; simulate with the defocus range of the real micrographs, or check the "
+            "voltage"]
 
 
 class _Comparison:
-    """Compares some of the real micrographs with some of the simulated ones."""
+    """Comparison of real with simulated micrographs, both in limited number, for ``measure_noise``."""
 
     def __init__(self, reals: RealSet, simulated: SimulatedSet, deviation: float, seed: int):
-        count, scales = min(MOST_REAL, len(reals)), reals.scales
-        self.numbers = [i * len(reals) // count for i in range(count)]
+        count, scales = min(MAX_REAL, len(reals)), reals.scales
+        self.indices = [position * len(reals) // count for position in range(count)]
         """Indices of the real micrographs that are compared."""
 
-        def real_image(place: int) -> RealImage:
-            number = self.numbers[place]
-            real = reals.micrographs[number]
-            return RealImage(torch.tensor(memory_mapped(reals.folder / real.name)), scales[number], real.ice)
+        def real_image(position: int) -> RealImage:
+            index = self.indices[position]
+            real = reals.micrographs[index]
+            return RealImage(torch.tensor(memory_mapped(reals.folder / real.name)), scales[index], real.ice)
 
         self.reals = _LazySequence(count, real_image)
         self.simulated, self.deviation, self.seed = simulated, deviation, seed
         self.has_particles = any(bool((image != 1).any()) for image in self._clean_images(1))
-        smallest = min(min(reals.micrographs[number].shape) for number in self.numbers)
-        self.large_enough = smallest >= TILE <= min(simulated.clean(0, 1).shape)
+        smallest = min(min(reals.micrographs[index].shape) for index in self.indices)
+        self.large_enough = smallest >= TILE <= min(simulated.clean_image(0, 1).shape)
 
     def measure(self) -> _ComparisonResult:
         """Measure signal-to-noise ratio, Thon rings, noise, and the contaminants of each micrograph.
 
-        A contaminant is what no simulated image with the measured noise contains. Such images need the
-        signal-to-noise ratio, which is measured outside contaminants. So the two are measured in rounds, as long as
-        the misfit falls. Where the ratio cannot be measured, contaminants and particles cannot be told apart.
+        A contaminant differs from everything in simulated images with the measured noise. These images need the
+        signal-to-noise ratio, and the signal-to-noise ratio is measured outside contaminants. So both are measured in
+        rounds, as long as the misfit falls. Without a signal-to-noise ratio, particles could be taken for
+        contaminants, so the micrographs are not searched.
         """
         if not self.large_enough:
             return _ComparisonResult()
@@ -205,11 +207,11 @@ class _Comparison:
         """The measured signal-to-noise ratio if it is reliable, else the simulation's."""
         return fit.snr if fit is not None and fit.reliable else self.simulated.contrast.snr
 
-    def contaminants_of(self, numbers: Sequence[int],
+    def contaminants_of(self, indices: Sequence[int],
                         result: _ComparisonResult) -> tuple[tuple[Contaminant, ...] | None, ...]:
         """Contaminants of real micrographs by their indices; None for a micrograph that was not searched."""
-        searched = dict(zip(self.numbers, result.contaminants, strict=False))
-        return tuple(searched.get(number) for number in numbers)
+        searched = dict(zip(self.indices, result.contaminants, strict=False))
+        return tuple(searched.get(index) for index in indices)
 
     def _fit_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
         return fit_noise(self.reals, self._simulated_images(snr), self.deviation,
@@ -218,19 +220,20 @@ class _Comparison:
     def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
         """Contaminants of each real micrograph, by comparison with simulated images that have this noise."""
-        random = seeded_generator(self.seed, "contaminants")
-        images = [simulated_image(image, noise, random) for image in self._simulated_images(snr)]
-        statistics_range = measure_range(images, self.simulated.particle_pixels)
+        generator = seeded_generator(self.seed, "contaminants")
+        images = [simulated_image(image, noise, generator) for image in self._simulated_images(snr)]
+        statistics_range = measure_range(images, self.simulated.diameter_pixels)
         searched = map_in_order(lambda flat: find_contaminants(flat, statistics_range), flats, available_threads())
         return tuple(track_progress(searched, len(flats), "searching for contaminants on real micrograph"))
 
     def _fit_snr(self, flats: Sequence[Float[Tensor, "_ _"]],
                  contaminants: Sequence[Sequence[Contaminant]] | None = None) -> SnrFit:
         hidden = None if contaminants is None else [
-            opacity_map(own, (flat.shape[0], flat.shape[1])) for flat, own in zip(flats, contaminants, strict=True)]
+            opacity_map(of_flat, (flat.shape[0], flat.shape[1])) for flat, of_flat in
+            zip(flats, contaminants, strict=True)]
         signals = [1 - image for image in self._clean_images(1)]
         return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
-                       self.simulated.particle_pixels, seeded_generator(self.seed, "contrast"), hidden)
+                       self.simulated.diameter_pixels, seeded_generator(self.seed, "contrast"), hidden)
 
     def _simulated_images(self, snr: float) -> list[CleanImage]:
         """Clean images whose particles have this signal-to-noise ratio in the measured noise."""
@@ -238,8 +241,8 @@ class _Comparison:
         return [CleanImage(*pair) for pair in zip(images, self.simulated.exposures, strict=False)]
 
     def _clean_images(self, signal_factor: float) -> list[Float[Tensor, "y x"]]:
-        count = min(MOST_SIMULATED, len(self.simulated.micrographs))
-        return [self.simulated.clean(number, signal_factor) for number in range(count)]
+        count = min(MAX_SIMULATED, len(self.simulated.micrographs))
+        return [self.simulated.clean_image(index, signal_factor) for index in range(count)]
 
 
 class _LazySequence(Sequence[Item], Generic[Item]):
@@ -251,12 +254,12 @@ class _LazySequence(Sequence[Item], Generic[Item]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> Item:  # type: ignore[override]  # no slices
-        if not 0 <= number < self._count:
-            raise IndexError(number)
-        return self._item(number)
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]  # no slices
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._item(index)
 
 
 def _clipped(flats: Sequence[Float[Tensor, "_ _"]]) -> Sequence[Float[Tensor, "_ _"]]:
     """The images with their outliers clipped: hot pixels, and contaminants at their full strength."""
-    return _LazySequence(len(flats), lambda number: flats[number].clamp(-CLIP, CLIP))
+    return _LazySequence(len(flats), lambda index: flats[index].clamp(-CLIP, CLIP))

@@ -72,16 +72,16 @@ def check_real_micrographs(files: Sequence[Path], working_pixel_size: float, pix
     """
     shapes = []
     for path in files:
-        shape, recorded = read_header(path, 2)
-        known = _known(path, pixel_size or recorded)
+        shape, header_pixel_size = read_header(path, 2)
+        file_pixel_size = _checked_pixel_size(path, pixel_size or header_pixel_size)
         try:
-            target = working_shape((shape[0], shape[1]), known, working_pixel_size)
+            target = working_shape((shape[0], shape[1]), file_pixel_size, working_pixel_size)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         if min(target.shape) < smallest:
             y, x = target.shape
-            raise DataError(f"{path} has {x} x {y} pixels at {working_pixel_size:g} Å and a noise spectrum needs "
-                            f"{smallest} a side; leave it out, or work at a smaller pixel size")
+            raise DataError(f"{path} has {x} x {y} pixels at {working_pixel_size:g} Å, but a noise spectrum needs "
+                            f"{smallest} on each side; leave it out, or use a smaller working pixel size")
         shapes.append(target.shape)
     return shapes
 
@@ -107,9 +107,10 @@ def read_real_micrograph(path: Path, working_pixel_size: float, pixel_size: floa
     -------
     Grey values on the scale of the file, and the measured properties.
     """
-    data, recorded = read_mrc(path, 2)
+    data, header_pixel_size = read_mrc(path, 2)
     original = torch.tensor(data)  # a copy: the file's array is read-only
-    target = working_shape((data.shape[0], data.shape[1]), _known(path, pixel_size or recorded), working_pixel_size)
+    target = working_shape((data.shape[0], data.shape[1]),
+                           _checked_pixel_size(path, pixel_size or header_pixel_size), working_pixel_size)
     image = fourier_crop(original[:target.crop[0], :target.crop[1]], target.shape)
     median = float(np.median(image.numpy()))
     if inverted:
@@ -138,7 +139,8 @@ def evenly_spaced(files: Sequence[Path], limit: int) -> list[Path]:
     return [files[round(i * (len(files) - 1) / max(limit - 1, 1))] for i in range(limit)]
 
 
-def _known(path: Path, pixel_size: float | None) -> float:
+def _checked_pixel_size(path: Path, pixel_size: float | None) -> float:
+    """The pixel size; ``DataError`` if it is None."""
     if pixel_size is None:
         raise DataError(f"{path} has no pixel size in its header; set real_pixel_size")
     return pixel_size

@@ -28,7 +28,7 @@ BYTES_PER_PIXEL = 32
 
 
 class StoredImage:
-    """An image file that this program wrote, read in pieces; it keeps no memory and no open file."""
+    """An image file that this program wrote. It is read window by window, and keeps no memory and no open file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class RealSet:
-    """Real micrographs at the working pixel size with what is measured of each; the pixels stay on disk."""
+    """Real micrographs at the working pixel size with the measured properties of each; the pixels stay on disk."""
 
     folder: Path
     """Folder of the run; the names of the micrographs are relative to it."""
@@ -49,18 +49,24 @@ class RealSet:
     def __len__(self) -> int:
         return len(self.micrographs)
 
-    def image(self, number: int) -> StoredImage:
-        """Return the grey values of micrograph ``number``."""
-        return StoredImage(self.folder / self.micrographs[number].name)
+    def image(self, index: int) -> StoredImage:
+        """Return the grey values of micrograph ``index``."""
+        return StoredImage(self.folder / self.micrographs[index].name)
 
     @property
-    def with_ice(self) -> tuple[int, ...]:
-        """Indices of the micrographs whose grey values are a transmission; only these have an ice map."""
-        return tuple(number for number, real in enumerate(self.micrographs) if real.ice_grid is not None)
+    def with_ice_map(self) -> tuple[int, ...]:
+        """Indices of the micrographs that have an ice map: those whose grey values are a transmission."""
+        return tuple(index for index, real in enumerate(self.micrographs) if real.ice_grid is not None)
 
-    def ice_map_numbers(self, numbers: Sequence[int]) -> list[int]:
-        """Return the indices of the ice maps of the micrographs ``numbers``, of those that have an ice map."""
-        return [place for place, number in enumerate(self.with_ice) if number in numbers]
+    def ice_map_indices(self, indices: Sequence[int]) -> list[int]:
+        """Return the indices of the ice maps that belong to some of the micrographs.
+
+        Parameters
+        ----------
+        indices
+            Indices of micrographs. Those without an ice map are left out.
+        """
+        return [map_index for map_index, index in enumerate(self.with_ice_map) if index in indices]
 
     @property
     def background_deviation(self) -> float | None:
@@ -91,13 +97,13 @@ class RealSet:
         """
         total = len(self.micrographs)
         count = max(total // 6, 1) if total >= 3 else 0
-        return tuple((2 * number + 1) * total // (2 * count) for number in range(count))
+        return tuple((2 * index + 1) * total // (2 * count) for index in range(count))
 
     @property
     def training(self) -> tuple[int, ...]:
         """Indices of the micrographs that are not held out."""
         held_out = self.held_out
-        return tuple(number for number in range(len(self.micrographs)) if number not in held_out)
+        return tuple(index for index in range(len(self.micrographs)) if index not in held_out)
 
     def write_table(self, optics: pd.DataFrame) -> None:
         """Write micrographs.star: the micrographs, their originals, and which are held out.
@@ -114,7 +120,7 @@ class RealSet:
                         "rlnMicrographName": [real.name for real in micrographs], "rlnOpticsGroup": 1,
                         "cryogemPixelSizeX": [real.pixel_sizes[1] for real in micrographs],
                         "cryogemPixelSizeY": [real.pixel_sizes[0] for real in micrographs],
-                        "cryogemHeldOut": [int(number in held_out) for number in range(len(micrographs))],
+                        "cryogemHeldOut": [int(index in held_out) for index in range(len(micrographs))],
                         "cryogemOriginal": [quoted_path(real.original) for real in micrographs]}))
 
 

@@ -20,17 +20,17 @@ from cryogem_scipion.engine.noise.spectrum import ColouredNoise, resample_half_p
 
 __all__ = ["ParticleBand", "SnrFit", "band_filtered", "fit_snr", "particle_band"]
 
-QUIET = 0.4
+BACKGROUND_SHARE = 0.4
 """Share of a micrograph's tiles that counts as background: those with the least power in the particles' band."""
-LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
-"""Quantiles that are compared. Below them is background; above them are aggregates and contaminants."""
-REFERENCE = 0.25
-"""The quantile that stands for the background; it is the unit of local power."""
-RATIOS = tuple(0.01 * 1.25 ** step for step in range(23))
-"""Signal-to-noise ratios that are tried, from 0.01 to 1.35 in steps of a quarter."""
-LARGEST_HIDDEN = 0.02
-"""A place is left out if more than this share of its surroundings is contaminants."""
-LARGEST_MISFIT = 0.25
+QUANTILE_LEVELS = (0.75, 0.80, 0.85, 0.90, 0.95)
+"""Quantiles of the local power that are compared. Lower quantiles are background, higher ones contaminants."""
+BACKGROUND_LEVEL = 0.25
+"""The quantile that stands for the background. Its local power is the unit."""
+TRIED_SNRS = tuple(0.01 * 1.25 ** step for step in range(23))
+"""Signal-to-noise ratios that are tried, from 0.01 to 1.35; each is 1.25 times the one before."""
+MAX_HIDDEN_SHARE = 0.02
+"""A pixel is left out if contaminants cover more than this share of its surroundings."""
+MAX_MISFIT = 0.25
 """Largest misfit of a reliable result."""
 
 
@@ -56,7 +56,7 @@ class ParticleBand:
 
 
 def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]], signal_deviation: float,
-            particle_pixels: float, generator: torch.Generator,
+            diameter_pixels: float, generator: torch.Generator,
             hidden: Sequence[Float[Tensor, "_ _"]] | None = None) -> SnrFit:
     """Measure the signal-to-noise ratio of real micrographs.
 
@@ -68,50 +68,50 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
         Signal s of simulated micrographs, at any contrast, with about as many particles as the real ones.
     signal_deviation
         Standard deviation of s inside the particles' masks, at the contrast of ``signals``.
-    particle_pixels
+    diameter_pixels
         Particle diameter in pixels.
     generator
         Random generator for the noise of the simulated micrographs.
     hidden
         For each real micrograph a mask of its contaminants (1); these places are left out.
     """
-    band = particle_band(flats, signals, particle_pixels)
+    band = particle_band(flats, signals, diameter_pixels)
     noise_powers, taper = band.noise_powers, band.taper
-    powers = parallel_map(lambda flat: _local_power(flat, taper, particle_pixels), flats)
+    powers = parallel_map(lambda flat: _local_power(flat, taper, diameter_pixels), flats)
     real = _quantiles(powers if hidden is None else [
-        power[_smoothed(mask, particle_pixels) < LARGEST_HIDDEN] for power, mask in zip(powers, hidden, strict=True)])
-    # With the local powers of noise, signal and their product, each ratio needs a weighted sum only.
+        power[_smoothed(mask, diameter_pixels) < MAX_HIDDEN_SHARE] for power, mask in zip(powers, hidden, strict=True)])
+    # The local power at any ratio is a weighted sum of the local powers of noise, signal and their product.
     noises = [ColouredNoise(noise_powers[i % len(noise_powers)]).draw((image.shape[0], image.shape[1]), generator)
               for i, image in enumerate(signals)]
 
     def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         n, s = (band_filtered(image, taper) for image in pair)
-        return tuple(_smoothed(product, particle_pixels) for product in (n * n, n * s, s * s))
+        return tuple(_smoothed(product, diameter_pixels) for product in (n * n, n * s, s * s))
 
     terms = parallel_map(products, list(zip(noises, signals, strict=True)))
 
     def misfit(ratio: float) -> float:
-        contrast = math.sqrt(ratio) / signal_deviation
-        simulated = _quantiles([nn - 2 * contrast * ns + contrast**2 * ss for nn, ns, ss in terms])
+        signal_factor = math.sqrt(ratio) / signal_deviation
+        simulated = _quantiles([nn - 2 * signal_factor * ns + signal_factor**2 * ss for nn, ns, ss in terms])
         return float((simulated / real).log().abs().mean())
 
-    misfits = parallel_map(misfit, RATIOS)
-    best = min(range(len(RATIOS)), key=misfits.__getitem__)
-    is_minimum = 0 < best < len(RATIOS) - 1
-    snr = _vertex(misfits, best) if is_minimum else RATIOS[best]
-    return SnrFit(snr, misfits[best], is_minimum and misfits[best] < LARGEST_MISFIT)
+    misfits = parallel_map(misfit, TRIED_SNRS)
+    best = min(range(len(TRIED_SNRS)), key=misfits.__getitem__)
+    is_minimum = 0 < best < len(TRIED_SNRS) - 1
+    snr = _vertex(misfits, best) if is_minimum else TRIED_SNRS[best]
+    return SnrFit(snr, misfits[best], is_minimum and misfits[best] < MAX_MISFIT)
 
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
-                  particle_pixels: float) -> ParticleBand:
+                  diameter_pixels: float) -> ParticleBand:
     """Return the frequencies at which particles exceed the noise; the parameters are those of ``fit_snr``."""
     signal, total = (torch.stack(parallel_map(lambda image: tile_periodograms(image).mean(0), images)).mean(0)
                      for images in (signals, flats))
-    band = _without_slow(signal / total.clamp_min(1e-20), particle_pixels)
+    band = _without_slow(signal / total.clamp_min(1e-20), diameter_pixels)
     # Computed a second time, because the tiles of all micrographs take several times the micrographs' memory.
     noise_powers = tuple(parallel_map(lambda flat: _quiet(tile_periodograms(flat), band), flats))
     mean = torch.stack(noise_powers).mean(0)
-    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), particle_pixels)
+    taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), diameter_pixels)
     return ParticleBand(taper / taper.max(), noise_powers)
 
 
@@ -123,7 +123,7 @@ def band_filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -
 
 def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
     """Mean power spectrum of the tiles with the fewest particles."""
-    count = max(1, math.ceil(QUIET * len(powers)))
+    count = max(1, math.ceil(BACKGROUND_SHARE * len(powers)))
     return powers[(powers * band).sum((1, 2)).argsort()[:count]].mean(0)
 
 
@@ -141,14 +141,14 @@ def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
 
 
 def _without_slow(plane: Float[Tensor, "n half"], size: float) -> Float[Tensor, "n half"]:
-    """The weights, zero where a period is longer than a particle: there ice and contaminants dominate."""
+    """The weights without low frequencies: zero where a period is longer than a particle, as for ice."""
     radius = torch.hypot(fourier.fftfreq(plane.shape[0])[:, None], fourier.rfftfreq(plane.shape[0]))
     return torch.where(radius < 1 / size, torch.zeros_like(plane), plane)
 
 
 def _quantiles(maps: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, " q"]:
     """Quantiles of local power in units of the background's, averaged over the micrographs."""
-    levels = torch.tensor([REFERENCE, *LEVELS])
+    levels = torch.tensor([BACKGROUND_LEVEL, *QUANTILE_LEVELS])
     quantiles = torch.stack([torch.quantile(values.flatten(), levels) for values in maps])
     return (quantiles[:, 1:] / quantiles[:, :1]).mean(0)
 
@@ -158,4 +158,4 @@ def _vertex(misfits: Sequence[float], best: int) -> float:
     left, middle, right = misfits[best - 1:best + 2]
     bend = left - 2 * middle + right
     step = 0.5 * (left - right) / bend if bend > 0 else 0.0
-    return float(RATIOS[best] * (RATIOS[1] / RATIOS[0]) ** step)
+    return float(TRIED_SNRS[best] * (TRIED_SNRS[1] / TRIED_SNRS[0]) ** step)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A simulation as the input of training and generation."""
+"""A simulated dataset folder as the input of training and generation."""
 import hashlib
 import re
 from collections.abc import Sequence
@@ -38,15 +38,19 @@ class SimulatedSet:
     """A simulation, or some of its micrographs."""
 
     folder: Path
+    """Dataset folder of the simulation."""
     manifest: Manifest
     contrast: Contrast
+    """Contrast of the images in the files."""
     micrographs: tuple[Path, ...]
+    """Files of the clean images 1 - s."""
     masks: tuple[Path, ...]
     exposures: tuple[Exposure, ...]
+    """Optics of each micrograph."""
 
-    def clean(self, number: int, signal_factor: float) -> Float[Tensor, "y x"]:
-        """Return 1 - ``signal_factor`` · s of micrograph ``number``; its file holds 1 - s."""
-        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[number])))
+    def clean_image(self, index: int, signal_factor: float) -> Float[Tensor, "y x"]:
+        """Return the clean image of micrograph ``index``, with its signal s multiplied by ``signal_factor``."""
+        return 1 - signal_factor * (1 - torch.tensor(memory_mapped(self.micrographs[index])))
 
     def signal_factor(self, snr: float, background_deviation: float) -> float:
         """Return the factor by which the signal s of the files is multiplied to have this signal-to-noise ratio.
@@ -63,12 +67,12 @@ class SimulatedSet:
         """Indices that the specimens of the micrographs have in the simulation; ``DataError`` if a name has none."""
         matches = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in self.micrographs]
         if None in matches:
-            raise DataError(f"{self.micrographs[matches.index(None)]} is no name that 'cryogem simulate' gives; reuse "
-                            "its micrographs as they are")
+            raise DataError(f"{self.micrographs[matches.index(None)]} does not have a file name of 'cryogem simulate' "
+                            "(mic_000000.mrc); do not rename its micrographs")
         return [int(match[1]) for match in matches if match]
 
     @property
-    def particle_pixels(self) -> float:
+    def diameter_pixels(self) -> float:
         """Diameter of the largest particle in pixels."""
         assert self.manifest.particle_diameter_angstrom is not None
         return self.manifest.particle_diameter_angstrom / self.manifest.pixel_size
@@ -87,7 +91,7 @@ def open_simulated_set(folder: Path, part: Path | None = None) -> SimulatedSet:
     Raises
     ------
     DataError
-        The folder holds no simulation, or the table names what is not in it.
+        The folder holds no simulation, or the table names a file that is not in the folder.
     """
     manifest = read_manifest(folder)
     if manifest.stage != "simulate" or manifest.contrast is None:
@@ -147,6 +151,6 @@ def check_sizes(simulated: SimulatedSet, files: Sequence[Path], real_pixel_size:
         path = min(simulated.micrographs, key=lambda path: min(read_header(path, 2)[0]))
         y, x = read_header(path, 2)[0]
         if min(y, x) < TILE:
-            raise DataError(f"{path} has {x} x {y} pixels and a noise spectrum needs {TILE} a side; simulate larger "
-                            "micrographs, or take gaussian noise")
+            raise DataError(f"{path} has {x} x {y} pixels, but a noise spectrum needs {TILE} on each side; simulate "
+                            "larger micrographs, or use gaussian noise")
     return check_real_micrographs(files, simulated.manifest.pixel_size, real_pixel_size, TILE if coloured else 1)

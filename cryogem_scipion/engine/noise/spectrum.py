@@ -11,7 +11,7 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["TILE", "ColouredNoise", "resample_half_plane", "tile_periodograms", "white"]
+__all__ = ["TILE", "ColouredNoise", "resample_half_plane", "tile_periodograms", "white_noise"]
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
@@ -19,13 +19,14 @@ TILE = 128
 
 @dataclass(frozen=True)
 class ColouredNoise:
-    """Gaussian noise with a power spectrum; a curve maps its values to the measured grey-value distribution."""
+    """Gaussian noise with a power spectrum. A grey-value curve maps it to the measured grey-value distribution."""
 
     power: Float[Tensor, "n half"]
     """Power on the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
     curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
-    """Values at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly. The identity: Gaussian noise."""
-    share: Float[Tensor, " half"] | None = None
+    """Grey-value curve: its values at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly. The identity
+    gives Gaussian noise."""
+    modulated_share: Float[Tensor, " half"] | None = None
     """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
 
     def draw(self, shape: tuple[int, int], generator: torch.Generator,
@@ -35,14 +36,14 @@ class ColouredNoise:
         Parameters
         ----------
         exposure
-            Optics that make the Thon rings. None: no rings, as in the mean over many micrographs.
+            Optics that make the Thon rings. None: no rings, because rings of many defocus values average out.
         """
         padded = (_even_fast_length(shape[0] + TILE // 2), _even_fast_length(shape[1] + TILE // 2))
         amplitude = resample_half_plane(self.power.clamp(min=0).sqrt(), padded)
-        if exposure is not None and self.share is not None:
-            amplitude = amplitude * exposure.modulation(self.share, padded).sqrt()
-        white_noise = torch.randn(padded, generator=generator)
-        coloured = fourier.irfft2(fourier.rfft2(white_noise) * amplitude, padded)[:shape[0], :shape[1]]
+        if exposure is not None and self.modulated_share is not None:
+            amplitude = amplitude * exposure.modulation(self.modulated_share, padded).sqrt()
+        deviates = torch.randn(padded, generator=generator)
+        coloured = fourier.irfft2(fourier.rfft2(deviates) * amplitude, padded)[:shape[0], :shape[1]]
         deviation = math.sqrt(self.variance)
         return deviation * self._curved(coloured / deviation)
 
@@ -65,8 +66,8 @@ class ColouredNoise:
         return torch.lerp(self.curve[index], self.curve[index + 1], position - below)
 
 
-def white(variance: float = 1.0) -> ColouredNoise:
-    """Uncorrelated Gaussian noise."""
+def white_noise(variance: float = 1.0) -> ColouredNoise:
+    """Return uncorrelated Gaussian noise of a given variance."""
     return ColouredNoise(torch.full((TILE, TILE // 2 + 1), variance))
 
 
@@ -88,7 +89,8 @@ def tile_periodograms(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Te
     doi:10.1109/TAU.1967.1161901
     """
     if min(image.shape) < tile:
-        raise DataError(f"image of {tuple(image.shape)} pixels; a noise spectrum needs {tile} a side")
+        raise DataError(f"the image has {tuple(image.shape)} pixels; a noise spectrum needs at least {tile} on each "
+                        "side")
     window = torch.hann_window(tile, periodic=True, dtype=image.dtype)
     window = window[:, None] * window[None]
     tiles = image.unfold(0, tile, tile // 2).unfold(1, tile, tile // 2).reshape(-1, tile, tile)

@@ -17,21 +17,21 @@ from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 
-__all__ = ["LARGEST_SHARE", "ThonRings", "fit_thon_rings", "measure_modulated_share", "without_thon_rings"]
+__all__ = ["MAX_MODULATED_SHARE", "ThonRings", "fit_thon_rings", "measure_modulated_share", "without_thon_rings"]
 
 EDGE = 512
 """Largest edge (px) of the tiles that rings are fitted on."""
-LOWEST, HIGHEST = 0.15, 0.97
+MIN_FREQUENCY, MAX_FREQUENCY = 0.15, 0.97
 """Frequencies that are fitted, in units of Nyquist. Lower ones have particles and ice, higher ones filters' edges."""
 DEFOCI = np.arange(2000.0, 60_000.0, 100.0)
 """Defocus values that are tried, Å."""
-BACKGROUND, SHARE = 6, 3
-"""Degrees of the polynomials for the noise and for the strength of the rings."""
-EXPLAINED = 0.5
-"""Part of a profile's variance that rings have to explain."""
+BACKGROUND_DEGREE, SHARE_DEGREE = 6, 3
+"""Degrees of the polynomials for the background and for the modulated share."""
+MIN_EXPLAINED = 0.5
+"""Smallest share of a profile's variance that rings have to explain."""
 ROUNDS = 2
-"""Rounds in which the strength of the rings and the defocus of all micrographs are fitted in turn."""
-LARGEST_SHARE = 0.98
+"""Rounds in which the modulated share and the defocus of all micrographs are fitted in turn."""
+MAX_MODULATED_SHARE = 0.98
 """Largest share of the noise that the CTF may modulate, so that no frequency has zero power."""
 
 
@@ -39,7 +39,7 @@ LARGEST_SHARE = 0.98
 class ThonRings:
     """Thon rings of a set of micrographs."""
 
-    share: Float[Tensor, " half"]
+    modulated_share: Float[Tensor, " half"]
     """Share of the noise's mean power that the CTF modulates, at the frequencies of a tile."""
     exposures: tuple[Exposure, ...]
     """Optics of each micrograph, without astigmatism."""
@@ -61,15 +61,15 @@ def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -
     """
     profiles = _profiles(images)
     defoci, explained = profiles.defoci(exposure)
-    chosen = np.flatnonzero(explained >= EXPLAINED)
+    chosen = np.flatnonzero(explained >= MIN_EXPLAINED)
     if 2 * len(chosen) < len(images):
         return None
-    share = _share(profiles.part(chosen), [exposure.at_defocus(defoci[number]) for number in chosen])
+    modulated_share = _share(profiles.subset(chosen), [exposure.at_defocus(defoci[index]) for index in chosen])
     for _ in range(ROUNDS):
-        # Micrographs that did not fit by themselves may fit with the strength measured on the others.
-        exposures = [exposure.at_defocus(defocus) for defocus in profiles.defoci_with(share, exposure)]
-        share = _share(profiles, exposures)
-    return ThonRings(share, tuple(exposures))
+        # Micrographs whose rings are too weak alone may fit with the modulated share of the others.
+        exposures = [exposure.at_defocus(defocus) for defocus in profiles.defoci_with(modulated_share, exposure)]
+        modulated_share = _share(profiles, exposures)
+    return ThonRings(modulated_share, tuple(exposures))
 
 
 def measure_modulated_share(images: Sequence[Float[Tensor, "_ _"]],
@@ -78,10 +78,10 @@ def measure_modulated_share(images: Sequence[Float[Tensor, "_ _"]],
     return _share(_profiles(images), exposures)
 
 
-def without_thon_rings(powers: Float[Tensor, "tiles n half"], share: Float[Tensor, " half"],
+def without_thon_rings(powers: Float[Tensor, "tiles n half"], modulated_share: Float[Tensor, " half"],
                        exposure: Exposure) -> Float[Tensor, "tiles n half"]:
     """Return the periodograms of tiles of TILE pixels divided by their Thon rings."""
-    return powers / exposure.modulation(share, (TILE, TILE), 4)
+    return powers / exposure.modulation(modulated_share, (TILE, TILE), 4)
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ class _Profiles:
     smooth: NDArray[np.float64]
     """(frequency, micrograph)"""
 
-    def part(self, chosen: NDArray[np.int64]) -> "_Profiles":
+    def subset(self, chosen: NDArray[np.int64]) -> "_Profiles":
         """Return the profiles of some micrographs."""
         return _Profiles(self.frequency, self.values[:, chosen], self.smooth[:, chosen])
 
     def defoci(self, exposure: Exposure) -> tuple[list[float], NDArray[np.float64]]:
-        """Return the defocus (Å) of each micrograph whose rings explain most of the variance, and that part of it."""
-        background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND, SHARE))
+        """Return each micrograph's best-fitting defocus (Å), and the share of the variance that its rings explain."""
+        background, strength = (_curves(self.frequency, degree) for degree in (BACKGROUND_DEGREE, SHARE_DEGREE))
         whole = _residuals(background, self.values)
         squares = (exposure.at_defocus(defocus).squared_ctf(self.frequency)[:, None] for defocus in DEFOCI)
         residuals = np.stack([_residuals(np.hstack([background, strength * square]), self.values)
@@ -109,10 +109,10 @@ class _Profiles:
         best = residuals.argmin(0)
         return DEFOCI[best].tolist(), 1 - residuals.min(0) / np.maximum(whole, 1e-30)
 
-    def defoci_with(self, share: Float[Tensor, " half"], exposure: Exposure) -> list[float]:
-        """Return the defocus (Å) of each micrograph at which rings of known strength fit best."""
-        known = np.interp(self.frequency, np.linspace(0, 1, len(share)), share.double().numpy())
-        background = np.linalg.qr(_curves(self.frequency, BACKGROUND - 2))[0]
+    def defoci_with(self, modulated_share: Float[Tensor, " half"], exposure: Exposure) -> list[float]:
+        """Return for each micrograph the defocus (Å) at which rings of a known modulated share fit best."""
+        known = np.interp(self.frequency, np.linspace(0, 1, len(modulated_share)), modulated_share.double().numpy())
+        background = np.linalg.qr(_curves(self.frequency, BACKGROUND_DEGREE - 2))[0]
         measured = np.log(self.values * self.smooth)
         rings = np.stack([np.log(1 + known * (2 * exposure.at_defocus(defocus).squared_ctf(self.frequency) - 1))
                           for defocus in DEFOCI], axis=1)
@@ -125,30 +125,30 @@ def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
     tile = min(EDGE, *(1 << (min(image.shape).bit_length() - 1) for image in images))
     radius = np.hypot(np.fft.fftfreq(tile, 1 / tile)[:, None], np.arange(tile // 2 + 1)).round().astype(int).ravel()
     frequency = np.arange(tile // 2) / (tile // 2)
-    used = (frequency >= LOWEST) & (frequency <= HIGHEST)
+    used = (frequency >= MIN_FREQUENCY) & (frequency <= MAX_FREQUENCY)
     powers = parallel_map(lambda image: tile_periodograms(image, tile).median(0).values.double().numpy().ravel(),
                           images)
     means = np.stack([np.bincount(radius, power) / np.bincount(radius) for power in powers], axis=1)
     means = np.maximum(means[:tile // 2][used], 1e-12)
-    terms = _curves(frequency[used], BACKGROUND)
+    terms = _curves(frequency[used], BACKGROUND_DEGREE)
     smooth = np.exp(terms @ np.linalg.lstsq(terms, np.log(means), rcond=None)[0])
     return _Profiles(frequency[used], means / smooth, smooth)
 
 
 def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
-    """Least squares over all profiles, with a smooth background for each and one common strength of the rings."""
-    size, terms, count = BACKGROUND + 1, SHARE + 1, len(exposures)
-    background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND, SHARE))
+    """Modulated share, by least squares: a smooth background for each profile, and rings of one common strength."""
+    size, terms, count = BACKGROUND_DEGREE + 1, SHARE_DEGREE + 1, len(exposures)
+    background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND_DEGREE, SHARE_DEGREE))
     rows = np.zeros((count, len(profiles.frequency), size * count + terms))
-    for number, exposure in enumerate(exposures):
+    for index, exposure in enumerate(exposures):
         # values = background + strength · (2 |CTF|² - 1)
-        rows[number, :, number * size:(number + 1) * size] = background
-        rows[number, :, -terms:] = strength * (2 * exposure.squared_ctf(profiles.frequency) - 1)[:, None]
+        rows[index, :, index * size:(index + 1) * size] = background
+        rows[index, :, -terms:] = strength * (2 * exposure.squared_ctf(profiles.frequency) - 1)[:, None]
     solution = np.linalg.lstsq(rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel(), rcond=None)[0]
-    frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), LOWEST, HIGHEST)
-    rings = _curves(frequency, SHARE) @ solution[-terms:]
-    mean = _curves(frequency, BACKGROUND) @ solution[:-terms].reshape(count, size).mean(0)
-    return torch.from_numpy(np.clip(rings / np.maximum(mean, 1e-6), 0, LARGEST_SHARE)).float()
+    frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), MIN_FREQUENCY, MAX_FREQUENCY)
+    rings = _curves(frequency, SHARE_DEGREE) @ solution[-terms:]
+    mean = _curves(frequency, BACKGROUND_DEGREE) @ solution[:-terms].reshape(count, size).mean(0)
+    return torch.from_numpy(np.clip(rings / np.maximum(mean, 1e-6), 0, MAX_MODULATED_SHARE)).float()
 
 
 def _residuals(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -160,6 +160,6 @@ def _residuals(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
 
 def _curves(frequency: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
     """Chebyshev polynomials up to a degree on the fitted range, one in each column."""
-    position = 2 * (frequency - LOWEST) / (HIGHEST - LOWEST) - 1
+    position = 2 * (frequency - MIN_FREQUENCY) / (MAX_FREQUENCY - MIN_FREQUENCY) - 1
     curves: NDArray[np.float64] = np.cos(np.arange(degree + 1) * np.arccos(np.clip(position, -1, 1))[:, None])
     return curves

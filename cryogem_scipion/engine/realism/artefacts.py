@@ -16,7 +16,7 @@ from cryogem_scipion.engine.realism.image_statistics import standardise
 
 __all__ = ["PERIODS", "Artefacts", "artefact_excess", "lattice_excess_db", "measure_artefacts"]
 
-LONGEST_PERIOD = 64
+MAX_PERIOD = 64
 PERIODS = (2, 4, 8, 16, 32, 64)
 """Periods (px) of the lattices. A network that halves and doubles its feature maps can leave any of them."""
 TILE_EDGES = (512, 256)
@@ -34,9 +34,9 @@ class Artefacts(NamedTuple):
     """Index 0: power at the frequencies (m / 64, n / 64) of the half plane. Index 1: mean power around each of them.
     float64."""
     border: Float[Tensor, "*s 2 sides depth"]
-    """Each row or column from the top, bottom, left and right border inwards, compared with the rows or columns next
-    to them. Index 0: difference of the means, in standard deviations of the image. Index 1: natural logarithm of the
-    ratio of the standard deviations."""
+    """Rows or columns at the top, bottom, left and right border, compared with the rows or columns next to them. Index
+    0: difference of the means, in standard deviations of the image. Index 1: natural logarithm of the ratio of the
+    standard deviations."""
 
 
 def measure_artefacts(image: Float[Tensor, "y x"]) -> Artefacts:
@@ -72,8 +72,8 @@ def lattice_excess_db(generated: Float[Tensor, "*s 2 rows columns"], real: Float
     A pattern with a period of P pixels has its power at the frequencies (m / P, n / P). A frequency that also
     belongs to a shorter period is counted for the shorter period only. The power at each frequency is divided by the
     power of the real set there or around it, whichever is larger: a peak that the real set also has is no excess.
-    The largest of these ratios counts. It lies 1 to 2 dB above 0 by chance for a dozen micrographs, so compare it
-    with the excess between two halves of the real set.
+    The largest of these ratios counts. With a dozen micrographs it is 1 to 2 dB by chance, so compare it with
+    the excess between two halves of the real set.
 
     Returns
     -------
@@ -85,8 +85,8 @@ def lattice_excess_db(generated: Float[Tensor, "*s 2 rows columns"], real: Float
 
 def _points(period: int) -> Tensor:
     """Mask of the frequencies (m / 64, n / 64) that belong to a period and to no shorter one."""
-    step = LONGEST_PERIOD // period
-    rows, columns = torch.arange(LONGEST_PERIOD)[:, None], torch.arange(LONGEST_PERIOD // 2 + 1)
+    step = MAX_PERIOD // period
+    rows, columns = torch.arange(MAX_PERIOD)[:, None], torch.arange(MAX_PERIOD // 2 + 1)
     of_period = (rows % step == 0) & (columns % step == 0)
     of_shorter_period = (rows % (2 * step) == 0) & (columns % (2 * step) == 0)
     return of_period & ~of_shorter_period
@@ -95,8 +95,8 @@ def _points(period: int) -> Tensor:
 def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
     edge = next((size for size in TILE_EDGES if size <= min(values.shape)), None)
     if edge is None:
-        raise DataError(f"image of {values.shape[0]} x {values.shape[1]} pixels (y x); lattices can be measured "
-                        f"from {TILE_EDGES[-1]} pixels a side; give larger images")
+        raise DataError(f"the image has {values.shape[0]} x {values.shape[1]} pixels (y x), but lattices can be "
+                        f"measured only from {TILE_EDGES[-1]} pixels on each side; give larger images")
     window = torch.hann_window(edge, dtype=values.dtype, device=values.device)
     window = window / window.square().mean().sqrt()
     power = torch.zeros(edge, edge // 2 + 1, dtype=torch.float64, device=values.device)
@@ -106,12 +106,12 @@ def _lattice(values: Float[Tensor, "y x"]) -> Float[Tensor, "2 rows columns"]:
         tile = (tile - tile.mean()) * window[:, None] * window
         power += fourier.rfft2(tile).abs().square() / edge**2
     power = (power / len(corners)).cpu()
-    # The window spreads a wave over the neighbouring frequencies. At a distance of two nothing of it is left, and no
-    # other lattice point lies there.
+    # The window spreads a wave over the neighbouring frequencies. Two frequencies away the wave has no power,
+    # and no other lattice point lies there.
     full = torch.cat([power, power[:, 1:-1].flip(1).roll(-1, 0).flip(0)], 1)
     around = torch.stack([full.roll((dy, dx), (0, 1)) for dy in (-2, 0, 2) for dx in (-2, 0, 2) if dy or dx]).mean(0)
-    step = edge // LONGEST_PERIOD
-    return torch.stack([plane[::step, ::step][:, :LONGEST_PERIOD // 2 + 1] for plane in (full, around)])
+    step = edge // MAX_PERIOD
+    return torch.stack([plane[::step, ::step][:, :MAX_PERIOD // 2 + 1] for plane in (full, around)])
 
 
 def _starts(size: int, edge: int) -> list[int]:

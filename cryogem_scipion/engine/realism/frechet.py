@@ -9,7 +9,7 @@ from cryogem_scipion.engine.errors import DataError
 __all__ = ["feature_scale", "frechet_distance"]
 
 RIDGE = 1e-6
-"""Added to the variances in the unit of ``feature_scale``: the covariance matrices stay positive definite."""
+"""Added to the variances, in units of ``feature_scale``, so that the covariance matrices are positive definite."""
 
 
 def frechet_distance(features: Float[Tensor, "n d"], other_features: Float[Tensor, "m d"],
@@ -40,8 +40,8 @@ def frechet_distance(features: Float[Tensor, "n d"], other_features: Float[Tenso
     doi:10.1016/0047-259X(82)90077-X; for generated images arXiv:1706.08500 (Fréchet inception distance)
     """
     if weights is None and other_weights is None and min(len(features), len(other_features)) < 2:
-        raise DataError(f"{len(features)} and {len(other_features)} patches; a Fréchet distance needs at least "
-                        "two of each set")
+        raise DataError(f"the sets have {len(features)} and {len(other_features)} patches; a Fréchet distance needs at "
+                        "least two of each set")
     mean, covariance = _moments(features, weights)
     other_mean, other_covariance = _moments(other_features, other_weights)
     scale = feature_scale(other_features) if scale is None else scale

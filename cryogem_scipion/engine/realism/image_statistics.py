@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Statistics of a micrograph in a few thousand numbers, and the distances of two sets by them.
+"""Statistics of a micrograph, a few thousand numbers, and the distances between two sets in these statistics.
 
 Every field of ``ImageStatistics`` is an average over one image, so the statistics of a set are the means of those of
-its images. The size and the grey scale of an image make no difference: its grey values are clipped at the lowest and
+its images. The statistics do not depend on the grey scale of an image: its grey values are clipped at the lowest and
 highest 0.1 % and brought to mean 0 and standard deviation 1.
 """
 import math
@@ -107,8 +107,8 @@ def image_statistics(image: Float[Tensor, "y x"]) -> ImageStatistics:
         The image is smaller than ``MIN_EDGE``, or nearly all its pixels have the same value.
     """
     if min(image.shape) < MIN_EDGE:
-        raise DataError(f"image of {' x '.join(map(str, image.shape))} pixels (y x); at least {MIN_EDGE} a side "
-                        "are needed; give larger images")
+        raise DataError(f"the image has {' x '.join(map(str, image.shape))} pixels (y x), but at least {MIN_EDGE} on "
+                        "each side are needed; give larger images")
     values = standardise(image)
     tapered = values * _taper(values.shape[0], values)[:, None] * _taper(values.shape[1], values)
     power = fourier.rfft2(tapered).abs().square().to(torch.float64)
@@ -116,9 +116,10 @@ def image_statistics(image: Float[Tensor, "y x"]) -> ImageStatistics:
     exact = values.to(torch.float64)
     skewness = (exact**3).mean()
     spectrum = _rings(power, shape)
+    local_deviations = split_into_blocks(values, BLOCK_EDGE).std((1, 2), correction=0)
     return ImageStatistics(spectrum, _autocorrelation(power, shape), _histogram(values.flatten(), GREY_BINS),
-                   _histogram(split_into_blocks(values, BLOCK_EDGE).std((1, 2), correction=0), LOCAL_DEVIATION_BINS),
-                   torch.stack([skewness, (exact**4).mean() - 3]).cpu(), spectrum.square())
+                           _histogram(local_deviations, LOCAL_DEVIATION_BINS),
+                           torch.stack([skewness, (exact**4).mean() - 3]).cpu(), spectrum.square())
 
 
 def split_into_blocks(image: Float[Tensor, "y x"], edge: int) -> Float[Tensor, "blocks edge edge"]:
@@ -126,9 +127,9 @@ def split_into_blocks(image: Float[Tensor, "y x"], edge: int) -> Float[Tensor, "
     return image.unfold(0, edge, edge).unfold(1, edge, edge).reshape(-1, edge, edge)
 
 
-def mean_statistics(summaries: Sequence[ImageStatistics]) -> ImageStatistics:
-    """Statistics of a set, from those of its images."""
-    return ImageStatistics(*(torch.stack(part).mean(0) for part in zip(*summaries, strict=True)))
+def mean_statistics(statistics: Sequence[ImageStatistics]) -> ImageStatistics:
+    """Statistics of a set: the means of the statistics of its images."""
+    return ImageStatistics(*(torch.stack(field).mean(0) for field in zip(*statistics, strict=True)))
 
 
 def statistics_distances(first: ImageStatistics, second: ImageStatistics) -> dict[str, Float[Tensor, "*s"]]:

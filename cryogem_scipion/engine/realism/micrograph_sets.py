@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sets of micrographs: read one micrograph at a time, and reduced to averages and features of limited number."""
+"""Sets of micrographs, reduced to averages and to a limited number of features while they are read one by one."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,14 +100,14 @@ def open_set(name: str, files: Sequence[Path], pixel_size: float | None) -> Micr
     """
     files_by_pixel_size: dict[float, Path] = {}
     for path in files:
-        recorded = read_header(path, 2)[1]
-        if pixel_size is None and recorded is None:
+        header_pixel_size = read_header(path, 2)[1]
+        if pixel_size is None and header_pixel_size is None:
             raise DataError(f"{path} has no pixel size in its header; set {name}_pixel_size")
-        files_by_pixel_size.setdefault(pixel_size or recorded or 0.0, path)
+        files_by_pixel_size.setdefault(pixel_size or header_pixel_size or 0.0, path)
     low, high = min(files_by_pixel_size), max(files_by_pixel_size)
     if high > low * (1 + PIXEL_SIZE_TOLERANCE):
         raise DataError(f"{files_by_pixel_size[low]} has {low:g} and {files_by_pixel_size[high]} has {high:g} Å per "
-                        f"pixel; compare micrographs of one pixel size, or set {name}_pixel_size")
+                        f"pixel; give micrographs with the same pixel size, or set {name}_pixel_size")
     return MicrographSet(name, tuple(files), low, low)
 
 
@@ -140,11 +140,11 @@ def measure_set(micrographs: MicrographSet, binning: int, threads: int) -> SetMe
     artefacts: _GroupSums[Artefacts] = _GroupSums(min(GROUPS, count))
     mean_moments, example_images = torch.zeros(3, dtype=torch.float64), []
     results = map_in_order(measure, micrographs.files, threads)
-    for index, (of_image, artefacts_of_image, moments, example) in enumerate(
+    for index, (image_averages, image_artefacts, moments, example) in enumerate(
             track_progress(results, count, f"reading {micrographs.name} micrograph")):
-        statistics.add(index, of_image)
-        if artefacts_of_image is not None:
-            artefacts.add(index, artefacts_of_image)
+        statistics.add(index, image_averages)
+        if image_artefacts is not None:
+            artefacts.add(index, image_artefacts)
         mean_moments += torch.tensor(moments, dtype=torch.float64) / count
         if index < EXAMPLES:
             example_images.append(example)
@@ -155,7 +155,7 @@ def measure_set(micrographs: MicrographSet, binning: int, threads: int) -> SetMe
 
 
 def network_patch_features(micrographs: MicrographSet, network: nn.Module, device: torch.device, binning: int,
-                   deviation: float, edge: int, threads: int) -> PatchFeatures:
+                           deviation: float, edge: int, threads: int) -> PatchFeatures:
     """Features of patches of every micrograph by a network.
 
     The grey values of the binned patches have standard deviation 1 over the whole set.
@@ -181,7 +181,7 @@ def network_patch_features(micrographs: MicrographSet, network: nn.Module, devic
         with torch.no_grad():
             return torch.cat([network(batch.to(device)).float().cpu() for batch in torch.split(patches, 16)])
 
-    return _collected(micrographs, features, threads if device.type == "cpu" else 1)
+    return _collect_features(micrographs, features, threads if device.type == "cpu" else 1)
 
 
 def random_filter_patch_features(micrographs: MicrographSet, threads: int) -> PatchFeatures:
@@ -197,7 +197,7 @@ def random_filter_patch_features(micrographs: MicrographSet, threads: int) -> Pa
     def features(path: Path) -> Tensor:
         return _evenly_chosen(random_filter_features(standardise(micrographs.image(path))), patches_per_micrograph)
 
-    return _collected(micrographs, features, threads)
+    return _collect_features(micrographs, features, threads)
 
 
 def _evenly_chosen(rows: Tensor, count: int) -> Tensor:
@@ -207,10 +207,9 @@ def _evenly_chosen(rows: Tensor, count: int) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, count).round().long()]
 
 
-def _collected(micrographs: MicrographSet, features: Callable[[Path], Tensor], threads: int) -> PatchFeatures:
-    results = track_progress(map_in_order(features, micrographs.files, threads), len(micrographs.files),
-                      f"features of {micrographs.name} micrograph")
-    vectors = list(results)
+def _collect_features(micrographs: MicrographSet, features: Callable[[Path], Tensor], threads: int) -> PatchFeatures:
+    vectors = list(track_progress(map_in_order(features, micrographs.files, threads), len(micrographs.files),
+                                  f"features of {micrographs.name} micrograph"))
     micrograph_indices = torch.arange(len(vectors)).repeat_interleave(torch.tensor([len(rows) for rows in vectors]))
     return PatchFeatures(torch.cat(vectors), micrograph_indices)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Distances of a generated set from a real set, with their intervals, and the distances of halves of the sets."""
+"""Distances between a generated and a real set, with intervals, and the distances between halves of the sets."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -62,7 +62,7 @@ class DistanceEstimate:
     value: float
     low: float
     high: float
-    """Limits of the 95 % interval: the distance for other micrographs of the same kinds."""
+    """Limits of the 95 % interval, in which the distance would lie for other micrographs from the same sources."""
     floor: float | None
     """Mean distance between two halves of the real set; None if the set is a single micrograph."""
     halves: float | None
@@ -100,7 +100,7 @@ def estimate_distances(generated: GroupAverages[Means], real: GroupAverages[Mean
     """
     generated_count, real_count = len(generated.counts), len(real.counts)
     if not generated_count or not real_count:
-        raise DataError(f"{generated_count} and {real_count} micrographs (generated and real); give micrographs of "
+        raise DataError(f"there are {generated_count} generated and {real_count} real micrographs; give micrographs of "
                         "both sets")
     draws = distances(generated.mean(_bootstrap_weights(generated_count, BOOTSTRAP_DRAWS, generator)),
                       real.mean(_bootstrap_weights(real_count, BOOTSTRAP_DRAWS, generator)))
@@ -176,7 +176,7 @@ def _estimate(value: float, draws: Float[Tensor, " s"], floors: Tensor | None,
 
 
 def _half_weights(count: int, splits: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weights 0 and 1 of two random halves of ``count`` micrographs; of an odd number, one is in neither half."""
+    """Weights 0 and 1 of two random halves of ``count`` micrographs; if ``count`` is odd, one is in neither half."""
     order = torch.rand(splits, count, generator=generator).argsort(1)
     first, second = (torch.zeros(splits, count, dtype=torch.float64).scatter_(1, half, 1.0)
                      for half in (order[:, :count // 2], order[:, count // 2:2 * (count // 2)]))

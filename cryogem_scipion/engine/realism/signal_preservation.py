@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How well a generated set preserves the particles, measured against its clean images in the folder ``optical``."""
+"""Signal of the particles that a generated set preserves, measured with its clean images (folder ``optical``)."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

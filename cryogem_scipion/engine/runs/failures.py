@@ -14,10 +14,10 @@ from cryogem_scipion.engine.settings import RunSettings
 
 __all__ = ["handle_failures", "one_line"]
 
-CONTINUE = "; then the same command continues"
+CONTINUE = "; the same command then continues the run"
 REMEDIES = {
-    errno.ENOSPC: "make room on the disk" + CONTINUE,
-    errno.EDQUOT: "make room in your quota" + CONTINUE,
+    errno.ENOSPC: "free some space on the disk" + CONTINUE,
+    errno.EDQUOT: "free some space in your quota" + CONTINUE,
     errno.EACCES: "allow this user to read and write there",
     errno.EPERM: "allow this user to read and write there",
     errno.EROFS: "choose another out",
@@ -56,7 +56,7 @@ def handle_failures(settings: RunSettings) -> Iterator[None]:
         where = error.filename or out
         raise DataError(f"{where}: {os.strerror(error.errno)}; {REMEDIES[error.errno]}") from error
     except (MemoryError, RuntimeError) as error:
-        if not _memory_is_out(error):
+        if not _is_out_of_memory(error):
             raise
         where = "the GPU's memory" if "CUDA" in str(error) else "memory"
         raise DataError(f"{where} is too small ({one_line(str(error)).partition('. ')[0]}); "
@@ -71,7 +71,7 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
 
 
-def _memory_is_out(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     # torch reports it in several ways, by version and device; only one of them has its own class.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" \
         or "not enough memory" in str(error) or "can't allocate memory" in str(error)

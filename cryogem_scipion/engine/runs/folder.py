@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The output folder of a run: new or continued, its source files, and what the manifest says of its origin."""
+"""The output folder of a run: it is created or continued, gets copies of source files, and records its origin."""
 import hashlib
 import json
 import os
@@ -48,16 +48,16 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     """
     out = settings.out
     source = out / "source"
-    free = MAY_CHANGE | set(may_change)
+    changeable = MAY_CHANGE | set(may_change)
     values = settings.model_dump(mode="json")
-    fixed = {key: value for key, value in values.items() if key not in free}
+    fixed = {key: value for key, value in values.items() if key not in changeable}
     defaults = {key: value for key, value in values.items() if key not in settings.model_fields_set}
     try:
         if out.is_dir() and not source.is_dir() and any(out.iterdir()):
             raise SettingsError(f"{out} is not empty and holds no cryogem run; choose another out")
         source.mkdir(parents=True, exist_ok=True)
         if not lock_folder(source):
-            raise SettingsError(f"another process is writing {out}; wait for it, or stop it")
+            raise SettingsError(f"another process is writing into {out}; wait until it ends, or stop it")
         if (source / SETTINGS).is_file():
             # A setting that the older version of the run did not have counts as its default.
             _check_unchanged(out, fixed, {**defaults, **_read_record(source / SETTINGS)}, "holds a run with another")
@@ -133,8 +133,8 @@ def check_disk_space(out: Path, needed: int) -> None:
     if needed > free:
         missing -= sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if missing > free:
-        raise DataError(f"{out} needs {_size(missing)} and the disk has {_size(free)} free; make room, or ask for "
-                        "fewer or smaller micrographs")
+        raise DataError(f"{out} needs {_size(missing)}, but the disk has only {_size(free)} free; free some space, or "
+                        "ask for fewer or smaller micrographs")
 
 
 def _size(count: int) -> str:
@@ -185,7 +185,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _processor() -> dict[str, str]:
-    """Name and instruction sets of the processor, and the ones that torch and numba use."""
+    """Name and instruction sets of the processor, and the instruction sets that torch and numba use."""
     description = {"machine": platform.machine(), "name": platform.processor(), "cores": str(os.cpu_count())}
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()

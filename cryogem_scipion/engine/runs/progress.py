@@ -22,7 +22,7 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run. It is in a file in the run's folder until the work is done."""
+    """Progress of a run; a file in the run's folder holds it until the run has ended."""
 
     what: str
     """Name of the work, for people: ``training step``."""
@@ -41,7 +41,7 @@ class Progress:
 
 
 def track_progress(items: Iterable[T], total: int, what: str, *, done: int = 0, seconds: float = 5.0,
-            note: Callable[[T], str] = lambda item: "", folder: Path | None = None) -> Iterator[T]:
+                   note: Callable[[T], str] = lambda item: "", folder: Path | None = None) -> Iterator[T]:
     """Yield the items, and show how many are done and how much time the rest takes.
 
     Parameters

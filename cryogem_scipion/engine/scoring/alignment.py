@@ -14,10 +14,9 @@ from scipy.spatial.transform import Rotation
 __all__ = ["Alignment", "align", "map_shift", "random_pose_errors", "rotation_angles"]
 
 HALF_TURN = np.diag([-1.0, -1.0, 1.0])
-# Larger errors (degrees) carry no information on the alignment; they count as this much.
+# Larger errors (degrees) tell nothing about the alignment. They count as this value.
 MAX_ERROR_DEGREES = 40.0
-# Numbers of particles: each of the first proposes a rotation, the second score every proposal, the third refine the
-# best one.
+# Numbers of particles that propose a rotation, that score the proposals, and that refine the best proposal.
 PROPOSALS, SCORED, REFINED = 100, 500, 5000
 CHUNK = 10_000
 
@@ -51,7 +50,7 @@ def align(refined: NDArray[np.float64], truth: NDArray[np.float64], operators: N
     operators
         Operators of the symmetry group (g, 3, 3), the identity first.
     fit_rotation
-        Estimate the rotation; if false, both maps are taken to have the same frame and the same hand.
+        Estimate the rotation; if false, both maps are assumed to have the same frame and the same hand.
     fit_hand
         Also try the mirrored map; has no effect without ``fit_rotation``.
     """
@@ -101,7 +100,7 @@ def map_shift(offsets: NDArray[np.float64], truth: NDArray[np.float64],
 
 
 def random_pose_errors(operators: NDArray[np.float64], count: int = 20000) -> NDArray[np.float64]:
-    """Return the errors of random poses, uniform on SO(3): what chance gives.
+    """Return the errors of random poses, uniform on SO(3): the errors by chance.
 
     Parameters
     ----------
@@ -168,6 +167,6 @@ def _capped_mean(errors: NDArray[np.float64]) -> float:
     return float(np.minimum(errors, MAX_ERROR_DEGREES).mean())
 
 
-def _even_sample(count: int, most: int) -> NDArray[np.int64]:
-    """Up to ``most`` indices below ``count``, evenly spaced."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+def _even_sample(count: int, limit: int) -> NDArray[np.int64]:
+    """At most ``limit`` indices below ``count``, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)

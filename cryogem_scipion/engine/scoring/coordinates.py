@@ -22,8 +22,8 @@ from cryogem_scipion.engine.io.dataset import read_blocks
 
 __all__ = ["particle_centres", "pixel_sizes", "read_coordinates"]
 
-SCORE = "rlnAutopickFigureOfMerit"
-TOPAZ = ("image_name", "x_coord", "y_coord")
+SCORE_COLUMN = "rlnAutopickFigureOfMerit"
+TOPAZ_COLUMNS = ("image_name", "x_coord", "y_coord")
 # RELION writes one file per micrograph, and adds one of these endings to the micrograph's name.
 RELION_ENDINGS = ("_autopick", "_manualpick")
 COLUMNS = ("micrograph", "x", "y", "score", "whole", "pixel_size")
@@ -51,12 +51,12 @@ def read_coordinates(files: Sequence[Path], pixel_size: float | None, setting: s
     table = pd.concat([file_table for file_table in tables if len(file_table)] or tables[:1], ignore_index=True)
     positions = table[["x", "y"]].to_numpy(float)
     if not np.isfinite(positions).all():
-        raise DataError(f"{files[0]} has {int((~np.isfinite(positions).all(1)).sum())} coordinates that are no finite "
+        raise DataError(f"{files[0]} has {int((~np.isfinite(positions).all(1)).sum())} coordinates that are not finite "
                         "numbers; remove these rows")
     has_score = table["score"].notna()
     if has_score.any() and not has_score.all():
-        raise DataError(f"{int((~has_score).sum())} of {len(table)} picks have no score and the others do; give all of "
-                        "them a score, or none")
+        raise DataError(f"{int((~has_score).sum())} of {len(table)} picks have no score, but the others have one; give "
+                        "a score to all picks, or to none")
     return table
 
 
@@ -138,7 +138,7 @@ def _star(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
     if sizes is None:
         raise _unknown_pixel_size(path, setting)
     x, y = particle_centres(rows, sizes)
-    table = _table(path, rows.get("rlnMicrographName", _stem(path)), x, y, sizes, rows.get(SCORE))
+    table = _table(path, rows.get("rlnMicrographName", _stem(path)), x, y, sizes, rows.get(SCORE_COLUMN))
     if "cryogemWhole" in rows:
         table["whole"] = rows["cryogemWhole"].to_numpy() == 1
     return table
@@ -147,7 +147,7 @@ def _star(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
 def _topaz(path: Path, pixel_size: float | None, setting: str) -> pd.DataFrame:
     rows = pd.read_csv(path, sep="," if path.suffix.lower() == ".csv" else "\t", comment="#",
                        dtype={"image_name": str}, encoding="utf-8")
-    missing = [name for name in TOPAZ if name not in rows]
+    missing = [name for name in TOPAZ_COLUMNS if name not in rows]
     if missing:
         raise DataError(f"{path} lacks the columns {', '.join(missing)}; give a table as Topaz writes it")
     if pixel_size is None:
@@ -212,4 +212,4 @@ def _stem(path: Path) -> str:
 
 
 def _unknown_pixel_size(path: Path, setting: str) -> DataError:
-    return DataError(f"{path} does not say the pixel size of its coordinates; give {setting}")
+    return DataError(f"{path} does not contain the pixel size of its coordinates; give {setting}")

@@ -10,9 +10,9 @@ from cryogem_scipion.engine.errors import DataError
 __all__ = ["match_file_names"]
 
 # Suffixes of image files; any other text after a dot belongs to the name.
-IMAGES = re.compile(r"\.(mrcs?|tiff?|st|png|jpe?g|eer|spi|hdf)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"\.(mrcs?|tiff?|st|png|jpe?g|eer|spi|hdf)$", re.IGNORECASE)
 # cryoSPARC puts a unique number of 21 digits before each name.
-UNIQUE = re.compile(r"^\d{21}_")
+CRYOSPARC_NUMBER = re.compile(r"^\d{21}_")
 
 
 def match_file_names(known_files: Iterable[str], other_files: Iterable[str]) -> dict[str, str]:
@@ -49,11 +49,11 @@ def match_file_names(known_files: Iterable[str], other_files: Iterable[str]) -> 
         file = by_key.get(key)
         if file is None:
             if len(key) < depth and name_counts[key[-1:]] > 1:
-                raise DataError(f"{other!r} may be any of {name_counts[key[-1:]]} files of that name in the truth; "
-                                "give names with their folders")
+                raise DataError(f"{other!r} matches {name_counts[key[-1:]]} files of the truth; give names with their "
+                                "folders")
             continue
         if file in matched_by:
-            raise DataError(f"{matched_by[file]!r} and {other!r} are both {file} by name; rename one, or give names "
+            raise DataError(f"{matched_by[file]!r} and {other!r} both match {file}; rename one of them, or give names "
                             "with their folders")
         matches[other], matched_by[file] = file, other
     return matches
@@ -71,4 +71,4 @@ def _distinguishing_depth(files: list[str]) -> int:
 def _key(name: str, depth: int) -> tuple[str, ...]:
     """The last ``depth`` parts of a path, without the file's suffix."""
     *folders, last = PurePosixPath(name.replace("\\", "/")).parts or ("",)
-    return (*folders, UNIQUE.sub("", IMAGES.sub("", last)))[-depth:]
+    return (*folders, CRYOSPARC_NUMBER.sub("", IMAGE_SUFFIX.sub("", last)))[-depth:]

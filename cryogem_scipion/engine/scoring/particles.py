@@ -31,7 +31,7 @@ class ParticlePositions:
 
 @dataclass(frozen=True)
 class ParticlePoses:
-    """Particles of one STAR file; None stands for what the file does not give."""
+    """Particles of one STAR file. Values that the file does not have are None."""
 
     path: Path
     rotations: NDArray[np.float64]
@@ -91,7 +91,7 @@ def read_poses(path: Path, pixel_size: float | None) -> ParticlePoses:
     try:
         angles = rows[ANGLES].to_numpy(float)
         if not np.isfinite(angles).all():
-            raise DataError(f"{path} has angles that are no finite numbers; remove these rows")
+            raise DataError(f"{path} has angles that are not finite numbers; remove these rows")
         optics = blocks.get("optics", pd.DataFrame())
         sizes = pixel_size or pixel_sizes(rows, optics)
         image_pixel_size = sizes
@@ -141,7 +141,7 @@ def pair_particles(refined: ParticlePoses, truth: ParticlePoses, radius: float) 
         refined_images, true_images = (_split_image_names(poses.path, poses.image_names) for poses in (refined, truth))
         return _pair_by_image(refined_images, true_images), "image names"
     raise DataError(f"{refined.path} and {truth.path} have neither coordinates (with a pixel size) nor image names in "
-                    "common; give pixel_size, or as truth the extracted.star whose images were refined")
+                    "common; give pixel_size, or give the extracted.star of the refined images as truth")
 
 
 def _pair_by_position(refined: ParticlePositions, truth: ParticlePositions, radius: float) -> NDArray[np.int64]:
@@ -173,7 +173,8 @@ def _split_image_names(path: Path, images: pd.Series) -> pd.DataFrame:
     """Columns ``number`` (in the stack) and ``stack`` of image names such as ``000001@stack.mrcs``."""
     parts = images.str.extract(r"^0*(?P<number>\d+)@(?P<stack>.+)$")
     if parts.isna().any(axis=None):
-        raise DataError(f"{path} has image names that are no 000001@stack.mrcs; give a STAR file of stacks")
+        raise DataError(f"{path} has image names that are not like 000001@stack.mrcs; give a STAR file of particle "
+                        "stacks")
     if parts.duplicated().any():
         raise DataError(f"{path} names the image {images[parts.duplicated()].iloc[0]} twice; remove one")
     return parts

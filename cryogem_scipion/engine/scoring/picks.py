@@ -14,6 +14,7 @@ __all__ = ["DROPPED", "FALSE_PICK", "HIT", "PrecisionRecallCurve", "classify_pic
            "precision_recall_curve"]
 
 FALSE_PICK, HIT, DROPPED = 0, 1, -1
+"""Outcomes of a pick; a dropped pick counts neither as a hit nor as false."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def classify_picks(picks: pd.DataFrame, truth: pd.DataFrame, radius: float) -> t
             continue
         particle_rows = truth.index.get_indexer(rows_of_micrograph[name])
         pick_rows = classified.index.get_indexer(rows)
-        outcome, partner = _classified(classified[["x", "y"]].to_numpy()[pick_rows],
-                                       truth[["x", "y"]].to_numpy()[particle_rows],
-                                       truth["whole"].to_numpy()[particle_rows], radius)
+        outcome, partner = _outcomes(classified[["x", "y"]].to_numpy()[pick_rows],
+                                     truth[["x", "y"]].to_numpy()[particle_rows],
+                                     truth["whole"].to_numpy()[particle_rows], radius)
         hits = outcome == HIT
         partners = particle_rows[partner[hits]]
         classified.iloc[pick_rows, classified.columns.get_loc("outcome")] = outcome
@@ -72,8 +73,8 @@ def classify_picks(picks: pd.DataFrame, truth: pd.DataFrame, radius: float) -> t
     return classified, truth
 
 
-def _classified(picks: NDArray[np.float64], particles: NDArray[np.float64], whole: NDArray[np.bool_],
-                radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _outcomes(picks: NDArray[np.float64], particles: NDArray[np.float64], whole: NDArray[np.bool_],
+              radius: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Outcome of each pick of one micrograph (n,), and the index of its particle (n,), -1 for none."""
     partner = match_positions(picks, particles, radius)
     outcome = np.where(partner >= 0, np.where(whole[partner], HIT, DROPPED), FALSE_PICK)
@@ -149,14 +150,14 @@ def picks_report(classified: pd.DataFrame, truth: pd.DataFrame, micrographs: lis
     """
     picks_of, truth_of = classified.groupby("micrograph").groups, truth.groupby("micrograph").groups
     has_scores = bool(classified["score"].notna().all())
-    each = [{"micrograph": name,
-             **pick_metrics(classified.loc[picks_of.get(name, [])], truth.loc[truth_of.get(name, [])], has_scores)}
-            for name in micrographs]
+    by_micrograph = [{"micrograph": name, **pick_metrics(
+        classified.loc[picks_of.get(name, [])], truth.loc[truth_of.get(name, [])], has_scores)} for name in micrographs]
     means = {}
     for key in ("precision", "recall", "f1", "auprc"):
-        values = [metrics[key] for metrics in each if metrics[key] is not None]
+        values = [metrics[key] for metrics in by_micrograph if metrics[key] is not None]
         means[key] = float(np.mean(values)) if values else None
-    return {"overall": pick_metrics(classified, truth, has_scores), "mean_of_micrographs": means, "micrographs": each}
+    return {"overall": pick_metrics(classified, truth, has_scores), "mean_of_micrographs": means,
+            "micrographs": by_micrograph}
 
 
 def _position_error(hits: pd.DataFrame) -> dict[str, float] | None:

@@ -10,7 +10,8 @@ from cryogem_scipion.engine.scoring.particles import ParticlePoses, pair_particl
 
 __all__ = ["compare_poses"]
 
-LIMITS = (2, 5, 10, 20, 30)
+ERROR_LIMITS_DEGREES = (2, 5, 10, 20, 30)
+"""The report gives the share of particles whose angular error is within each limit."""
 
 
 def compare_poses(refined: ParticlePoses, truth: ParticlePoses, operators: NDArray[np.float64], alignment: str,
@@ -54,7 +55,7 @@ def compare_poses(refined: ParticlePoses, truth: ParticlePoses, operators: NDArr
         "map": {"mirrored": aligned.mirrored, "turn_degrees": float(rotation_angles(aligned.rotation)),
                 "turn": aligned.rotation.round(9).tolist(), "shift_angstrom": None},
         "angular_error_degrees": _statistics(aligned.errors_degrees) | {
-            "within": {str(limit): float((aligned.errors_degrees <= limit).mean()) for limit in LIMITS},
+            "within": {str(limit): float((aligned.errors_degrees <= limit).mean()) for limit in ERROR_LIMITS_DEGREES},
             "median_of_chance": float(np.median(chance))},
         "view_error_degrees": _statistics(views), "in_plane_error_degrees": _statistics(np.abs(in_plane)),
         "shift_error_angstrom": None, "defocus_error_angstrom": None}

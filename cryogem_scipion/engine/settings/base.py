@@ -61,8 +61,8 @@ class RunSettings(Settings):
         "auto", "Device", "auto uses the first GPU, or the CPU if there is no GPU. Give cpu, cuda or cuda:1 (the "
         "second GPU) to choose one.", form=False, pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: int = option(
-        0, "Threads", "Number of processor threads. More threads are faster and need more memory. 0 uses all threads "
-        "that this process may use.", form=False, ge=0, le=1024)
+        0, "Threads", "Number of CPU threads. More threads are faster and need more memory. 0 uses all threads that "
+        "this process may use.", form=False, ge=0, le=1024)
 
 
 def error_messages(error: ValidationError) -> list[str]:

@@ -27,7 +27,7 @@ class EvaluateSettings(RunSettings):
         "(.sav), or the weights of Inception v3 from torchvision or pytorch-fid (.pth or .safetensors). Empty uses "
         "fixed random filters. Distances from different networks cannot be compared.", section="Data")
     feature_pixel_size: float = option(
-        8.0, "Pixel size for the features (Å)", "Images are averaged to about this pixel size before they enter the "
+        8.0, "Pixel size for the features (Å)", "Images are binned to about this pixel size before they enter the "
         "network. A smaller value shows finer detail and takes longer. Topaz's general detectors were trained at about "
         "8.", section="Data", advanced=True, gt=0)
     limit: int = option(

@@ -27,7 +27,7 @@ class ExportSettings(RunSettings):
         "coordinates for training. cryodrgn: one particle stack, CTFs and poses.", section="Export")
     files: Literal["link", "copy"] = option(
         "link", "Link or copy images", "link: the export contains links to the images of the dataset and takes no "
-        "space. copy: it contains copies and can be moved to another machine. Images that have to be computed are "
+        "space. copy: it contains copies and can be moved to another machine. Images that have to be computed anew are "
         "always written as files.", section="Export")
     relative_to: Path | None = option(
         None, "Paths relative to", "Folder in which the other program runs, such as the folder of a RELION project. "
@@ -38,9 +38,9 @@ class ExportSettings(RunSettings):
         "dataset are used. If it has none, the particles are cut from its micrographs. No: only micrographs and "
         "coordinates.", section="Export")
     box_size: int | None = option(
-        None, "Box size (px)", "Edge of the particle images. A larger value keeps more of the signal that defocus "
-        "spreads out, and takes more space; 1.3 to 2 diameters is usual. Empty uses the box size of the dataset. With "
-        "another value the particles are cut again.", section="Export", ge=8, le=8192)
+        None, "Box size (px)", "Edge length of the particle images. A larger value keeps more of the signal that "
+        "defocus spreads out, and takes more space; 1.3 to 2 diameters is usual. Empty uses the box size of the "
+        "dataset. With another value the particles are cut again.", section="Export", ge=8, le=8192)
     random_shift: int = option(
         0, "Random shifts of the boxes (px)", "Each box is cut off-centre by a random shift of up to this value in x "
         "and in y. This is data augmentation for pose estimators. The particle's origin in the STAR file records the "

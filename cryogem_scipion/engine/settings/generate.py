@@ -11,7 +11,7 @@ __all__ = ["GenerateSettings"]
 
 
 class GenerateSettings(RunSettings):
-    """Generate labelled micrographs that look real, from new specimens."""
+    """Generate labelled micrographs that look like real ones, from new simulated specimens."""
 
     memory_remedy: ClassVar[str] = "lower micrograph_size or threads"
 
@@ -27,7 +27,7 @@ class GenerateSettings(RunSettings):
         "the real micrographs, without training. gaussian: white noise.", section="Noise")
     real: tuple[str, ...] = option(
         (), "Real micrographs", "Files, or patterns in quotation marks such as 'real/*.mrc'. The noise spectrum is "
-        "measured from them. For an imported model the ice is measured from them.", form=False)
+        "measured from them. For an imported model, the ice maps are measured from them.", form=False)
     real_pixel_size: float | None = option(
         None, "Pixel size of the real micrographs (Å)", "Set it only if their headers are wrong or empty.", form=False,
         gt=0)
@@ -37,15 +37,15 @@ class GenerateSettings(RunSettings):
         "whole set is inverted. dark: the set is used as it is, without a check.", section="Noise", advanced=True)
     precision: Literal["float32", "bf16"] = option(
         "float32", "Precision", "Number format of the noise translator. float32 is exact. bf16 is less exact; it is "
-        "faster on recent GPUs and on processors with bf16 instructions, and slower on others.", section="Noise",
+        "faster on recent GPUs and on CPUs with bf16 instructions, and slower on other hardware.", section="Noise",
         advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
         "pixel size. A higher value makes particles easier to see; 0.02 to 0.3 is usual. Empty uses the value of the "
-        "noise model, or else of the simulation.", section="Noise", gt=0, le=100)
+        "noise model, or of the simulation if there is no noise model.", section="Noise", gt=0, le=100)
     ice: bool = option(
-        True, "Ice", "Yes: with spectrum or gaussian noise, the ice is as uneven as on the real micrographs. No: the "
-        "ice is even. A trained model has its own ice maps.", section="Noise", advanced=True)
+        True, "Ice", "Yes: with spectrum or gaussian noise, the micrographs get the ice maps of the real micrographs. "
+        "No: the ice is even. A trained model has its own ice maps.", section="Noise", advanced=True)
     contaminants: bool = option(
         True, "Contaminants", "Yes: with spectrum noise, the micrographs get the ice crystals, aggregates and carbon "
         "edges that are found on the real micrographs. Particles under them are left out. A trained model has its own "

@@ -15,8 +15,8 @@ class PhantomSettings(RunSettings):
     memory_remedy: ClassVar[str] = "lower box"
 
     box: int = option(
-        64, "Box (px)", "Edge of the map. A larger value holds a larger complex; 64 is enough for a first try.", ge=8,
-        le=1024)
+        64, "Box (px)", "Edge length of the map. A larger value holds a larger complex; 64 is enough for a first try.",
+        ge=8, le=1024)
     pixel_size: float = option(
         4.0, "Pixel size (Å)", "Pixel size of the map. A larger value holds a larger complex in the same box, with "
         "less detail; 2 to 6 is usual.", gt=0)

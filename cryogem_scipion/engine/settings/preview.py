@@ -10,7 +10,7 @@ __all__ = ["PreviewSettings"]
 
 
 class PreviewSettings(RunSettings):
-    """Show views of a map, or a real micrograph at several pixel sizes; it is quick and needs no GPU."""
+    """Show views of a map, or a real micrograph at several pixel sizes. The preview takes seconds and needs no GPU."""
 
     volume: tuple[Path, ...] = option(
         (), "Map", "Maps or atomic models, as for 'cryogem simulate'. The preview shows their views, diameter, box "
@@ -21,7 +21,8 @@ class PreviewSettings(RunSettings):
         None, "Resolution of the model (Å)", "Resolution of the map that is computed from an atomic model. A larger "
         "value blurs more; 3 to 10 is usual.", form=False, gt=0, le=200)
     pixel_size: float | None = option(
-        None, "Working pixel size (Å)", "Pixel size of the views. Empty uses that of the map.", form=False, gt=0)
+        None, "Working pixel size (Å)", "Pixel size of the views. Empty uses the pixel size of the map.", form=False,
+        gt=0)
     views: int = option(
         6, "Number of views", "Number of random views. More views show more sides of the particle; 4 to 12 is usual.",
         ge=1, le=100)
@@ -34,8 +35,8 @@ class PreviewSettings(RunSettings):
         (2.0, 3.0, 4.0, 5.0, 6.0, 8.0), "Pixel sizes (Å)", "The preview shows the real micrograph at these pixel "
         "sizes. Values finer than its own pixel size are left out.", form=False, min_length=1)
     field_angstrom: float = option(
-        2000.0, "Field (Å)", "Edge of the part of the real micrograph that is shown. A larger value shows more and "
-        "smaller particles; 1000 to 4000 is usual.", form=False, gt=0)
+        2000.0, "Field (Å)", "Edge length of the part of the real micrograph that is shown. A larger value shows more "
+        "and smaller particles; 1000 to 4000 is usual.", form=False, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> "PreviewSettings":

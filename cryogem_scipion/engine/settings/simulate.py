@@ -13,14 +13,14 @@ __all__ = ["SimulateSettings", "symmetry_name"]
 
 
 class SimulateSettings(RunSettings):
-    """Simulate micrographs of a map without noise, with all labels; underfocus is positive."""
+    """Simulate labelled micrographs without noise from a map; underfocus is positive."""
 
     memory_remedy: ClassVar[str] = "lower micrograph_size, particles_mean or threads, or raise pixel_size"
 
     cryodrgn_folder: Path | None = option(
-        None, "cryoDRGN folder", "Folder of 'cryodrgn train_vae', used instead of a map. Conformations are drawn from "
-        "its latent distribution, and cryoDRGN decodes them. cryoDRGN runs the folder's files as code: use only "
-        "folders that you trust.", section="Specimen", form=False)
+        None, "cryoDRGN folder", "Folder of 'cryodrgn train_vae', used instead of a map. Conformations are taken at "
+        "random from its latent distribution, and cryoDRGN decodes them. Reading the folder's files can run code: use "
+        "only folders that you trust.", section="Specimen", form=False)
     volume: tuple[Path, ...] = option(
         (), "Map", "Density map of the particle (MRC, protein bright) with any box and pixel size, or an atomic model "
         "(PDB, mmCIF). With several maps, such as conformations or different species, each particle uses one of them.",
@@ -31,7 +31,7 @@ class SimulateSettings(RunSettings):
         section="Specimen", advanced=True)
     cryodrgn_conformations: int = option(
         10, "Number of conformations", "Number of maps that are decoded; each particle uses one of them. More "
-        "conformations follow the latent distribution more closely and take longer; 5 to 100 is usual.",
+        "conformations represent the latent distribution better and take longer; 5 to 100 is usual.",
         section="Specimen", ge=1, le=1000)
     cryodrgn_epoch: int | None = option(
         None, "cryoDRGN epoch", "Number N of the files weights.N.pkl and z.N.pkl. A higher epoch was trained longer. "
@@ -59,8 +59,8 @@ class SimulateSettings(RunSettings):
         section="Orientations", advanced=True, ge=0, le=180)
     preferred_views: tuple[str, ...] = option(
         (), "Preferred views", "Views that particles prefer in the ice, as rot:tilt or rot:tilt:weight in degrees. "
-        "Example: 0:0 0:90:2 gives top views, and side views twice as often. Angles go from 0 to 360. A higher weight "
-        "is more frequent. Empty: all views are equally frequent.", section="Orientations", advanced=True)
+        "Example: 0:0 0:90:2 gives top views, and side views twice as often. Angles go from 0 to 360. A view with a "
+        "higher weight is more frequent. Empty: all views are equally frequent.", section="Orientations", advanced=True)
     preferred_cone_degrees: float = option(
         15.0, "Half angle of the preferred cones (°)", "Largest angle between a view and its preferred view. A larger "
         "value spreads the views more evenly; 5 to 40 is usual.", section="Orientations", advanced=True, ge=0, le=180)
@@ -85,19 +85,19 @@ class SimulateSettings(RunSettings):
         "keeps more of the coarsest features; 0.07 to 0.1 is usual for proteins in ice.", section="Microscope", ge=0,
         lt=1)
     defocus_min: float = option(
-        8000.0, "Minimum defocus (Å)", "The defocus of each micrograph is drawn between minimum and maximum. A higher "
-        "value makes particles easier to see and blurs them; 5000 to 30000 is usual.", section="Microscope", gt=-1e6,
-        lt=1e6)
+        8000.0, "Minimum defocus (Å)", "The defocus of each micrograph is a random value between minimum and maximum. "
+        "A higher value makes particles easier to see and less detailed; 5000 to 30000 is usual.", section="Microscope",
+        gt=-1e6, lt=1e6)
     defocus_max: float = option(
-        25000.0, "Maximum defocus (Å)", "Upper end of the defocus range. A higher value makes some micrographs easier "
-        "to pick and less detailed; 15000 to 30000 is usual.", section="Microscope", gt=-1e6, lt=1e6)
+        25000.0, "Maximum defocus (Å)", "Upper end of the defocus range. A higher value makes particles in some "
+        "micrographs easier to see and less detailed; 15000 to 30000 is usual.", section="Microscope", gt=-1e6, lt=1e6)
     astigmatism_angstrom: float = option(
-        300.0, "Largest astigmatism (Å)", "Difference between the two defocus values of a micrograph. It is drawn "
-        "between 0 and this value, at a random angle. A larger value makes the rings of the CTF more elliptic; 100 to "
-        "500 is usual.", section="Microscope", advanced=True, ge=0, lt=1e5)
+        300.0, "Largest astigmatism (Å)", "Largest difference between the two defocus values of a micrograph. The "
+        "difference is random between 0 and this value, at a random angle. A larger value makes the rings of the CTF "
+        "more elliptic; 100 to 500 is usual.", section="Microscope", advanced=True, ge=0, lt=1e5)
     phase_shift_degrees: float = option(
-        0.0, "Phase shift (°)", "Phase shift of a phase plate: 0 without a plate, 30 to 120 with one. Up to 90, higher "
-        "makes coarse features stronger.", section="Microscope", advanced=True, ge=-360, le=360)
+        0.0, "Phase shift (°)", "Phase shift of a phase plate: 0 without a plate, 30 to 120 with one. Up to 90, a "
+        "higher value makes coarse features stronger.", section="Microscope", advanced=True, ge=-360, le=360)
     b_factor_angstrom2: float = option(
         60.0, "B-factor (Å²)", "The signal decreases with the spatial frequency u as exp(-B/4 u²). A higher value "
         "blurs more; 0 to 200 is usual.", section="Microscope", advanced=True, ge=0, le=5000)
@@ -107,11 +107,11 @@ class SimulateSettings(RunSettings):
 
     ice_thickness_angstrom: float = option(
         0.0, "Ice thickness (Å)", "Particles are at random heights within this thickness, and each height has its own "
-        "defocus. Thicker ice varies the defocus more; 200 to 1000 is usual. 0 puts all particles at the same height, "
-        "which is faster.", section="Ice", advanced=True, ge=0, le=1e5)
+        "defocus. In thicker ice the defocus varies more; 200 to 1000 is usual. 0 puts all particles at the same "
+        "height, which is faster.", section="Ice", advanced=True, ge=0, le=1e5)
     ice_tilt_degrees: float = option(
         0.0, "Tilt of the ice (°)", "Tilt of the stage or of a bent film. The defocus changes across the micrograph, "
-        "and the particles turn with the ice. A higher value changes the defocus more; 0 to 5 is usual without a "
+        "and the particles are tilted with the ice. A higher value changes the defocus more; 0 to 5 is usual without a "
         "tilted stage, up to 60 with one.", section="Ice", advanced=True, ge=-80, le=80)
     ice_tilt_axis_degrees: float = option(
         0.0, "Tilt axis (°)", "Direction of the tilt axis in the micrograph, from 0 to 180. A larger value turns it "
@@ -150,9 +150,9 @@ class SimulateSettings(RunSettings):
         "cut", "Particles at the border", "cut: particles may be anywhere, as on real micrographs, and those cut by "
         "the border are marked. inside: all boxes are inside the micrograph.", section="Particles", advanced=True)
     box_size: int | None = option(
-        None, "Box size (px)", "Edge of the extracted particle images at the working pixel size. A larger value keeps "
-        "more of the signal that defocus spreads out, and more boxes are cut by the border; 1.3 to 2 diameters is "
-        "usual. Empty uses 1.5 diameters.", section="Particles", ge=8, le=8192)
+        None, "Box size (px)", "Edge length of the extracted particle images at the working pixel size. A larger value "
+        "keeps more of the signal that defocus spreads out, and more boxes are cut by the border; 1.3 to 2 diameters "
+        "is usual. Empty uses 1.5 diameters.", section="Particles", ge=8, le=8192)
     mask_threshold: float = option(
         0.1, "Mask threshold", "A pixel belongs to a particle's mask if its projection is above this fraction of the "
         "projection's maximum. A lower value makes wider masks; 0.05 to 0.3 is usual.", section="Particles",
@@ -167,8 +167,8 @@ class SimulateSettings(RunSettings):
         section="Output", gt=0, le=100)
     background_deviation: float = option(
         0.05, "Noise of the background", "Standard deviation of the background of real micrographs, divided by its "
-        "mean. A higher value is noisier; 0.03 to 0.1 is usual. The value is used until real micrographs are measured.",
-        section="Output", advanced=True, gt=0, lt=10)
+        "mean. A higher value makes the micrographs noisier; 0.03 to 0.1 is usual. The value is used until real "
+        "micrographs are measured.", section="Output", advanced=True, gt=0, lt=10)
     extract: bool = option(
         False, "Extract particles", "Yes: also write the particles as stacks without noise; protein is bright. No: "
         "write micrographs and coordinates only.", section="Output")

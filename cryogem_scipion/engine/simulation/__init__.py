@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Simulation of clean images: what the microscope would form without noise."""
+"""Simulation of clean images, which the microscope would form without noise, and of their labels."""

@@ -93,8 +93,8 @@ def read_atoms(path: str | Path) -> Atoms:
         raise DataError(f"{path} is not a file; give an atomic model in PDB or mmCIF format")
     try:
         structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, IndexError, OSError) as error:  # an IndexError of an empty mmCIF
-        reason = " ".join(str(error).split())  # gemmi's has several lines
+    except (RuntimeError, ValueError, IndexError, OSError) as error:  # gemmi raises IndexError for an empty mmCIF
+        reason = " ".join(str(error).split())  # gemmi's message has several lines
         raise DataError(f"{path} cannot be read as an atomic model ({reason}); give a PDB or mmCIF file") from error
     structure.remove_waters()
     atoms = [place.atom for place in structure[0].all() if place.atom.occ > 0] if len(structure) else []
@@ -102,7 +102,7 @@ def read_atoms(path: str | Path) -> Atoms:
         raise DataError(f"{path} holds no atoms; give an atomic model in PDB or mmCIF format")
     unknown = next((atom for atom in atoms if atom.element.atomic_number == 0 or atom.element.c4322 is None), None)
     if unknown is not None:
-        # Its name may be no text at all.
+        # A damaged file may have any bytes as the atom's name, so the message gives its number.
         raise DataError(f"{path} has an atom (number {unknown.serial}) of the element {unknown.element.name}, whose "
                         "scattering is not known; correct its element, or remove it")
     positions = np.array([atom.pos.tolist() for atom in atoms])
@@ -151,8 +151,8 @@ def atomic_density(atoms: Atoms, pixel_size: float, resolution_angstrom: float) 
     limit = max(resolution_angstrom, 2 * pixel_size)
     radius = float(atoms.positions.norm(dim=1).max()) + 2 * limit + 5.0
     if radius > MAX_RADIUS_VOXELS * pixel_size:
-        raise DataError(f"the atoms reach {radius:.3g} Å from their centre, {radius / pixel_size:.3g} voxels; check "
-                        "their coordinates, or raise pixel_size")
+        raise DataError(f"the atoms are up to {radius:.3g} Å ({radius / pixel_size:.3g} voxels) from their centre; "
+                        "check their coordinates, or raise pixel_size")
     box = 2 * fourier.fast_length(math.ceil(radius / pixel_size), real=False)
     oversampling = math.ceil(OVERSAMPLING * pixel_size / limit)
     fine_pixel_size = pixel_size / oversampling

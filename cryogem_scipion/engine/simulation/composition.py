@@ -22,9 +22,9 @@ __all__ = [
     "compose_defocused",
     "particle_mask",
     "plane_heights",
+    "projection_masks",
     "subpixel_shifts",
-    "support_peaks",
-    "supports",
+    "typical_peaks",
 ]
 
 CHUNK = 16  # boxes transformed at once; it limits the memory and does not change the result
@@ -61,7 +61,7 @@ def compose(
     shape
         Micrograph size (y, x), pixels.
     margin
-        Pixels.
+        Width of the margin, pixels.
 
     Returns
     -------
@@ -199,13 +199,13 @@ def plane_heights(
     return (y * float(torch.cos(angle)) - x * float(torch.sin(angle))) * (pixel_size * float(torch.tan(tilt)))
 
 
-def supports(
+def projection_masks(
     projections: Float[Tensor, "n b b"], threshold: float = 0.1, soft: bool = False
 ) -> Float[Tensor, "n b b"] | Bool[Tensor, "n b b"]:
-    """Mask of each projection: where it exceeds a fraction of its own typical peak.
+    """Mask of each projection: the pixels that exceed a fraction of the projection's typical peak.
 
-    The typical peak is 4/3 of the mean of the projection weighted by itself. It equals the maximum for a uniform
-    sphere, does not depend on the box, and changes little with a single hot pixel.
+    The typical peak is 4/3 of the mean pixel value, each pixel weighted by its value. It equals the maximum for a
+    uniform sphere, does not depend on the box, and changes little with a single hot pixel.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def supports(
     """
     _check_threshold(threshold)
     positive = projections.clamp(min=0)
-    peaks = support_peaks(projections)
+    peaks = typical_peaks(projections)
     level = (threshold * peaks).to(projections.dtype)
     if not soft:
         return (projections > level) & (peaks > 0)
@@ -231,8 +231,8 @@ def supports(
     return ratio * ratio * (3 - 2 * ratio)
 
 
-def support_peaks(projections: Float[Tensor, "n b b"]) -> Float[Tensor, "n 1 1"]:
-    """Typical peak of each projection, in its unit, float64; ``supports`` defines it."""
+def typical_peaks(projections: Float[Tensor, "n b b"]) -> Float[Tensor, "n 1 1"]:
+    """Typical peak of each projection, in the unit of the projections, float64; ``projection_masks`` defines it."""
     positive = projections.clamp(min=0)
     total = positive.sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
     squares = (positive * positive).sum(dim=(-2, -1), keepdim=True, dtype=torch.float64)
@@ -251,14 +251,14 @@ def particle_mask(
     threshold: float = 0.1,
     soft: bool = False,
 ) -> Float[Tensor, "y x"] | Bool[Tensor, "y x"]:
-    """Mask of the particles on the micrograph: the union of the ``supports`` of all projections.
+    """Mask of the particles on the micrograph: the union of the ``projection_masks`` of all projections.
 
     Parameters
     ----------
     projections, centres, shape
         As for ``compose``.
     threshold, soft
-        As for ``supports``.
+        As for ``projection_masks``.
 
     Returns
     -------
@@ -277,17 +277,18 @@ def particle_mask(
         first_pixels = box_corners(centres, box).numpy()
         _mask_kernel(mask.numpy(), projections.detach().contiguous().numpy(), first_pixels, threshold, soft)
         return mask
-    for support, (y, x) in zip(supports(projections, threshold, soft), box_corners(centres, box).tolist(), strict=True):
+    masks = projection_masks(projections, threshold, soft)
+    for projection_mask, (y, x) in zip(masks, box_corners(centres, box).tolist(), strict=True):
         y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + box, shape[0]), min(x + box, shape[1])
         if y0 < y1 and x0 < x1:
             region = mask[y0:y1, x0:x1]
-            torch.maximum(region, support[y0 - y : y1 - y, x0 - x : x1 - x].to(mask.dtype), out=region)
+            torch.maximum(region, projection_mask[y0 - y : y1 - y, x0 - x : x1 - x].to(mask.dtype), out=region)
     return mask
 
 
 @numba.njit(cache=True, nogil=True)
 def _mask_kernel(mask, images, corners, threshold, soft):  # type: ignore[no-untyped-def]
-    """Write the union of the ``supports`` of float32 images into ``mask``."""
+    """Write the union of the ``projection_masks`` of float32 images into ``mask``."""
     box = images.shape[1]
     for index in range(images.shape[0]):
         total, squares = 0.0, 0.0

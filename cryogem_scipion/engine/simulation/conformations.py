@@ -86,7 +86,7 @@ def _restore(source: Path, files: list[Path]) -> bool:
 def _decode(settings: SimulateSettings, folder: Path, maps: list[Path], work_folder: Path) -> None:
     """Draw latent coordinates of particles and decode them into the files ``maps``."""
     weights, latents = _checkpoint_files(folder, settings.cryodrgn_epoch)
-    log.warning("warning: %s has pickle files, whose content is run as code; use only folders that you trust", folder)
+    log.warning("warning: %s has pickle files, and reading them can run code; use only folders that you trust", folder)
     program = Path(__file__).with_name("cryodrgn_latents.py")
     drawn_file = work_folder / "drawn.json"
     _run(settings, ["python", program, folder, latents, len(maps), settings.seed, drawn_file])
@@ -119,9 +119,9 @@ def _checkpoint_files(folder: Path, epoch: int | None) -> tuple[Path, Path]:
     epochs = sorted(int(path.name.split(".")[1]) for path in folder.glob("weights.*.pkl")
                     if path.name.split(".")[1].isdigit() and (folder / f"z.{path.name.split('.')[1]}.pkl").is_file())
     if not epochs or (epoch is not None and epoch not in epochs):
-        wanted = "weights and z" if epoch is None else f"weights.{epoch}.pkl and z.{epoch}.pkl"
+        missing = "weights and z" if epoch is None else f"weights.{epoch}.pkl and z.{epoch}.pkl"
         available = f"epochs {', '.join(map(str, epochs))}" if epochs else "none"
-        raise DataError(f"{folder} has no {wanted} (it has {available} with both files); give another cryodrgn_epoch")
+        raise DataError(f"{folder} has no {missing} (it has {available} with both files); give another cryodrgn_epoch")
     number = epochs[-1] if epoch is None else epoch
     return folder / f"weights.{number}.pkl", folder / f"z.{number}.pkl"
 

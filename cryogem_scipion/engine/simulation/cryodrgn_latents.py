@@ -36,7 +36,7 @@ def main() -> None:
     config = yaml.safe_load((Path(folder) / "config.yaml").read_text("utf-8"))
     latents = np.asarray(_read_pickle(Path(file)), np.float64)
     if latents.ndim != 2 or not latents.size or not np.isfinite(latents).all():
-        sys.exit(f"{file} holds no latent coordinates, but an array of shape {latents.shape}")
+        sys.exit(f"{file} does not hold latent coordinates, but an array of shape {latents.shape}")
     particles = draw_particles(latents, int(count), int(seed))
     Path(out).write_text(json.dumps({
         "particles": particles.tolist(), "latents": latents[particles].tolist(), "pixel_size": pixel_size(config)}))

@@ -27,7 +27,7 @@ __all__ = [
     "fast_shape",
 ]
 
-LARGEST_MARGIN = 1024  # pixels; a wider margin costs more time than the weak ripples outside it are worth
+MAX_MARGIN = 1024  # pixels; a wider margin costs more time than the weak ripples outside it are worth
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -190,7 +190,7 @@ def delocalisation_margin(pixel_size: float, optics: Optics) -> int:
     defoci = (optics.defocus_u_angstrom, optics.defocus_v_angstrom)
     u = np.linspace(0, highest, 257)
     spread = max(np.abs(wavelength * df * u - optics.cs_mm * 1e7 * wavelength**3 * u**3).max() for df in defoci)
-    return int(min(math.ceil(spread / pixel_size) + 8, LARGEST_MARGIN))
+    return int(min(math.ceil(spread / pixel_size) + 8, MAX_MARGIN))
 
 
 def fast_shape(shape: tuple[int, int], margin: int) -> tuple[int, int]:

@@ -43,7 +43,7 @@ class DatasetWriter:
         self._extracted = StarTableWriter(out / EXTRACTED, "particles") if extract else None
 
     def has_micrograph(self, index: int) -> bool:
-        """Whether the folder holds micrograph ``index``, and so also its mask and its stack, which come first."""
+        """Whether the folder holds micrograph ``index``. Its mask and its stack are written before it."""
         return (self.out / _micrograph(index)).is_file()
 
     def write_images(self, index: int, image: Float[Tensor, "y x"], clean: CleanMicrograph) -> None:
@@ -52,7 +52,7 @@ class DatasetWriter:
         Parameters
         ----------
         index
-            Number of the micrograph, from 0.
+            Index of the micrograph, from 0.
         image
             The micrograph, clean or generated, protein dark.
         clean

@@ -6,7 +6,7 @@ from pathlib import Path
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, read_atomic_density
-from cryogem_scipion.engine.simulation.volume import Volume, read_volume, support
+from cryogem_scipion.engine.simulation.volume import Volume, particle_voxels, read_volume
 
 __all__ = ["is_atomic_model", "read_volumes"]
 
@@ -43,13 +43,13 @@ def read_volumes(settings: SimulateSettings) -> tuple[list[Volume], float]:
     volumes = [maps[path] if path in maps else _atomic_model_density(path, pixel_size, settings.resolution_angstrom)
                for path in settings.volume]
     if len(volumes) > 1:
-        levels = [float(volume.density[support(volume)].double().mean()) for volume in volumes]
+        levels = [float(volume.density[particle_voxels(volume)].double().mean()) for volume in volumes]
         volumes = [replace(volume, density=volume.density * (levels[0] / level))
                    for volume, level in zip(volumes, levels, strict=True)]
     return volumes, pixel_size
 
 
 def _atomic_model_density(path: Path, pixel_size: float, resolution_angstrom: float | None) -> Volume:
-    """Density of an atomic model; without a resolution, all frequencies up to the working Nyquist are kept."""
+    """Density of an atomic model; without a resolution, up to the Nyquist frequency of the working pixel size."""
     limit = max(resolution_angstrom or 0.0, 2 * pixel_size * (1 - SOFT_EDGE))
     return read_atomic_density(path, min(pixel_size, limit / 2), limit)

@@ -19,7 +19,7 @@ ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
 MAX_DEFOCUS_ANGSTROM = 1e6
-"""Å; a larger defocus is taken for a mistake."""
+"""Å; a larger defocus is treated as a mistake."""
 
 
 def read_measured_optics(path: Path, default_optics: Optics) -> tuple[Optics, ...]:
@@ -43,8 +43,8 @@ def read_measured_optics(path: Path, default_optics: Optics) -> tuple[Optics, ..
     too_far = values.index[values[["rlnDefocusU", "rlnDefocusV"]].abs().gt(MAX_DEFOCUS_ANGSTROM).any(axis=1)]
     if len(too_far):
         defocus, row = values.loc[too_far[0], "rlnDefocusU"], too_far[0] + 1
-        raise DataError(f"{path} has a defocus of {defocus:g} Å in row {row}, beyond "
-                        f"{MAX_DEFOCUS_ANGSTROM:g}; give Å, or leave that row out")
+        raise DataError(f"{path} has a defocus of {defocus:g} Å in row {row}, above the limit of "
+                        f"{MAX_DEFOCUS_ANGSTROM:g}; give values in Å, or remove this row")
     return tuple(replace(default_optics, defocus_u_angstrom=u, defocus_v_angstrom=v, defocus_angle_degrees=angle,
                          phase_shift_degrees=phase) for u, v, angle, phase in values.itertuples(index=False))
 
@@ -70,7 +70,7 @@ def _finite_numbers(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     try:
         values = rows.astype("float64")
     except ValueError as error:
-        raise DataError(f"{path} has a value that is no number ({error}); correct it") from None
+        raise DataError(f"{path} has a value that is not a number ({error}); correct it") from None
     broken = values.index[(values.isna() | values.abs().eq(float("inf"))).any(axis=1)]
     if not len(values) or len(broken):
         where = f"row {broken[0] + 1} lacks a value" if len(broken) else "it has no rows"

@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 CALIBRATION_PARTICLES = 30
+"""Number of particles on which the contrast is measured."""
 MIN_DIAMETER_PIXELS = 4
 """Smallest diameter of a particle, pixels."""
 
@@ -65,10 +66,15 @@ class CleanMicrograph:
     """Mask of the particles; values from 0 to 1 if it is soft."""
     specimen: Specimen
 
+    @property
+    def image(self) -> Float[Tensor, "y x"]:
+        """The clean image 1 - s."""
+        return 1 - self.signal
+
 
 @dataclass(frozen=True)
 class Microscope:
-    """What all micrographs of a run share; micrograph ``i`` depends on this, the seed and ``i`` only."""
+    """What all micrographs of a run have in common. Micrograph ``i`` depends only on this, on the seed and on ``i``."""
 
     settings: SimulateSettings
     projectors: tuple[Projector, ...]
@@ -80,7 +86,7 @@ class Microscope:
     box_size: int
     """Pixels."""
     projection_scale: float = 1.0
-    """Factor on the signal s, which sets the contrast."""
+    """Factor on the projections, which sets the contrast; ``Contrast.scale`` in the manifest."""
     measured_optics: tuple[Optics, ...] = ()
     """Measured microscope states; if there are any, one is drawn for each micrograph instead of a defocus."""
     measured_orientations: Float[Tensor, "m 3 3"] | None = None
@@ -107,7 +113,7 @@ class Microscope:
         seed
             Seed of the run.
         index
-            Number of the micrograph, from 0.
+            Index of the micrograph, from 0.
         """
         settings = self.settings
         generator = seeded_generator(seed, "specimen", index)
@@ -162,7 +168,7 @@ class Microscope:
             phase_shift_degrees=settings.phase_shift_degrees, b_factor_angstrom2=settings.b_factor_angstrom2)
 
 
-def prepare_microscope(settings: SimulateSettings, scale: float = 1.0, device: torch.device | None = None
+def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0, device: torch.device | None = None
                        ) -> Microscope:
     """Read the maps and atomic models and prepare them for projection.
 
@@ -170,8 +176,8 @@ def prepare_microscope(settings: SimulateSettings, scale: float = 1.0, device: t
     ----------
     settings
         Settings of the simulation.
-    scale
-        Factor on the signal s; ``measure_contrast`` gives it.
+    projection_scale
+        Factor on the projections, which sets the contrast; ``measure_contrast`` measures it.
     device
         Device of the maps and images; the CPU by default.
 
@@ -185,7 +191,7 @@ def prepare_microscope(settings: SimulateSettings, scale: float = 1.0, device: t
     volumes, pixel_size = read_volumes(settings)
     diameter = max(diameter_angstrom(volume) for volume in volumes)
     if diameter < MIN_DIAMETER_PIXELS * pixel_size:
-        raise SettingsError(f"the particle of {diameter:.3g} Å has less than {MIN_DIAMETER_PIXELS} pixels of "
+        raise SettingsError(f"the particle's diameter of {diameter:.3g} Å is less than {MIN_DIAMETER_PIXELS} pixels of "
                             f"{pixel_size:g} Å; lower pixel_size, or correct that of the map (volume_pixel_size)")
     box_size = settings.box_size or 2 * round(0.75 * diameter / pixel_size)
     if box_size > min(settings.micrograph_size):
@@ -196,8 +202,9 @@ def prepare_microscope(settings: SimulateSettings, scale: float = 1.0, device: t
     default_optics = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
                             settings.phase_shift_degrees, settings.b_factor_angstrom2)
     measured_optics = read_measured_optics(settings.ctfs, default_optics) if settings.ctfs else ()
-    orientation_list = read_measured_orientations(settings.orientations) if settings.orientations else None
-    return Microscope(settings, projectors, pixel_size, diameter, box_size, scale, measured_optics, orientation_list)
+    measured_orientations = read_measured_orientations(settings.orientations) if settings.orientations else None
+    return Microscope(settings, projectors, pixel_size, diameter, box_size, projection_scale, measured_optics,
+                      measured_orientations)
 
 
 def measure_contrast(microscope: Microscope, seed: int) -> Contrast:

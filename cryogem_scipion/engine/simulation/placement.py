@@ -18,7 +18,7 @@ from cryogem_scipion.engine.errors import SettingsError
 
 __all__ = ["draw_particle_count", "place_centres"]
 
-MAX_MISSES = 200  # random positions in a row without room, before the free squares are searched
+MAX_MISSES = 200  # random positions in a row that are not free, before the free squares are searched
 NEIGHBOUR_ATTEMPTS = 30  # positions tried near a neighbour, before a clustered centre is placed anywhere
 CLUSTER_REACH = 1.3  # largest distance of a clustered centre from its neighbour, in particle distances
 MAX_HALVINGS = 24  # halvings of the free squares; more would be below the rounding error
@@ -60,7 +60,7 @@ def place_centres(
     Parameters
     ----------
     count
-        Number of centres wanted.
+        Number of centres to place.
     shape
         Micrograph size (y, x), pixels.
     distance
@@ -157,6 +157,7 @@ def _place(count, size_y, size_x, distance, clusters, seed):  # type: ignore[no-
     centres = np.empty((count, 2), np.float64)
     following = np.full(count, -1, np.int64)
     cell = max(distance, math.sqrt(size_y * size_x / count), max(size_y, size_x) / 4096)
+    # A linked list for each cell: heads holds the last centre of the cell, following the centre before each centre.
     heads = np.full((int(size_y / cell) + 1, int(size_x / cell) + 1), -1, np.int64)
     placed = 0
     misses = 0

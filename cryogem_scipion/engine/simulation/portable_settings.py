@@ -51,5 +51,6 @@ def microscope_of_folder(folder: Path, manifest: Manifest, device: torch.device,
                 values[name] = str(path_inside(folder, values[name]))
         settings = parse(SimulateSettings, values | changes)
     except (KeyError, TypeError, SettingsError) as error:
-        raise DataError(f"{folder / MANIFEST} does not tell how it was simulated ({error}); simulate again") from None
+        raise DataError(f"{folder / MANIFEST} does not contain the settings of the simulation ({error}); simulate "
+                        "again") from None
     return prepare_microscope(settings, device=device)

@@ -20,7 +20,7 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.simulation.slices import SliceGrid, compiled_slices, neighbours_before, torch_slices
-from cryogem_scipion.engine.simulation.volume import Volume, support
+from cryogem_scipion.engine.simulation.volume import Volume, particle_voxels
 
 __all__ = ["Projector", "euler_angles", "prepare_projector", "project", "rotation_matrices"]
 
@@ -154,7 +154,7 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
     matrices = rotations.detach().to(device, torch.float32).contiguous()
     whole_shifts = shifts.detach().double().round()
     fractions = (shifts.detach().double() - whole_shifts).to(device, torch.float32)
-    corners = (whole_shifts.long() + box // 2).tolist()
+    origins = (whole_shifts.long() + box // 2).tolist()
     width = _even_fast_length(2 * projector.radius_angstrom / pixel_size)
     scale = projector.padded_box * projector.pixel_size / (width * pixel_size)
     radius = min(width / 2, projector.padded_box / 2 / scale)
@@ -164,14 +164,14 @@ def project(projector: Projector, rotations: Float[Tensor, "n 3 3"], shifts: Flo
     chunk_size = max(1, CHUNK_BYTES[compiled] // (8 * width * (width // 2 + 1)))
 
     def project_chunk(start: int) -> None:
-        some = slice(start, start + chunk_size)
-        pose = (matrices[some], fractions[some])
+        chunk = slice(start, start + chunk_size)
+        pose = (matrices[chunk], fractions[chunk])
         if compiled:  # NumPy from here on, because torch would start its own threads in each thread
             spectra = compiled_slices(projector.spectrum, *pose, grid)
-            _paste(fourier.each_irfft2(spectra, width), width, corners[some], images.numpy()[some])
+            _paste(fourier.each_irfft2(spectra, width), width, origins[chunk], images.numpy()[chunk])
         else:
-            drawn = fourier.irfft2(torch_slices(projector.spectrum, *pose, grid), (width, width))
-            _paste(drawn, width, corners[some], images[some])
+            projections = fourier.irfft2(torch_slices(projector.spectrum, *pose, grid), (width, width))
+            _paste(projections, width, origins[chunk], images[chunk])
 
     starts = range(0, len(matrices), chunk_size)
     if compiled:
@@ -187,14 +187,14 @@ def _has_kernel(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _paste(drawn: Iterable[Any], width: int, origins: list[list[int]], images: Any) -> None:
-    """Copy the part of each drawn image that lies in the box, so that its origin comes to (y, x)."""
+def _paste(projections: Iterable[Any], width: int, origins: list[list[int]], images: Any) -> None:
+    """Copy the part of each projection that lies in the box, so that the projection's origin comes to (y, x)."""
     box = images.shape[-1]
-    for image, drawn_image, (y, x) in zip(images, drawn, origins, strict=True):
+    for image, projection, (y, x) in zip(images, projections, origins, strict=True):
         top, left = y - width // 2, x - width // 2
         rows, columns = slice(max(0, top), min(box, top + width)), slice(max(0, left), min(box, left + width))
         if rows.start < rows.stop and columns.start < columns.stop:
-            image[rows, columns] = drawn_image[
+            image[rows, columns] = projection[
                 rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
@@ -222,7 +222,7 @@ def _particle_radius(volume: Volume) -> float:
     outside = volume.density[radius > box / 2]
     if not len(outside) or bool(outside.abs().max() < 0.05 * volume.density.abs().max()):
         return box / 2
-    particle = support(volume)
+    particle = particle_voxels(volume)
     return max(box / 2, float(radius[particle].max()) + 1) if bool(particle.any()) else box / 2
 
 

@@ -38,7 +38,7 @@ class SliceGrid:
 
 
 def neighbours_before(order: int) -> int:
-    """Number of grid points that an interpolation needs before the one just below a position; ``order`` is 1 or 3."""
+    """Number of neighbours below the cell of a position that an interpolation of ``order`` 1 or 3 needs."""
     return (order - 1) // 2
 
 
@@ -69,7 +69,7 @@ def compiled_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor,
 
 
 def torch_slices(spectrum: Complex[Tensor, "z y x"], rotations: Float[Tensor, "n 3 3"], shifts: Float[Tensor, "n 2"],
-           grid: SliceGrid) -> Complex[Tensor, "n width half"]:
+                 grid: SliceGrid) -> Complex[Tensor, "n width half"]:
     """Half-plane spectra of projections, computed by torch on any device; arguments as for ``compiled_slices``."""
     device, width = spectrum.device, grid.width
     ky = fourier.fftfreq(width, 1 / width, device=device)

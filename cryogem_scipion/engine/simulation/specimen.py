@@ -43,7 +43,7 @@ class Specimen:
     optics: Optics
     """Microscope state at height 0."""
     requested_count: int
-    """Number of particles that should have been placed; more than there are if not all fitted."""
+    """Number of particles that were requested. It is larger than the number of particles if some did not fit."""
 
     @property
     def same_defocus(self) -> bool:

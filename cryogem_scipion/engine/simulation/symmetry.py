@@ -20,7 +20,8 @@ __all__ = ["symmetry_operators", "to_asymmetric_unit"]
 
 GOLDEN = (1 + math.sqrt(5)) / 2
 ALLOWED = "C1, C2, …; D1, D2, …; T; O; I (which is I2), I1, I2, I3 or I4"
-LARGEST_ORDER = 100
+MAX_ORDER = 100
+"""Largest n of the groups Cn and Dn."""
 
 # Order and direction (x, y, z) of two axes that generate the group.
 AXES: dict[str, tuple[tuple[int, tuple[float, float, float]], ...]] = {
@@ -36,7 +37,7 @@ AXES: dict[str, tuple[tuple[int, tuple[float, float, float]], ...]] = {
 def _generating_axes(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:
     group = name.strip().upper()
     matched = re.fullmatch(r"([CD])(\d+)", group)
-    if matched and 1 <= int(matched[2]) <= LARGEST_ORDER:
+    if matched and 1 <= int(matched[2]) <= MAX_ORDER:
         main = (int(matched[2]), (0.0, 0.0, 1.0))
         return (main,) if matched[1] == "C" else (main, (2, (1.0, 0.0, 0.0)))
     axes = AXES.get("I2" if group == "I" else group)

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from cryogem_scipion.engine.errors import DataError
 
-__all__ = ["Volume", "diameter_angstrom", "read_volume", "support"]
+__all__ = ["Volume", "diameter_angstrom", "particle_voxels", "read_volume"]
 
 NOISE_SIGMAS = 5.0
 """A voxel belongs to the particle if its density is this many standard deviations above the solvent ..."""
 PEAK_FRACTION = 0.1
 """... and above this fraction of the strong densities (the 99.9th percentile)."""
-ISLAND_FRACTION = 0.05
-"""Separate pieces smaller than this fraction of the largest piece are taken for noise."""
+MIN_REGION_FRACTION = 0.05
+"""Separate regions smaller than this fraction of the largest region are treated as noise."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ def read_volume(path: str | Path, pixel_size: float | None = None) -> Volume:
     return Volume(torch.from_numpy(_cube(density.astype(np.float32))), float(pixel_size))
 
 
-def support(volume: Volume) -> Bool[Tensor, "z y x"]:
+def particle_voxels(volume: Volume) -> Bool[Tensor, "z y x"]:
     """Mask of the voxels that belong to the particle.
 
     The mean and the standard deviation of the solvent are estimated, by median and median absolute deviation, from the
     voxels outside the largest sphere in the box. A voxel belongs to the particle if it is above the solvent by five
-    standard deviations and by a tenth of the strong densities. Small separate pieces are removed. So the noise decides
-    in noisy maps, and the strong densities decide in clean ones.
+    standard deviations and by a tenth of the strong densities. Small separate regions are removed. In noisy maps
+    the first condition is the stricter one, in clean maps the second.
     """
     density = volume.density.detach().cpu().numpy()
     smooth = ndimage.gaussian_filter(density, 1.0, mode="nearest")
@@ -100,11 +100,11 @@ def support(volume: Volume) -> Bool[Tensor, "z y x"]:
     noise = 1.4826 * float(np.median(np.abs(outside - level))) if outside.size else 0.0
     strong = float(np.quantile(smooth, 0.999))
     particle = smooth > level + max(NOISE_SIGMAS * noise, PEAK_FRACTION * (strong - level))
-    pieces, count = ndimage.label(particle, np.ones((3, 3, 3)))
+    regions, count = ndimage.label(particle, np.ones((3, 3, 3)))
     if count > 1:
-        sizes = np.bincount(pieces.ravel())
+        sizes = np.bincount(regions.ravel())
         sizes[0] = 0
-        particle = (sizes >= ISLAND_FRACTION * sizes.max())[pieces]
+        particle = (sizes >= MIN_REGION_FRACTION * sizes.max())[regions]
     return torch.from_numpy(particle).to(volume.density.device)
 
 
@@ -116,7 +116,7 @@ def diameter_angstrom(volume: Volume) -> float:
     DataError
         No voxel belongs to a particle.
     """
-    points = np.argwhere(support(volume).cpu().numpy()).astype(float)
+    points = np.argwhere(particle_voxels(volume).cpu().numpy()).astype(float)
     if not len(points):
         raise DataError("the volume holds no particle that stands out from its solvent; use another map")
     try:
@@ -148,7 +148,7 @@ def _read(path: Path) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
         except (ValueError, OSError, EOFError, OverflowError, zlib.error) as error:
             raise DataError(f"{path} cannot be read as a map ({error}); give a complete MRC or CCP4 file") from error
     if data is None:
-        raise DataError(f"{path} is truncated or no map: its header promises {int(header.nx)} x {int(header.ny)} x "
+        raise DataError(f"{path} is truncated or not a map: its header announces {int(header.nx)} x {int(header.ny)} x "
                         f"{int(header.nz)} voxels of mode {int(header.mode)}; give a complete map file")
     _check_density(data, path)
     order = [int(header[name]) for name in ("maps", "mapr", "mapc")]

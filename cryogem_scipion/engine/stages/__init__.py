@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stages of the program, each composed of the parts below it."""
+"""The commands of the program, one module each."""

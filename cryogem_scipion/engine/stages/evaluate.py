@@ -2,11 +2,12 @@
 """``cryogem evaluate``: how far generated micrographs are from real ones."""
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure
+from torch import nn
 
 from cryogem_scipion.engine.compute.devices import chosen_device
 from cryogem_scipion.engine.compute.parallel import worker_count
@@ -51,13 +52,24 @@ __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
-PIECE = 96
-"""Edge in pixels of the pieces whose features are compared; smaller for small images."""
-SMALLEST_PIECE = 32
-FEWEST = 8
-"""Smallest number of pieces of either set for a Fréchet distance."""
-COARSEST = 20.0
-"""Largest ratio of the sets' pixel sizes; a larger one is taken for a mistake."""
+PATCH_EDGE, MIN_PATCH_EDGE = 96, 32
+"""Usual and smallest edge of the patches for a feature network, in binned pixels."""
+MIN_PATCHES = 8
+"""Smallest number of patches in each set for a Fréchet distance."""
+MAX_PIXEL_SIZE_RATIO = 20.0
+"""Largest ratio of the pixel sizes of the two sets. A larger ratio is treated as a mistake."""
+
+
+@dataclass(frozen=True)
+class PatchComparison:
+    """Fréchet distance between the patches of two sets, and the patches that it was computed from."""
+
+    distance: DistanceEstimate | None
+    """None if a set has too few patches."""
+    edge: int
+    """Edge of the patches in binned pixels."""
+    pixel_size: float
+    """Å per binned pixel."""
 
 
 def run(settings: EvaluateSettings) -> Manifest:
@@ -69,62 +81,35 @@ def run(settings: EvaluateSettings) -> Manifest:
         Input or settings are unusable; nothing has been written then.
     """
     device = chosen_device(settings.device)
-    sets = _sets(settings)
+    sets = _open_sets(settings)
     network = None if settings.features is None else feature_network(settings.features).to(device)
     pixel_size = sets[0].working_pixel_size
     binning = max(1, round(settings.feature_pixel_size / pixel_size))
     out = open_run_folder(settings)
-    most = max(len(one.files) for one in sets)
-    threads = worker_count(torch.device("cpu"), most, _memory(sets))
-    generated, real = measured = [measure_set(one, binning, threads) for one in sets]
-    figures = estimate_distances(generated.statistics, real.statistics, statistics_distances,
-                                 seeded_generator(settings.seed, "summaries"))
-    warnings: list[str] = []
-    clouds: list[PatchFeatures] = []
+    threads = worker_count(torch.device("cpu"), max(len(micrographs.files) for micrographs in sets), _memory(sets))
+    measurements = [measure_set(micrographs, binning, threads) for micrographs in sets]
+    generated, real = measurements
+    distances = estimate_distances(generated.statistics, real.statistics, statistics_distances,
+                                   seeded_generator(settings.seed, "summaries"))
     if generated.artefacts is not None and real.artefacts is not None:
-        figures |= estimate_distances(generated.artefacts, real.artefacts, artefact_excess,
-                                      seeded_generator(settings.seed, "artefacts"))
-    else:
-        warnings.append("micrographs of fewer than 256 pixels a side are too small to look for lattices and lines")
-    edge = min(PIECE, min(one.shortest_edge() for one in sets) // binning // 16 * 16)
-    if network is None:
-        edge, binning = SQUARE_EDGE, 1
-        clouds = [random_filter_patch_features(one, threads) for one in sets]
-    elif edge >= SMALLEST_PIECE:
-        clouds = [network_patch_features(one, network, device, binning, known.binned_deviation, edge, threads)
-                  for one, known in zip(sets, measured, strict=True)]
-    if clouds and min(len(cloud.features) for cloud in clouds) >= FEWEST:
-        log.info("comparing %d with %d pieces of image", *(len(cloud.features) for cloud in clouds))
-        figures["frechet"] = estimate_frechet_distance(clouds[0], clouds[1],
-                                                       seeded_generator(settings.seed, "features"))
-    if "frechet" not in figures:
-        warnings.append(f"there are not {FEWEST} pieces of {edge} pixels for a Fréchet distance; give more or larger "
-                        "micrographs")
-    if len(sets[1].files) < 2:
-        warnings.append("a single real micrograph cannot be split into two halves, so the distances have no floor; "
-                        "give two or more")
+        distances |= estimate_distances(generated.artefacts, real.artefacts, artefact_excess,
+                                        seeded_generator(settings.seed, "artefacts"))
+    patches = _compare_patches(sets, measurements, network, device, binning, threads, settings.seed)
+    if patches.distance is not None:
+        distances["frechet"] = patches.distance
     signal = measure_signal_preservation(sets[0].files, seeded_generator(settings.seed, "signal"))
-    report = {
-        "pixel_size": pixel_size,
-        "features": "random filters" if settings.features is None else str(settings.features), "piece": edge,
-        "feature_pixel_size": binning * pixel_size,
-        "sets": {one.name: {"micrographs": len(one.files), "pixel_size": one.pixel_size,
-                            "mean": known.grey_mean_and_deviation[0], "deviation": known.grey_mean_and_deviation[1]}
-                 for one, known in zip(sets, measured, strict=True)},
-        "figures": {name: asdict(figure) for name, figure in figures.items()},
-        "lattice_db": _lattices(generated, real), "signal": None if signal is None else asdict(signal),
-        "warnings": warnings}
-    write_report(out, REPORT_NAME, report, _arrays(generated, real))
-    picture = Picture(figsize=FIGURE_SIZE)
-    draw_evaluation(picture, out)
-    save_figure(picture, out / f"{REPORT_NAME}.png")
-    manifest = Manifest(stage="evaluate", **provenance(),
-                        settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=pixel_size,
-                        micrographs=len(sets[0].files), warnings=tuple(warnings),
-                        figures=_flat(figures, len(sets[1].files), signal))
+    warnings = _warnings(sets, measurements, patches)
+    report = _report(settings, sets, measurements, distances, patches, signal, warnings)
+    write_report(out, REPORT_NAME, report, _figure_arrays(generated, real))
+    figure = Figure(figsize=FIGURE_SIZE)
+    draw_evaluation(figure, out)
+    save_figure(figure, out / f"{REPORT_NAME}.png")
+    manifest = Manifest(stage="evaluate", **provenance(), settings=settings.model_dump(mode="json"),
+                        seed=settings.seed, pixel_size=pixel_size, micrographs=len(sets[0].files),
+                        warnings=tuple(warnings), figures=_manifest_figures(distances, len(sets[1].files), signal))
     write_manifest(out, manifest)
-    for name, figure in figures.items():
-        log.info("%s", _line(name, figure))
+    for name, distance in distances.items():
+        log.info("%s", _distance_line(name, distance))
     for warning in warnings:
         log.warning("warning: %s", warning)
     log.info("compared %d generated with %d real micrographs: %s", len(sets[0].files), len(sets[1].files),
@@ -132,68 +117,137 @@ def run(settings: EvaluateSettings) -> Manifest:
     return manifest
 
 
-def _sets(settings: EvaluateSettings) -> list[MicrographSet]:
-    """Both sets at the coarser of their pixel sizes; reads only headers, and refuses sets that cannot be compared."""
+def _open_sets(settings: EvaluateSettings) -> list[MicrographSet]:
+    """The generated and the real set, both at the coarser of their pixel sizes; reads only headers.
+
+    Raises
+    ------
+    DataError
+        The sets cannot be compared.
+    """
     files = [real_files(patterns) for patterns in (settings.generated, settings.real)]
     shared = {path.resolve() for path in files[0]} & {path.resolve() for path in files[1]}
     if shared:
-        raise DataError(f"{min(shared)} is given as generated and as real ({len(shared)} files are); compare two sets")
-    sizes = (settings.generated_pixel_size, settings.real_pixel_size)
-    sets = [open_set(name, evenly_spaced(found, settings.limit), size)
-            for name, found, size in zip(("generated", "real"), files, sizes, strict=True)]
-    fine, coarse = sorted(one.pixel_size for one in sets)
-    if coarse > COARSEST * fine:
+        raise DataError(f"{len(shared)} files are given both as generated and as real (first: {min(shared)}); give two "
+                        "different sets")
+    pixel_sizes = (settings.generated_pixel_size, settings.real_pixel_size)
+    sets = [open_set(name, evenly_spaced(paths, settings.limit), pixel_size)
+            for name, paths, pixel_size in zip(("generated", "real"), files, pixel_sizes, strict=True)]
+    fine, coarse = sorted(micrographs.pixel_size for micrographs in sets)
+    if coarse > MAX_PIXEL_SIZE_RATIO * fine:
         raise DataError(f"pixel sizes of {sets[0].pixel_size:g} (generated) and {sets[1].pixel_size:g} Å (real) cannot "
-                        "be compared; correct the wrong one by generated_pixel_size or real_pixel_size")
-    sets = [replace(one, working_pixel_size=coarse) for one in sets]
-    for one in sets:
-        check_real_micrographs(one.files, coarse, one.pixel_size)
-        if one.shortest_edge() < MIN_EDGE:
-            raise DataError(f"{one.files[0]} has {one.shortest_edge()} pixels a side at {coarse:g} Å per pixel; to "
-                            f"compare takes {MIN_EDGE}")
+                        "be compared; correct the wrong pixel size with generated_pixel_size or real_pixel_size")
+    sets = [replace(micrographs, working_pixel_size=coarse) for micrographs in sets]
+    for micrographs in sets:
+        check_real_micrographs(micrographs.files, coarse, micrographs.pixel_size)
+        if micrographs.shortest_edge() < MIN_EDGE:
+            raise DataError(f"{micrographs.files[0]} has {micrographs.shortest_edge()} pixels on its shorter side at "
+                            f"{coarse:g} Å per pixel; a comparison needs at least {MIN_EDGE}")
     return sets
+
+
+def _compare_patches(sets: Sequence[MicrographSet], measurements: Sequence[SetMeasurements], network: nn.Module | None,
+                     device: torch.device, binning: int, threads: int, seed: int) -> PatchComparison:
+    """Compare the features of patches of both sets, by random filters or, if there is a network, by the network."""
+    pixel_size = sets[0].working_pixel_size
+    shortest_edge = min(micrographs.shortest_edge() for micrographs in sets)
+    features: list[PatchFeatures] = []
+    if network is None:
+        edge, binning = SQUARE_EDGE, 1
+        features = [random_filter_patch_features(micrographs, threads) for micrographs in sets]
+    else:
+        edge = min(PATCH_EDGE, shortest_edge // binning // 16 * 16)
+        if edge >= MIN_PATCH_EDGE:
+            features = [network_patch_features(micrographs, network, device, binning, measured.binned_deviation, edge,
+                                               threads)
+                        for micrographs, measured in zip(sets, measurements, strict=True)]
+    distance = None
+    if features and min(len(patches.features) for patches in features) >= MIN_PATCHES:
+        log.info("comparing %d with %d patches", *(len(patches.features) for patches in features))
+        distance = estimate_frechet_distance(features[0], features[1], seeded_generator(seed, "features"))
+    return PatchComparison(distance, edge, binning * pixel_size)
+
+
+def _warnings(sets: Sequence[MicrographSet], measurements: Sequence[SetMeasurements],
+              patches: PatchComparison) -> list[str]:
+    """Warnings about the measurements that these sets do not allow."""
+    warnings = []
+    if any(measured.artefacts is None for measured in measurements):
+        warnings.append("micrographs with fewer than 256 pixels on one side are too small to look for lattices and "
+                        "lines")
+    if patches.distance is None:
+        warnings.append(f"the Fréchet distance needs at least {MIN_PATCHES} patches of {patches.edge} pixels, and the "
+                        "micrographs have fewer; give more or larger micrographs")
+    if len(sets[1].files) < 2:
+        warnings.append("one real micrograph cannot be split into two halves, so the distances have no floor; give two "
+                        "or more real micrographs")
+    return warnings
+
+
+def _report(settings: EvaluateSettings, sets: Sequence[MicrographSet], measurements: Sequence[SetMeasurements],
+            distances: dict[str, DistanceEstimate], patches: PatchComparison, signal: SignalPreservation | None,
+            warnings: list[str]) -> dict[str, Any]:
+    """Contents of evaluation.json."""
+    return {
+        "pixel_size": sets[0].working_pixel_size,
+        "features": "random filters" if settings.features is None else str(settings.features), "piece": patches.edge,
+        "feature_pixel_size": patches.pixel_size,
+        "sets": {micrographs.name: {"micrographs": len(micrographs.files), "pixel_size": micrographs.pixel_size,
+                                    "mean": measured.grey_mean_and_deviation[0],
+                                    "deviation": measured.grey_mean_and_deviation[1]}
+                 for micrographs, measured in zip(sets, measurements, strict=True)},
+        "figures": {name: asdict(distance) for name, distance in distances.items()},
+        "lattice_db": _lattice_excess(*measurements), "signal": None if signal is None else asdict(signal),
+        "warnings": warnings}
 
 
 def _memory(sets: Sequence[MicrographSet]) -> int:
     """Memory (bytes) that measuring one micrograph takes, roughly."""
-    y, x = max((read_header(one.files[0], 2)[0] for one in sets), key=lambda shape: shape[0] * shape[1])
+    shapes = (read_header(micrographs.files[0], 2)[0] for micrographs in sets)
+    y, x = max(shapes, key=lambda shape: shape[0] * shape[1])
     return 80 * y * x
 
 
-def _lattices(generated: SetMeasurements, real: SetMeasurements) -> dict[str, float]:
+def _lattice_excess(generated: SetMeasurements, real: SetMeasurements) -> dict[str, float]:
+    """Excess of lattice power in dB by period; empty if the images are too small."""
     if generated.artefacts is None or real.artefacts is None:
         return {}
-    one, other = (_mean(sample).lattice for sample in (generated.artefacts, real.artefacts))
-    return {str(period): float(value) for period, value in lattice_excess_db(one, other).items()}
+    lattices = (_set_mean(artefacts).lattice for artefacts in (generated.artefacts, real.artefacts))
+    return {str(period): float(excess) for period, excess in lattice_excess_db(*lattices).items()}
 
 
-def _mean(sample: GroupAverages[Any]) -> Any:
-    return sample.mean(torch.ones(len(sample.counts), dtype=torch.float64))
+def _set_mean(groups: GroupAverages[Any]) -> Any:
+    """Averages over a whole set."""
+    return groups.mean(torch.ones(len(groups.counts), dtype=torch.float64))
 
 
-def _arrays(generated: SetMeasurements, real: SetMeasurements) -> dict[str, Any]:
+def _figure_arrays(generated: SetMeasurements, real: SetMeasurements) -> dict[str, Any]:
     """The arrays that the figure shows."""
     arrays: dict[str, Any] = {"frequencies": FREQUENCIES, "grey": GREY_BINS, "local": LOCAL_DEVIATION_BINS,
                               "lags": torch.arange(-MAX_SHIFT, MAX_SHIFT + 1)}
-    for name, known in (("generated", generated), ("real", real)):
-        mean = _mean(known.statistics)
-        spectra = known.statistics.averages.spectrum
-        arrays |= {f"{name}_{part}": value for part, value in zip(mean._fields, mean, strict=True)}
+    for name, measured in (("generated", generated), ("real", real)):
+        mean = _set_mean(measured.statistics)
+        spectra = measured.statistics.averages.spectrum
+        arrays |= {f"{name}_{field}": value for field, value in zip(mean._fields, mean, strict=True)}
         arrays[f"{name}_spectra"] = torch.quantile(spectra, torch.tensor([0.05, 0.95], dtype=spectra.dtype), 0)
-        arrays[f"{name}_examples"] = known.example_images
+        arrays[f"{name}_examples"] = measured.example_images
     return {name: value.numpy() for name, value in arrays.items()}
 
 
-def _flat(figures: dict[str, DistanceEstimate], real: int, signal: SignalPreservation | None) -> dict[str, float]:
-    """Values, intervals and floors for the manifest."""
-    flat = {name + ("" if part == "value" else f"_{part}"): value for name, figure in figures.items()
-            for part, value in asdict(figure).items() if value is not None}
-    kept = {} if signal is None else {"signal_correlation": signal.correlation, "signal_snr": signal.snr}
-    return {**flat, **kept, "real_micrographs": float(real)}
+def _manifest_figures(distances: dict[str, DistanceEstimate], real_count: int,
+                      signal: SignalPreservation | None) -> dict[str, float]:
+    """Distances with intervals and floors, and the preserved signal, for the manifest."""
+    values = {name + ("" if field == "value" else f"_{field}"): value for name, distance in distances.items()
+              for field, value in asdict(distance).items() if value is not None}
+    if signal is not None:
+        values |= {"signal_correlation": signal.correlation, "signal_snr": signal.snr}
+    return {**values, "real_micrographs": float(real_count)}
 
 
-def _line(name: str, figure: DistanceEstimate) -> str:
-    text = f"{name} {figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})"
-    if figure.floor is None or figure.halves is None:
+def _distance_line(name: str, distance: DistanceEstimate) -> str:
+    """A distance with its interval, the distance of halves and the floor, for the log."""
+    text = f"{name} {distance.value:.4g} ({distance.low:.4g} to {distance.high:.4g})"
+    if distance.floor is None or distance.halves is None:
         return text
-    return f"{text}; of halves {figure.halves:.4g}, real against real {figure.floor:.4g}"
+    return f"{text}; halves of the two sets: {distance.halves:.4g}; two halves of the real set (floor): " \
+           f"{distance.floor:.4g}"

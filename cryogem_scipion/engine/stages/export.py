@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem export``: a data set in the form that another program reads as it is."""
+"""``cryogem export``: writes a dataset for another program, which reads it without conversion."""
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +18,22 @@ log = logging.getLogger("cryogem")
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a program needs: refusals before anything is written, disk space (bytes), and the writing itself."""
+class Exporter:
+    """The functions that export for one program."""
 
     check: Callable[[SelectedDataset, ExportSettings], None]
-    needed: Callable[[SelectedDataset, ExportSettings], int]
+    """Refuses what the program cannot read, before anything is written."""
+    disk_bytes: Callable[[SelectedDataset, ExportSettings], int]
+    """Disk space that the export needs."""
     write: Callable[[SelectedDataset, ExportSettings, Path], list[str]]
+    """Writes the export, and returns the lines of its README.txt."""
 
 
-TARGETS = {
-    "relion": Target(relion.check, relion.disk_bytes, relion.write),
-    "cryosparc": Target(cryosparc.check, cryosparc.disk_bytes, cryosparc.write),
-    "topaz": Target(topaz.check, topaz.disk_bytes, topaz.write),
-    "cryodrgn": Target(cryodrgn.check, cryodrgn.disk_bytes, cryodrgn.write)}
+EXPORTERS = {
+    "relion": Exporter(relion.check, relion.disk_bytes, relion.write),
+    "cryosparc": Exporter(cryosparc.check, cryosparc.disk_bytes, cryosparc.write),
+    "topaz": Exporter(topaz.check, topaz.disk_bytes, topaz.write),
+    "cryodrgn": Exporter(cryodrgn.check, cryodrgn.disk_bytes, cryodrgn.write)}
 
 
 @one_thread()
@@ -42,12 +45,13 @@ def run(settings: ExportSettings) -> Manifest:
     CryogemError
         Input or settings are unusable; nothing has been written then.
     """
-    target = TARGETS[settings.to]
+    exporter = EXPORTERS[settings.to]
     selection = select_dataset(settings)
-    target.check(selection, settings)
-    check_disk_space(settings.out, target.needed(selection, settings))
-    out = open_run_folder(settings, inputs={"data set": fingerprint(*selection.table_files), **_parts(settings)})
-    lines = target.write(selection, settings, out)
+    exporter.check(selection, settings)
+    check_disk_space(settings.out, exporter.disk_bytes(selection, settings))
+    out = open_run_folder(settings, inputs={"data set": fingerprint(*selection.table_files),
+                                            **_selection_fingerprints(settings)})
+    lines = exporter.write(selection, settings, out)
     with replacing(out / README) as path:
         path.write_text("\n".join(lines) + "\n", "utf-8")
     source = selection.manifest
@@ -63,7 +67,7 @@ def run(settings: ExportSettings) -> Manifest:
     return manifest
 
 
-def _parts(settings: ExportSettings) -> dict[str, str]:
-    """Fingerprints of the files that choose a part of the data set."""
+def _selection_fingerprints(settings: ExportSettings) -> dict[str, str]:
+    """Fingerprints of the files that choose a part of the dataset."""
     chosen = {"choice of micrographs": settings.dataset_micrographs, "choice of particles": settings.dataset_particles}
     return {name: fingerprint(path) for name, path in chosen.items() if path}

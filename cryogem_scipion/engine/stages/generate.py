@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem generate``: makes labelled micrographs that look like the real ones, a few at a time."""
+"""``cryogem generate``: makes labelled micrographs that look like real ones."""
 import logging
 import shutil
 from dataclasses import replace
@@ -16,7 +16,7 @@ from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.intermediate_images import IntermediateImages
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
-from cryogem_scipion.engine.noise.noise_measurement import MOST_REAL, NoiseMeasurement, measure_noise
+from cryogem_scipion.engine.noise.noise_measurement import MAX_REAL, NoiseMeasurement, measure_noise
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
@@ -55,7 +55,7 @@ def run(settings: GenerateSettings) -> Manifest:
     has_noise = translator is not None and not translator.standardised
     warnings = check_contrast_sign(settings, simulated, [] if has_noise else files)
     out = open_run_folder(settings, inputs=input_fingerprints(simulated, files, settings.model if translator else None))
-    noise = _noise(settings, simulated, files, translator)
+    noise = _noise_model(settings, simulated, files, translator)
     model, physical = noise.model, noise.model.physical
     contrast = simulated.contrast.rescaled(model.snr, physical.background_deviation)
     microscope = replace(microscope, projection_scale=contrast.scale)
@@ -65,16 +65,16 @@ def run(settings: GenerateSettings) -> Manifest:
     specimen_seed = _specimen_seed(settings, simulated)
 
     def generate(index: int) -> tuple[int, Specimen]:
-        """From the virtual specimen through optics, ice and noise, and translator into the dataset."""
-        random = seeded_generator(settings.seed, "noise", index)
+        """Draw a specimen, form its image, add ice and noise, translate it, and write it to the dataset."""
+        generator = seeded_generator(settings.seed, "noise", index)
         ice_map = physical.ice_map_of(index, settings.seed)
-        scene = physical.scene(microscope.settings.micrograph_size, random, chosen=ice_map)
+        scene = physical.scene(microscope.settings.micrograph_size, generator, chosen=ice_map)
         specimen = scene.visible(microscope.draw_specimen(specimen_seed, index))
         if not writer.has_micrograph(index):
             clean = microscope.form_image(specimen)
             scene = replace(scene, exposure=Exposure(specimen.optics, microscope.pixel_size))
-            intermediate_images.write(index, clean, physical, scene, random)
-            image = model(1 - clean.signal, random, scene)
+            intermediate_images.write(index, clean, physical, scene, generator)
+            image = model(clean.image, generator, scene)
             writer.write_images(index, image, clean)
         return index, specimen
 
@@ -107,21 +107,21 @@ def _microscope(settings: GenerateSettings, simulated: SimulatedSet, device: tor
 
 
 def _translator(settings: GenerateSettings, microscope: Microscope, device: torch.device) -> Translator | None:
-    """The noise translator in the settings; None if the noise needs no network."""
+    """The noise translator that the settings name; None if the noise needs no network."""
     if settings.noise != "model" or settings.model is None:
         return None
     translator = load_model(settings.model, device)
     if abs(translator.pixel_size / microscope.pixel_size - 1) > 1e-3:
-        raise DataError(f"{settings.model} has {translator.pixel_size:g} Å per pixel and the simulation has "
+        raise DataError(f"{settings.model} has {translator.pixel_size:g} Å per pixel, but the simulation has "
                         f"{microscope.pixel_size:g} Å; simulate at the pixel size of the model")
     return to_bf16(translator) if settings.precision == "bf16" else translator
 
 
-def _noise(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path],
-           translator: Translator | None) -> NoiseMeasurement:
+def _noise_model(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path],
+                 translator: Translator | None) -> NoiseMeasurement:
     """The noise model: a trained translator, white noise, or noise measured on real micrographs.
 
-    An imported translator has no ice, so its ice and noise are measured on real micrographs where there are any.
+    An imported translator has no ice of its own. If there are real micrographs, its ice and noise are measured on them.
     """
     if translator is not None:
         translator = replace(translator, snr=settings.snr or translator.snr)
@@ -129,14 +129,14 @@ def _noise(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path
             return NoiseMeasurement(translator)
         if not translator.standardised:
             return NoiseMeasurement(translator, warnings=(
-                f"{settings.model} has noise and ice of the micrographs it was trained on; real is not used",))
+                f"{settings.model} has the noise and ice of the micrographs that it was trained on; real is not used",))
     elif not files:
         contrast = simulated.contrast
-        # Without real micrographs the grey values are the transmission.
+        # Without real micrographs the images are in units of transmission.
         scale = GreyScale(1.0, contrast.background_deviation)
         physical = PhysicalNoise(contrast.background_deviation)
         return NoiseMeasurement(AnalyticModel(physical, scale, settings.snr or contrast.snr))
-    reals = measure_real_set(settings.out, "source/real", evenly_spaced(files, MOST_REAL),
+    reals = measure_real_set(settings.out, "source/real", evenly_spaced(files, MAX_REAL),
                              simulated.manifest.pixel_size, settings.real_pixel_size,
                              settings.real_contrast == "bright")
     noise = measure_noise(reals, simulated, snr=translator.snr if translator else settings.snr, seed=settings.seed,
@@ -152,13 +152,13 @@ def _specimen_indices(settings: GenerateSettings, simulated: SimulatedSet) -> li
 
 
 def _specimen_seed(settings: GenerateSettings, simulated: SimulatedSet) -> int:
-    """Seed of the specimens: the simulation's for reused ones, a new one for fresh ones."""
+    """Seed of the specimens: with ``reuse`` the seed of the simulation, otherwise a new one."""
     fresh = int(torch.randint(2**62, (), generator=seeded_generator(settings.seed, "fresh specimens")))
     return simulated.manifest.seed if settings.reuse else fresh
 
 
 def _copy_sources(simulated: SimulatedSet, out: Path) -> None:
-    """Copy the simulation's input files, so that the folder can be moved and made again."""
+    """Copy the simulation's input files, so that the dataset can be moved and generated again."""
     for source in simulated.manifest.sources:
         with replacing(path_inside(out, source.path)) as path:
             shutil.copyfile(path_inside(simulated.folder, source.path), path)

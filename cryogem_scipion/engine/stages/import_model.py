@@ -21,17 +21,17 @@ __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
-PICTURE = 512
-"""Largest edge of the picture in pixels: networks of this kind are slow."""
+MAX_PREVIEW_EDGE = 512
+"""Largest edge of the preview in pixels, because the published networks are slow."""
 
 
 def run(settings: ImportModelSettings) -> Manifest:
-    """Write ``model.safetensors``, a picture of its input and output, and the manifest.
+    """Write ``model.safetensors``, a preview of its input and output, and the manifest.
 
     Raises
     ------
     CheckpointError
-        A file is damaged, holds more than tensors, or not the published layout; nothing has been written then.
+        A file is damaged, holds more than tensors, or has another layout. Nothing has been written then.
     """
     device = chosen_device(settings.device)
     model = import_published(settings.generator, settings.features, settings.pixel_size, settings.snr)
@@ -43,7 +43,7 @@ def run(settings: ImportModelSettings) -> Manifest:
     out = open_run_folder(settings, inputs=model.details["imported"])
     save_model(out / MODEL, model)
     (out / PREVIEWS).mkdir(exist_ok=True)
-    _picture(model, out / PREVIEWS / "imported.png", device)
+    _write_preview(model, out / PREVIEWS / "imported.png", device)
     manifest = Manifest(stage="import-model", **provenance(),
                         settings=settings.model_dump(mode="json"), seed=settings.seed, pixel_size=model.pixel_size,
                         micrographs=0, model=MODEL, figures={
@@ -55,19 +55,19 @@ def run(settings: ImportModelSettings) -> Manifest:
     return manifest
 
 
-def _picture(model: Translator, path: Path, device: torch.device) -> None:
+def _write_preview(model: Translator, path: Path, device: torch.device) -> None:
     """Write an image of dark discs in white noise, and the network's translation of it."""
-    edge = min(PICTURE, model.network.multiple)
-    random = torch.Generator().manual_seed(0)
+    edge = min(MAX_PREVIEW_EDGE, model.network.multiple)
+    generator = torch.Generator().manual_seed(0)
     clean = _discs(edge, model)
-    physical = model.physical.deviations(clean, random)
-    translated = replace(model, network=model.network.to(device)).translate(physical, random)
+    physical = model.physical.deviations(clean, generator)
+    translated = replace(model, network=model.network.to(device)).translate(physical, generator)
     physical = (physical - physical.mean()) / physical.std()
     write_preview(path, physical[None], translated[None])
 
 
 def _discs(edge: int, model: Translator) -> Float[Tensor, "y x"]:
-    """1 - s of sixteen discs, about as strong as particles at the model's signal-to-noise ratio."""
+    """Clean image of sixteen discs with about the contrast of particles at the model's signal-to-noise ratio."""
     y, x = torch.meshgrid(*[torch.arange(edge, dtype=torch.float32) / edge * 4 % 1 - 0.5] * 2, indexing="ij")
-    signal: Tensor = 2 * model.snr**0.5 * model.sigma_n * (torch.hypot(y, x) < 0.25)
+    signal: Tensor = 2 * model.snr**0.5 * model.background_deviation * (torch.hypot(y, x) < 0.25)
     return 1 - signal

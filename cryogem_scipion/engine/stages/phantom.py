@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem phantom``: the map of an invented complex, for a first try and for tests."""
+"""``cryogem phantom``: makes the map of an artificial complex, for a first try and for tests."""
 import logging
 
 from cryogem_scipion.engine.compute.threads import one_thread

@@ -26,7 +26,7 @@ __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
-WHAT = "files of coordinates (.star, .txt, .tsv, .csv, .box or .cs)"
+COORDINATE_FILES = "files of coordinates (.star, .txt, .tsv, .csv, .box or .cs)"
 
 
 @dataclass(frozen=True)
@@ -87,28 +87,29 @@ def run(settings: PicksSettings) -> Manifest:
 
 
 def _read_inputs(settings: PicksSettings) -> PicksAndTruth:
-    """Read picks and ground truth; picks on other micrographs are left out."""
-    truth_files = matching_files(settings.truth, WHAT)
+    """Read picks and ground truth; picks on micrographs without labels are left out."""
+    truth_files = matching_files(settings.truth, COORDINATE_FILES)
     truth = read_coordinates(truth_files, settings.truth_pixel_size, "truth_pixel_size")
     folder = truth_files[0].parent
     micrographs = _micrographs(settings, truth, truth_files)
-    own = match_file_names(micrographs, truth["micrograph"])
-    truth = truth.assign(micrograph=truth["micrograph"].map(own))
+    true_names = match_file_names(micrographs, truth["micrograph"])
+    truth = truth.assign(micrograph=truth["micrograph"].map(true_names))
     if not bool(truth["whole"].any()):
-        raise DataError(f"{truth_files[0]} has no particle with a whole box; give true coordinates")
+        raise DataError(f"{truth_files[0]} has no whole particle; give true coordinates of whole particles")
     hint = f"pixel_size (the true coordinates have {truth['pixel_size'].iloc[0]:g})"
-    picks = read_coordinates(matching_files(settings.picks, WHAT), settings.pixel_size, hint)
+    picks = read_coordinates(matching_files(settings.picks, COORDINATE_FILES), settings.pixel_size, hint)
     names = match_file_names(micrographs, picks["micrograph"])
     if len(picks) and not names:
-        raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is one of the truth "
-                        f"(such as {micrographs[0]!r}); give the truth of these micrographs")
-    known = picks["micrograph"].isin(list(names))
+        raise DataError(f"none of the picked micrographs (such as {picks['micrograph'].iloc[0]!r}) is a micrograph of "
+                        f"the truth (such as {micrographs[0]!r}); give the true coordinates of the picked micrographs")
+    on_labelled = picks["micrograph"].isin(list(names))
     warnings = []
-    if not known.all():
-        unknown = picks.loc[~known, "micrograph"].nunique()
-        warnings.append(f"{int((~known).sum())} picks lie on {unknown} micrographs that are not in the ground truth; "
-                        "they are left out")
-    picks = picks[known].assign(micrograph=picks.loc[known, "micrograph"].map(names)).reset_index(drop=True)
+    if not on_labelled.all():
+        unknown = picks.loc[~on_labelled, "micrograph"].nunique()
+        warnings.append(f"{int((~on_labelled).sum())} picks are on {unknown} micrographs that are not in the truth; "
+                        "these picks are left out")
+    labelled_names = picks.loc[on_labelled, "micrograph"].map(names)
+    picks = picks[on_labelled].assign(micrograph=labelled_names).reset_index(drop=True)
     without_picks = len(set(truth["micrograph"]) - set(picks["micrograph"]))
     if without_picks:
         warnings.append(f"{without_picks} micrographs with particles have no picks; all their particles count as "

@@ -34,8 +34,8 @@ def run(settings: PosesSettings) -> Manifest:
     operators = symmetry_operators(settings.symmetry).numpy()
     report, arrays = compare_poses(refined, truth, operators, settings.alignment, settings.radius)
     if not arrays:
-        raise DataError(f"none of the {len(refined)} particles of {settings.particles} is one of {settings.truth} (by "
-                        f"{report['paired_by']}); give the truth of these particles, or a larger radius")
+        raise DataError(f"none of the {len(refined)} particles of {settings.particles} is in {settings.truth} "
+                        f"(compared by {report['paired_by']}); give the truth of these particles, or a larger radius")
     report = {"symmetry": settings.symmetry, "alignment": settings.alignment, **report}
     out = open_run_folder(settings)
     write_report(out, REPORT_NAME, report, arrays)
@@ -47,10 +47,10 @@ def run(settings: PosesSettings) -> Manifest:
                 "defocus_error_angstrom") if report[name]}
     warnings = []
     if report["unknown_particles"]:
-        warnings.append(f"{report['unknown_particles']} of {len(refined)} particles have no true particle within the "
-                        "radius; they are left out")
+        warnings.append(f"{report['unknown_particles']} of {len(refined)} refined particles have no true particle "
+                        "within the radius; these particles are left out")
     if report["map"]["mirrored"]:
-        warnings.append("the refined map has the other hand; its poses are compared as those of the mirrored map")
+        warnings.append("the refined map has the opposite handedness; the poses are compared after mirroring the map")
     manifest = Manifest(
         stage="poses", **provenance(), settings=settings.model_dump(mode="json"),
         seed=settings.seed, pixel_size=truth.pixel_size, micrographs=0, particles=report["particles"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem preview``: the pictures that a wizard shows, as arrays (preview.npz) and as an image (preview.png)."""
+"""``cryogem preview``: makes the images that a wizard shows, as arrays (preview.npz) and as one image (preview.png)."""
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cryogem_scipion.engine.io.dataset import Manifest, replacing, write_manifes
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import PreviewSettings, SimulateSettings, parse
-from cryogem_scipion.engine.simulation.composition import support_peaks
+from cryogem_scipion.engine.simulation.composition import typical_peaks
 from cryogem_scipion.engine.simulation.microscope import (
     Microscope,
     prepare_microscope,
@@ -29,12 +29,12 @@ from cryogem_scipion.engine.simulation.projection import project
 __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
-PICTURE = 160
-"""Edge (px) of each picture in preview.png."""
+PREVIEW_EDGE = 160
+"""Edge (px) of each image in preview.png."""
 
 
 def run(settings: PreviewSettings) -> Manifest:
-    """Write the arrays of the pictures, which ``_views`` and ``_fields`` describe, and the pictures.
+    """Write preview.npz, whose arrays ``_views`` and ``_fields`` describe, preview.png and the manifest.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def run(settings: PreviewSettings) -> Manifest:
 
 
 def _microscope(settings: PreviewSettings) -> Microscope:
-    """The microscope of a simulation, so that diameter and box size are the ones that a simulation would use."""
+    """The microscope of a simulation with this map: it gives the diameter and box size that a simulation would use."""
     values = settings.model_dump(include={"volume", "volume_pixel_size", "resolution_angstrom", "pixel_size", "out"})
     return prepare_microscope(parse(SimulateSettings, {**values, "micrograph_size": (65536, 65536)}))
 
@@ -74,16 +74,17 @@ def _views(microscope: Microscope, settings: PreviewSettings) -> dict[str, NDArr
         project(microscope.projectors[index % len(microscope.projectors)], rotation[None],
                 torch.zeros(1, 2, dtype=torch.float64), edge, microscope.pixel_size)
         for index, rotation in enumerate(rotations)])
-    return {"views": views.numpy(), "peaks": support_peaks(views)[:, 0, 0].numpy()}
+    return {"views": views.numpy(), "peaks": typical_peaks(views)[:, 0, 0].numpy()}
 
 
 def _fields(settings: PreviewSettings, path: Path) -> dict[str, NDArray[Any]]:
     """The middle of a real micrograph at each pixel size.
 
-    ``pixel_sizes`` (n), ``shapes`` (n, 2): size of the whole micrograph at each, and ``field_0`` to ``field_n`` (y, x).
+    ``pixel_sizes`` (n); ``shapes`` (n, 2): size of the whole micrograph at each pixel size; ``field_0``, ``field_1``, …
+    (y, x): the middle at each pixel size.
     """
-    data, recorded = read_mrc(path, 2)
-    pixel_size = settings.real_pixel_size or recorded
+    data, header_pixel_size = read_mrc(path, 2)
+    pixel_size = settings.real_pixel_size or header_pixel_size
     if pixel_size is None:
         raise DataError(f"{path} has no pixel size in its header; set real_pixel_size")
     finest = pixel_size * (1 - PIXEL_SIZE_TOLERANCE)
@@ -111,14 +112,15 @@ def _resampled(image: Float[Tensor, "y x"], pixel_size: float, working_pixel_siz
 
 
 def _write_picture(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """All pictures side by side, protein dark."""
+    """Write all images side by side, protein dark."""
     from PIL import Image
     images = [array for name, array in arrays.items() if name.startswith("field_")]
     images = [-view for view in arrays.get("views", ())] + images
-    strip = Image.new("L", (PICTURE * len(images), PICTURE))
+    strip = Image.new("L", (PREVIEW_EDGE * len(images), PREVIEW_EDGE))
     for column, image in enumerate(images):
         low, high = np.percentile(image, [0.5, 99.5])
         grey = ((image - low) / max(high - low, 1e-12)).clip(0, 1) * 255
-        strip.paste(Image.fromarray(grey.astype(np.uint8)).resize((PICTURE, PICTURE)), (PICTURE * column, 0))
+        resized = Image.fromarray(grey.astype(np.uint8)).resize((PREVIEW_EDGE, PREVIEW_EDGE))
+        strip.paste(resized, (PREVIEW_EDGE * column, 0))
     with replacing(path) as temporary:
         strip.save(temporary, format="PNG")

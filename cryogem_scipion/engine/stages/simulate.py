@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem simulate``: clean micrographs of a map, with all labels."""
+"""``cryogem simulate``: makes clean micrographs of a map, with all labels."""
 import logging
 from dataclasses import replace
 
@@ -38,18 +38,18 @@ def run(settings: SimulateSettings) -> Manifest:
         check_disk_space(settings.out, settings.micrographs * _disk_bytes(microscope) + copies)
         check_memory(device, microscope.memory_bytes, settings.memory_remedy)
         out = open_run_folder(settings, inputs={file.name: fingerprint(file) for file in files
-                                      if file not in specimens.record_files})
+                                                if file not in specimens.record_files})
         sources = copy_sources(out, files, specimens.provenance)
     contrast = measure_contrast(microscope, settings.seed)
     microscope = replace(microscope, projection_scale=contrast.scale)
     writer = DatasetWriter(out, microscope, sources, settings.extract)
 
     def simulate(index: int) -> tuple[int, Specimen]:
-        """From the virtual specimen through the optics into the dataset."""
+        """Draw a specimen, form its clean image, and write it to the dataset."""
         specimen = microscope.draw_specimen(settings.seed, index)
         if not writer.has_micrograph(index):
             clean = microscope.form_image(specimen)
-            writer.write_images(index, 1 - clean.signal, clean)
+            writer.write_images(index, clean.image, clean)
         return index, specimen
 
     threads = worker_count(device, settings.micrographs, microscope.memory_bytes)

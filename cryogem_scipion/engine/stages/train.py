@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``cryogem train``: the noise translator, from real micrographs and a simulation, without labels."""
+"""``cryogem train``: trains the noise translator on real micrographs and a simulation, without labels."""
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,12 @@ from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import ProcessGroup, join_process_group
 from cryogem_scipion.engine.translator.figure_data import training_figure_data
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.training import MODEL, ModelProperties, TrainingRecord, train
-from cryogem_scipion.engine.translator.training_figures import training_figures
+from cryogem_scipion.engine.translator.training_results import training_results
 from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
 from cryogem_scipion.engine.translator.validation import HeldOutSet
 
@@ -45,7 +45,7 @@ __all__ = ["run"]
 log = logging.getLogger("cryogem")
 
 PREVIEWS_BYTES = 64 * 1024**2
-"""Disk space for pictures, losses and figures."""
+"""Disk space for previews, losses and figures."""
 
 
 def run(settings: TrainSettings) -> Manifest:
@@ -73,16 +73,17 @@ def run(settings: TrainSettings) -> Manifest:
     warnings += noise.warnings
     for warning in warnings:
         log.warning("warning: %s", warning)
-    # From simulated micrographs, brought to the strength of the real ones, to the noise translator.
+    # Training, with the signal of the simulated micrographs scaled to the signal-to-noise ratio of the real ones.
     model, physical, out = noise.model, noise.model.physical, settings.out
-    factor = simulated.signal_factor(model.snr, physical.background_deviation)
-    simulated_images = SimulatedMicrographs([StoredImage(path) for path in simulated.micrographs],
-                                       [StoredImage(path) for path in simulated.masks], factor, simulated.exposures)
+    signal_factor = simulated.signal_factor(model.snr, physical.background_deviation)
+    simulated_images = SimulatedImages(
+        [StoredImage(path) for path in simulated.micrographs], [StoredImage(path) for path in simulated.masks],
+        signal_factor, simulated.exposures)
     training_images = _real_images(reals, reals.training)
     held_out_images = _real_images(reals, reals.held_out) if reals.held_out else None
-    held_out_noise = physical.part(reals.ice_map_numbers(reals.held_out))
-    properties = ModelProperties(physical, model.scale, simulated.manifest.pixel_size, model.snr, factor,
-                {"version": __version__, "crop": settings.crop})
+    held_out_noise = physical.subset(reals.ice_map_indices(reals.held_out))
+    properties = ModelProperties(physical, model.scale, simulated.manifest.pixel_size, model.snr, signal_factor,
+                                 {"version": __version__, "crop": settings.crop})
     records = train(training_images, simulated_images, properties, settings, out, device,
                     HeldOutSet(held_out_images, held_out_noise) if held_out_images else None, processes)
     if not processes.is_rank_zero:
@@ -100,7 +101,7 @@ def run(settings: TrainSettings) -> Manifest:
         seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
         contrast=simulated.contrast.rescaled(model.snr, physical.background_deviation),
-        warnings=warnings, figures={**noise.figures, **training_figures(out)})
+        warnings=warnings, figures={**noise.figures, **training_results(out)})
     write_manifest(out, manifest)
     processes.barrier()
     log.info("trained on %d real micrographs: %s", len(reals), out / MODEL)
@@ -108,11 +109,12 @@ def run(settings: TrainSettings) -> Manifest:
 
 
 def _check(settings: TrainSettings, simulated: SimulatedSet, files: list[Path]) -> None:
-    """Refuse inputs that would fail later; reads only headers."""
+    """Refuse inputs with which the training would fail later; reads only headers."""
     working_pixel_size = simulated.manifest.pixel_size
     if settings.pixel_size is not None and abs(settings.pixel_size / working_pixel_size - 1) > 1e-3:
-        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not that of the simulation "
-                            f"({working_pixel_size:g} Å); simulate at this pixel size, or leave it empty")
+        raise SettingsError(f"pixel_size {settings.pixel_size:g} is not the pixel size of the simulation "
+                            f"({working_pixel_size:g} Å); simulate at {settings.pixel_size:g} Å, or leave pixel_size "
+                            "empty")
     shapes = check_sizes(simulated, files, settings.real_pixel_size, settings.noise == "spectrum")
     smallest = min(min(read_header(path, 2)[0]) for path in simulated.micrographs)
     if settings.crop > smallest:
@@ -132,7 +134,7 @@ def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path
     """
     if processes.is_rank_zero:
         open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps"},
-              inputs=input_fingerprints(simulated, files))
+                        inputs=input_fingerprints(simulated, files))
     else:
         processes.barrier()
     with one_thread():
@@ -143,15 +145,15 @@ def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path
     return reals
 
 
-def _real_images(reals: RealSet, numbers: Sequence[int]) -> RealMicrographs:
-    """Some of the real micrographs with their grey scales."""
-    scales = [reals.scales[number] for number in numbers]
-    return RealMicrographs([reals.image(number) for number in numbers], [scale.median for scale in scales],
+def _real_images(reals: RealSet, indices: Sequence[int]) -> RealImages:
+    """The real micrographs of these indices, with their grey scales."""
+    scales = [reals.scales[index] for index in indices]
+    return RealImages([reals.image(index) for index in indices], [scale.median for scale in scales],
                       [scale.spread for scale in scales])
 
 
 def _run_steps(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
-    """Run the training to its end and report its progress every few seconds."""
+    """Run all steps that are left, and report the progress every few seconds."""
     first = next(records, None)
     if first is not None:
         deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_losses,

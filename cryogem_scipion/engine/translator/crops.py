@@ -13,10 +13,10 @@ from torch import Tensor
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["ImageArray", "RealMicrographs", "SimulatedCrops", "SimulatedMicrographs", "draw_real_crops",
+__all__ = ["ImageArray", "RealImages", "SimulatedCrops", "SimulatedImages", "draw_real_crops",
            "draw_simulated_crops"]
 
-HIGHEST, LOWEST = 10.0, -40.0
+MAX_DEVIATION, MIN_DEVIATION = 10.0, -40.0
 """Limits to which grey values are clipped, in standard deviations of the noise. Hot pixels lie above the upper limit.
 The lower limit leaves room for contaminants, which are darker than everything else."""
 
@@ -33,8 +33,8 @@ class ImageArray(Protocol):
 
 
 @dataclass(frozen=True)
-class RealMicrographs:
-    """Real micrographs and the grey scale of each; the images can stay on disk."""
+class RealImages:
+    """Images of real micrographs and the grey scale of each; the images can stay on disk."""
 
     images: Sequence[ImageArray]
     """(y, x), grey values."""
@@ -45,15 +45,15 @@ class RealMicrographs:
 
 
 @dataclass(frozen=True)
-class SimulatedMicrographs:
+class SimulatedImages:
     """Clean images 1 - s and their masks; the images can stay on disk."""
 
     clean: Sequence[ImageArray]
     """(y, x)."""
     masks: Sequence[ImageArray]
     """(y, x), 1 inside particles."""
-    contrast: float = 1.0
-    """Factor by which s is multiplied."""
+    signal_factor: float = 1.0
+    """Factor by which the signal s is multiplied; ``SimulatedSet.signal_factor``."""
     exposures: Sequence[Exposure] = ()
     """Exposure of each image; empty if they are not known."""
 
@@ -68,7 +68,7 @@ class SimulatedCrops:
     """Exposure of each crop, rotated and mirrored with it."""
 
 
-def draw_real_crops(micrographs: RealMicrographs, edge: int, batch: int,
+def draw_real_crops(micrographs: RealImages, edge: int, batch: int,
                     generator: torch.Generator) -> Float[Tensor, "b y x"]:
     """Random crops of real micrographs, in standard deviations of the noise around the median.
 
@@ -91,11 +91,11 @@ def draw_real_crops(micrographs: RealMicrographs, edge: int, batch: int,
         index, window = _draw_window(micrographs.images, edge, generator)
         crop = _read_crop(micrographs.images[index], window)
         deviations = (crop - micrographs.medians[index]) / micrographs.spreads[index]
-        crops.append(deviations.nan_to_num(0.0, HIGHEST, LOWEST).clamp(LOWEST, HIGHEST))
+        crops.append(deviations.nan_to_num(0.0, MAX_DEVIATION, MIN_DEVIATION).clamp(MIN_DEVIATION, MAX_DEVIATION))
     return torch.stack(crops)
 
 
-def draw_simulated_crops(micrographs: SimulatedMicrographs, edge: int, batch: int,
+def draw_simulated_crops(micrographs: SimulatedImages, edge: int, batch: int,
                          generator: torch.Generator) -> SimulatedCrops:
     """Random crops of clean images, with their masks and exposures.
 
@@ -116,7 +116,7 @@ def draw_simulated_crops(micrographs: SimulatedMicrographs, edge: int, batch: in
     clean, masks, exposures = [], [], []
     for _ in range(batch):
         index, window = _draw_window(micrographs.clean, edge, generator)
-        clean.append(1 - micrographs.contrast * (1 - _read_crop(micrographs.clean[index], window)))
+        clean.append(1 - micrographs.signal_factor * (1 - _read_crop(micrographs.clean[index], window)))
         masks.append(_read_crop(micrographs.masks[index], window))
         exposures.append(micrographs.exposures[index].turned(window.quarter_turns, window.mirrored)
                          if micrographs.exposures else None)

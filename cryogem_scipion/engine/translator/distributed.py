@@ -29,7 +29,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def sample_indices(self, batch: int) -> range:
-        """Indices of the ``batch`` samples of this process among the samples of a step."""
+        """Indices that the ``batch`` samples of this process have among all samples of a step."""
         return range(self.rank * batch, (self.rank + 1) * batch)
 
     def sum(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:

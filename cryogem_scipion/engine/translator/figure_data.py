@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 from cryogem_scipion.engine.translator.crops import (
-    RealMicrographs,
-    SimulatedMicrographs,
+    RealImages,
+    SimulatedImages,
     draw_real_crops,
     draw_simulated_crops,
 )
@@ -25,7 +25,7 @@ CROPS, MAX_EDGE = 4, 512
 """Number of crops of each kind for the spectra, and their largest edge (px)."""
 
 
-def training_figure_data(model: Translator, real: RealMicrographs, simulated: SimulatedMicrographs,
+def training_figure_data(model: Translator, real: RealImages, simulated: SimulatedImages,
                          seed: int) -> dict[str, NDArray[Any]]:
     """Example crop of each kind, in standard deviations of the noise, and the power spectra of several crops.
 
@@ -40,12 +40,12 @@ def training_figure_data(model: Translator, real: RealMicrographs, simulated: Si
     ``power_physical``, ``power_generated``, ``power_real``: (crop, frequency), rotational averages; 1 for white noise
     of variance 1. ``frequency``: 1/Å. ``pixel_size``: Å.
     """
-    random = torch.Generator().manual_seed(_derived_seed(seed))
+    generator = torch.Generator().manual_seed(_derived_seed(seed))
     edge = min(MAX_EDGE, *(min(image.shape) for image in [*real.images, *simulated.clean])) // 2 * 2
-    real_crops = draw_real_crops(real, edge, CROPS, random)
-    simulated_crops = draw_simulated_crops(simulated, edge, CROPS, random)
-    physical = model.physical.batch(simulated_crops.clean, simulated_crops.exposures, random)
-    generated = torch.stack([translate_in_tiles(model.network, image, random) for image in physical])
+    real_crops = draw_real_crops(real, edge, CROPS, generator)
+    simulated_crops = draw_simulated_crops(simulated, edge, CROPS, generator)
+    physical = model.physical.batch(simulated_crops.clean, simulated_crops.exposures, generator)
+    generated = torch.stack([translate_in_tiles(model.network, image, generator) for image in physical])
     crops_by_kind = {"physical": physical, "generated": generated, "real": real_crops}
     tile = min(TILE, edge)
     data: dict[str, NDArray[Any]] = {

@@ -81,9 +81,9 @@ def sample_points(mask: Float[Tensor, "y x"], grid: tuple[int, int], count: int,
     cells = functional.adaptive_avg_pool2d(mask[None, None].to(torch.float32), grid).flatten() >= 0.5
     inside, outside = (torch.nonzero(region).flatten() for region in (cells.cpu(), ~cells.cpu()))
     half = count // 2
-    wanted = (min(len(inside), max(half, count - len(outside))), min(len(outside), max(half, count - len(inside))))
+    counts = (min(len(inside), max(half, count - len(outside))), min(len(outside), max(half, count - len(inside))))
     drawn = [region[torch.randperm(len(region), generator=generator)[:number]]
-             for region, number in zip((inside, outside), wanted, strict=True)]
+             for region, number in zip((inside, outside), counts, strict=True)]
     return drawn[0], drawn[1]
 
 
@@ -131,9 +131,9 @@ def patch_nce_loss(query: Float[Tensor, "points d"], key: Float[Tensor, "points 
 
 
 def contrastive_loss(projections: Callable[[int, Tensor], Tensor], generated: Sequence[Float[Tensor, "b _ _ _"]],
-                physical: Sequence[Float[Tensor, "b _ _ _"]], masks: Float[Tensor, "b y x"],
-                generator: torch.Generator, patches: int = 256, temperature: float = 0.07,
-                form: ContrastiveForm = "guided") -> Float[Tensor, ""]:
+                     physical: Sequence[Float[Tensor, "b _ _ _"]], masks: Float[Tensor, "b y x"],
+                     generator: torch.Generator, patches: int = 256, temperature: float = 0.07,
+                     form: ContrastiveForm = "guided") -> Float[Tensor, ""]:
     """Mask-guided contrastive loss, averaged over layers and images.
 
     Parameters
@@ -191,14 +191,14 @@ def contrast_drift(change: Float[Tensor, "b y x"], signal: Float[Tensor, "b y x"
 
 def _published(query: Float[Tensor, "points d"], key: Float[Tensor, "points d"], inside: int,
                temperature: float) -> Float[Tensor, ""]:
-    """Published form: row i has the positive of query i, and negative key i with every query of the region."""
+    """The published form: row i has query i with its positive, and negative key i with all queries of the region."""
     half = min(inside, len(query) - inside)
     if not half:
         return patch_nce_loss(query, key, inside, temperature, "unguided")
     regions = (slice(0, half), slice(inside, inside + half))
     losses = []
-    for own, other in (regions, regions[::-1]):
-        positive = (query[own] * key[own]).sum(1, keepdim=True)
-        logits = torch.cat([positive, key[other] @ query[own].T], 1) / temperature
+    for region, other_region in (regions, regions[::-1]):
+        positive = (query[region] * key[region]).sum(1, keepdim=True)
+        logits = torch.cat([positive, key[other_region] @ query[region].T], 1) / temperature
         losses.append(functional.cross_entropy(logits, torch.zeros(half, dtype=torch.long, device=query.device)))
     return torch.stack(losses).mean()

@@ -41,8 +41,8 @@ class Translator:
     """Å per pixel of the images that it was trained on."""
     snr: float
     """Signal-to-noise ratio of the physical images."""
-    contrast: float
-    """Factor by which s of the training's simulation was multiplied to get this SNR."""
+    signal_factor: float
+    """Factor by which the signal s of the training's simulation was multiplied to get this SNR."""
     details: dict[str, Any]
     """Information only: steps, version, source files."""
     standardised: bool = False
@@ -53,7 +53,7 @@ class Translator:
     """Weights of the projection networks of the contrastive loss, if an imported model has them."""
 
     @property
-    def sigma_n(self) -> float:
+    def background_deviation(self) -> float:
         """Standard deviation of the background divided by its mean."""
         return self.physical.background_deviation
 
@@ -112,17 +112,17 @@ def save_model(path: Path, model: Translator) -> None:
     tensors |= {f"ice.{i:05d}": ice.grid for i, ice in enumerate(physical.ice)}
     tensors |= {f"features.{name}": tensor for name, tensor in model.features.items()}
     tensors |= {"noise.power": physical.noise.power, "noise.curve": physical.noise.curve}
-    if physical.noise.share is not None:
-        tensors["noise.share"] = physical.noise.share
-    contaminants = [None if of_micrograph is None else [[*contaminant.corner, contaminant.fixed]
-                                                        for contaminant in of_micrograph]
-                    for of_micrograph in physical.contaminants]
-    for micrograph, of_micrograph in enumerate(physical.contaminants):
-        for index, contaminant in enumerate(of_micrograph or ()):
+    if physical.noise.modulated_share is not None:
+        tensors["noise.share"] = physical.noise.modulated_share
+    contaminants = [None if micrograph_contaminants is None else
+                    [[*contaminant.corner, contaminant.fixed] for contaminant in micrograph_contaminants]
+                    for micrograph_contaminants in physical.contaminants]
+    for micrograph, micrograph_contaminants in enumerate(physical.contaminants):
+        for index, contaminant in enumerate(micrograph_contaminants or ()):
             tensors[f"contaminants.{micrograph:05d}.{index:05d}"] = torch.stack(
-                [contaminant.values, contaminant.weight])
+                [contaminant.values, contaminant.opacity])
     save_tensors(path, "model", tensors, {
-        "network": model.config, "pixel_size": model.pixel_size, "snr": model.snr, "contrast": model.contrast,
+        "network": model.config, "pixel_size": model.pixel_size, "snr": model.snr, "contrast": model.signal_factor,
         "sigma_n": physical.background_deviation, "exponent": physical.exponent,
         "ice_fields": [list(ice.field) for ice in physical.ice], "contaminants": contaminants,
         "median": model.scale.median, "spread": model.scale.spread, "standardised": model.standardised,
@@ -167,12 +167,12 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
 def _contaminants(entries: Any, tensors: dict[str, Tensor]) -> tuple[tuple[Contaminant, ...] | None, ...]:
     """Contaminants of each micrograph; empty for model files from before contaminants were measured."""
     def contaminant(micrograph: int, index: int, y: int, x: int, fixed: bool) -> Contaminant:
-        values, weight = tensors[f"contaminants.{micrograph:05d}.{index:05d}"]
-        return Contaminant(values, weight, (int(y), int(x)), bool(fixed))
+        values, opacity = tensors[f"contaminants.{micrograph:05d}.{index:05d}"]
+        return Contaminant(values, opacity, (int(y), int(x)), bool(fixed))
 
-    return tuple(None if of_micrograph is None else
-                 tuple(contaminant(micrograph, index, *entry) for index, entry in enumerate(of_micrograph))
-                 for micrograph, of_micrograph in enumerate(entries))
+    return tuple(None if micrograph_contaminants is None else
+                 tuple(contaminant(micrograph, index, *entry) for index, entry in enumerate(micrograph_contaminants))
+                 for micrograph, micrograph_contaminants in enumerate(entries))
 
 
 def _load_weights(network: Generator, tensors: dict[str, Tensor], path: Path) -> None:

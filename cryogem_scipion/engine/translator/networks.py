@@ -92,7 +92,7 @@ def build_discriminator(config: dict[str, Any]) -> Discriminator:
 
 
 def latent_noise(network: Generator, batch: int, shape: tuple[int, int],
-                 random: torch.Generator) -> list[Tensor] | None:
+                 generator: torch.Generator) -> list[Tensor] | None:
     """Random latent noise at 1/8 and 1/16 of the image size, or None if the network takes no latent noise.
 
     Parameters
@@ -101,7 +101,7 @@ def latent_noise(network: Generator, batch: int, shape: tuple[int, int],
         Number of images.
     shape
         Size (y, x) of the images in pixels, a multiple of ``network.multiple``.
-    random
+    generator
         Random generator on the CPU.
 
     Returns
@@ -112,4 +112,4 @@ def latent_noise(network: Generator, batch: int, shape: tuple[int, int],
         return None
     device = next(network.parameters()).device
     return [torch.randn(batch, network.latent_channels, shape[0] // reduction, shape[1] // reduction,
-                        generator=random).to(device) for reduction in (8, 16)]
+                        generator=generator).to(device) for reduction in (8, 16)]

@@ -22,9 +22,9 @@ def write_preview(path: Path, *columns: Float[Tensor, "b y x"]) -> None:
         Batches of crops of the same size. Each batch is a column of the picture, each crop a row.
     """
     from PIL import Image
-    real = columns[-1]
-    low, high = torch.quantile(real.flatten()[::max(1, real.numel() // 100_000)], torch.tensor([0.005, 0.995])).tolist()
-    separator = torch.full((*real.shape[:2], 4), high)
+    last = columns[-1]
+    low, high = torch.quantile(last.flatten()[::max(1, last.numel() // 100_000)], torch.tensor([0.005, 0.995])).tolist()
+    separator = torch.full((*last.shape[:2], 4), high)
     rows = torch.cat([image for column in columns for image in (separator, column)][1:], 2).flatten(0, 1)
     grey = ((rows - low) / max(high - low, 1e-6)).clamp(0, 1) * 255
     temporary = path.with_name(f".{path.name}")

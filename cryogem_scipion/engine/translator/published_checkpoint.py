@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Import of checkpoints of the published program (arXiv:2312.02235), which are read without running code in them."""
+"""Import of checkpoints of the published program (arXiv:2312.02235). Code in their pickles is not run."""
 import pickle
 import struct
 import zipfile
@@ -78,7 +78,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or holds more than tensors ({cause}); give a state_dict") from None
     if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
-        raise CheckpointError(f"{path} holds a {type(contents).__name__} and not tensors by name; give a state_dict")
+        raise CheckpointError(f"{path} holds a {type(contents).__name__}, not tensors with names; give a state_dict")
     return {str(name).removeprefix("module."): value.float() for name, value in contents.items()}
 
 

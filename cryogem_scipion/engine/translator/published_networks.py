@@ -32,7 +32,7 @@ class _Level(nn.Module):
         return functional.leaky_relu(features, 0.2)
 
     def ascend(self, features: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d v u"]:
-        """Features for the level above, from those of the level below."""
+        """Features for the next outer level, from those of the next inner level."""
         features = self.up(functional.relu(features))
         return torch.tanh(features) if self.outermost else functional.instance_norm(features)
 

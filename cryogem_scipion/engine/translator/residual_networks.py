@@ -97,14 +97,14 @@ class MultiscaleDiscriminator(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 1 y x"]) -> list[Float[Tensor, "b 1 _ _"]]:
         """One map of scores for each scale."""
-        # Binning divides the deviation of white noise by the scale. The factor makes up for a part of it, so that the
+        # Binning divides the deviation of white noise by the scale. The factor compensates a part of this, so that the
         # discriminator detects both noise and shapes.
         return [part(functional.avg_pool2d(image, scale) * scale**0.5 if scale > 1 else image)
                 for part, scale in zip(self.parts, self.scales, strict=True)]
 
 
 def _patch_discriminator(width: int) -> nn.Sequential:
-    """Convolutions with a receptive field of 54 x 54 pixels, without normalisation: grey values make a difference."""
+    """Convolutions with a receptive field of 54 x 54 pixels, without normalisation, so that it detects grey values."""
     def convolution(channels_in: int, channels_out: int, size: int, stride: int) -> nn.Module:
         return nn.Conv2d(channels_in, channels_out, size, stride, 1)
     return nn.Sequential(convolution(1, width, 4, 2), nn.LeakyReLU(0.2),

@@ -57,17 +57,17 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); give an existing model file") from None
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); make it again") from None
+        raise CheckpointError(f"{path} is damaged or is not a safetensors file ({error}); make it again") from None
     try:
         values = json.loads(metadata["cryogem"])
         file_format, version = values["format"], int(values["format_version"])
     except (KeyError, ValueError, TypeError):
         raise CheckpointError(f"{path} is a safetensors file of another program; give one that cryogem made") from None
     if file_format != f"cryogem {kind}":
-        raise CheckpointError(f"{path} is a {file_format!r} file where a 'cryogem {kind}' is needed; give the "
+        raise CheckpointError(f"{path} is a {file_format!r} file, but a 'cryogem {kind}' file is needed; give the "
                               "right file")
     if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {version} and this program reads formats up to {FORMAT_VERSION}; "
+        raise CheckpointError(f"{path} has format {version}, but this program reads formats up to {FORMAT_VERSION}; "
                               "update cryogem")
     return tensors, values
 

@@ -63,8 +63,8 @@ def _translate_exact_tiles(network: Generator, image: Float[Tensor, "y x"],
 
 def _translate_blended_tiles(network: Generator, image: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
     edge = network.multiple
-    # The zero padding of the convolutions changes the outermost pixels of a tile: at the border of the image they lie
-    # in the mirrored margin.
+    # The zero padding of the convolutions changes the outermost pixels of a tile. At the border of the image these
+    # pixels lie in the mirrored margin, which is cut off.
     margin = edge // 16
     padded = _mirror(image, (margin, margin), tuple(max(edge, size + 2 * margin) for size in image.shape))
     device = next(network.parameters()).device

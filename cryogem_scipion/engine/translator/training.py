@@ -12,7 +12,7 @@ import torch
 from cryogem_scipion.engine.compute.threads import torch_threads
 from cryogem_scipion.engine.io.files import replacing
 from cryogem_scipion.engine.settings.train import TrainSettings
-from cryogem_scipion.engine.translator.crops import RealMicrographs, SimulatedMicrographs
+from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
 from cryogem_scipion.engine.translator.model import MODEL, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS
@@ -55,7 +55,7 @@ class TrainingRecord:
     steps_per_second: float
 
 
-def train(real: RealMicrographs, simulated: SimulatedMicrographs, properties: ModelProperties, settings: TrainSettings,
+def train(real: RealImages, simulated: SimulatedImages, properties: ModelProperties, settings: TrainSettings,
           folder: Path, device: torch.device, held_out: HeldOutSet | None = None,
           processes: ProcessGroup = SINGLE_PROCESS) -> Iterator[TrainingRecord]:
     """Train a noise translator, or continue the training in ``folder``; yields a record after each step.
@@ -69,7 +69,7 @@ def train(real: RealMicrographs, simulated: SimulatedMicrographs, properties: Mo
         What the model has besides the network.
     held_out
         Held-out micrographs for the validation metric. The model then has the weights with the lowest metric. None:
-        it has the weights of the last step.
+        the model has the weights of the last step.
     processes
         Processes that train together. Only rank 0 writes files, computes the validation metric and yields records.
 
@@ -84,7 +84,8 @@ def train(real: RealMicrographs, simulated: SimulatedMicrographs, properties: Mo
     state = TrainingState(settings, properties, device, processes)
     state.restore(folder)
     if state.threads != torch.get_num_threads():
-        log.info("continuing on %d threads, as the training began: the last bits of its results depend on this number",
+        log.info("continuing on %d threads, as at the start of the training, because the last bits of the results "
+                 "depend on this number",
                  state.threads)
     with torch_threads(state.threads):
         if processes.is_rank_zero:
@@ -94,7 +95,7 @@ def train(real: RealMicrographs, simulated: SimulatedMicrographs, properties: Mo
                 state.train_step(real, simulated)
 
 
-def _train_and_write(state: TrainingState, real: RealMicrographs, simulated: SimulatedMicrographs, folder: Path,
+def _train_and_write(state: TrainingState, real: RealImages, simulated: SimulatedImages, folder: Path,
                      held_out: HeldOutSet | None) -> Iterator[TrainingRecord]:
     """Train for the remaining steps and write all files."""
     settings = state.settings
@@ -126,8 +127,8 @@ def _train_and_write(state: TrainingState, real: RealMicrographs, simulated: Sim
     save_model(folder / MODEL, state.model())
 
 
-def _validation_metric(state: TrainingState, real: RealMicrographs, held_out: HeldOutSet | None,
-                       simulated: SimulatedMicrographs) -> ValidationMetric | None:
+def _validation_metric(state: TrainingState, real: RealImages, held_out: HeldOutSet | None,
+                       simulated: SimulatedImages) -> ValidationMetric | None:
     if held_out is None:
         return None
     random = torch.Generator().manual_seed(derived_seed(state.settings.seed, "realism"))
@@ -141,7 +142,7 @@ def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "_Cs
     state.update_best(values["realism"])
     realism_file.add({"step": state.step, **values})
     tensorboard.add(state.step, {f"realism/{name}": value for name, value in values.items()})
-    log.info("step %d: realism %.2f, best %.2f at step %d", state.step, values["realism"], state.best_realism,
+    log.info("step %d: validation metric %.2f, best %.2f at step %d", state.step, values["realism"], state.best_realism,
              state.best_step)
 
 

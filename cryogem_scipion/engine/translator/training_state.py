@@ -19,8 +19,8 @@ from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings.train import TrainSettings
 from cryogem_scipion.engine.translator.crops import (
-    RealMicrographs,
-    SimulatedMicrographs,
+    RealImages,
+    SimulatedImages,
     draw_real_crops,
     draw_simulated_crops,
 )
@@ -65,8 +65,8 @@ class ModelProperties:
     """Å per pixel."""
     snr: float
     """Signal-to-noise ratio of the physical images."""
-    contrast: float
-    """Factor by which s of the simulation is multiplied to get this SNR."""
+    signal_factor: float
+    """Factor by which the signal s of the simulation is multiplied to get this SNR."""
     details: dict[str, Any]
     """Information only."""
 
@@ -121,7 +121,7 @@ class TrainingState:
         self.generator_optimiser = adam([*self.generator.parameters(), *self.projections.parameters()])
         self.discriminator_optimiser = adam(self.discriminator.parameters())
 
-    def train_step(self, real: RealMicrographs, simulated: SimulatedMicrographs) -> dict[str, float]:
+    def train_step(self, real: RealImages, simulated: SimulatedImages) -> dict[str, float]:
         """Train for one step: first the discriminator, then the generator and the projection networks.
 
         Every sample of a step has its own random generator, so it does not matter which process computes it.
@@ -172,7 +172,7 @@ class TrainingState:
         """Score maps of the discriminator, at least float32."""
         return [at_least_float32(scores) for scores in self.discriminator(images)]
 
-    def _draw_batch(self, real: RealMicrographs, simulated: SimulatedMicrographs) -> _Batch:
+    def _draw_batch(self, real: RealImages, simulated: SimulatedImages) -> _Batch:
         """Draw the crops, noise and latent noise of this process for the next step."""
         settings, crop = self.settings, self.settings.crop
         # The first sample of a step has the seed that it has in a training with batches of one.
@@ -191,7 +191,7 @@ class TrainingState:
         real_crops, clean, masks, physical, *latent = (torch.cat(tensors) for tensors in zip(*samples, strict=True))
         return _Batch(randoms, real_crops, clean, masks, physical, latent or None)
 
-    def save_preview(self, real: RealMicrographs, simulated: SimulatedMicrographs, path: Path) -> None:
+    def save_preview(self, real: RealImages, simulated: SimulatedImages, path: Path) -> None:
         """Write a PNG with physical, generated and real crops side by side, always at the same places."""
         settings = self.settings
         random = torch.Generator().manual_seed(derived_seed(settings.seed, "preview"))
@@ -223,7 +223,7 @@ class TrainingState:
         if self.best_realism < math.inf:
             network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
         return Translator(copy.deepcopy(network).eval().float(), self.config, properties.physical, properties.scale,
-                          properties.pixel_size, properties.snr, properties.contrast, details)
+                          properties.pixel_size, properties.snr, properties.signal_factor, details)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, with which the training can continue exactly."""
@@ -241,7 +241,7 @@ class TrainingState:
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint in a folder, if there is one.
 
-        If the number of steps has changed, a checkpoint from before the fall of the learning rate is taken. Then the
+        If the number of steps has changed, a checkpoint from before the learning rate falls is used. Then the
         result is the same as that of a new training with this number of steps.
 
         Raises
@@ -260,9 +260,9 @@ class TrainingState:
             if steps == self.settings.steps or 2 * (step - 1) <= min(steps, self.settings.steps):
                 return self._load(path, tensors, values)
         if paths:
-            raise CheckpointError(f"{folder} holds a training of {steps} steps, which cannot become one of "
-                                  f"{self.settings.steps}: its learning rate has fallen too far. Give {steps} or more "
-                                  "steps, or choose another out")
+            raise CheckpointError(f"{folder} holds a training of {steps} steps, which cannot be changed to "
+                                  f"{self.settings.steps} steps, because its learning rate has already fallen. Give "
+                                  f"{steps} or more steps, or choose another out")
 
     def _load(self, path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         try:
@@ -307,7 +307,7 @@ class TrainingState:
     def _settings_digest(self) -> str:
         """Digest of the settings that must not change when a training continues."""
         may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
-                *(["processes"] if self.settings.processes == 1 else [])}
+                      *(["processes"] if self.settings.processes == 1 else [])}
         return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
 
 

@@ -19,8 +19,8 @@ from cryogem_scipion.engine.realism.image_statistics import (
     statistics_distances,
 )
 from cryogem_scipion.engine.translator.crops import (
-    RealMicrographs,
-    SimulatedMicrographs,
+    RealImages,
+    SimulatedImages,
     draw_real_crops,
     draw_simulated_crops,
 )
@@ -48,13 +48,13 @@ HELD_OUT_FACTOR = 4
 class HeldOutSet:
     """Real micrographs that are not used for training, and noise with their ice and contaminants."""
 
-    micrographs: RealMicrographs
+    micrographs: RealImages
     physical: PhysicalNoise
 
 
 @dataclass(frozen=True)
 class ValidationMetric:
-    """Function of a generator; physical images, latent noise and held-out micrographs are always the same."""
+    """Validation metric as a function of a generator; its images and its latent noise never change."""
 
     physical_images: Float[Tensor, "b y x"]
     latent: list[Tensor] | None
@@ -83,36 +83,36 @@ class ValidationMetric:
         return {"realism": sum(ratios) / len(ratios), **distances}
 
 
-def prepare_validation_metric(network: Generator, held_out: HeldOutSet, training_set: RealMicrographs,
-                              simulated: SimulatedMicrographs, random: torch.Generator) -> ValidationMetric | None:
+def prepare_validation_metric(network: Generator, held_out: HeldOutSet, training_set: RealImages,
+                              simulated: SimulatedImages, generator: torch.Generator) -> ValidationMetric | None:
     """Validation metric of a training, or None with a warning if the images are too small.
 
     Parameters
     ----------
     network
-        Generator of the training; its weights make no difference.
+        Generator of the training; only its architecture is used.
     held_out, training_set
         Real micrographs to compare with, and real micrographs of the training.
     simulated
         Clean images, from which the physical images are made.
-    random
+    generator
         Random generator of crops and noise; the same state gives the same metric.
     """
     images = [*held_out.micrographs.images, *training_set.images, *simulated.clean]
     smallest = min(min(image.shape) for image in images)
     edge = min(smallest, max(EDGE, network.multiple)) // network.multiple * network.multiple
     if edge < MIN_EDGE:
-        log.warning("warning: micrographs of %d pixels are too small for the validation metric; the model has the "
+        log.warning("warning: micrographs of %d pixels are too small for the validation metric; the model gets the "
                     "weights of the last step", smallest)
         return None
     count = min(max(PIXELS // edge**2, MIN_CROPS), MAX_CROPS)
-    simulated_crops = draw_simulated_crops(simulated, edge, count, random)
-    physical_images = held_out.physical.batch(simulated_crops.clean, simulated_crops.exposures, random)
-    latent = latent_noise(network, count, (edge, edge), random)
-    held_out_crops = list(draw_real_crops(held_out.micrographs, edge, HELD_OUT_FACTOR * count, random))
+    simulated_crops = draw_simulated_crops(simulated, edge, count, generator)
+    physical_images = held_out.physical.batch(simulated_crops.clean, simulated_crops.exposures, generator)
+    latent = latent_noise(network, count, (edge, edge), generator)
+    held_out_crops = list(draw_real_crops(held_out.micrographs, edge, HELD_OUT_FACTOR * count, generator))
     statistics = mean_statistics([image_statistics(crop) for crop in held_out_crops])
     features = _features(held_out_crops)
-    draws = [_distances(list(draw_real_crops(training_set, edge, count, random)), statistics, features)
+    draws = [_distances(list(draw_real_crops(training_set, edge, count, generator)), statistics, features)
              for _ in range(FLOOR_DRAWS)]
     return ValidationMetric(physical_images, latent, statistics, features, {
         name: max(sum(distances[name] for distances in draws) / FLOOR_DRAWS, 1e-9) for name in DISTANCES})

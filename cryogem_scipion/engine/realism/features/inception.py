@@ -28,7 +28,7 @@ STEM = (("Conv2d_1a_3x3", 2), ("Conv2d_2a_3x3", 1), ("Conv2d_2b_3x3", 1), ("pool
         ("Conv2d_4a_3x3", 1), ("pool", 2))
 # Convolutions without padding; all others keep the size of their input.
 WITHOUT_PADDING = {"Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_4a_3x3", "Mixed_6a.branch3x3", "Mixed_6a.branch3x3dbl_3",
-        "Mixed_7a.branch3x3_2", "Mixed_7a.branch7x7x3_4"}
+                   "Mixed_7a.branch3x3_2", "Mixed_7a.branch7x7x3_4"}
 STRIDE_TWO = {"Mixed_6a.branch3x3", "Mixed_6a.branch3x3dbl_3", "Mixed_7a.branch3x3_2", "Mixed_7a.branch7x7x3_4"}
 
 
@@ -36,15 +36,16 @@ def _branch(name: str, count: int) -> tuple[str, ...]:
     return tuple(f"{name}_{number}" for number in range(1, count + 1))
 
 
-A = (("branch1x1",), _branch("branch5x5", 2), _branch("branch3x3dbl", 3), ("branch_pool",))
-C = (("branch1x1",), _branch("branch7x7", 3), _branch("branch7x7dbl", 5), ("branch_pool",))
-E = (("branch1x1",), ("branch3x3_1", "branch3x3_2a|branch3x3_2b"),
-     ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a|branch3x3dbl_3b"), ("branch_pool",))
+BLOCK_A = (("branch1x1",), _branch("branch5x5", 2), _branch("branch3x3dbl", 3), ("branch_pool",))
+BLOCK_C = (("branch1x1",), _branch("branch7x7", 3), _branch("branch7x7dbl", 5), ("branch_pool",))
+BLOCK_E = (("branch1x1",), ("branch3x3_1", "branch3x3_2a|branch3x3_2b"),
+           ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a|branch3x3dbl_3b"), ("branch_pool",))
 # An empty branch is a pooling with stride 2; "a|b" concatenates the results of two convolutions.
-BLOCKS = {"Mixed_5b": A, "Mixed_5c": A, "Mixed_5d": A,
+BLOCKS = {"Mixed_5b": BLOCK_A, "Mixed_5c": BLOCK_A, "Mixed_5d": BLOCK_A,
           "Mixed_6a": (("branch3x3",), _branch("branch3x3dbl", 3), ()),
-          "Mixed_6b": C, "Mixed_6c": C, "Mixed_6d": C, "Mixed_6e": C,
-          "Mixed_7a": (_branch("branch3x3", 2), _branch("branch7x7x3", 4), ()), "Mixed_7b": E, "Mixed_7c": E}
+          "Mixed_6b": BLOCK_C, "Mixed_6c": BLOCK_C, "Mixed_6d": BLOCK_C, "Mixed_6e": BLOCK_C,
+          "Mixed_7a": (_branch("branch3x3", 2), _branch("branch7x7x3", 4), ()),
+          "Mixed_7b": BLOCK_E, "Mixed_7c": BLOCK_E}
 
 
 class InceptionFeatures(nn.Module):
@@ -106,8 +107,8 @@ def inception_features(weights: dict[str, Tensor], name: str) -> InceptionFeatur
         with torch.no_grad():
             network.pooled(torch.zeros(1, 3, 75, 75))  # the smallest image that it takes
     except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{name} is no Inception v3 of torchvision or pytorch-fid "
-                              f"({type(error).__name__}: {str(error).splitlines()[0]}); give such a file") from None
+        raise CheckpointError(f"{name} is not an Inception v3 of torchvision or pytorch-fid ({type(error).__name__}: "
+                              f"{str(error).splitlines()[0]}); give such a file") from None
     return network.eval().requires_grad_(False)
 
 

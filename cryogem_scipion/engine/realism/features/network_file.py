@@ -63,15 +63,15 @@ def read_network(path: Path) -> dict[str, Tensor] | StandIn:
             TypeError, AttributeError, IndexError, OSError) as error:
         causes = [line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line]
         cause = (causes or str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged, or would have to be run as a program ({cause}); give a Topaz "
+        raise CheckpointError(f"{path} is damaged, or cannot be read without running its code ({cause}); give a Topaz "
                               "detector, or the weights of an Inception network") from None
     if isinstance(contents, StandIn):
         return contents
     if isinstance(contents, dict) and isinstance(contents.get("state_dict"), dict):
         contents = contents["state_dict"]
     if not isinstance(contents, dict) or not all(isinstance(value, Tensor) for value in contents.values()):
-        raise CheckpointError(f"{path} holds a {type(contents).__name__} and no network; give a Topaz detector, or "
-                              "the weights of an Inception network")
+        raise CheckpointError(f"{path} holds a {type(contents).__name__}, not a network; give a Topaz detector, or the "
+                              "weights of an Inception network")
     return {str(name).removeprefix("module."): value for name, value in contents.items()}
 
 
@@ -91,7 +91,7 @@ def flatten_state(module: Any, prefix: str = "") -> dict[str, Tensor]:
     """Parameters and buffers of a stand-in module and its submodules, named as in a ``state_dict`` after ``prefix``."""
     values = vars(module)
     tensors = {prefix + str(name): value.detach() for kind in ("_parameters", "_buffers")
-             for name, value in dict(values.get(kind) or {}).items() if isinstance(value, Tensor)}
+               for name, value in dict(values.get(kind) or {}).items() if isinstance(value, Tensor)}
     for name, child in dict(values.get("_modules") or {}).items():
         if isinstance(child, StandIn):
             tensors |= flatten_state(child, f"{prefix}{name}.")

@@ -27,8 +27,8 @@ def random_filter_features(image: Float[Tensor, "y x"]) -> Float[Tensor, "square
         The image is smaller than a square.
     """
     if min(image.shape) < SQUARE_EDGE:
-        raise DataError(f"image of {' x '.join(map(str, image.shape))} pixels (y x); at least {SQUARE_EDGE} a side are "
-                        "needed; give larger images")
+        raise DataError(f"the image has {' x '.join(map(str, image.shape))} pixels (y x), but at least {SQUARE_EDGE} "
+                        "on each side are needed; give larger images")
     height, width = (size // SQUARE_EDGE * SQUARE_EDGE for size in image.shape)
     maps = image[None, None, :height, :width].to(torch.float32)
     features, edge = [], SQUARE_EDGE
@@ -44,10 +44,10 @@ def random_filter_features(image: Float[Tensor, "y x"]) -> Float[Tensor, "square
 
 def _filters() -> list[Float[Tensor, "_ _ 5 5"]]:
     """Weights of the three scales. Each filter has mean 0 and norm 1: it does not respond to a constant image."""
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     weights = []
     for channels_in, channels_out in zip((1, *CHANNELS), CHANNELS, strict=False):
-        drawn = torch.randn(channels_out, channels_in, 5, 5, generator=random)
+        drawn = torch.randn(channels_out, channels_in, 5, 5, generator=generator)
         drawn = drawn - drawn.mean((2, 3), keepdim=True)
         weights.append(drawn / drawn.square().sum((1, 2, 3), keepdim=True).sqrt())
     return weights

@@ -122,7 +122,7 @@ def _build_layer(layer: Layer, weights: dict[str, Tensor]) -> nn.Module:
     first = nn.Sequential(_convolution(weights, prefix + "conv0"), _norm(weights, prefix + "bn0"), nn.ReLU())
     projection = _convolution(weights, prefix + "proj", layer.stride) if prefix + "proj.weight" in weights else None
     return ResidualBlock(first, _convolution(weights, prefix + "conv1", layer.stride, layer.dilation), projection,
-                 _norm(weights, prefix + "bn1"))
+                         _norm(weights, prefix + "bn1"))
 
 
 def _convolution(weights: dict[str, Tensor], name: str, stride: int = 1, dilation: int = 1) -> nn.Conv2d:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of a finished training for the manifest, read from its tables, so that a continued run has them as well."""
+"""Validation metric and losses of a finished training, for the manifest.
+
+They are read from the tables of the training, which also hold the steps before an interruption.
+"""
 from pathlib import Path
 
 import pandas as pd
 
 from cryogem_scipion.engine.translator.training import LOSSES, REALISM
 
-__all__ = ["training_figures"]
+__all__ = ["training_results"]
 
 
-def training_figures(folder: Path) -> dict[str, float]:
+def training_results(folder: Path) -> dict[str, float]:
     """Return the validation metric of the best checkpoint with its step, and the losses of the last step."""
     return {**_best_checkpoint(folder / REALISM), **_last_losses(folder / LOSSES)}
 
