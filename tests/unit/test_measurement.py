@@ -245,7 +245,7 @@ def test_the_figure_shows_fits_that_are_not_reliable(measured, tmp_path):
     report = measured[1]
     shutil.copy(measured[0] / "measurement.npz", tmp_path)
     rows = [{**row, "defocus_reliable": number == 1} for number, row in enumerate(report["micrographs"])]
-    changed = {**report, "micrographs": rows, "not_reliable": {"snr": "no particles"}}
+    changed = {**report, "micrographs": rows, "not_reliable": {"particles_mean": "no particles"}}
     (tmp_path / "measurement.json").write_text(json.dumps(changed))
     figure = Figure(figsize=FIGURE_SIZE)
     draw_measurement(figure, tmp_path)
@@ -263,12 +263,14 @@ def test_noise_alone_gives_no_number_and_no_ratio(shell, generator):
 
 
 @pytest.mark.slow
-def test_one_micrograph_tells_no_deviation_of_the_number(shell, micrographs):
+def test_one_micrograph_tells_neither_the_ratio_nor_how_the_number_varies(shell, micrographs):
     result = measure(micrographs[0][:1], shell, KNOWN[:1])
     assert "particles_sigma" not in result.measurement.settings()
     assert result.measurement.warnings
     reliable = replace(result.particles, problem="")
-    assert "fewer than 3 micrographs" in _not_reliable(result.fits, result.fits, reliable)["particles_sigma"]
+    reasons = _not_reliable(result.fits, result.fits, reliable)
+    assert all("fewer than 3 micrographs" in reasons[name] for name in ("particles_sigma", "snr"))
+    assert "particles_mean" not in reasons
 
 
 def test_a_set_whose_fits_mostly_fail_has_no_reliable_fit(tmp_path):

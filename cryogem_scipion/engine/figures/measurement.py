@@ -32,7 +32,7 @@ def draw_measurement(figure: Figure, folder: Path) -> None:
     """
     report, arrays = read_report(folder, REPORT_NAME)
     places: Any = figure.subplots(2, 3)
-    particles_reliable = "snr" not in report["not_reliable"]
+    particles_reliable = "particles_mean" not in report["not_reliable"]
     _draw_particles(places[0, 0], arrays, report["measured"]["diameter"], particles_reliable)
     _draw_rings(places[0, 1], arrays)
     _draw_defocus(places[0, 2], report["micrographs"])

@@ -191,8 +191,9 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
     if reason:
         reasons |= dict.fromkeys(PARTICLE_SETTINGS, reason)
     elif len(particles.counts) < LEAST_RELIABLE:
-        reasons["particles_sigma"] = (f"fewer than {LEAST_RELIABLE} micrographs do not tell how the number of "
-                                      "particles varies")
+        few = f"fewer than {LEAST_RELIABLE} micrographs do not tell"
+        reasons["particles_sigma"] = f"{few} how the number of particles varies"
+        reasons["snr"] = f"{few} the signal-to-noise ratio, which differs between micrographs"
     return reasons
 
 
@@ -206,14 +207,15 @@ def _warnings(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: Par
     elif len(reliable) < len(fits):
         warnings.append(f"the Thon rings of {len(fits) - len(reliable)} of {len(fits)} micrographs do not tell the "
                         "defocus; these fits are left out. Give CTFs of another program (ctfs) to have them all")
-    if "snr" in not_reliable:
+    if "particles_mean" in not_reliable:
         bound = ("the spectra do not tell the largest possible signal-to-noise ratio" if largest is None else
                  f"the spectra allow a signal-to-noise ratio of at most {largest:.2g} if particles cover a tenth of "
                  "the area or more")
         warnings.append(f"number, distance and signal-to-noise ratio of the particles are not measured: "
-                        f"{not_reliable['snr']}; {bound}. Check the map, its pixel size and the micrographs")
+                        f"{not_reliable['particles_mean']}; {bound}. Check the map, its pixel size and the micrographs")
     elif "particles_sigma" in not_reliable:
-        warnings.append(f"the deviation of the number of particles is not measured: {not_reliable['particles_sigma']}")
+        warnings.append("the deviation of the number of particles and the signal-to-noise ratio are not measured: "
+                        f"there are fewer than {LEAST_RELIABLE} micrographs; give more")
     if sign == "unknown":
         warnings.append(f"the micrographs do not tell whether particles are dark or bright (difference "
                         f"{particles.advantage_of_dark:.1f} standard errors); dark is assumed")
