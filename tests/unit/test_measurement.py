@@ -17,10 +17,11 @@ from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.figures.measurement import FIGURE_SIZE, draw_measurement
 from cryogem_scipion.engine.io.dataset import read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.measurement.comparison import Comparison
 from cryogem_scipion.engine.measurement.defocus import fit_ctfs, known_fit
 from cryogem_scipion.engine.measurement.matched_filter import MatchedFilter, _local_maxima, halves, templates
 from cryogem_scipion.engine.measurement.measure import map_power, measure_micrographs
-from cryogem_scipion.engine.measurement.particles import _problem, _Statistics
+from cryogem_scipion.engine.measurement.particle_results import fit_problem
 from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
 from cryogem_scipion.engine.measurement.results import _not_reliable, reliable_fits, write_ctfs
 from cryogem_scipion.engine.measurement.search_field import frequencies, search_field
@@ -288,18 +289,18 @@ def test_only_reliable_fits_are_written(tmp_path):
 
 
 ASSUMED = Assumption((30.0, 40.0), 140.0, np.ones(24))
-STATISTICS = _Statistics(3.0, 0.1, 3.0, np.ones(24), np.ones(24), 1.0)
+COMPARISON = Comparison(3.0, 0.1, 3.0, np.ones(24), np.ones(24), 1.0)
 
 
-@pytest.mark.parametrize(("history", "statistics", "message"), [
-    ([ASSUMED, ASSUMED], STATISTICS, "^$"),
-    ([ASSUMED, replace(ASSUMED, counts=(30.0, 120.0))], STATISTICS, "limit in 1 of 2 micrographs"),
-    ([ASSUMED, replace(ASSUMED, counts=(1.0, 1.0))], STATISTICS, "no particle"),
-    ([ASSUMED, replace(ASSUMED, counts=(40.0, 50.0))], STATISTICS, r"does not settle \(70 and 90"),
-    ([ASSUMED, replace(ASSUMED, distance=45.0)], STATISTICS, "distance runs to its limit"),
-    ([ASSUMED, ASSUMED], replace(STATISTICS, generated=4.0), "do not become like the real ones")])
-def test_a_search_that_fails_says_why(history, statistics, message):
-    assert re.search(message, _problem(history, statistics, [100.0, 100.0], 150.0))
+@pytest.mark.parametrize(("history", "comparison", "message"), [
+    ([ASSUMED, ASSUMED], COMPARISON, "^$"),
+    ([ASSUMED, replace(ASSUMED, counts=(30.0, 120.0))], COMPARISON, "limit in 1 of 2 micrographs"),
+    ([ASSUMED, replace(ASSUMED, counts=(1.0, 1.0))], COMPARISON, "no particle"),
+    ([ASSUMED, replace(ASSUMED, counts=(40.0, 50.0))], COMPARISON, r"does not settle \(70 and 90"),
+    ([ASSUMED, replace(ASSUMED, distance=45.0)], COMPARISON, "distance runs to its limit"),
+    ([ASSUMED, ASSUMED], replace(COMPARISON, generated_level=4.0), "do not become like the real ones")])
+def test_a_search_that_fails_says_why(history, comparison, message):
+    assert re.search(message, fit_problem(history, comparison, [100.0, 100.0], 150.0))
 
 
 def test_unusable_inputs_are_refused_in_one_line(inputs, tmp_path, generator):

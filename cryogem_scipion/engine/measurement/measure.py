@@ -16,7 +16,8 @@ from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shap
 from cryogem_scipion.engine.compute.threads import available_threads, one_thread
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.defocus import CtfFit, fit_ctfs, known_fit
-from cryogem_scipion.engine.measurement.particles import ParticleMeasurement, measure_particles
+from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
+from cryogem_scipion.engine.measurement.particles import measure_particles
 from cryogem_scipion.engine.measurement.results import Measurement, reliable_fits, summarised
 from cryogem_scipion.engine.measurement.ring_model import at_defocus
 from cryogem_scipion.engine.measurement.search_field import SearchField, frequencies, radial_power, search_field

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.io.dataset import write_table
 from cryogem_scipion.engine.measurement.defocus import CtfFit
-from cryogem_scipion.engine.measurement.particles import ParticleMeasurement
+from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
 
 __all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
