@@ -99,7 +99,7 @@ class TestCryogem(BaseTest):
     def testEvaluatePoses(self):
         evaluation = self._run(ProtCryogemEvaluatePoses, inputParticles=self.dataset.outputParticles,
                                inputTruth=self.dataset.outputParticles)
-        self.assertIn("particles were compared with the truth", evaluation.summary()[0])
+        self.assertIn("particles were compared with the true particles", evaluation.summary()[0])
 
     def testExport(self):
         export = self._run(ProtCryogemExport, inputSet=self.dataset.outputMicrographs, to=0, numberOfThreads=1)

@@ -138,7 +138,7 @@ def test_poses_are_judged_after_the_maps_turn(simulation, posed):
     assert not found["map"]["mirrored"]
     assert found["shift_error_angstrom"]["median"] < 1e-3
     assert found["defocus_error_angstrom"]["median"] == 0
-    assert "particles were compared with the truth" in " ".join(posed.summary())
+    assert "particles were compared with the true particles" in " ".join(posed.summary())
 
 
 @pytest.mark.parametrize("which", ["scored", "posed"])
