@@ -100,7 +100,7 @@ def spoiled(path, change):
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda path: spoiled(path, lambda data: data * np.float32("nan")), "values that are not finite"),
     (lambda path: spoiled(path, lambda data: np.zeros_like(data)), "is constant"),
-    (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is cut short: 5000 bytes"),
+    (lambda path: path.write_bytes(path.read_bytes()[:5000]), r"is cut short \(it has 5000 bytes"),
     (lambda path: spoiled(path, lambda data: data[:40, :40]), "a noise spectrum needs 128 on each side"),
     (lambda path: path.unlink(), "is not a file; give an MRC file"),
 ])
