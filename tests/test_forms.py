@@ -107,7 +107,7 @@ def test_an_empty_form_asks_for_its_inputs_and_says_nothing_else(kind):
     assert protocol._methods() == []
 
 
-@pytest.mark.parametrize("kind", map(protocols.__dict__.get, protocols.__all__))
+@pytest.mark.parametrize("kind", list(map(protocols.__dict__.get, protocols.__all__)))
 def test_the_help_of_a_protocol_uses_scipions_markup(kind):
     text = kind.getHelpText()
     first, *lines = text.splitlines()
@@ -124,7 +124,7 @@ def test_the_help_of_a_protocol_uses_scipions_markup(kind):
     assert {name for tag, name in found if tag == "italic"} <= labels | {"Analyze Results", "Continue"}
 
 
-@pytest.mark.parametrize("kind", map(protocols.__dict__.get, protocols.__all__))
+@pytest.mark.parametrize("kind", list(map(protocols.__dict__.get, protocols.__all__)))
 def test_the_help_of_a_protocol_names_its_outputs(kind):
     outputs = [item.name for item in getattr(kind, "_possibleOutputs", None) or ()]
     assert all(re.search(rf"\b{name}\b", kind.getHelpText()) for name in outputs)

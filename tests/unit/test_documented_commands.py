@@ -88,7 +88,8 @@ def test_the_pages_show_the_commands_of_all_stages():
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_flags_are_accepted_as_shown(words):
-    parse_command_line(arguments(words))
+    stage, settings = parse_command_line(arguments(words))
+    assert (stage, type(settings)) == (words[1], STAGES[words[1]])
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def run(folder, words, *more):
         os.chdir(at)
 
 
-@pytest.mark.parametrize("words", map(marked, OURS), ids=[" ".join(words) for words in OURS])
+@pytest.mark.parametrize("words", list(map(marked, OURS)), ids=[" ".join(words) for words in OURS])
 def test_it_runs_on_tiny_inputs(words, inputs, tmp_path, capsys):
     """Each in a folder of its own, in which every file that the pages name lies."""
     for path in inputs.iterdir():
