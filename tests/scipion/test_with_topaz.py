@@ -69,7 +69,7 @@ def picked(project, picker, protocols, name):
 
 
 def matched(coordinates, folder, turned=False):
-    """Picks and particles of a labelled folder as ``classify_picks`` compares them, all in Å; ``turned`` upside down."""
+    """Picks and particles of a labelled folder as in ``classify_picks``, all in Å; ``turned`` upside down."""
     micrographs = coordinates.getMicrographs()
     pixel_size, height = micrographs.getSamplingRate(), micrographs.getDim()[1]
     names = {item.getObjId(): os.path.basename(item.getFileName()) for item in micrographs.iterItems()}
