@@ -150,6 +150,8 @@ def run(folder, words, *more):
     sys.argv = ["cryogem", *words, *smaller, "--device", "cpu"]
     try:
         return main()
+    except SystemExit as end:  # --processes ends with the status of the processes that it started
+        return end.code
     finally:
         sys.argv = before
         os.chdir(at)
