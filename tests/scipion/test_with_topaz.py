@@ -87,7 +87,7 @@ def matched(coordinates, folder, turned=False):
 
 
 def average_precision(coordinates, folder, turned=False):
-    return pick_metrics(*matched(coordinates, folder, turned), scored=True)["auprc"]
+    return pick_metrics(*matched(coordinates, folder, turned), has_scores=True)["auprc"]
 
 
 def test_a_picker_learns_from_a_generated_set(project, protocols, picker):

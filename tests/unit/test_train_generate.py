@@ -241,7 +241,7 @@ import resource, sys
 from pathlib import Path
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import memory_mapped, measure_real_set
-from cryogem_scipion.engine.translator.patches import RealPieces, draw_real
+from cryogem_scipion.engine.translator.crops import RealImages, draw_real_crops
 import torch
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 files = real_files([str(folder / "*.mrc")])[:count]
@@ -249,8 +249,8 @@ reals = measure_real_set(folder / f"out{count}", "micrographs", files, 4.0, None
 images = [memory_mapped(reals.folder / real.name) for real in reals.micrographs]
 assert all(image.shape == (900, 900) and not image.flags.owndata for image in images)
 medians, deviations = zip(*((real.median, real.deviation) for real in reals.micrographs))
-pieces = RealPieces(images, medians, deviations)
-draw_real(pieces, 64, 200, torch.Generator().manual_seed(0))
+images = RealImages(images, medians, deviations)
+draw_real_crops(images, 64, 200, torch.Generator().manual_seed(0))
 status = Path("/proc/self/status").read_text()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, status.split("RssAnon:")[1].split()[0])
 """
