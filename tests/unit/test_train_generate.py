@@ -269,5 +269,6 @@ def test_memory_does_not_grow_with_the_number_of_micrographs(tmp_path):
                               cwd=Path(train.__file__).parents[3], env={**os.environ, **freed})
         assert done.returncode == 0, done.stderr[-2000:]
         found[count] = [int(value) for value in done.stdout.split()]
-    # Kilobytes: 18 more would be 228 000 as they are and 57 000 at the working size; 3 200 are one of the latter.
-    assert found[24][1] - found[6][1] < 3_200
+    # Kilobytes: 18 more would be 228 000 as they are and 57 000 at the working size. Runs of the same number of
+    # micrographs differ by 5 000, because the allocator gives memory back or keeps it.
+    assert found[24][1] - found[6][1] < 12_000
