@@ -155,7 +155,7 @@ def prepare_run(volume, arguments, folder, times):
     out.mkdir(exist_ok=True)
     with times.time("tables"):
         tables = DatasetWriter(out, run, (), False)
-        tables._names = ["map"]
+        tables._map_names = ["map"]
         for index in range(MICROGRAPHS):
             tables.add_labels(index, run.draw_specimen(0, index))
         tables.write_tables()
