@@ -79,7 +79,7 @@ def marked(words):
     """Some need a program of their own, or long."""
     if "--cryodrgn-folder" in words:
         return pytest.param(words, marks=pytest.mark.skip(reason="tests/optional/test_cryodrgn.py runs it"))
-    return pytest.param(words, marks=pytest.mark.slow if "--processes" in words else ())
+    return pytest.param(words, marks=pytest.mark.slow if "--processes" in words or words[1] == "measure" else ())
 
 
 def test_the_pages_show_the_commands_of_all_stages():
