@@ -33,12 +33,12 @@ def make(world, out):
                                           "symmetry": "D2", "astigmatism_angstrom": 900, **common}))
     real = [str(world / "real/*.mrc")]
     for noise, more in {"gaussian": {}, "spectrum": {"real": real},
-                        "model": {"model": world / "run/model.safetensors"}}.items():
+                        "model": {"model": world / "run/model.safetensors", "precision": "float32"}}.items():
         generate.run(parse(GenerateSettings, {"simulation": world / "sim", "out": out / noise, "noise": noise,
                                               "micrographs": 3, "extract": True, "keep": ["physical"], **more}))
     # After one step the model holds the measurements of the real micrographs, and its weights are still the first.
     train.run(parse(TrainSettings, {"real": real, "simulation": world / "sim", "out": out / "measured", "steps": 1,
-                                    "crop": 64, "generator_width": 8, "discriminator_width": 8}))
+                                    "precision": "float32", "crop": 64, "generator_width": 8, "discriminator_width": 8}))
     export.run(parse(ExportSettings, {"dataset": out / "spectrum", "to": "topaz", "binning": 2, "out": out / "topaz"}))
     export.run(parse(ExportSettings, {"dataset": out / "spectrum", "to": "cryodrgn", "random_shift": 3,
                                       "out": out / "cryodrgn"}))

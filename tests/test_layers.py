@@ -15,7 +15,7 @@ ROOMS = {
     "settings": {"errors"},
     "io": {"errors"},
     "compute": {"errors"},
-    "runs": BASE,
+    "runs": {*BASE, "compute"},
     "figures": {"errors", "io"},
     "scoring": {"errors", "io", "compute"},
     "simulation": {*BASE, "compute"},

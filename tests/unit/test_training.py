@@ -8,9 +8,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from cryogem_scipion.engine.compute import devices
+from cryogem_scipion.engine.compute.processor import read_processor
 from cryogem_scipion.engine.errors import CheckpointError, DataError, SettingsError
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings, parse
+from cryogem_scipion.engine.translator import training_state
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import build_generator
@@ -190,7 +193,7 @@ def test_a_training_writes_model_previews_and_losses(data, tmp_path):
     assert picture.shape == (64, 3 * 32 + 8)
     assert picture.std() > 10
     model = load_model(tmp_path / MODEL)
-    assert model.details == {"source": "test", "steps": 6}
+    assert model.details == {"source": "test", "steps": 6, "precision": devices.chosen_precision("auto", CPU)}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -240,6 +243,29 @@ def test_a_crop_that_the_settings_accept_fits_the_network(name, crop, tmp_path):
 def test_bf16_trains_too(data, tmp_path):
     records = trained(tmp_path, data, steps=2, precision="bf16")
     assert all(np.isfinite(list(vars(r).values())).all() for r in records)
+    assert load_model(tmp_path / MODEL).details["precision"] == "bf16"
+
+
+def test_auto_is_bf16_only_where_the_processor_multiplies_matrices_in_it(tmp_path, monkeypatch):
+    for flags, precision in (("fpu avx2 avx512_bf16", "float32"), ("fpu avx2 amx_tile amx_bf16", "bf16")):
+        (tmp_path / "cpuinfo").write_text(f"model name\t: A processor\nflags\t\t: {flags}\n")
+        processor = read_processor(tmp_path / "cpuinfo")
+        assert processor.name == "A processor"
+        monkeypatch.setattr(devices, "read_processor", lambda processor=processor: processor)
+        assert devices.chosen_precision("auto", CPU) == precision
+        assert devices.chosen_precision("float32", CPU) == "float32"
+    assert read_processor(tmp_path / "missing").instructions == frozenset()
+
+
+def test_a_training_goes_on_in_the_precision_it_began_with(data, tmp_path, monkeypatch):
+    """A stopped run may go on on another machine."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trained(whole, data, precision="auto")
+    trained(parts, data, 4, precision="auto")
+    monkeypatch.setattr(training_state, "chosen_precision", lambda *_: "bf16")
+    trained(parts, data, precision="auto")
+    assert load_model(parts / MODEL).details["precision"] == load_model(whole / MODEL).details["precision"]
+    assert (parts / MODEL).read_bytes() == (whole / MODEL).read_bytes()
 
 
 @pytest.mark.slow

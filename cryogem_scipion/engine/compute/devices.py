@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The device on which torch computes."""
+"""The device on which torch computes, and the number format in which its networks compute."""
 import torch
 
+from cryogem_scipion.engine.compute.processor import read_processor
 from cryogem_scipion.engine.errors import SettingsError
 
-__all__ = ["chosen_device"]
+__all__ = ["chosen_device", "chosen_precision"]
+
+BF16_MATRICES = "amx_bf16"
+"""Instruction set of CPUs that multiply bf16 matrices. Without it, bf16 is slower than float32 on a CPU."""
 
 
 def chosen_device(name: str) -> torch.device:
@@ -27,3 +31,15 @@ def chosen_device(name: str) -> torch.device:
         if index >= count:
             raise SettingsError(f"device {name} does not exist (torch finds {count} GPUs); use device cpu or auto")
     return torch.device(name)
+
+
+def chosen_precision(name: str, device: torch.device) -> str:
+    """Return the precision of the setting ``auto``, ``float32``, ``bf16`` or ``float64``.
+
+    ``auto`` is bf16 where the device has matrix instructions for it, and float32 elsewhere.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    return "bf16" if BF16_MATRICES in read_processor().instructions else "float32"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryogem_scipion import __version__
+from cryogem_scipion.engine.compute.processor import read_processor
 from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import MANIFEST, Source, plain_name
 from cryogem_scipion.engine.io.files import PARTIAL_PREFIX, lock_folder, replacing
@@ -186,15 +187,11 @@ def _libraries() -> dict[str, str]:
 
 def _processor() -> dict[str, str]:
     """Name and instruction sets of the processor, and the instruction sets that torch and numba use."""
-    description = {"machine": platform.machine(), "name": platform.processor(), "cores": str(os.cpu_count())}
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    cpuinfo = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    description["name"] = cpuinfo.get("model name", description["name"])
-    flags = cpuinfo.get("flags", cpuinfo.get("Features", "")).split()
-    description["instructions"] = " ".join(flag for flag in flags if flag.startswith(INSTRUCTIONS))
+    processor = read_processor()
+    description = {"machine": platform.machine(), "name": processor.name or platform.processor(),
+                   "cores": str(os.cpu_count())}
+    description["instructions"] = " ".join(sorted(name for name in processor.instructions
+                                                  if name.startswith(INSTRUCTIONS)))
     if "torch" in sys.modules:
         description["torch"] = str(sys.modules["torch"].backends.cpu.get_cpu_capability())
     if "numba" in sys.modules:

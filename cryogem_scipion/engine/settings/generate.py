@@ -35,10 +35,10 @@ class GenerateSettings(RunSettings):
         "auto", "Particle contrast on real micrographs", "Contrast of the particles on the real micrographs. auto: "
         "particles have to be dark; a set with bright particles is detected and refused. bright: the contrast of the "
         "whole set is inverted. dark: the set is used as it is, without a check.", section="Noise", advanced=True)
-    precision: Literal["float32", "bf16"] = option(
-        "float32", "Precision", "Number format of the noise translator. float32 is exact. bf16 is less exact; it is "
-        "faster on recent GPUs and on CPUs with bf16 instructions, and slower on other hardware.", section="Noise",
-        advanced=True)
+    precision: Literal["auto", "float32", "bf16"] = option(
+        "auto", "Precision", "Number format of the noise translator. auto: bf16 on GPUs and CPUs that multiply "
+        "matrices in it, float32 on others. float32: exact. bf16: less exact, and about twice as fast on such "
+        "hardware.", section="Noise", advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
         "pixel size. A higher value makes particles easier to see; 0.02 to 0.3 is usual. Empty uses the value of the "

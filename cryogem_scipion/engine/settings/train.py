@@ -103,9 +103,10 @@ class TrainSettings(RunSettings):
         0.998, "Averaging of the weights", "The model is a moving average of the weights over about 1 / (1 - value) "
         "steps. A higher value averages over more steps; 0.99 to 0.999 is usual. 0 uses the last weights.",
         section="Training", advanced=True, ge=0, lt=1)
-    precision: Literal["float32", "bf16", "float64"] = option(
-        "float32", "Precision", "Number format of the networks. float32: exact. bf16: less exact, and faster on recent "
-        "GPUs and CPUs. float64: slow, for comparisons only.", section="Training", advanced=True)
+    precision: Literal["auto", "float32", "bf16", "float64"] = option(
+        "auto", "Precision", "Number format of the networks. auto: bf16 on GPUs and CPUs that multiply matrices in it, "
+        "float32 on others. float32: exact. bf16: less exact, and two to five times as fast on such hardware. "
+        "float64: slow, for comparisons only.", section="Training", advanced=True)
     preview_every: int = option(
         200, "Steps between previews", "A preview is a PNG with crops of physical, generated and real micrographs. "
         "Fewer steps show the progress in more detail; 50 to 1000 is usual.", section="Training", advanced=True, ge=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cryogem_scipion.engine.compute.devices import chosen_device
+from cryogem_scipion.engine.compute.devices import chosen_device, chosen_precision
 from cryogem_scipion.engine.compute.parallel import check_memory, map_in_order, worker_count
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.errors import DataError
@@ -84,7 +84,8 @@ def run(settings: GenerateSettings) -> Manifest:
         writer.add_labels(index, specimen)
     writer.write_tables()
     manifest = Manifest(
-        stage="generate", **provenance(), settings=settings.model_dump(mode="json"),
+        stage="generate", **provenance(), settings={**settings.model_dump(mode="json"),
+                                                    "precision": chosen_precision(settings.precision, device)},
         simulation=simulated.manifest.simulation, seed=settings.seed, pixel_size=microscope.pixel_size,
         micrographs=len(indices), particles=writer.particle_count, whole_particles=writer.whole_particle_count,
         box_size=microscope.box_size,
@@ -114,7 +115,7 @@ def _translator(settings: GenerateSettings, microscope: Microscope, device: torc
     if abs(translator.pixel_size / microscope.pixel_size - 1) > 1e-3:
         raise DataError(f"{settings.model} has {translator.pixel_size:g} Å per pixel, but the simulation has "
                         f"{microscope.pixel_size:g} Å; simulate at the pixel size of the model")
-    return to_bf16(translator) if settings.precision == "bf16" else translator
+    return to_bf16(translator) if chosen_precision(settings.precision, device) == "bf16" else translator
 
 
 def _noise_model(settings: GenerateSettings, simulated: SimulatedSet, files: list[Path],

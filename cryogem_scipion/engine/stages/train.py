@@ -93,12 +93,14 @@ def run(settings: TrainSettings) -> Manifest:
     _run_steps(records, settings.steps, out)
     # Tables, figures and manifest.
     reals.write_table(read_table(simulated.folder / MICROGRAPHS, "micrographs")[0])
+    translator = load_model(out / MODEL, device)
     with replacing(out / FIGURES) as path:
         np.savez_compressed(path, **training_figure_data(
-            load_model(out / MODEL, device), held_out_images or training_images, simulated_images, settings.seed))
+            translator, held_out_images or training_images, simulated_images, settings.seed))
     manifest = Manifest(
-        stage="train", **provenance(), settings=settings.model_dump(mode="json"),
-        seed=settings.seed, pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
+        stage="train", **provenance(), settings={**settings.model_dump(mode="json"),
+                                                 "precision": translator.details["precision"]}, seed=settings.seed,
+        pixel_size=simulated.manifest.pixel_size, micrographs=len(reals), model=MODEL,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom,
         contrast=simulated.contrast.rescaled(model.snr, physical.background_deviation),
         warnings=warnings, figures={**noise.figures, **training_results(out)})

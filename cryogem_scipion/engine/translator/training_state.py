@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cryogem_scipion.engine.compute.devices import chosen_precision
 from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings.train import TrainSettings
@@ -110,7 +111,8 @@ class TrainingState:
             self.discriminator = build_discriminator(
                 {"name": settings.discriminator, "width": settings.discriminator_width}).to(device)
             self.projections = PatchProjections(self.generator.feature_channels).to(device)
-        self.dtype = torch.float64 if settings.precision == "float64" else torch.float32
+        self.precision = chosen_precision(settings.precision, device)
+        self.dtype = torch.float64 if self.precision == "float64" else torch.float32
         for network in (self.generator, self.discriminator, self.projections):
             network.to(self.dtype)
         self.average = copy.deepcopy(self.generator)
@@ -138,7 +140,7 @@ class TrainingState:
         for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
             optimiser.param_groups[0]["lr"] = settings.learning_rate * _learning_rate_factor(self.step, settings.steps)
         batch = self._draw_batch(real, simulated)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             generated, physical_features = self.generator(batch.physical, batch.latent)
             generated = at_least_float32(generated)
             discriminator_loss = least_squares_loss(self._scores(generated.detach()), 0.0)
@@ -151,7 +153,7 @@ class TrainingState:
         else:
             self._optimise(self.discriminator_optimiser, discriminator_loss)
         self.discriminator.requires_grad_(False)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             adversarial = least_squares_loss(self._scores(generated), 1.0)
             generated_features = self.generator.encode(generated)
             contrastive = torch.stack([contrastive_loss(
@@ -218,7 +220,8 @@ class TrainingState:
 
     def model(self) -> Translator:
         """Model with the best weights so far; without a validation metric, with the averaged weights of this step."""
-        properties, details = self.properties, {**self.properties.details, "steps": self.step}
+        properties, details = self.properties, {**self.properties.details, "steps": self.step,
+                                                "precision": self.precision}
         network = self.average
         if self.best_realism < math.inf:
             network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
@@ -233,7 +236,7 @@ class TrainingState:
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
-            "step": self.step, "steps": self.settings.steps, "threads": self.threads,
+            "step": self.step, "steps": self.settings.steps, "threads": self.threads, "precision": self.precision,
             "digest": self._settings_digest(),
             "best_step": self.best_step,
             "best_realism": self.best_realism if self.best_realism < math.inf else None})
@@ -276,6 +279,7 @@ class TrainingState:
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
             self.step, self.best_step = int(values["step"]), int(values["best_step"])
             self.threads = int(values.get("threads", self.threads))
+            self.precision = str(values.get("precision", self.precision))
             best = values["best_realism"]
             self.best_realism = math.inf if best is None else float(best)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
