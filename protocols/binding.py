@@ -157,7 +157,8 @@ def _define(container: Any, settings_class: type[RunSettings], field: str, condi
     level = LEVEL_ADVANCED if _extra(settings_class, field)["advanced"] else LEVEL_NORMAL
     text = str(info.description)
     if measured and info.default is not None:
-        text += f" Empty uses the measured value, or {_text(info.default)} if nothing is measured."
+        default = f"{info.default:g}" if isinstance(info.default, float) else _text(info.default)
+        text += f" Empty uses the measured value, or {default} if nothing is measured."
     common: dict[str, Any] = {"label": info.title, "help": text, "expertLevel": level, "condition": condition}
     choices, multiple = _choices(settings_class, field)
     if multiple:

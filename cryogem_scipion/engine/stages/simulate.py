@@ -129,7 +129,7 @@ def _measure_settings(settings: SimulateSettings, folder: Path) -> MeasureSettin
     if len(settings.volume) != 1 or is_atomic_model(settings.volume[0]):
         given = "a cryoDRGN folder" if settings.cryodrgn_folder else (
             f"{len(settings.volume)} maps" if len(settings.volume) > 1 else "an atomic model")
-        raise SettingsError(f"real micrographs are measured with one density map, and {given} was given; run cryogem "
+        raise SettingsError(f"real micrographs are measured with one density map, and not with {given}; run cryogem "
                             "measure with one map, and give its settings.json as config")
     known = [] if settings.ctfs is None else _files_with_ctf(settings.ctfs, settings.real)
     shared = ("volume_pixel_size", "real_pixel_size", "pixel_size", "voltage_kv", "cs_mm", "amplitude_contrast",
