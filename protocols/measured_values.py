@@ -5,13 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from cryogem_scipion.engine.errors import CryogemError
-from cryogem_scipion.engine.settings import MEASURED, SimulateSettings, measurement_problems, read_measurement
+from cryogem_scipion.engine.settings import (
+    MEASURED,
+    SimulateSettings,
+    measurement_problems,
+    read_measurement,
+    with_measured,
+)
 from cryogem_scipion.protocols.binding import changed_values, with_label
 
 __all__ = ["chosen_values", "measurement_errors", "measurement_warnings"]
 
 # Fields that the form does not show if a measurement is given, because it was made with values of its own.
 MICROSCOPE = ("voltage_kv", "cs_mm", "amplitude_contrast", "phase_shift_degrees")
+# Measured values that a simulation with given CTFs does not use.
+OPTICS = ("defocus_min", "defocus_max", "astigmatism_angstrom")
 
 
 def chosen_values(protocol: Any) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def measurement_errors(folder: Path, chosen: dict[str, Any]) -> list[str]:
 
 
 def measurement_warnings(folder: Path, chosen: dict[str, Any]) -> list[str]:
-    """Return warnings when the form has values that differ from the measured ones, or another map.
+    """Return warnings about values that differ from the measured ones or are missing, and about another map.
 
     Parameters
     ----------
@@ -50,11 +58,15 @@ def measurement_warnings(folder: Path, chosen: dict[str, Any]) -> list[str]:
         Settings that the user has set.
     """
     measured, _ = read_measurement(folder)
-    fields = SimulateSettings.model_fields
+    values, fields = with_measured(chosen, measured), SimulateSettings.model_fields
     replaced = [f"{fields[name].title} ({_text(chosen[name])} instead of {_text(measured[name])})" for name in MEASURED
                 if chosen.get(name) is not None and name in measured and _text(chosen[name]) != _text(measured[name])]
     warnings = [f"These values of the form are used instead of the measured ones: {', '.join(replaced)}. Empty the "
                 "fields to use the measured values."] if replaced else []
+    usual = [f"{fields[name].title} ({_text(fields[name].default)})" for name in MEASURED
+             if name not in values and fields[name].default is not None and not (chosen.get("ctfs") and name in OPTICS)]
+    if usual:
+        warnings.append(f"These values could not be measured and are not set; usual ones are used: {', '.join(usual)}.")
     maps, measured_maps = (list(map(os.path.realpath, values.get("volume", ()))) for values in (chosen, measured))
     if maps and measured_maps and not set(measured_maps) & set(maps):
         warnings.append(f"The measurement was made with another map ({os.path.basename(measured_maps[0])}); its values "

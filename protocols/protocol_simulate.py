@@ -12,7 +12,12 @@ from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import MEASURED, NEEDED, SimulateSettings, read_measurement, with_measured
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.binding import define_fields, form_values
-from cryogem_scipion.protocols.checks import crowding_warnings, missing_file_errors, pixel_size_warnings
+from cryogem_scipion.protocols.checks import (
+    crowding_warnings,
+    cryodrgn_errors,
+    missing_file_errors,
+    pixel_size_warnings,
+)
 from cryogem_scipion.protocols.inputs import (
     acquisition_values,
     ctf_files,
@@ -213,7 +218,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
             errors.append(f"*Box size*: {settings.box_size} px is larger than the micrographs "
                           f"({min(settings.micrograph_size)} px); enlarge the micrograph size.")
         if self._isCryodrgn():
-            return errors + self._cryodrgnErrors()
+            return errors + cryodrgn_errors(Path(self.cryodrgnFolder.get("").strip()), bool(self.useQueue()))
         errors += missing_file_errors("Map", map_files(self.inputVolume.get()))
         if not self._isMap() and not settings.pixel_size:
             errors.append("*Working pixel size (Å)*: an atomic model has no pixel size; set a value.")
@@ -276,16 +281,11 @@ class ProtCryogemSimulate(ProtCryogemStage):
         return warnings
 
     def resultSentences(self, manifest: Manifest) -> list[str]:
-        return labelled_summary(manifest, manifest.settings.get("micrograph_size"), "simulated")
-
-    def _cryodrgnErrors(self) -> list[str]:
-        folder = Path(self.cryodrgnFolder.get("").strip())
-        errors = [] if (folder / "config.yaml").is_file() else [
-            f"*cryoDRGN folder*: {str(folder)!r} has no config.yaml; choose the folder that cryodrgn train_vae wrote."]
-        # The queue's machines may have the environment that this machine lacks.
-        if self.useQueue() and Plugin.getCryodrgnActivationCmd():
-            return errors
-        return [*errors, *(f"*cryoDRGN folder*: {line}" for line in Plugin.cryodrgnErrors())]
+        sentences = labelled_summary(manifest, manifest.settings.get("micrograph_size"), "simulated")
+        if self.measuresMicrographs():
+            sentences.append("What was not set was measured on the real micrographs; the figure to check it is "
+                             f"{self.outFolder() / 'measurement' / 'measurement.png'}.")
+        return sentences
 
     def _isCryodrgn(self) -> bool:
         return self.specimenSource.get() == CRYODRGN

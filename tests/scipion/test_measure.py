@@ -204,6 +204,8 @@ def test_a_value_that_could_not_be_measured_has_to_be_set(simulate_form, undeter
     protocol = simulate_form(particlesMean=10.0, **source)
     assert protocol.validate() == []
     assert protocol.settingsValues()["defocus_min"] == VALUES["defocus_min"]
+    (warning,) = protocol.warnings()
+    assert "could not be measured and are not set; usual ones are used: Signal-to-noise ratio (0.1)." in warning
 
 
 def test_a_measurement_whose_files_are_gone_is_named(simulate_form, project, inputs):
@@ -258,5 +260,6 @@ def test_a_project_from_micrographs_and_a_map_alone(scipion, tmp_path):
     assert mean == pytest.approx(truth.particles, abs=3 * math.sqrt(truth.particles))
     # As one protocol: the same measurement, and so the same numbers.
     at_once = run(here, "ProtCryogemSimulate", micrographs=3, **sources)
+    assert "measurement.png" in " ".join(at_once.summary())
     for name in VALUES:
         assert at_once.manifest().settings[name] == simulated.manifest().settings[name], name
