@@ -66,10 +66,19 @@ def measured_sentences(folder: Path, manifest: Manifest) -> list[str]:
                  "Their CTFs were known." if known else
                  f"The defocus of {reliable} of {len(rows)} micrographs is reliable."]
     fields = SimulateSettings.model_fields
-    sentences += [f"{fields[name].title}: {value:.6g}." for name, value in manifest.figures.items() if name in fields]
+    estimates = report.get("estimates", {})
+    sentences += [f"{fields[name].title}: {value:.6g}{_interval(estimates.get(name))}."
+                  for name, value in manifest.figures.items() if name in fields]
     reasons = report.get("not_reliable", {})
     return sentences + [f"{fields[name].title}: not measured, because {reason}." for name, reason in reasons.items()
                         if name in MEASURED]
+
+
+def _interval(estimate: dict[str, Any] | None) -> str:
+    """The interval of an estimate for a sentence; empty where it is not known."""
+    interval = (estimate or {}).get("interval")
+    ends = " to ".join(f"{float(f'{end:.3g}'):g}" for end in interval or ())
+    return f" ({ends} with a probability of 95 %)" if ends else ""
 
 
 def _fitted_ctf(row: dict[str, Any], micrograph: Any) -> CTFModel:

@@ -16,7 +16,7 @@ __all__ = ["draw_measured_micrographs", "draw_measured_settings"]
 
 ROWS = 15
 """Micrographs on one page."""
-REASON_LENGTH = 60
+REASON_LENGTH = 54
 """Letters in one line of a reason."""
 ORANGE = "#b35806"
 
@@ -34,14 +34,16 @@ def draw_measured_settings(figure: Figure, folder: Path) -> None:
     fields = SimulateSettings.model_fields
     names = [name for name in fields if name in MEASURED or name in reasons
              or (name in settings and name in report["measured"])]
+    estimates = report.get("estimates", {})
     cells = [[fields[name].title or name, _text(settings[name]) if name in settings else "–",
+              _interval(estimates.get(name)) if name in settings else "",
               "" if name in settings else textwrap.fill(_reason(reasons, name), REASON_LENGTH)] for name in names]
     axis = figure.add_axes((0.02, 0.02, 0.96, 0.86))
-    table = _draw_table(axis, ["setting of the simulation", "measured", "not measured, because"], cells,
-                        (0.36, 0.16, 0.48))
+    headings = ["setting of the simulation", "measured", "95 % interval", "not measured, because"]
+    table = _draw_table(axis, headings, cells, (0.3, 0.13, 0.15, 0.42))
     for row, name in enumerate(names, 1):
         if name not in settings:
-            for column in range(3):
+            for column in range(4):
                 table[row, column].get_text().set_color(ORANGE)
     scale = f"at {settings['pixel_size']:g} Å/px" if "pixel_size" in settings else ""
     figure.suptitle(f"Measured on {len(report['micrographs'])} micrographs, for a simulation {scale}", fontsize=12)
@@ -98,6 +100,12 @@ def _draw_table(axis: Any, headings: list[str], cells: list[list[str]], widths: 
 
 def _reason(reasons: dict[str, str], name: str) -> str:
     return reasons.get(name, "the measurement does not contain it")
+
+
+def _interval(estimate: dict[str, Any] | None) -> str:
+    """The interval of an estimate; empty where it is not known."""
+    interval = (estimate or {}).get("interval")
+    return " to ".join(f"{float(f'{end:.3g}'):g}" for end in interval or ())
 
 
 def _text(value: Any) -> str:

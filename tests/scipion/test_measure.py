@@ -88,7 +88,7 @@ def test_the_summary_names_values_reasons_and_warnings(measured, undetermined):
     words = " ".join(measured.summary())
     assert "3 micrographs were measured for a simulation at 8 Å/px." in words
     assert "The defocus of 2 of 3 micrographs is reliable." in words
-    assert "Signal-to-noise ratio: 0.07." in words
+    assert "Signal-to-noise ratio: 0.07 (0.06 to 0.08 with a probability of 95 %). Minimum defocus (Å): 9000." in words
     assert "*Note*: the fit of one micrograph is left out." in words
     assert f"Particles per micrograph, mean: not measured, because {NOT_FOUND}." in " ".join(undetermined.summary())
     assert "2312.02235" in " ".join(measured.methods())
