@@ -8,9 +8,10 @@ from typing import Any
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.plugin import Plugin
 
-__all__ = ["acquisition_warnings", "coarse_pixel_errors", "crowding_warnings", "missing_file_errors",
-           "pixel_size_warnings", "unreadable_file_errors"]
+__all__ = ["acquisition_warnings", "coarse_pixel_errors", "crowding_warnings", "cryodrgn_errors",
+           "missing_file_errors", "pixel_size_warnings", "unreadable_file_errors"]
 
 # Share of the area that discs cover when they are placed at random until no more disc fits.
 JAMMING_COVERAGE = 0.547
@@ -39,6 +40,16 @@ def coarse_pixel_errors(label: str, real_pixel_size: float, working_pixel_size: 
         return []
     return [f"*{label}*: their pixel size {real_pixel_size:g} Å is coarser than the simulation's "
             f"({working_pixel_size:g} Å); simulate at {real_pixel_size:g} Å or more."]
+
+
+def cryodrgn_errors(folder: Path, on_queue: bool) -> list[str]:
+    """Return the errors of a cryoDRGN folder, and of cryoDRGN's environment where it is known."""
+    errors = [] if (folder / "config.yaml").is_file() else [
+        f"*cryoDRGN folder*: {str(folder)!r} has no config.yaml; choose the folder that cryodrgn train_vae wrote."]
+    # The queue's machines may have the environment that this machine lacks.
+    if on_queue and Plugin.getCryodrgnActivationCmd():
+        return errors
+    return [*errors, *(f"*cryoDRGN folder*: {line}" for line in Plugin.cryodrgnErrors())]
 
 
 def pixel_size_warnings(label: str, file: str, dimensions: int, scipion_pixel_size: float) -> list[str]:
