@@ -5,7 +5,7 @@ from pathlib import Path
 from pwem.objects import EMObject
 from pyworkflow.object import Float, Integer, String
 
-__all__ = ["CryogemModel"]
+__all__ = ["CryogemMeasurement", "CryogemModel"]
 
 
 class CryogemModel(EMObject):
@@ -66,3 +66,75 @@ class CryogemModel(EMObject):
                  f"{self.getSteps()} steps" if self._steps.hasValue() else "",
                  f"SNR {self.getSnr():.3g}" if self._snr.hasValue() else ""]
         return f"CryogemModel ({', '.join(filter(None, parts)) or 'empty'})"
+
+
+class CryogemMeasurement(EMObject):
+    """What a simulation needs, as measured on real micrographs; values that were not measured are empty."""
+
+    def __init__(self, filename=None, **kwargs):
+        EMObject.__init__(self, **kwargs)
+        self._filename = String(filename)
+        self._samplingRate = Float()
+        self._micrographs = Integer()
+        self._particles = Integer()
+        self._snr = Float()
+        self._defocusMin = Float()
+        self._defocusMax = Float()
+
+    def getFileName(self):
+        """Return the path of settings.json, with the settings for a simulation."""
+        return self._filename.get()
+
+    def setFileName(self, filename):
+        self._filename.set(filename)
+
+    def getFolder(self):
+        """Return the folder of the measurement, with all values, CTFs and the figure."""
+        return str(Path(self.getFileName()).parent)
+
+    def getSamplingRate(self):
+        """Return the working pixel size, Å, for which the signal-to-noise ratio was measured."""
+        return self._samplingRate.get()
+
+    def setSamplingRate(self, pixel_size):
+        self._samplingRate.set(pixel_size)
+
+    def getMicrographs(self):
+        """Return the number of micrographs that were measured."""
+        return self._micrographs.get()
+
+    def setMicrographs(self, count):
+        self._micrographs.set(count)
+
+    def getParticles(self):
+        """Return the mean number of particles in a micrograph, rounded."""
+        return self._particles.get()
+
+    def setParticles(self, count):
+        self._particles.set(count)
+
+    def getSnr(self):
+        """Return the signal-to-noise ratio at the working pixel size."""
+        return self._snr.get()
+
+    def setSnr(self, snr):
+        self._snr.set(snr)
+
+    def getDefocusRange(self):
+        """Return the smallest and the largest defocus, Å."""
+        return self._defocusMin.get(), self._defocusMax.get()
+
+    def setDefocusRange(self, smallest, largest):
+        self._defocusMin.set(smallest)
+        self._defocusMax.set(largest)
+
+    def getFiles(self):
+        return {self.getFileName()}
+
+    def __str__(self):
+        smallest, largest = self.getDefocusRange()
+        parts = [f"{self.getMicrographs()} micrographs" if self._micrographs.hasValue() else "",
+                 f"{self.getParticles()} particles each" if self._particles.hasValue() else "",
+                 f"SNR {self.getSnr():.3g}" if self._snr.hasValue() else "",
+                 "" if None in (smallest, largest) else f"defocus {smallest / 1e4:.2f} to {largest / 1e4:.2f} µm"]
+        return f"CryogemMeasurement ({', '.join(filter(None, parts)) or 'empty'})"

@@ -6,10 +6,11 @@ from cryogem_scipion.protocols.protocol_evaluate_poses import ProtCryogemEvaluat
 from cryogem_scipion.protocols.protocol_export import ProtCryogemExport
 from cryogem_scipion.protocols.protocol_generate import ProtCryogemGenerate
 from cryogem_scipion.protocols.protocol_import_model import ProtCryogemImportModel
+from cryogem_scipion.protocols.protocol_measure import ProtCryogemMeasure
 from cryogem_scipion.protocols.protocol_return_coordinates import ProtCryogemReturnCoordinates
 from cryogem_scipion.protocols.protocol_simulate import ProtCryogemSimulate
 from cryogem_scipion.protocols.protocol_train import ProtCryogemTrain
 
 __all__ = ["ProtCryogemEvaluate", "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses", "ProtCryogemExport",
-           "ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemReturnCoordinates", "ProtCryogemSimulate",
-           "ProtCryogemTrain"]
+           "ProtCryogemGenerate", "ProtCryogemImportModel", "ProtCryogemMeasure", "ProtCryogemReturnCoordinates",
+           "ProtCryogemSimulate", "ProtCryogemTrain"]

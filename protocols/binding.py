@@ -13,7 +13,7 @@ with the field's title, help, default, section and expert level. The type decide
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, IntP
 
 from cryogem_scipion.engine.settings import RunSettings, error_messages
 
-__all__ = ["define_fields", "fill_form", "form_values", "parameter_name", "validation_errors"]
+__all__ = ["changed_values", "define_fields", "fill_form", "form_values", "parameter_name", "validation_errors",
+           "with_label"]
 
+# The section with the inputs is the first one of each form that has it.
+FIRST_SECTION = "Data"
 # The last section of the form. It also shows the fields of RUN_SECTION.
 LAST_SECTION = "Output"
 RUN_SECTION = "Run"
@@ -37,7 +40,8 @@ def parameter_name(field: str, choice: str = "") -> str:
 
 
 def define_fields(form: Any, settings_class: type[RunSettings], before_section: dict[str, Callable[[Any], None]],
-                  after_field: dict[str, Callable[[Any], None]], conditions: dict[str, str]) -> None:
+                  after_field: dict[str, Callable[[Any], None]], conditions: dict[str, str],
+                  measured: Collection[str] = ()) -> None:
     """Add the sections and parameters of a settings class to a form.
 
     Parameters
@@ -53,6 +57,8 @@ def define_fields(form: Any, settings_class: type[RunSettings], before_section: 
     conditions
         Scipion's condition for showing a field; by the field's name. A condition may use only parameters that were
         added before.
+    measured
+        Fields that a measurement can give. They are empty at first, and their help says what that means.
     """
     for section, groups in _sections(settings_class).items():
         form.addSection(label=section)
@@ -61,7 +67,7 @@ def define_fields(form: Any, settings_class: type[RunSettings], before_section: 
         for group, fields in groups.items():
             container = form if group == section else form.addGroup(group, expertLevel=LEVEL_ADVANCED)
             for field in fields:
-                _define(container, settings_class, field, conditions.get(field))
+                _define(container, settings_class, field, conditions.get(field), field in measured)
                 if field in after_field:
                     after_field[field](container)
 
@@ -74,6 +80,15 @@ def form_values(protocol: Any, settings_class: type[RunSettings]) -> dict[str, A
         if value is not None:
             values[field] = value
     return values
+
+
+def changed_values(protocol: Any, settings_class: type[RunSettings], measured: Collection[str]) -> dict[str, Any]:
+    """Return the values of a form that the user has set.
+
+    A field of ``measured`` is empty until the user sets it. Another field counts as set if it differs from its default.
+    """
+    return {field: value for field, value in form_values(protocol, settings_class).items()
+            if field in measured or value != settings_class.model_fields[field].default}
 
 
 def fill_form(protocol: Any, settings: RunSettings) -> None:
@@ -97,8 +112,19 @@ def validation_errors(settings_class: type[RunSettings], values: dict[str, Any])
     try:
         settings_class.model_validate(values)
     except ValidationError as error:
-        return [_with_label(settings_class, line) for line in error_messages(error)]
+        return [with_label(settings_class, line) for line in error_messages(error)]
     return []
+
+
+def with_label(settings_class: type[RunSettings], line: str) -> str:
+    """Return a message about a settings field with the form's label in place of the field's name."""
+    match = re.match(r"(\w+)((?:\.\w+)*)(:| is missing)", line)
+    if not match or match[1] not in settings_class.model_fields:
+        return line
+    info = settings_class.model_fields[match[1]]
+    if match[2] and match[3] == " is missing":
+        return f"*{info.title}*: too few values; give them as in {_text(info.default) or '1024 1024'}"
+    return f"*{info.title}*{line[match.start(3):]}"
 
 
 def _sections(settings_class: type[RunSettings]) -> dict[str, dict[str, list[str]]]:
@@ -106,6 +132,8 @@ def _sections(settings_class: type[RunSettings]) -> dict[str, dict[str, list[str
     fields: dict[str, list[str]] = {}
     for field in _form_fields(settings_class):
         fields.setdefault(_extra(settings_class, field)["section"], []).append(field)
+    if FIRST_SECTION in fields:
+        fields = {FIRST_SECTION: fields.pop(FIRST_SECTION), **fields}
     run_fields = fields.pop(RUN_SECTION, [])
     if LAST_SECTION in fields:
         fields[LAST_SECTION] = fields.pop(LAST_SECTION)
@@ -123,11 +151,15 @@ def _sections(settings_class: type[RunSettings]) -> dict[str, dict[str, list[str
     return sections
 
 
-def _define(container: Any, settings_class: type[RunSettings], field: str, condition: str | None) -> None:
+def _define(container: Any, settings_class: type[RunSettings], field: str, condition: str | None, measured: bool
+            ) -> None:
     info = settings_class.model_fields[field]
     level = LEVEL_ADVANCED if _extra(settings_class, field)["advanced"] else LEVEL_NORMAL
-    common: dict[str, Any] = {"label": info.title, "help": info.description, "expertLevel": level,
-                              "condition": condition}
+    text = str(info.description)
+    if measured and info.default is not None:
+        default = f"{info.default:g}" if isinstance(info.default, float) else _text(info.default)
+        text += f" Empty uses the measured value, or {default} if nothing is measured."
+    common: dict[str, Any] = {"label": info.title, "help": text, "expertLevel": level, "condition": condition}
     choices, multiple = _choices(settings_class, field)
     if multiple:
         for choice in choices:
@@ -135,7 +167,7 @@ def _define(container: Any, settings_class: type[RunSettings], field: str, condi
                 "label": f"{info.title}: {choice}", "default": choice in info.default})
         return
     value_type, optional = _plain(info.annotation)
-    default = None if info.is_required() else info.default
+    default = None if info.is_required() or measured else info.default
     if choices:
         container.addParam(parameter_name(field), EnumParam, choices=choices, display=EnumParam.DISPLAY_HLIST,
                            default=choices.index(default), **common)
@@ -143,7 +175,7 @@ def _define(container: Any, settings_class: type[RunSettings], field: str, condi
         container.addParam(parameter_name(field), BooleanParam, default=default, **common)
     elif value_type in (int, float):
         container.addParam(parameter_name(field), IntParam if value_type is int else FloatParam, default=default,
-                           allowsNull=optional or info.is_required(), **common)
+                           allowsNull=optional or measured or info.is_required(), **common)
     else:
         container.addParam(parameter_name(field), PathParam if value_type is Path else StringParam,
                            default=_text(default), **common)
@@ -200,14 +232,3 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _with_label(settings_class: type[RunSettings], line: str) -> str:
-    """The message with the form's label in place of the field's name."""
-    match = re.match(r"(\w+)((?:\.\w+)*)(:| is missing)", line)
-    if not match or match[1] not in settings_class.model_fields:
-        return line
-    info = settings_class.model_fields[match[1]]
-    if match[2] and match[3] == " is missing":
-        return f"*{info.title}*: too few values; give them as in {_text(info.default) or '1024 1024'}"
-    return f"*{info.title}*{line[match.start(3):]}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Scipion's sets as inputs of the engine: file paths, dataset folders, STAR files."""
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from pwem.objects import EMSet
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import EXTRACTED, MICROGRAPHS, read_manifest, read_table, write_table
 
-__all__ = ["coordinate_micrographs", "dataset_folder", "map_files", "micrograph_files", "relion_angles",
-           "simulation_folder", "write_ctfs", "write_micrograph_subset", "write_orientations",
-           "write_particle_subset"]
+__all__ = ["acquisition_values", "coordinate_micrographs", "ctf_files", "dataset_folder", "map_files",
+           "micrograph_files", "relion_angles", "simulation_folder", "write_ctfs", "write_micrograph_subset",
+           "write_orientations", "write_particle_subset"]
 
 
 def map_files(volumes: Any) -> list[str]:
@@ -27,6 +28,14 @@ def map_files(volumes: Any) -> list[str]:
 def micrograph_files(micrographs: Any) -> list[str]:
     """Return the absolute paths of a SetOfMicrographs' files."""
     return [os.path.abspath(micrograph.getFileName()) for micrograph in micrographs.iterItems()]
+
+
+def acquisition_values(micrographs: Any) -> dict[str, float]:
+    """Return the settings of the microscope of a SetOfMicrographs, without those that it does not have."""
+    acquisition = micrographs.getAcquisition()
+    values = {"voltage_kv": acquisition.getVoltage(), "cs_mm": acquisition.getSphericalAberration(),
+              "amplitude_contrast": acquisition.getAmplitudeContrast()} if acquisition is not None else {}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def simulation_folder(micrographs: Any) -> Path:
@@ -130,14 +139,44 @@ def coordinate_micrographs(coordinates: Any) -> dict[int, Any]:
     return by_id
 
 
-def write_ctfs(ctfs: Any, path: Path) -> None:
-    """Write the defocus values of a SetOfCTF as a STAR file; ``DataError`` when it has no estimated defocus."""
+def ctf_files(ctfs: Any, micrographs: Any) -> dict[int, str]:
+    """Return the absolute path of the micrograph of each estimated CTF, by the CTF's id; others are left out.
+
+    The name of the CTF's micrograph tells to which one it belongs; the id does where a CTF has no micrograph.
+    """
+    files: dict[Any, str] = {}
+    for micrograph in micrographs.iterItems():
+        file = os.path.abspath(micrograph.getFileName())
+        files |= {micrograph.getMicName(): file, micrograph.getObjId(): file}
+    found = {}
+    for ctf in ctfs.iterItems():
+        micrograph = ctf.getMicrograph()
+        name = micrograph.getMicName() if micrograph is not None else None
+        file = files.get(name or ctf.getObjId(), "")
+        if file and _is_estimated(ctf):
+            found[ctf.getObjId()] = file
+    return found
+
+
+def write_ctfs(ctfs: Any, path: Path, files: Mapping[int, str] | None = None) -> None:
+    """Write the defocus values of a SetOfCTF as a STAR file.
+
+    Parameters
+    ----------
+    files
+        Files of the micrographs by the CTF's id. The other CTFs are named by their id.
+
+    Raises
+    ------
+    DataError
+        The set has no estimated defocus.
+    """
     rows = []
     for ctf in ctfs.iterItems():
         u, v, angle = ctf.getDefocus()
-        # Scipion marks failed estimations with -999, -1, -999.
-        if None not in (u, v, angle) and (u, v) != (-999, -1):
-            rows.append({"rlnMicrographName": f"{ctf.getObjId():06d}", "rlnOpticsGroup": 1, "rlnDefocusU": u,
+        if _is_estimated(ctf):
+            name = (files or {}).get(ctf.getObjId(), f"{ctf.getObjId():06d}")
+            rows.append({"rlnMicrographName": name, "rlnOpticsGroup": 1, "rlnDefocusU": u,
                          "rlnDefocusV": v, "rlnDefocusAngle": angle,
                          "rlnPhaseShift": ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0})
     if not rows:
@@ -161,6 +200,12 @@ def relion_angles(matrix: Any) -> tuple[float, float, float]:
     """Return RELION's rot, tilt and psi (degrees) of Scipion's projection matrix; ``outputs.pose`` is the inverse."""
     rot, tilt, psi = -np.degrees(euler_from_matrix(inverse_matrix(matrix), axes="szyz"))
     return float(rot), float(tilt), float(psi)
+
+
+def _is_estimated(ctf: Any) -> bool:
+    u, v, angle = ctf.getDefocus()
+    # Scipion marks failed estimations with -999, -1, -999.
+    return None not in (u, v, angle) and (u, v) != (-999, -1)
 
 
 def _one_optics_group() -> pd.DataFrame:

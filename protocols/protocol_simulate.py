@@ -6,21 +6,31 @@ from typing import Any
 
 from pwem.objects import AtomStruct, EMSet, SetOfAtomStructs, Volume
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
-from pyworkflow.protocol.params import EnumParam, FloatParam, FolderParam, PointerParam
+from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, FolderParam, PointerParam
 
 from cryogem_scipion.engine.io.dataset import Manifest
-from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.settings import MEASURED, NEEDED, SimulateSettings, read_measurement, with_measured
 from cryogem_scipion.plugin import Plugin
-from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.binding import changed_values, define_fields, form_values
 from cryogem_scipion.protocols.checks import crowding_warnings, missing_file_errors, pixel_size_warnings
-from cryogem_scipion.protocols.inputs import map_files, write_ctfs, write_orientations
+from cryogem_scipion.protocols.inputs import (
+    acquisition_values,
+    ctf_files,
+    map_files,
+    micrograph_files,
+    write_ctfs,
+    write_orientations,
+)
 from cryogem_scipion.protocols.labelled_dataset import LabelledOutputs, define_labelled_outputs, labelled_summary
+from cryogem_scipion.protocols.measured_values import measurement_errors, measurement_warnings
 from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemSimulate"]
 
 SPECIMENS = ["maps or atomic models", "cryoDRGN folder"]
 MAPS, CRYODRGN = range(2)
+# Fields that the form does not show if a measurement is given, because it was made with values of its own.
+MICROSCOPE = ("voltage_kv", "cs_mm", "amplitude_contrast", "phase_shift_degrees")
 
 
 class ProtCryogemSimulate(ProtCryogemStage):
@@ -30,15 +40,19 @@ class ProtCryogemSimulate(ProtCryogemStage):
     and the background is 1. Position, pose, defocus and mask of every particle are
     known.
 
-    Run this protocol first. *Train noise translator* learns the noise of your own
+    Run it after *measure micrographs*, which measures on your own micrographs what
+    this protocol needs. *Train noise translator* learns the noise of your
     micrographs from its output, and *generate dataset* takes its settings from it.
 
     *Inputs*
     - _Map_: density map or atomic model of the particle, or a set of them. Instead
       of a map, you can choose a cryoDRGN folder as _Specimen_.
+    - _Measurement_ (optional): output of *measure micrographs*. Fields that are
+      empty get the measured values.
     - _Views of particles_ (optional): particles whose orientations are used.
     - _Microscope of micrographs_ (optional): real micrographs whose voltage,
-      spherical aberration and amplitude contrast are used.
+      spherical aberration and amplitude contrast are used. Without _Measurement_,
+      this protocol can also measure them itself.
     - _Defocus of CTFs_ (optional): measured CTFs whose defocus is used.
 
     *Outputs*
@@ -59,7 +73,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
 
     # --------------------------- Form
     def _defineParams(self, form: Any) -> None:
-        from_form = "inputMicrographs is None"
+        from_form = "inputMicrographs is None and inputMeasurement is None"
         defocus_from_form = "inputCtfs is None"
         orientations_from_form = "inputParticles is None"
         from_maps, from_cryodrgn = f"specimenSource == {MAPS}", f"specimenSource == {CRYODRGN}"
@@ -71,10 +85,12 @@ class ProtCryogemSimulate(ProtCryogemStage):
                                   "voltage_kv": from_form, "cs_mm": from_form, "amplitude_contrast": from_form,
                                   "defocus_min": defocus_from_form, "defocus_max": defocus_from_form,
                                   "astigmatism_angstrom": defocus_from_form,
+                                  "phase_shift_degrees": "inputMeasurement is None",
                                   "orientation_spread_degrees": "inputParticles is not None",
                                   "preferred_views": orientations_from_form,
                                   "preferred_cone_degrees": orientations_from_form,
-                                  "preferred_uniform": orientations_from_form})
+                                  "preferred_uniform": orientations_from_form},
+                      measured=MEASURED)
         self._addParallel(form)
 
     def _addSpecimenInputs(self, form: Any) -> None:
@@ -86,6 +102,10 @@ class ProtCryogemSimulate(ProtCryogemStage):
                       pointerClass="Volume, SetOfVolumes, AtomStruct, SetOfAtomStructs",
                       help="Density map of the particle (protein bright, any box size and pixel size), or its atomic "
                       "model. With a set of maps or models, each particle uses one of them, chosen at random.")
+        form.addParam("inputMeasurement", PointerParam, pointerClass="CryogemMeasurement", allowsNull=True,
+                      label="Measurement", help="Output of measure micrographs. Number and distance of the particles, "
+                      "defocus, signal-to-noise ratio, pixel size and micrograph size are taken from it, where the "
+                      "fields of this form are empty. A value that you set is used instead of the measured one.")
 
         folder, pixel_size = (SimulateSettings.model_fields[name] for name in ("cryodrgn_folder", "volume_pixel_size"))
         from_cryodrgn = f"specimenSource == {CRYODRGN}"
@@ -104,6 +124,12 @@ class ProtCryogemSimulate(ProtCryogemStage):
                       help="Voltage, spherical aberration and amplitude contrast are taken from these real "
                       "micrographs. If the field of the working pixel size is empty, the larger of their pixel "
                       "size and the map's is used. Empty: the values are set below.")
+        form.addParam("measureMicrographs", BooleanParam, default=True, label="Measure these micrographs",
+                      condition="inputMicrographs is not None and inputMeasurement is None",
+                      help="Yes: the number of particles and the defocus are measured on the real micrographs if their "
+                      "fields are empty, and so are the other fields that say so. This needs one density map and takes "
+                      "a few minutes. No: empty fields have their usual values. The protocol measure micrographs does "
+                      "the same, and shows the result before the simulation.")
         form.addParam("inputCtfs", PointerParam, pointerClass="SetOfCTF", allowsNull=True, label="Defocus of CTFs",
                       help="Each micrograph gets the defocus of one of these measured CTFs. Empty: its defocus is "
                       "drawn from the range below.")
@@ -125,32 +151,66 @@ class ProtCryogemSimulate(ProtCryogemStage):
             values["volume_pixel_size"] = volume.getSamplingRate()
         real = self.inputMicrographs.get()
         if real is not None:
-            if self._isMap() and self.pixelSize.get() is None and real.getSamplingRate() > volume.getSamplingRate():
+            values |= acquisition_values(real)
+            if self._isMap() and self.pixelSize.get() is None and self.inputMeasurement.get() is None and (
+                    real.getSamplingRate() > volume.getSamplingRate()):
                 values["pixel_size"] = real.getSamplingRate()
-            acquisition = real.getAcquisition()
-            values |= {name: value for name, value in [
-                ("voltage_kv", acquisition.getVoltage()), ("cs_mm", acquisition.getSphericalAberration()),
-                ("amplitude_contrast", acquisition.getAmplitudeContrast())] if value is not None}
+            if self.measuresMicrographs():
+                values |= {"real": micrograph_files(real), "real_pixel_size": real.getSamplingRate()}
         if self.inputCtfs.get() is not None:
             values["ctfs"] = os.path.abspath(self._getExtraPath("ctfs.star"))
         if self.inputParticles.get() is not None:
             values |= {"orientations": os.path.abspath(self._getExtraPath("orientations.star")), "preferred_views": []}
         return values
 
+    def settingsValues(self) -> dict[str, Any]:
+        values = super().settingsValues()
+        if self.measuresMicrographs():
+            return self._chosenValues(values)
+        if self.inputMeasurement.get() is None:
+            return values
+        return with_measured(self._chosenValues(values), read_measurement(self._measurementFolder())[0])
+
+    def measuresMicrographs(self) -> bool:
+        """Return whether this run measures the real micrographs: a value that has no usual one is not set."""
+        needed = NEEDED if self.inputCtfs.get() is None else NEEDED[:1]
+        values = form_values(self, SimulateSettings)
+        return (self.inputMicrographs.get() is not None and self.inputMeasurement.get() is None
+                and self.measureMicrographs.get() and any(name not in values for name in needed))
+
+    def _chosenValues(self, values: dict[str, Any]) -> dict[str, Any]:
+        """What the user has set, in the form and by the inputs."""
+        inputs = self.inputValues()
+        unchanged = form_values(self, SimulateSettings).keys() - changed_values(self, SimulateSettings, MEASURED).keys()
+        hidden = set(MICROSCOPE) if self.inputMeasurement.get() is not None else set()
+        return {name: value for name, value in values.items() if name in inputs or name not in unchanged | hidden}
+
+    def _measurementFolder(self) -> Path:
+        return Path(self.inputMeasurement.get().getFolder())
+
     def writeInputFiles(self) -> None:
         if self.inputCtfs.get() is not None:
-            write_ctfs(self.inputCtfs.get(), Path(self._getExtraPath("ctfs.star")))
+            real = self.inputMicrographs.get()
+            files = {} if real is None else ctf_files(self.inputCtfs.get(), real)
+            write_ctfs(self.inputCtfs.get(), Path(self._getExtraPath("ctfs.star")), files)
         if self.inputParticles.get() is not None:
             write_orientations(self.inputParticles.get(), Path(self._getExtraPath("orientations.star")))
 
     # --------------------------- Outputs
     def createOutputStep(self, key: str) -> None:
-        define_labelled_outputs(self, self.outFolder(), [self.inputVolume, self.inputMicrographs, self.inputCtfs,
-                                                         self.inputParticles])
+        define_labelled_outputs(self, self.outFolder(), [self.inputVolume, self.inputMeasurement, self.inputMicrographs,
+                                                         self.inputCtfs, self.inputParticles])
 
     # --------------------------- Information
     def inputErrors(self) -> list[str]:
-        settings = SimulateSettings.model_validate(self.settingsValues())
+        if self.measuresMicrographs() and not isinstance(self.inputVolume.get(), Volume):
+            return ["*Measure these micrographs*: this needs one density map. Choose No, or run measure micrographs "
+                    "with one map and choose its output as Measurement."]
+        if self.inputMeasurement.get() is not None:
+            problems = measurement_errors(self._measurementFolder(), self._chosenValues(super().settingsValues()))
+            if problems:
+                return problems
+        settings = self._expectedSettings()
         errors = [f"*{label}*: the set is empty; choose another."
                   for label, pointer in (("Map", self.inputVolume), ("Views of particles", self.inputParticles),
                                          ("Microscope of micrographs", self.inputMicrographs),
@@ -169,6 +229,16 @@ class ProtCryogemSimulate(ProtCryogemStage):
             errors.append("*Working pixel size (Å)*: an atomic model has no pixel size; set a value.")
         return errors or (self._mapErrors(settings) if self._isMap() else [])
 
+    def _expectedSettings(self) -> SimulateSettings:
+        """The settings, with the size of the real micrographs if the run takes that."""
+        values, real = self.settingsValues(), self.inputMicrographs.get()
+        dimensions = real.getDim() if self.measuresMicrographs() and "micrograph_size" not in values else None
+        if dimensions:
+            working = values.get("pixel_size") or self.inputVolume.get().getSamplingRate()
+            x, y = (round(edge * real.getSamplingRate() / working) for edge in dimensions[:2])
+            values["micrograph_size"] = (y, x)
+        return SimulateSettings.model_validate(values)
+
     def _mapErrors(self, settings: SimulateSettings) -> list[str]:
         dimensions = self._mapDimensions()
         if dimensions is None:
@@ -181,8 +251,10 @@ class ProtCryogemSimulate(ProtCryogemStage):
                 "the micrograph size, or crop the map."] if edge > shortest else []
 
     def inputWarnings(self) -> list[str]:
-        settings = SimulateSettings.model_validate(self.settingsValues())
+        settings = self._expectedSettings()
         warnings = []
+        if self.inputMeasurement.get() is not None:
+            warnings += measurement_warnings(self._measurementFolder(), self._chosenValues(super().settingsValues()))
         if self._isCryodrgn():
             warnings.append("When cryoDRGN reads the files of its folder, they can run code; continue only if you "
                             f"trust the source of {settings.cryodrgn_folder}.")
@@ -194,7 +266,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
             warnings.append(f"The real micrographs have {real.getSamplingRate():g} Å/px, coarser than the {working:g} "
                             "Å of the simulation: no noise can be learned from them. Set a working pixel size of "
                             f"{real.getSamplingRate():g} Å or more.")
-        if working and settings.particle_distance:
+        if working and settings.particle_distance and not self.measuresMicrographs():
             warnings += crowding_warnings(settings.particles_mean, settings.micrograph_size, working,
                                           settings.particle_distance)
         return warnings
@@ -205,7 +277,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
         if working < map_pixel_size * 0.999:
             warnings.append(f"The working pixel size {working:g} Å is finer than the map's ({map_pixel_size:g} Å): the "
                             "images get more pixels, but no more detail.")
-        if settings.particle_distance is None:
+        if settings.particle_distance is None and not self.measuresMicrographs():
             # Only the map's voxels tell the particle's diameter. In most maps it is about half of the box.
             diameter = max(self._mapDimensions()) * map_pixel_size / 2
             warnings += crowding_warnings(settings.particles_mean, settings.micrograph_size, working,

@@ -56,10 +56,12 @@ CONTENT = """
                  if kind.getClassPackageName() == "cryogem_scipion"}
     assert protocols == {"ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
                          "ProtCryogemImportModel", "ProtCryogemEvaluate", "ProtCryogemEvaluatePicks",
-                         "ProtCryogemEvaluatePoses", "ProtCryogemExport", "ProtCryogemReturnCoordinates"}, protocols
+                         "ProtCryogemEvaluatePoses", "ProtCryogemExport", "ProtCryogemReturnCoordinates",
+                         "ProtCryogemMeasure"}, protocols
     assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer", "CryogemEvaluateViewer",
-            "CryogemPicksViewer", "CryogemPosesViewer"} <= set(domain.getViewers())
-    assert "CryogemModel" in domain.getObjects()
+            "CryogemPicksViewer", "CryogemPosesViewer", "CryogemMeasureViewer",
+            "CryogemMeasurementViewer"} <= set(domain.getViewers())
+    assert {"CryogemModel", "CryogemMeasurement"} <= set(domain.getObjects())
     assert {"CryogemParticleWizard", "CryogemPixelSizeWizard"} <= set(domain.getWizards())
 
     from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
@@ -78,7 +80,8 @@ CONTENT = """
         assert kind.getPlugin().getName() == "cryogem_scipion"
         viewers = domain.findViewers(protocol, "tkinter")
         assert viewers and viewers[0].__module__.startswith("cryogem_scipion.viewers")
-    assert domain.findViewers(domain.getObjects()["CryogemModel"](), "tkinter")
+    for name in ("CryogemModel", "CryogemMeasurement"):
+        assert domain.findViewers(domain.getObjects()[name](), "tkinter")
     plugin = domain.getPlugins()["cryogem_scipion"].Plugin
     assert plugin.getSupportedVersions() == [cryogem_scipion.__version__]
     templates = domain.getPlugins()["cryogem_scipion"]._pluginInstance.getTemplates()

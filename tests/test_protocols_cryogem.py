@@ -44,7 +44,7 @@ class TestCryogem(BaseTest):
         cls.simulation = cls._run(
             ProtCryogemSimulate, inputVolume=cls.volume.outputVolume, inputMicrographs=cls.real.outputMicrographs,
             pixelSize=PIXEL_SIZE, micrographs=MICROGRAPHS, micrographSize="200 200", particlesMean=12.0,
-            particlesSigma=0.0, numberOfThreads=1)
+            particlesSigma=0.0, measureMicrographs=False, numberOfThreads=1)
         cls.training = cls._run(
             ProtCryogemTrain, inputMicrographs=cls.real.outputMicrographs,
             inputSimulation=cls.simulation.outputMicrographs, steps=2, crop=64, generatorWidth=4,

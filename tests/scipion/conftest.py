@@ -142,7 +142,7 @@ def simulate(project, inputs, label, **changes):
     """Run simulate micrographs."""
     values = {"pixelSize": PIXEL_SIZE, "micrographs": MICROGRAPH_COUNT, "micrographSize": f"{SHAPE[0]} {SHAPE[1]}",
               "particlesMean": 6.0, "particlesSigma": 1.0, "extract": True, "seed": 3, "phaseShiftDegrees": 20.0,
-              "numberOfThreads": 2, **changes}
+              "measureMicrographs": False, "numberOfThreads": 2, **changes}
     return run(project, "ProtCryogemSimulate", label, inputVolume=inputs["volume"], inputMicrographs=inputs["real"],
                **values)
 

@@ -16,7 +16,7 @@ SMALLER = {
     "ProtImportVolumes": {"samplingRate": 6.0},
     "ProtImportMicrographs": {"samplingRate": REAL_PIXEL_SIZE},
     "ProtCryogemSimulate": {"pixelSize": PIXEL_SIZE, "micrographs": MICROGRAPH_COUNT, "micrographSize": SIZE,
-                            "particlesMean": 6.0},
+                            "particlesMean": 6.0, "measureMicrographs": False},
     "ProtCryogemTrain": {"steps": 2, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4},
     "ProtCryogemGenerate": {"micrographs": 2}}
 

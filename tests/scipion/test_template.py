@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The workflow template: found, filled in and run as by Scipion's template dialog."""
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
-from cryogem_scipion.demo import REAL_MICROGRAPH, REAL_PIXEL_SIZE
+from pyworkflow.object import Pointer
+
+from cryogem_scipion.engine.settings import MEASURED
+from cryogem_scipion.protocols.binding import parameter_name
 from cryogem_scipion.workflow import open_project, rerun
+from tests.scipion.measurable import write_measurable
 
 NAME = "cryogem_scipion-labelled_micrographs"
 
@@ -38,8 +41,9 @@ def filled(template, **values):
 def test_the_dialog_shows_labels_defaults_and_a_description(template):
     fields = {field.getAlias(): field for field in template.getParams().values()}
     assert len(fields) == sum(1 for part in template.content if part.count("|") == 3)  # no title twice
-    assert {"mics", "map", "sampling", "pixel", "steps", "generated"} <= set(fields)
-    assert fields["pixel"].getTitle() == "Working pixel size (Å)"
+    # Nothing about particles, defocus or noise: that is measured.
+    assert set(fields) == {"mics", "pattern", "sampling", "voltage", "cs", "amplitude", "map", "mapsampling"}
+    assert fields["sampling"].getTitle() == "Their pixel size (Å)"
     # Only the files have to be chosen; all other fields have valid defaults.
     assert {name for name, field in fields.items() if field.validate()} == {"mics", "map"}
     assert "real micrographs" in template.description
@@ -64,25 +68,40 @@ def test_every_parameter_of_the_template_exists(template, scipion, project):
     for number, _, output in pointers:
         outputs = known[ids[number]]._possibleOutputs
         names = outputs if isinstance(outputs, dict) else outputs.__members__
-        assert output in names
+        assert output.partition(".")[0] in names
+
+
+def test_no_protocol_of_the_template_has_a_guessed_value(template, scipion):
+    protocols = json.loads(Path(filled(template, mics=scipion / "real", map=scipion / "map.mrc")).read_text("utf-8"))
+    by_class = {protocol["object.className"]: protocol for protocol in protocols}
+    simulate = by_class["ProtCryogemSimulate"]
+    assert simulate["inputMeasurement"].endswith(".outputMeasurement")
+    assert not {parameter_name(name) for name in MEASURED} & set(simulate)
+    assert by_class["TopazProtTraining"]["numPartPerImg"].endswith("outputMeasurement._particles")
 
 
 @pytest.mark.slow
-def test_the_template_runs_at_demo_size(template, scipion, project, monkeypatch):
+def test_the_template_runs_with_few_images(template, scipion, project, monkeypatch, tmp_path):
+    """Measured values reach the dataset; only the amount of work is less than in the template."""
     monkeypatch.chdir(project.path)  # again the current folder after this test
-    folder = scipion / "mics"
-    folder.mkdir()
-    os.symlink(REAL_MICROGRAPH, folder / "real.mrc")
-    path = filled(template, mics=folder, sampling=REAL_PIXEL_SIZE, map=scipion / "map.mrc", mapsampling=6.0,
-                  pixel=2 * REAL_PIXEL_SIZE, simulated=2, particles=30, defocusmin=7000, steps=3, generated=2)
+    truth = write_measurable(tmp_path)
+    path = filled(template, mics=tmp_path / "real", sampling=4.0, map=tmp_path / "map/phantom.mrc", mapsampling=4.0)
     here = open_project(scipion, "template")
     loaded = here.loadProtocols(path)
     protocols = {protocol.getClassName(): protocol for protocol in loaded.values()}
+    protocols["ProtCryogemSimulate"].micrographs.set(2)
+    protocols["ProtCryogemGenerate"].micrographs.set(2)
+    train = protocols["ProtCryogemTrain"]
+    for name, value in {"steps": 3, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4}.items():
+        getattr(train, name).set(value)
+    # A number in another protocol that is that of the measurement, as in the training of Topaz.
+    number = Pointer(protocols["ProtCryogemMeasure"], extended="outputMeasurement._particles")
     for protocol in loaded.values():
         if not protocol.getClassName().startswith("Topaz"):
             rerun(here, protocol)
     dataset = protocols["ProtCryogemGenerate"]
     assert dataset.outputMicrographs.getSize() == 2
-    assert dataset.outputMicrographs.getSamplingRate() == pytest.approx(2 * REAL_PIXEL_SIZE, rel=1e-3)
-    assert dataset.outputParticles.getSize() == dataset.outputCoordinates.getSize() > 20
-    assert protocols["ProtCryogemTrain"].outputModel.getSteps() == 3
+    assert dataset.outputMicrographs.getSamplingRate() == pytest.approx(5.0, rel=1e-3)
+    assert dataset.manifest().particles / 2 == pytest.approx(truth.particles, rel=0.35)  # two micrographs by chance
+    assert number.get().get() == pytest.approx(truth.particles, rel=0.2)
+    assert train.outputModel.getSteps() == 3

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from cryogem_scipion.engine.io.dataset import MANIFEST, Source, plain_name
 from cryogem_scipion.engine.io.files import PARTIAL_PREFIX, lock_folder, replacing
 from cryogem_scipion.engine.settings import RunSettings
 
-__all__ = ["SETTINGS", "check_disk_space", "copy_sources", "fingerprint", "open_run_folder", "provenance"]
+__all__ = ["SETTINGS", "check_disk_space", "check_holds_run", "copy_sources", "fingerprint", "open_run_folder",
+           "provenance"]
 
 SETTINGS, INPUTS = "settings.json", "inputs.json"
 INSTRUCTIONS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve")
@@ -26,8 +27,8 @@ INSTRUCTIONS = ("sse4", "avx", "fma", "f16c", "amx", "asimd", "sve")
 MAY_CHANGE = {"device", "threads", "out", "cryodrgn_activation"}
 
 
-def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), inputs: Mapping[str, str] | None = None
-                    ) -> Path:
+def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), inputs: Mapping[str, str] | None = None,
+                    beside: Collection[str] = ()) -> Path:
     """Create the output folder of a run, or continue the interrupted run in it.
 
     Parameters
@@ -37,6 +38,8 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     inputs
         A fingerprint of each input, by the name for messages. An interrupted run continues only with the same
         fingerprints, so that its results are not a mixture.
+    beside
+        Names that a folder may already hold before the run.
 
     Raises
     ------
@@ -53,8 +56,7 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
     fixed = {key: value for key, value in values.items() if key not in changeable}
     defaults = {key: value for key, value in values.items() if key not in settings.model_fields_set}
     try:
-        if out.is_dir() and not source.is_dir() and any(out.iterdir()):
-            raise SettingsError(f"{out} is not empty and holds no cryogem run; choose another out")
+        check_holds_run(out, beside)
         source.mkdir(parents=True, exist_ok=True)
         if not lock_folder(source):
             raise SettingsError(f"another process is writing into {out}; wait until it ends, or stop it")
@@ -63,7 +65,8 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
             _check_unchanged(out, fixed, {**defaults, **_read_record(source / SETTINGS)}, "holds a run with another")
             if (source / INPUTS).is_file():
                 _check_unchanged(out, dict(inputs or {}), _read_record(source / INPUTS), "was made from another")
-        elif any(path not in (source, source / INPUTS) and not path.name.startswith(PARTIAL_PREFIX)
+        elif any(path not in (source, source / INPUTS, *(out / name for name in beside))
+                 and not path.name.startswith(PARTIAL_PREFIX)
                  for folder in (out, source) for path in folder.iterdir()):
             raise SettingsError(f"{out} is not empty and holds no cryogem run; choose another out")
         for unfinished in out.rglob(PARTIAL_PREFIX + "*"):  # of a killed run
@@ -80,6 +83,18 @@ def open_run_folder(settings: RunSettings, may_change: Iterable[str] = (), input
             raise
         raise DataError(f"out {str(out)!r} cannot be the name of a folder ({error}); choose another out") from None
     return out
+
+
+def check_holds_run(out: Path, beside: Collection[str] = ()) -> None:
+    """Refuse a folder that is not empty and that holds no run; names in ``beside`` do not count as content.
+
+    Raises
+    ------
+    SettingsError
+        The folder holds other files.
+    """
+    if out.is_dir() and not (out / "source").is_dir() and any(path.name not in beside for path in out.iterdir()):
+        raise SettingsError(f"{out} is not empty and holds no cryogem run; choose another out")
 
 
 def _read_record(path: Path) -> dict[str, Any]:

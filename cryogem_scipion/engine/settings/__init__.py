@@ -6,6 +6,13 @@ from cryogem_scipion.engine.settings.export import ExportSettings
 from cryogem_scipion.engine.settings.generate import GenerateSettings
 from cryogem_scipion.engine.settings.import_model import ImportModelSettings
 from cryogem_scipion.engine.settings.measure import MeasureSettings
+from cryogem_scipion.engine.settings.measured import (
+    MEASURED,
+    NEEDED,
+    measurement_problems,
+    read_measurement,
+    with_measured,
+)
 from cryogem_scipion.engine.settings.phantom import PhantomSettings
 from cryogem_scipion.engine.settings.picks import PicksSettings
 from cryogem_scipion.engine.settings.poses import PosesSettings
@@ -13,9 +20,10 @@ from cryogem_scipion.engine.settings.preview import PreviewSettings
 from cryogem_scipion.engine.settings.simulate import SimulateSettings
 from cryogem_scipion.engine.settings.train import TrainSettings
 
-__all__ = ["STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings", "ImportModelSettings", "MeasureSettings",
-           "PhantomSettings", "PicksSettings", "PosesSettings", "PreviewSettings", "RunSettings", "Settings",
-           "SimulateSettings", "TrainSettings", "error_messages", "option", "parse", "read_json"]
+__all__ = ["MEASURED", "NEEDED", "STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings",
+           "ImportModelSettings", "MeasureSettings", "PhantomSettings", "PicksSettings", "PosesSettings",
+           "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "error_messages",
+           "measurement_problems", "option", "parse", "read_json", "read_measurement", "with_measured"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,

@@ -30,21 +30,22 @@ class MeasureSettings(RunSettings):
         "that of the real micrographs. Empty uses the pixel size of the map.", section="Microscope", gt=0)
     voltage_kv: float = option(
         300.0, "Voltage (kV)", "Acceleration voltage of the microscope: 300, 200, 120 or 100. A wrong value gives a "
-        "wrong defocus.", section="Microscope", gt=0, le=3000)
+        "wrong defocus.", section="Microscope", form=False, gt=0, le=3000)
     cs_mm: float = option(
         2.7, "Spherical aberration (mm)", "Spherical aberration (Cs) of the objective lens: 2.7 for a Titan Krios, 1.4 "
         "to 2 for other microscopes, 0.01 with a Cs corrector. A wrong value gives a wrong defocus.",
-        section="Microscope", ge=0, le=20)
+        section="Microscope", form=False, ge=0, le=20)
     amplitude_contrast: float = option(
         0.1, "Amplitude contrast", "Fraction of amplitude contrast, which is the CTF at zero frequency. A higher value "
-        "gives a slightly lower defocus; 0.07 to 0.1 is usual for proteins in ice.", section="Microscope", ge=0, lt=1)
+        "gives a slightly lower defocus; 0.07 to 0.1 is usual for proteins in ice.", section="Microscope", form=False,
+        ge=0, lt=1)
     phase_shift_degrees: float = option(
         0.0, "Phase shift (°)", "Phase shift of a phase plate: 0 without a plate, 30 to 120 with one. It is not "
-        "measured.", section="Microscope", advanced=True, ge=-360, le=360)
+        "measured. A higher value gives a lower defocus.", section="Microscope", advanced=True, ge=-360, le=360)
     symmetry: str = option(
         "C1", "Symmetry of the map", "Point group of the map, as in RELION: C1, C7, D2, T, O, I (I1 to I4). It is "
         "copied to the settings of the simulation; the measurement does not use it.", section="Specimen",
-        advanced=True)
+        form=False)
     ctfs: Path | None = option(
         None, "Known CTFs", "STAR file of micrographs with rlnMicrographName, rlnDefocusU, rlnDefocusV and "
         "rlnDefocusAngle, from another program. The measurement uses these CTFs and fits none.", section="Microscope",

@@ -69,6 +69,14 @@ class SimulateSettings(RunSettings):
         "have preferred views. A higher value makes the distribution more even; 0 to 1.", section="Orientations",
         advanced=True, ge=0, le=1)
 
+    real: tuple[str, ...] = option(
+        (), "Real micrographs", "Files, or patterns in quotation marks such as 'real/*.mrc', at their own pixel size. "
+        "Number, distance and strength of the particles, defocus and micrograph size are measured on them, as far as "
+        "they are not set. This needs one density map and takes a few minutes. Empty: nothing is measured.",
+        section="Microscope", form=False)
+    real_pixel_size: float | None = option(
+        None, "Pixel size of the real micrographs (Å)", "Set it only if their headers are wrong or empty.",
+        section="Microscope", form=False, gt=0)
     pixel_size: float | None = option(
         None, "Working pixel size (Å)", "Pixel size of the micrographs. It must not be finer than that of the real "
         "micrographs. A larger value is faster and enough for picking (4 to 6 Å). A smaller value keeps detail for "

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of a simulation of which some were measured: what the user has chosen wins."""
+import math
+from pathlib import Path
+from typing import Any
+
+from cryogem_scipion.engine.settings.base import read_json
+
+__all__ = ["MEASURED", "NEEDED", "measurement_problems", "read_measurement", "with_measured"]
+
+MEASURED = ("micrograph_size", "particles_mean", "particles_sigma", "particle_distance", "snr", "defocus_min",
+            "defocus_max", "astigmatism_angstrom")
+"""Settings of a simulation that ``cryogem measure`` gives if they can be measured. Forms leave them empty."""
+NEEDED = ("particles_mean", "defocus_min", "defocus_max")
+"""Settings without which no simulation is like the real micrographs; a default would be a guess."""
+SPECIMEN = {"volume", "volume_pixel_size"}
+"""Settings of the measured map. A simulation names its own specimen."""
+PIXEL_SIZE_TOLERANCE = 1e-3
+
+
+def read_measurement(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings that a measurement gives, and the reason for each one that is not reliable.
+
+    Parameters
+    ----------
+    folder
+        Folder that ``cryogem measure`` wrote.
+
+    Raises
+    ------
+    SettingsError
+        A file of the measurement is missing or damaged.
+    """
+    reasons = read_json(folder / "measurement.json").get("not_reliable")
+    return read_json(folder / "settings.json"), reasons if isinstance(reasons, dict) else {}
+
+
+def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a simulation: the chosen ones, and the measured ones where none was chosen.
+
+    The measured number of particles is that of a whole real micrograph. On micrographs of another size the mean grows
+    with the area. The part of the variance that independent positions have, which equals the mean, grows with it too.
+    The rest comes from differences between micrographs, and it grows with the square of the area.
+
+    Parameters
+    ----------
+    chosen
+        Settings that the user has set, which may be wrong values.
+    measured
+        Settings that a measurement gives.
+    """
+    values = {**{name: value for name, value in measured.items() if name not in SPECIMEN}, **chosen}
+    if chosen.get("overlap") and chosen.get("particle_distance") is None:
+        values["particle_distance"] = None  # the overlap is used instead
+    try:
+        scale = float(measured["pixel_size"]) / float(values["pixel_size"])
+        size = [round(float(edge) * scale) for edge in measured["micrograph_size"]]
+        values["micrograph_size"] = chosen.get("micrograph_size", size)
+        area = math.prod(map(float, values["micrograph_size"])) / math.prod(size)
+        mean, variance = float(measured["particles_mean"]), float(measured.get("particles_sigma", math.nan))**2
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):  # not measured, or not a number
+        return values
+    if "particles_mean" not in chosen:
+        values["particles_mean"] = round(area * mean, 1)
+    if "particles_sigma" not in chosen:
+        # Without a measured deviation, the positions count as independent.
+        chance = mean if math.isnan(variance) else min(variance, mean)
+        rest = 0.0 if math.isnan(variance) else variance - chance
+        values["particles_sigma"] = round(math.sqrt(area * chance + area**2 * rest), 1)
+    return values
+
+
+def measurement_problems(chosen: dict[str, Any], measured: dict[str, Any], reasons: dict[str, str]) -> list[str]:
+    """Return one line for each reason why measured and chosen settings together do not make a simulation.
+
+    Parameters
+    ----------
+    chosen
+        Settings that the user has set.
+    measured
+        Settings that a measurement gives.
+    reasons
+        Why the others were not measured reliably, by setting.
+    """
+    needed = [name for name in NEEDED if not (chosen.get("ctfs") and name.startswith("defocus"))]
+    lines = [f"{name}: it could not be measured ({reasons.get(name, 'the measurement does not contain it')}); set it"
+             for name in needed if name not in chosen and name not in measured]
+    size, wanted = measured.get("pixel_size"), chosen.get("pixel_size")
+    if "snr" in measured and "snr" not in chosen and size and wanted:
+        try:
+            differs = abs(float(wanted) / float(size) - 1) > PIXEL_SIZE_TOLERANCE
+        except (TypeError, ValueError):
+            differs = False
+        if differs:
+            lines.append(f"pixel_size: {wanted:g} Å is not that of the measurement ({size:g} Å), for which the "
+                         f"signal-to-noise ratio holds; leave it empty, measure at {wanted:g} Å, or set snr too")
+    return lines
