@@ -28,8 +28,8 @@ INNER_DIAMETER, OUTER_DIAMETER = 80.0, 125.0
 HELIX_LENGTH = 40.0
 """Å; 27 residues of 1.5 Å."""
 HELIX_SIGMA = 4.5
-"""Standard deviation of a helix's density across its axis, Å. The helix's share of the shell is as wide as a cylinder with
-a radius of 8 Å, which has 4 Å; the rest is the resolution of a usual map."""
+"""Standard deviation of a helix's density across its axis, Å. Its share of the shell is as wide as a cylinder with a
+radius of 8 Å, which has 4 Å; the rest is the resolution of a usual map."""
 BEADS = 14
 """Gaussians along a helix; they lie nearer to each other than their standard deviation."""
 
