@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks of a simulation's form together with a measurement: what is missing, and what is used instead of it."""
+"""A simulation's form together with a measurement: what the user has set, what is missing, what replaces what."""
 import os
 from pathlib import Path
 from typing import Any
 
 from cryogem_scipion.engine.errors import CryogemError
 from cryogem_scipion.engine.settings import MEASURED, SimulateSettings, measurement_problems, read_measurement
-from cryogem_scipion.protocols.binding import with_label
+from cryogem_scipion.protocols.binding import changed_values, with_label
 
-__all__ = ["measurement_errors", "measurement_warnings"]
+__all__ = ["chosen_values", "measurement_errors", "measurement_warnings"]
+
+# Fields that the form does not show if a measurement is given, because it was made with values of its own.
+MICROSCOPE = ("voltage_kv", "cs_mm", "amplitude_contrast", "phase_shift_degrees")
+
+
+def chosen_values(protocol: Any) -> dict[str, Any]:
+    """Return the settings that the user of *simulate micrographs* has set, in the form and by the inputs."""
+    hidden = () if protocol.inputMeasurement.get() is None else MICROSCOPE
+    values = {name: value for name, value in changed_values(protocol, SimulateSettings, MEASURED).items()
+              if name not in hidden}
+    return {"out": os.path.abspath(protocol.outFolder()), **values, **protocol.inputValues()}
 
 
 def measurement_errors(folder: Path, chosen: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from pyworkflow.protocol.params import BooleanParam, EnumParam, FloatParam, Fold
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import MEASURED, NEEDED, SimulateSettings, read_measurement, with_measured
 from cryogem_scipion.plugin import Plugin
-from cryogem_scipion.protocols.binding import changed_values, define_fields, form_values
+from cryogem_scipion.protocols.binding import define_fields, form_values
 from cryogem_scipion.protocols.checks import crowding_warnings, missing_file_errors, pixel_size_warnings
 from cryogem_scipion.protocols.inputs import (
     acquisition_values,
@@ -22,15 +22,13 @@ from cryogem_scipion.protocols.inputs import (
     write_orientations,
 )
 from cryogem_scipion.protocols.labelled_dataset import LabelledOutputs, define_labelled_outputs, labelled_summary
-from cryogem_scipion.protocols.measured_values import measurement_errors, measurement_warnings
+from cryogem_scipion.protocols.measured_values import chosen_values, measurement_errors, measurement_warnings
 from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemSimulate"]
 
 SPECIMENS = ["maps or atomic models", "cryoDRGN folder"]
 MAPS, CRYODRGN = range(2)
-# Fields that the form does not show if a measurement is given, because it was made with values of its own.
-MICROSCOPE = ("voltage_kv", "cs_mm", "amplitude_contrast", "phase_shift_degrees")
 
 
 class ProtCryogemSimulate(ProtCryogemStage):
@@ -164,12 +162,11 @@ class ProtCryogemSimulate(ProtCryogemStage):
         return values
 
     def settingsValues(self) -> dict[str, Any]:
-        values = super().settingsValues()
         if self.measuresMicrographs():
-            return self._chosenValues(values)
-        if self.inputMeasurement.get() is None:
-            return values
-        return with_measured(self._chosenValues(values), read_measurement(self._measurementFolder())[0])
+            return chosen_values(self)
+        if self.inputMeasurement.get() is not None:
+            return with_measured(chosen_values(self), read_measurement(self._measurementFolder())[0])
+        return super().settingsValues()
 
     def measuresMicrographs(self) -> bool:
         """Return whether this run measures the real micrographs: a value that has no usual one is not set."""
@@ -177,13 +174,6 @@ class ProtCryogemSimulate(ProtCryogemStage):
         values = form_values(self, SimulateSettings)
         return (self.inputMicrographs.get() is not None and self.inputMeasurement.get() is None
                 and self.measureMicrographs.get() and any(name not in values for name in needed))
-
-    def _chosenValues(self, values: dict[str, Any]) -> dict[str, Any]:
-        """What the user has set, in the form and by the inputs."""
-        inputs = self.inputValues()
-        unchanged = form_values(self, SimulateSettings).keys() - changed_values(self, SimulateSettings, MEASURED).keys()
-        hidden = set(MICROSCOPE) if self.inputMeasurement.get() is not None else set()
-        return {name: value for name, value in values.items() if name in inputs or name not in unchanged | hidden}
 
     def _measurementFolder(self) -> Path:
         return Path(self.inputMeasurement.get().getFolder())
@@ -207,7 +197,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
             return ["*Measure these micrographs*: this needs one density map. Choose No, or run measure micrographs "
                     "with one map and choose its output as Measurement."]
         if self.inputMeasurement.get() is not None:
-            problems = measurement_errors(self._measurementFolder(), self._chosenValues(super().settingsValues()))
+            problems = measurement_errors(self._measurementFolder(), chosen_values(self))
             if problems:
                 return problems
         settings = self._expectedSettings()
@@ -254,7 +244,7 @@ class ProtCryogemSimulate(ProtCryogemStage):
         settings = self._expectedSettings()
         warnings = []
         if self.inputMeasurement.get() is not None:
-            warnings += measurement_warnings(self._measurementFolder(), self._chosenValues(super().settingsValues()))
+            warnings += measurement_warnings(self._measurementFolder(), chosen_values(self))
         if self._isCryodrgn():
             warnings.append("When cryoDRGN reads the files of its folder, they can run code; continue only if you "
                             f"trust the source of {settings.cryodrgn_folder}.")

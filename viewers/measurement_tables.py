@@ -33,7 +33,7 @@ def draw_measured_settings(figure: Figure, folder: Path) -> None:
     settings, reasons = report["settings"], report["not_reliable"]
     fields = SimulateSettings.model_fields
     names = [name for name in fields if name in MEASURED or name in reasons
-             or (name in report["measured"] and name in settings)]
+             or (name in settings and name in report["measured"])]
     cells = [[fields[name].title or name, _text(settings[name]) if name in settings else "–",
               "" if name in settings else textwrap.fill(_reason(reasons, name), REASON_LENGTH)] for name in names]
     axis = figure.add_axes((0.02, 0.02, 0.96, 0.86))
@@ -101,4 +101,6 @@ def _reason(reasons: dict[str, str], name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, list) else f"{value:.6g}"
+    if not isinstance(value, list):
+        return f"{value:.6g}"
+    return f"{len(value)} points" if isinstance(value[0], str) else " x ".join(map(str, value))

@@ -27,6 +27,8 @@ SMALLER = {
     "measure": "--micrographs 2",
     "phantom": "--box 48"}
 """Flags that make a stage small."""
+NOT_MEASURABLE = "--defocus-min 10000 --defocus-max 20000"
+"""Flags for what the tiny micrographs do not tell."""
 TESTED = {
     "relion_reconstruct": "tests/optional/test_export.py", "relion_preprocess": "tests/optional/test_relion.py",
     "topaz train": "tests/optional/test_export.py", "cryodrgn backproject_voxel": "tests/optional/test_export.py",
@@ -79,7 +81,8 @@ def marked(words):
     """Some need a program of their own, or long."""
     if "--cryodrgn-folder" in words:
         return pytest.param(words, marks=pytest.mark.skip(reason="tests/optional/test_cryodrgn.py runs it"))
-    return pytest.param(words, marks=pytest.mark.slow if "--processes" in words or words[1] == "measure" else ())
+    measures = words[1] == "measure" or (words[1] == "simulate" and "--real" in words)
+    return pytest.param(words, marks=pytest.mark.slow if measures or "--processes" in words else ())
 
 
 def test_the_pages_show_the_commands_of_all_stages():
@@ -143,6 +146,8 @@ def _write_model(path):
 def run(folder, words, *more):
     """Run a command in this process, with few small images; its status."""
     smaller = shlex.split(SMALLER.get(words[0], ""))
+    if words[0] == "simulate" and "--real" in words:
+        smaller += shlex.split(NOT_MEASURABLE)
     if words[0] == "generate":
         smaller = [*smaller, *more]
     before, at = sys.argv, os.getcwd()

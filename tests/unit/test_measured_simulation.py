@@ -163,9 +163,11 @@ def test_another_pixel_size_keeps_the_field_of_view_and_asks_for_a_ratio():
     assert measurement_problems({**chosen, "snr": 0.1}, MEASUREMENT, {}) == []
 
 
-def test_an_overlap_is_used_instead_of_the_measured_distance():
-    assert with_measured({"overlap": 0.3}, MEASUREMENT)["particle_distance"] is None
+def test_a_setting_that_the_measured_one_would_replace_is_used_if_it_is_chosen():
+    assert "particle_distance" not in with_measured({"overlap": 0.3}, MEASUREMENT)
     assert with_measured({"overlap": 0.0}, MEASUREMENT)["particle_distance"] == 130
+    assert with_measured({"overlap": 0.3, "particle_distance": 80}, MEASUREMENT)["particle_distance"] == 80
+    assert "signal_envelope" not in with_measured({"b_factor_angstrom2": 90}, {"signal_envelope": ["0:1", "0.1:0.5"]})
 
 
 def test_wrong_values_are_left_for_the_settings_to_refuse():

@@ -15,6 +15,8 @@ NEEDED = ("particles_mean", "defocus_min", "defocus_max")
 """Settings without which no simulation is like the real micrographs; a default would be a guess."""
 SPECIMEN = {"volume", "volume_pixel_size"}
 """Settings of the measured map. A simulation names its own specimen."""
+ALTERNATIVES = {"overlap": "particle_distance", "b_factor_angstrom2": "signal_envelope"}
+"""Settings that a simulation does not use if it has another one. If they are chosen, that one is not measured."""
 PIXEL_SIZE_TOLERANCE = 1e-3
 
 
@@ -50,8 +52,9 @@ def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str,
         Settings that a measurement gives.
     """
     values = {**{name: value for name, value in measured.items() if name not in SPECIMEN}, **chosen}
-    if chosen.get("overlap") and chosen.get("particle_distance") is None:
-        values["particle_distance"] = None  # the overlap is used instead
+    for name, other in ALTERNATIVES.items():
+        if chosen.get(name) and not chosen.get(other):
+            values.pop(other, None)
     try:
         scale = float(measured["pixel_size"]) / float(values["pixel_size"])
         size = [round(float(edge) * scale) for edge in measured["micrograph_size"]]
