@@ -86,15 +86,14 @@ def micrograph_fields(protocol: Any) -> MicrographFields:
     real = protocol.inputMicrographs.get()
     first = real.getFirstItem() if real is not None else None
     if first is None:
-        raise DataError("there is no real micrograph to show; first choose real micrographs as 'Microscope of "
-                        "micrographs'")
+        label = protocol.getParam("inputMicrographs").getLabel()
+        raise DataError(f"there is no real micrograph to show; first choose real micrographs as '{label}'")
     real_size = real.getSamplingRate()
     choices = {real_size, *(size for size in PIXEL_SIZES if real_size < size <= 12 * real_size),
                protocol.pixelSize.get() or real_size}
     values = {"real": str(Path(first.getFileName()).absolute()), "real_pixel_size": real_size,
               "pixel_sizes": sorted(choices)}
-    if protocol.inputsReady() and protocol._isMap():
-        values |= _particle_settings(protocol)
+    values |= _map_settings(protocol.settingsValues() if protocol.inputsReady() else {})
     arrays, manifest = _run_preview(values)
     sizes = tuple(map(float, arrays["pixel_sizes"]))
     return MicrographFields(sizes, tuple((int(y), int(x)) for y, x in arrays["shapes"]),
@@ -138,9 +137,19 @@ def _particle_settings(protocol: Any) -> dict[str, Any]:
     if protocol._isCryodrgn() or not protocol.inputsReady():
         raise DataError("there is no particle to show; first choose a map or an atomic model (a cryoDRGN folder has no "
                         "quick preview)")
-    values = protocol.settingsValues()
+    return _preview_settings(protocol.settingsValues())
+
+
+def _map_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings of ``cryogem preview`` for a density map, whose pixel size is known; without one, none."""
+    has_map = values.get("volume") and values.get("volume_pixel_size") is not None
+    return _preview_settings(values) if has_map else {}
+
+
+def _preview_settings(values: dict[str, Any]) -> dict[str, Any]:
     preview = {name: values[name] for name in PREVIEW_SETTINGS if values.get(name) is not None}
-    return {**preview, "volume": preview["volume"][:MAX_MAPS]}
+    volume = preview["volume"]
+    return {**preview, "volume": [volume] if isinstance(volume, str) else volume[:MAX_MAPS]}
 
 
 def _run_preview(values: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], Any]:

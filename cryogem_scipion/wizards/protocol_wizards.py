@@ -6,7 +6,7 @@ from pyworkflow.wizard import Wizard
 
 from cryogem_scipion.engine.errors import CryogemError, DataError
 from cryogem_scipion.engine.settings import SimulateSettings, parse
-from cryogem_scipion.protocols import ProtCryogemSimulate
+from cryogem_scipion.protocols import ProtCryogemMeasure, ProtCryogemSimulate
 from cryogem_scipion.wizards import dialogs
 from cryogem_scipion.wizards.dialogs import Page, Slider
 from cryogem_scipion.wizards.figures import (
@@ -76,7 +76,7 @@ class CryogemMaskWizard(_CryogemWizard):
 class CryogemPixelSizeWizard(_CryogemWizard):
     """Working pixel size, shown on the first real micrograph."""
 
-    _targets = [(ProtCryogemSimulate, ["pixelSize"])]
+    _targets = [(ProtCryogemSimulate, ["pixelSize"]), (ProtCryogemMeasure, ["pixelSize"])]
 
     def page(self, form: Any) -> Page:
         protocol = form.protocol

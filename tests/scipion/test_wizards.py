@@ -133,6 +133,26 @@ def test_the_working_pixel_size_is_seen_on_a_real_micrograph(project, form, user
     assert image.shape == pytest.approx((REAL_SHAPE[0] / 2, REAL_SHAPE[1] / 2), abs=2)
 
 
+def test_the_form_of_the_measurement_has_the_same_wizard(project, inputs, monkeypatch):
+    protocol = new_protocol(project, "ProtCryogemMeasure", inputVolume=inputs["volume"])
+    assert project.getDomain().findWizards(protocol, "tkinter")["pixelSize"].__name__ == "CryogemPixelSizeWizard"
+    with pytest.raises(DataError, match="first choose real micrographs as 'Real micrographs'"):
+        previews.micrograph_fields(protocol)
+    asked = {}
+
+    def run_preview(values):
+        asked.update(values)
+        raise DataError("enough")
+    monkeypatch.setattr(previews, "_run_preview", run_preview)
+    protocol.inputMicrographs.set(inputs["real"][0])
+    protocol.inputMicrographs.setExtended("outputMicrographs")
+    with pytest.raises(DataError, match="enough"):
+        previews.micrograph_fields(protocol)
+    assert asked["real"].endswith(".mrc")
+    assert [name.endswith("map.mrc") for name in asked["volume"]] == [True]
+    assert asked["volume_pixel_size"] == 6.0
+
+
 def picked(path, micrographs, counts):
     """A SetOfCoordinates with ``counts`` coordinates on the micrographs."""
     coordinates = SetOfCoordinates(filename=str(path))
