@@ -39,7 +39,7 @@ class DemoSize:
 
     pixel_size: float = REAL_PIXEL_SIZE
     micrographs: int = 6
-    steps: int = 500
+    steps: int = 400
     crop: int = 128
     width: int = 24
 
@@ -57,7 +57,7 @@ def run_demo(folder: Path, size: DemoSize) -> dict[str, Any]:
     volume, real = (protocols["volume"], "outputVolume"), (protocols["real"], "outputMicrographs")
     protocols["measure"] = run(project, "ProtCryogemMeasure", inputMicrographs=real, inputVolume=volume,
                                pixelSize=size.pixel_size)
-    protocols["simulate"] = run(project, "ProtCryogemSimulate", inputVolume=volume,
+    protocols["simulate"] = run(project, "ProtCryogemSimulate", inputVolume=volume, inputMicrographs=real,
                                 inputMeasurement=(protocols["measure"], "outputMeasurement"), symmetry=SYMMETRY,
                                 micrographs=size.micrographs)
     simulated = (protocols["simulate"], "outputMicrographs")
