@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make demo``: simulate, train and generate in a Scipion project, with the real micrograph of this package.
+"""``make demo``: measure, simulate, train and generate in a Scipion project, with real micrographs of this package.
 
-The map is a phantom that the engine computes. At the end the demo draws a figure: the real micrograph beside the
-simulated, the physical and the generated one.
+The micrographs are four fields of apoferritin. The map is a hollow shell of 24 subunits that the engine computes.
+Everything else is measured on the micrographs. At the end the demo draws a figure: real beside generated fields, and
+below what was measured.
 """
 import argparse
 import logging
@@ -14,130 +15,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib import patheffects
-from matplotlib.patches import Rectangle
-from scipy.ndimage import gaussian_filter
-
+from cryogem_scipion.demo_figure import draw_figure
 from cryogem_scipion.engine.errors import CryogemError
-from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, read_table
-from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.io.dataset import MICROGRAPHS, read_table
 from cryogem_scipion.workflow import open_project, run
 
-__all__ = ["PROJECT", "DemoSize", "draw_figure", "main", "run_and_report", "run_demo"]
+__all__ = ["PROJECT", "DemoSize", "main", "run_and_report", "run_demo"]
 
 log = logging.getLogger("cryogem")
 
-REAL_MICROGRAPH = Path(__file__).resolve().parent / "data" / "krios_micrograph_3.4A.mrc"
-REAL_PIXEL_SIZE = 3.42
+REAL_MICROGRAPHS = Path(__file__).resolve().parent / "data" / "apoferritin_3A"
+REAL_PIXEL_SIZE = 3.0
 PROJECT = "CryogemDemo"
-FIELD_EDGE = 380
-"""Edge (px) of the field that the figure shows."""
-ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.1}
+ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.07}
+MAP_PIXEL_SIZE, MAP_BOX = 3.0, 64
+SHELL_DIAMETER, SYMMETRY = 125.0, "O"
+"""Outer diameter (Å) and point group of apoferritin."""
 
 
 @dataclass(frozen=True)
 class DemoSize:
     """Amount of work of the demo; the tests run a smaller demo."""
 
-    pixel_size: float = 5.13
-    micrograph_size: tuple[int, int] = (616, 616)
-    micrographs: int = 8
-    particles: float = 110.0
-    steps: int = 600
+    pixel_size: float = REAL_PIXEL_SIZE
+    micrographs: int = 6
+    steps: int = 400
     crop: int = 128
     width: int = 24
 
 
 def run_demo(folder: Path, size: DemoSize) -> dict[str, Any]:
     """Run the workflow in a Scipion project in the workspace ``folder``, and return its protocols by name."""
-    map_file = _phantom(folder / "phantom")
+    map_file = _shell(folder / "phantom")
     project = open_project(folder, PROJECT)
-    micrograph_size = "{} {}".format(*size.micrograph_size)
     protocols: dict[str, Any] = {}
-    protocols["volume"] = run(project, "ProtImportVolumes", "import a map (phantom)", filesPath=str(map_file),
-                              samplingRate=4.0)
-    protocols["real"] = run(project, "ProtImportMicrographs", "import a real micrograph",
-                            filesPath=str(REAL_MICROGRAPH), samplingRate=REAL_PIXEL_SIZE, **ACQUISITION)
-    protocols["simulate"] = run(
-        project, "ProtCryogemSimulate", inputVolume=(protocols["volume"], "outputVolume"),
-        inputMicrographs=(protocols["real"], "outputMicrographs"), pixelSize=size.pixel_size,
-        micrographs=size.micrographs, micrographSize=micrograph_size, particlesMean=size.particles, particlesSigma=10.0,
-        defocusMin=7000.0, defocusMax=12000.0)
+    protocols["volume"] = run(project, "ProtImportVolumes", "import a map (shell)", filesPath=str(map_file),
+                              samplingRate=MAP_PIXEL_SIZE)
+    protocols["real"] = run(project, "ProtImportMicrographs", "import real micrographs",
+                            filesPath=str(REAL_MICROGRAPHS), filesPattern="*.mrc", samplingRate=REAL_PIXEL_SIZE,
+                            **ACQUISITION)
+    volume, real = (protocols["volume"], "outputVolume"), (protocols["real"], "outputMicrographs")
+    protocols["measure"] = run(project, "ProtCryogemMeasure", inputMicrographs=real, inputVolume=volume,
+                               pixelSize=size.pixel_size)
+    protocols["simulate"] = run(project, "ProtCryogemSimulate", inputVolume=volume, inputMicrographs=real,
+                                inputMeasurement=(protocols["measure"], "outputMeasurement"), symmetry=SYMMETRY,
+                                micrographs=size.micrographs)
     simulated = (protocols["simulate"], "outputMicrographs")
-    protocols["train"] = run(
-        project, "ProtCryogemTrain", inputMicrographs=(protocols["real"], "outputMicrographs"),
-        inputSimulation=simulated, steps=size.steps, crop=size.crop, generatorWidth=size.width,
-        discriminatorWidth=size.width)
-    protocols["generate"] = run(
-        project, "ProtCryogemGenerate", inputModel=(protocols["train"], "outputModel"), inputSimulation=simulated,
-        micrographs=size.micrographs, keepOptical=True, keepPhysical=True)
+    protocols["train"] = run(project, "ProtCryogemTrain", inputMicrographs=real, inputSimulation=simulated,
+                             steps=size.steps, crop=size.crop, generatorWidth=size.width,
+                             discriminatorWidth=size.width)
+    protocols["generate"] = run(project, "ProtCryogemGenerate", inputModel=(protocols["train"], "outputModel"),
+                                inputSimulation=simulated, micrographs=size.micrographs, keepOptical=True,
+                                keepPhysical=True)
     return protocols
-
-
-def draw_figure(real: Path, dataset: Path, out: Path, name: str = "mic_000000.mrc") -> Path:
-    """Draw a field of the real, the simulated, the physical and the generated micrograph side by side.
-
-    Parameters
-    ----------
-    real
-        Real micrograph at the working pixel size.
-    dataset
-        A generated dataset folder with its clean (``optical``) and physical images.
-    out
-        PNG file.
-    name
-        File name of the generated micrograph. The particles' true centres are marked on it.
-    """
-    panels = [("real", real), ("simulated: what the optics form", dataset / "optical" / name),
-              ("physical: with ice and noise", dataset / "physical" / name),
-              ("generated, true centres marked", dataset / "micrographs" / name)]
-    images = [(title, *read_mrc(path, 2)) for title, path in panels]
-    edge = min(FIELD_EDGE, *(min(image.shape) for _, image, _ in images))
-    # One pixel of a micrograph is one pixel of the figure.
-    figure, axes = plt.subplots(1, 4, figsize=(4 * (edge + 8) / 100, (edge + 30) / 100), dpi=100)
-    figure.subplots_adjust(left=0.002, right=0.998, bottom=0.005, top=edge / (edge + 30), wspace=0.02)
-    for axis, (title, image, pixel_size) in zip(axes, images, strict=True):
-        # Slightly smoothed for display, because particles are easier to see without the finest noise.
-        field = gaussian_filter(image[:edge, :edge], 0.7)
-        low, high = np.percentile(field, [0.2, 99.8])
-        axis.imshow(field, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-        axis.set_title(title, fontsize=12, pad=4)
-        axis.set_axis_off()
-        if pixel_size:
-            _scale_bar(axis, edge, pixel_size)
-    _mark_centres(axes[3], dataset, name, edge)
-    figure.savefig(out)
-    plt.close(figure)
-    return out
-
-
-def _scale_bar(axis: Any, edge: int, pixel_size: float, angstrom: float = 500) -> None:
-    """Draw a white scale bar with its length into the lower left corner."""
-    length = angstrom / pixel_size
-    around = [patheffects.withStroke(linewidth=2, foreground="black")]
-    axis.add_patch(Rectangle((12, edge - 16), length, 4, facecolor="white", edgecolor="black", linewidth=0.8))
-    axis.text(12 + length / 2, edge - 20, f"{angstrom:g} Å", color="white", ha="center", va="bottom", fontsize=10,
-              path_effects=around)
-
-
-def _mark_centres(axis: Any, dataset: Path, name: str, edge: int) -> None:
-    """Draw circles around the true centres; particles cut by the border have another colour."""
-    optics, rows = read_table(dataset / PARTICLES, "particles", ("rlnCoordinateX", "rlnOriginXAngst", "cryogemWhole"))
-    rows = rows[rows["rlnMicrographName"] == f"micrographs/{name}"]
-    pixel_size = float(optics["rlnMicrographPixelSize"].iloc[0])
-    x = rows["rlnCoordinateX"] - rows["rlnOriginXAngst"] / pixel_size
-    y = rows["rlnCoordinateY"] - rows["rlnOriginYAngst"] / pixel_size
-    shown = (x < edge - 1) & (y < edge - 1)
-    whole = rows["cryogemWhole"] == 1
-    for selected, colour in ((whole, "#ffb000"), (~whole, "#6fa8ff")):
-        axis.scatter(x[shown & selected], y[shown & selected], s=420, facecolors="none", edgecolors=colour,
-                     linewidths=1.2)
 
 
 def run_and_report(out: Path, size: DemoSize) -> int:
@@ -150,7 +80,8 @@ def run_and_report(out: Path, size: DemoSize) -> int:
     project = Path(protocols["generate"].getProject().path)
     training = project / protocols["train"].outFolder()
     _, real = read_table(training / MICROGRAPHS, "micrographs", ("rlnMicrographName",))
-    figure = draw_figure(training / real["rlnMicrographName"].iloc[0], project / protocols["generate"].outFolder(),
+    figure = draw_figure([training / name for name in real["rlnMicrographName"]],
+                         project / protocols["generate"].outFolder(), project / protocols["measure"].outFolder(),
                          out / "demo.png")
     print(f"\nproject   {project}")
     for protocol in protocols.values():
@@ -174,12 +105,13 @@ def main() -> int:
         return 2
 
 
-def _phantom(folder: Path) -> Path:
-    """Compute the map of the phantom, by the engine in another process, and return its path."""
+def _shell(folder: Path) -> Path:
+    """Compute the map of the shell, by the engine in another process, and return its path."""
     path = folder / "phantom.mrc"
     if not path.is_file():
-        command = [sys.executable, "-m", "cryogem_scipion", "phantom", "--box", "48", "--pixel-size", "4",
-                   "--diameter-angstrom", "150", "--out", str(folder)]
+        command = [sys.executable, "-m", "cryogem_scipion", "phantom", "--shape", "shell", "--box", str(MAP_BOX),
+                   "--pixel-size", str(MAP_PIXEL_SIZE), "--diameter-angstrom", str(SHELL_DIAMETER), "--out",
+                   str(folder)]
         process = subprocess.run(command, capture_output=True, text=True)
         if process.returncode:
             raise CryogemError(f"{shlex.join(command)} failed: {process.stderr.strip()[-500:]}")

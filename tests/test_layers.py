@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 SCIPION = {"pwem", "pyworkflow"}
-SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "protocols", "viewers", "wizards", "tests"}
+SCIPION_SIDE = {"plugin", "objects", "bibtex", "workflow", "demo", "demo_figure", "protocols", "viewers", "wizards",
+                "tests"}
 HEAVY = {"torch", "numba", "gemmi", "safetensors", "ducc0", "threadpoolctl"}
 BASE = {"errors", "settings", "io"}
 ROOMS = {
@@ -28,7 +29,7 @@ ROOMS = {
 """The engine's rooms, and the other rooms that each may import; the stages import all of them."""
 LIGHT = {"errors", "settings", "io", "figures", "runs.progress", "simulation.optics"}
 """Parts of the engine that Scipion's side imports, too: they need no heavy library."""
-TOP = {"plugin", "objects", "bibtex", "workflow", "demo", "launcher"}
+TOP = {"plugin", "objects", "bibtex", "workflow", "demo", "demo_figure", "launcher"}
 """Modules at the package's top: Scipion's side, and the launcher of the engine."""
 
 

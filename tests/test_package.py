@@ -50,6 +50,9 @@ CONTENT = """
     from pathlib import Path
     import cryogem_scipion, pwem
     domain = pwem.Domain
+    data = Path(cryogem_scipion.__file__).parent / "data"
+    assert {path.name for path in data.glob("*.mrc")} == {"krios_micrograph_3.4A.mrc"}
+    assert len(list((data / "apoferritin_3A").glob("*.mrc"))) == 4
     print(Path(cryogem_scipion.__file__).parent)
     assert "cryogem_scipion" in domain.getPlugins()
     protocols = {name for name, kind in domain.getProtocols().items()

@@ -29,7 +29,7 @@ MINIATURE = """
 import sys
 from pathlib import Path
 from cryogem_scipion.demo import DemoSize, run_and_report
-size = DemoSize(pixel_size=10.26, micrograph_size=(200, 200), micrographs=1, particles=12.0, steps=2, crop=64, width=4)
+size = DemoSize(pixel_size=9.0, micrographs=1, steps=2, crop=64, width=4)
 sys.exit(run_and_report(Path(sys.argv[1]), size))
 """
 

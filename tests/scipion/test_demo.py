@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small demo: the same protocols, the shipped real micrograph, the figure."""
+"""A small demo: the same protocols, the shipped real micrographs, the figure."""
 import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
@@ -10,8 +10,8 @@ from tests.unit.test_demo_figure import assert_panels
 @pytest.mark.slow
 def test_the_demo_names_its_sets_and_draws_its_figure(demo):
     folder, said = demo
-    for words in ("Micrographs (1 items, 926 x 958, 3.42 ", "Micrographs (1 items, 200 x 200, 10.26 ",
-                  "outputCoordinates", "outputCTF", "outputParticles", "outputModel", "training step 2/2",
-                  f"figure    {folder}/demo.png", "projects/CryogemDemo"):
+    for words in ("Micrographs (4 items, 620 x 600, 3.00 ", "Micrographs (4 items, 206 x 200, 9.00 ",
+                  "CryogemMeasurement (4 micrographs, ", "outputCoordinates", "outputCTF", "outputParticles",
+                  "outputModel", "training step 2/2", f"figure    {folder}/demo.png", "projects/CryogemDemo"):
         assert words in said, said[-3000:]
     assert_panels(folder / "demo.png")

@@ -91,8 +91,8 @@ def test_wizards_open_their_windows(tour):
 
 def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
     buttons = 0
-    for name in ("ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate", "ProtCryogemEvaluatePicks",
-                 "ProtCryogemEvaluatePoses"):
+    for name in ("ProtCryogemMeasure", "ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
+                 "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses"):
         viewer = project.getDomain().findViewers(project.newProtocol(protocols[name]), "tkinter")[0]
         window = viewer(project=project)
         window.setProtocol(project.newProtocol(protocols[name]))
@@ -102,7 +102,7 @@ def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project)
             texts = tour[1][f"{short(name)}_{button.removeprefix('display').lower()}"]
             assert "Save" in texts  # of the toolbar
             buttons += 1
-    assert buttons >= 13
+    assert buttons >= 16
     assert {"evaluate", "export"} <= set(tour[1])  # viewers of one figure
     assert any(text.startswith("mic_000000.mrc: ") for text in tour[1]["generate_micrographs"])
     assert "|CTF|² of the label" in tour[1]["simulate_spectra"]
@@ -114,7 +114,7 @@ def test_a_training_is_followed_stopped_and_continued_in_the_window(tour):
         [step_text] = [match for text in tour[1][name] if (match := re.search(words, text))]
         return int(step_text[1])
 
-    assert any(text.startswith("The number of real micrographs is only 1.") for text in tour[1]["warning"])
+    assert any(text.startswith("The number of real micrographs is only 4.") for text in tour[1]["warning"])
     first = step("running", r"Running: training step (\d+) of 50000, .* left\.")
     followed = step("running_losses", r"^step (\d+) of 50000, .* steps a second")
     stopped = step("stopped", r"Stopped at training step (\d+) of 50000; Continue goes on from there\.")
