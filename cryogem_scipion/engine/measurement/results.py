@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.io.dataset import write_table
 from cryogem_scipion.engine.measurement.defocus import CtfFit
+from cryogem_scipion.engine.measurement.envelope_fit import smooth_envelope
 from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
+from cryogem_scipion.engine.simulation.envelope import Envelope
 
 __all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
 
@@ -52,6 +54,8 @@ class Measurement:
     envelope: tuple[float, ...]
     """Amplitude of the particles over that of the map's projections, 1 at the strongest band."""
     envelope_error: tuple[float, ...]
+    signal_envelope: Envelope
+    """The same as a smooth curve, for a simulation; no points if it was not measured."""
     b_factor_angstrom2: float
     """Of the envelope: exp(−B/4 u²)."""
     contrast_sign: str
@@ -73,8 +77,12 @@ class Measurement:
             "particle_distance": round(self.particle_distance, 1), "snr": float(f"{self.snr:.3g}"),
             "defocus_min": self.defocus_min, "defocus_max": self.defocus_max,
             "astigmatism_angstrom": self.astigmatism_angstrom}
-        return {name: value if name in PARTICLE_SETTINGS else round(value) for name, value in values.items()
-                if value is not None and name not in self.not_reliable}
+        known: dict[str, Any] = {
+            name: value if name in PARTICLE_SETTINGS else round(value) for name, value in values.items()
+            if value is not None and name not in self.not_reliable}
+        if self.signal_envelope and "signal_envelope" not in self.not_reliable:
+            known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
+        return known
 
 
 def reliable_fits(fits: Sequence[CtfFit]) -> list[CtfFit]:
@@ -119,6 +127,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     sign = "dark" if particles.advantage_of_dark > SIGN_ERRORS else \
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
     peak = max(float(particles.amplitude.max()), 1e-30)
+    envelope = smooth_envelope(particles.frequency.tolist(), particles.amplitude.tolist(),
+                               particles.amplitude_error.tolist())
     not_reliable = _not_reliable(fits, reliable, particles)
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
@@ -126,7 +136,7 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
+        envelope, _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
 
 
@@ -177,7 +187,7 @@ def _b_factor(particles: ParticleMeasurement) -> float:
 def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement
                   ) -> dict[str, str]:
     """The settings that must not be used, with the reason."""
-    reasons = {"b_factor_angstrom2": "the B-factor has not been checked on data whose B-factor is known"}
+    reasons = {"b_factor_angstrom2": "the envelope of the signal (signal_envelope) is used instead of one B-factor"}
     reason = ""
     if not reliable:
         certain = sum(fit.reliable for fit in fits)
@@ -189,7 +199,7 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
     elif particles.problem:
         reason = particles.problem
     if reason:
-        reasons |= dict.fromkeys(PARTICLE_SETTINGS, reason)
+        reasons |= dict.fromkeys((*PARTICLE_SETTINGS, "signal_envelope"), reason)
     elif len(particles.counts) < LEAST_RELIABLE:
         few = f"fewer than {LEAST_RELIABLE} micrographs do not tell"
         reasons["particles_sigma"] = f"{few} how the number of particles varies"

@@ -11,6 +11,7 @@ from torch import Tensor
 from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import Contrast
 from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.simulation.broken_particles import cut_volume
 from cryogem_scipion.engine.simulation.composition import (
     boxes_inside,
     compose,
@@ -38,7 +39,8 @@ from cryogem_scipion.engine.simulation.specimen import (
     draw_orientations,
     seeded_generator,
 )
-from cryogem_scipion.engine.simulation.volume import diameter_angstrom
+from cryogem_scipion.engine.simulation.variation import draw_variation
+from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom
 
 __all__ = [
     "CleanMicrograph",
@@ -91,6 +93,8 @@ class Microscope:
     """Measured microscope states; if there are any, one is drawn for each micrograph instead of a defocus."""
     measured_orientations: Float[Tensor, "m 3 3"] | None = None
     """Measured orientations to draw from; None for preferred views or uniform orientations."""
+    volumes: tuple[Volume, ...] = ()
+    """The maps themselves, from which broken particles are cut; empty if no particle is broken."""
 
     @property
     def particle_distance(self) -> float:
@@ -128,7 +132,8 @@ class Microscope:
         optics = self._draw_optics(generator)
         heights = draw_heights(settings, centres, self.pixel_size, generator)
         is_whole = boxes_inside(centres, self.box_size, shape)
-        return Specimen(centres, heights, rotations, map_indices, is_whole, optics, requested_count)
+        variation = draw_variation(settings, count, seeded_generator(seed, "variation", index))
+        return Specimen(centres, heights, rotations, map_indices, is_whole, optics, requested_count, variation)
 
     def form_image(self, specimen: Specimen) -> CleanMicrograph:
         """Form the clean image of a specimen and its mask: project the particles, sum, convolve with the CTF."""
@@ -136,7 +141,9 @@ class Microscope:
         shape = settings.micrograph_size
         projections = self.project_particles(specimen)
         mask = particle_mask(projections, specimen.centres, shape, settings.mask_threshold, settings.soft_mask)
-        if specimen.same_defocus:
+        if specimen.variation is not None:
+            projections *= specimen.variation.contrasts.to(projections)[:, None, None]
+        if specimen.same_optics:
             margin = delocalisation_margin(self.pixel_size, specimen.optics)
             canvas = compose(projections, specimen.centres + margin, fast_shape(shape, margin))
             image = apply_ctf(canvas, self.pixel_size, specimen.optics)
@@ -154,7 +161,18 @@ class Microscope:
             rows = (specimen.map_indices == map_index).nonzero()[:, 0]
             images = project(projector, specimen.rotations[rows], shifts[rows], edge, self.pixel_size)
             result[rows.to(images.device)] = images
+        for index in [] if specimen.variation is None else specimen.variation.broken.nonzero()[:, 0].tolist():
+            result[index] = self._project_broken(specimen, index, shifts[index], edge)
         return result
+
+    def _project_broken(self, specimen: Specimen, index: int, shift: Float[Tensor, "2"], edge: int
+                        ) -> Float[Tensor, "box box"]:
+        """Projection of one broken particle; its map is cut and transformed for it alone."""
+        assert specimen.variation is not None
+        volume = cut_volume(self.volumes[int(specimen.map_indices[index])], specimen.variation.cut_normals[index],
+                            float(specimen.variation.remaining[index]))
+        return project(prepare_projector(volume), specimen.rotations[index][None], shift[None], edge,
+                       self.pixel_size)[0]
 
     def _draw_optics(self, generator: torch.Generator) -> Optics:
         """Draw a microscope state: a measured one if there are any, else one from the defocus range."""
@@ -165,7 +183,8 @@ class Microscope:
             generator, voltage_kv=settings.voltage_kv, cs_mm=settings.cs_mm,
             amplitude_contrast=settings.amplitude_contrast, defocus_min_angstrom=settings.defocus_min,
             defocus_max_angstrom=settings.defocus_max, astigmatism_max_angstrom=settings.astigmatism_angstrom,
-            phase_shift_degrees=settings.phase_shift_degrees, b_factor_angstrom2=settings.b_factor_angstrom2)
+            phase_shift_degrees=settings.phase_shift_degrees, b_factor_angstrom2=_b_factor(settings),
+            envelope=settings.parsed_signal_envelope())
 
 
 def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0, device: torch.device | None = None
@@ -198,20 +217,26 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
         y, x = settings.micrograph_size
         raise SettingsError(f"the box of {box_size} pixels is larger than the micrograph ({y} x {x} pixels at "
                             f"{pixel_size:g} Å); enlarge micrograph_size or pixel_size, or give a smaller box_size")
-    projectors = tuple(prepare_projector(replace(volume, density=volume.density.to(device))) for volume in volumes)
+    volumes = [replace(volume, density=volume.density.to(device)) for volume in volumes]
+    projectors = tuple(prepare_projector(volume) for volume in volumes)
     default_optics = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
-                            settings.phase_shift_degrees, settings.b_factor_angstrom2)
+                            settings.phase_shift_degrees, _b_factor(settings), settings.parsed_signal_envelope())
     measured_optics = read_measured_optics(settings.ctfs, default_optics) if settings.ctfs else ()
     measured_orientations = read_measured_orientations(settings.orientations) if settings.orientations else None
     return Microscope(settings, projectors, pixel_size, diameter, box_size, projection_scale, measured_optics,
-                      measured_orientations)
+                      measured_orientations, tuple(volumes) if settings.broken_fraction else ())
+
+
+def _b_factor(settings: SimulateSettings) -> float:
+    """B-factor of the micrographs, Å²; an envelope of the signal replaces it."""
+    return 0.0 if settings.signal_envelope else settings.b_factor_angstrom2
 
 
 def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
     """Return the contrast at which the first whole particles of the run have the SNR of the settings.
 
     At this contrast, the standard deviation of s inside the particles' masks is sqrt(SNR) times the standard deviation
-    of the background.
+    of the background. It is measured without the variation between particles, so that the SNR is that of a mean one.
 
     Parameters
     ----------
@@ -245,7 +270,7 @@ def _calibration_micrographs(microscope: Microscope, seed: int) -> Iterator[Clea
         chosen = specimen.is_whole & (specimen.is_whole.cumsum(0) <= remaining)
         if bool(chosen.any()):
             remaining -= int(chosen.sum())
-            yield microscope.form_image(specimen.subset(chosen))
+            yield microscope.form_image(replace(specimen.subset(chosen), variation=None))
         if not remaining:
             return
     if remaining == CALIBRATION_PARTICLES:
