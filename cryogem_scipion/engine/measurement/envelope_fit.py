@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A smooth envelope of the signal from amplitudes that were measured in bands of frequency."""
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
@@ -17,26 +15,29 @@ TRUSTED = 1 / 3
 LEAST_ERROR = 0.05
 """Relative error that a band has at least. Errors come from the scatter between a few fields, so that by chance one
 of them is far too small."""
+AGREEMENT = 0.35
+"""Mean squared deviation, in units of the errors, that the fit may have. The amplitudes of neighbouring bands were
+averaged with a Gaussian of 0.8 bands, which leaves 1 / (2 √π 0.8) of the variance of independent bands."""
 SMOOTHNESS = 10.0 ** np.arange(1, -7, -0.25)
 """Weights of the smoothness that are tried, Å⁻², the strongest first."""
 
 Array = NDArray[np.float64]
 
 
-def smooth_envelope(frequency: Sequence[float], amplitude: Sequence[float], error: Sequence[float]) -> Envelope:
+def smooth_envelope(frequency: Array, amplitude: Array, error: Array) -> Envelope:
     """Return the smoothest envelope that the errors allow; no points if the amplitude is hardly measured.
 
     Between two bands the envelope is exp(−B/4 u²) with a B-factor of that place, which is 0 or more. The differences
     between successive B-factors are kept as small as possible, as long as the envelope agrees with the bands within
-    their errors (the mean squared deviation in units of the errors is 1). So noise in single bands makes no rings in the
+    their errors. So noise in single bands makes no rings in the
     images, and a set that tells little gives one B-factor. A band that is not measured well follows from the others.
 
     Parameters
     ----------
     frequency
-        Of the bands, 1/Å, increasing.
+        Of the bands, 1/Å, increasing (band).
     amplitude, error
-        Of each band, in any unit.
+        Of each band, in any unit (band).
 
     Returns
     -------
@@ -46,16 +47,16 @@ def smooth_envelope(frequency: Sequence[float], amplitude: Sequence[float], erro
     ----------
     Choice of the smoothness (discrepancy principle): Morozov, Soviet Mathematics Doklady 7 (1966) 414
     """
-    centres, heights, errors = (np.asarray(values, float) for values in (frequency, amplitude, error))
-    measured = (heights > 0) & (errors < TRUSTED * heights)
+    measured = (amplitude > 0) & (error < TRUSTED * amplitude)
     if measured.sum() < LEAST_BANDS:
         return ()
     count = int(np.flatnonzero(measured)[-1]) + 1
-    centres, heights, errors, measured = centres[:count], heights[:count], errors[:count], measured[:count]
-    weight = np.where(measured, heights / np.maximum(errors, LEAST_ERROR * np.abs(heights) + 1e-30), 0.0)
-    logarithm = _smooth_logarithm(centres**2, np.log(np.where(measured, heights, 1.0)), weight)
+    known = np.where(measured, amplitude, 1.0)[:count]
+    weight = np.where(measured[:count], known / np.maximum(error[:count], LEAST_ERROR * known), 0.0)
+    logarithm = _smooth_logarithm(frequency[:count] ** 2, np.log(known), weight)
     values = np.exp(logarithm - logarithm.max())
-    return tuple((float(f"{u:.4g}"), float(f"{value:.3g}")) for u, value in zip(centres, values, strict=True))
+    return tuple((float(f"{u:.4g}"), float(f"{value:.3g}"))
+                 for u, value in zip(frequency[:count], values, strict=True))
 
 
 def _smooth_logarithm(squares: Array, logarithm: Array, weight: Array) -> Array:
@@ -73,6 +74,6 @@ def _smooth_logarithm(squares: Array, logarithm: Array, weight: Array) -> Array:
         system = np.vstack([model * weight[:, None], change * smoothness])
         solution = lsq_linear(system, np.append(logarithm * weight, np.zeros(count - 2)), (lowest, np.inf)).x
         fitted = model @ solution
-        if (((fitted - logarithm) * weight) ** 2).sum() <= (weight > 0).sum():
+        if (((fitted - logarithm) * weight) ** 2).sum() <= AGREEMENT * (weight > 0).sum():
             break
     return fitted

@@ -127,8 +127,7 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     sign = "dark" if particles.advantage_of_dark > SIGN_ERRORS else \
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
     peak = max(float(particles.amplitude.max()), 1e-30)
-    envelope = smooth_envelope(particles.frequency.tolist(), particles.amplitude.tolist(),
-                               particles.amplitude_error.tolist())
+    envelope = smooth_envelope(particles.frequency, particles.amplitude, particles.amplitude_error)
     not_reliable = _not_reliable(fits, reliable, particles)
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
@@ -136,8 +135,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        envelope, _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
-        tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
+        envelope, _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted,
+        not_reliable, tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
 
 
 def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> int:

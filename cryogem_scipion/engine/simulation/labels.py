@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryogem_scipion.engine.io.dataset import VARIATION
 from cryogem_scipion.engine.io.particle_boxes import normalised_particles
 from cryogem_scipion.engine.simulation.ctf import Optics
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen
@@ -113,11 +114,9 @@ def _variation(specimen: Specimen) -> dict[str, NDArray[np.float64]]:
     variation = specimen.variation
     if variation is None:
         return {}
-    normals = variation.cut_normals.cpu().numpy()
-    return {"rlnCtfBfactor": specimen.optics.b_factor_angstrom2 + variation.extra_b_factors.cpu().numpy(),
-            "rlnCtfScalefactor": variation.contrasts.cpu().numpy(),
-            "cryogemRemaining": variation.remaining.cpu().numpy(),
-            **{f"cryogemCut{axis}": normals[:, number] for number, axis in enumerate("XYZ")}}
+    values = (specimen.optics.b_factor_angstrom2 + variation.extra_b_factors, variation.contrasts, variation.remaining,
+              *variation.cut_normals.T)
+    return {name: value.cpu().numpy() for name, value in zip(VARIATION, values, strict=True)}
 
 
 def _ctf(optics: Optics) -> dict[str, float]:
