@@ -12,9 +12,10 @@ from cryogem_scipion.engine.io.dataset import VARIATION, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.settings import ExportSettings, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.broken_particles import cut_volume
+from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.envelope import envelope_amplitude
 from cryogem_scipion.engine.simulation.labels import particle_rows
-from cryogem_scipion.engine.simulation.microscope import measure_contrast, prepare_microscope
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope
 from cryogem_scipion.engine.simulation.phantom import phantom
 from cryogem_scipion.engine.simulation.volume import Volume
 from cryogem_scipion.engine.stages import export, generate, simulate
@@ -49,7 +50,7 @@ def test_labels_give_the_spread_that_the_settings_ask_for(values):
     count = len(rows)
     assert count == 2400
     contrast, b_factor = rows["rlnCtfScalefactor"], rows["rlnCtfBfactor"]
-    # Standard errors of a mean and of a standard deviation: 1 and 0.71 deviations over the root of 2400; limits of four.
+    # Standard errors of a mean and a standard deviation: 1 and 0.71 deviations over the root of 2400; limits of four.
     assert contrast.mean() == pytest.approx(1, abs=4 * 0.2 / count**0.5)
     assert contrast.std() == pytest.approx(0.2, rel=4 * 0.8 / count**0.5)  # a log-normal has longer tails
     assert contrast.min() > 0
@@ -65,17 +66,21 @@ def test_labels_give_the_spread_that_the_settings_ask_for(values):
 
 def test_particles_that_are_alike_have_no_further_columns_and_the_same_places(values):
     plain, varied = (microscope(values, **changes).draw_specimen(3, 1) for changes in ({}, ALL))
-    assert plain.variation is None and varied.variation is not None
+    assert plain.variation is None
+    assert varied.variation is not None
     assert not {"rlnCtfScalefactor", "cryogemRemaining"} & set(particle_rows("a", plain, 5.0, 0))
-    assert torch.equal(plain.centres, varied.centres) and torch.equal(plain.rotations, varied.rotations)
+    assert torch.equal(plain.centres, varied.centres)
+    assert torch.equal(plain.rotations, varied.rotations)
     assert plain.optics == varied.optics
 
 
 def test_one_variation_does_not_change_another(values):
     both, alone = (microscope(values, **changes).draw_specimen(0, 0).variation
                    for changes in (ALL, {"broken_fraction": 0.4}))
-    assert torch.equal(both.remaining, alone.remaining) and torch.equal(both.cut_normals, alone.cut_normals)
-    assert (alone.contrasts == 1).all() and (alone.extra_b_factors == 0).all()
+    assert torch.equal(both.remaining, alone.remaining)
+    assert torch.equal(both.cut_normals, alone.cut_normals)
+    assert (alone.contrasts == 1).all()
+    assert (alone.extra_b_factors == 0).all()
 
 
 def test_each_particle_is_imaged_with_its_own_contrast_and_sharpness(values):

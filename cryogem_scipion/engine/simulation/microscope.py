@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The virtual microscope: forms clean, labelled micrographs from maps, poses, positions and optics."""
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import Contrast
+from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.broken_particles import cut_volume
 from cryogem_scipion.engine.simulation.composition import (
@@ -30,7 +27,6 @@ from cryogem_scipion.engine.simulation.ctf import (
 from cryogem_scipion.engine.simulation.maps import read_volumes
 from cryogem_scipion.engine.simulation.measured_star import read_measured_optics, read_measured_orientations
 from cryogem_scipion.engine.simulation.placement import draw_particle_count, place_centres
-from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, prepare_projector, project
 from cryogem_scipion.engine.simulation.specimen import (
     Specimen,
@@ -46,14 +42,11 @@ __all__ = [
     "CleanMicrograph",
     "Microscope",
     "Specimen",
-    "measure_contrast",
     "prepare_microscope",
     "projection_box_size",
     "seeded_generator",
 ]
 
-CALIBRATION_PARTICLES = 30
-"""Number of particles on which the contrast is measured."""
 MIN_DIAMETER_PIXELS = 4
 """Smallest diameter of a particle, pixels."""
 
@@ -196,7 +189,7 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
     settings
         Settings of the simulation.
     projection_scale
-        Factor on the projections, which sets the contrast; ``measure_contrast`` measures it.
+        Factor on the projections, which sets the contrast; ``contrast.measure_contrast`` measures it.
     device
         Device of the maps and images; the CPU by default.
 
@@ -230,56 +223,6 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
 def _b_factor(settings: SimulateSettings) -> float:
     """B-factor of the micrographs, Å²; an envelope of the signal replaces it."""
     return 0.0 if settings.signal_envelope else settings.b_factor_angstrom2
-
-
-def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
-    """Return the contrast at which the first whole particles of the run have the SNR of the settings.
-
-    At this contrast, the standard deviation of s inside the particles' masks is sqrt(SNR) times the standard deviation
-    of the background. It is measured without the variation between particles, so that the SNR is that of a mean one.
-
-    Parameters
-    ----------
-    microscope
-        The run's microscope.
-    seed
-        Seed of the run's specimens.
-
-    Raises
-    ------
-    DataError
-        The particles give no contrast.
-    """
-    settings = microscope.settings
-    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy()
-                             for clean in _calibration_micrographs(microscope, seed)])
-    # NumPy, because the order in which torch adds, and so the last bit, depends on the number of threads.
-    deviation = float(values.std(dtype=np.float64)) if values.size else 0.0
-    if not deviation > 0:
-        raise DataError(f"the particles of {settings.volume[0]} give no contrast; check the map and the optics")
-    signal_deviation = settings.snr ** 0.5 * settings.background_deviation
-    return Contrast(snr=settings.snr, background_deviation=settings.background_deviation,
-                    signal_deviation=signal_deviation, scale=microscope.projection_scale * signal_deviation / deviation)
-
-
-def _calibration_micrographs(microscope: Microscope, seed: int) -> Iterator[CleanMicrograph]:
-    """The first whole particles of the run on their micrographs; one centred particle if there are none."""
-    remaining = CALIBRATION_PARTICLES
-    for index in range(8):
-        specimen = microscope.draw_specimen(seed, index)
-        chosen = specimen.is_whole & (specimen.is_whole.cumsum(0) <= remaining)
-        if bool(chosen.any()):
-            remaining -= int(chosen.sum())
-            yield microscope.form_image(replace(specimen.subset(chosen), variation=None))
-        if not remaining:
-            return
-    if remaining == CALIBRATION_PARTICLES:
-        generator = seeded_generator(seed, "calibration")
-        centre = torch.tensor([[edge / 2 for edge in microscope.settings.micrograph_size]], dtype=torch.float64)
-        yield microscope.form_image(Specimen(
-            centre, torch.zeros(1, dtype=torch.float64), uniform_rotations(1, generator),
-            torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool),
-            microscope.draw_specimen(seed, 0).optics, 1))
 
 
 def projection_box_size(projector: Projector, pixel_size: float) -> int:

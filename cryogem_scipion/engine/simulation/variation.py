@@ -74,4 +74,5 @@ def _truncated_normal(count: int, generator: torch.Generator) -> Float[Tensor, "
     uniform = (2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1) * edge
     density = math.exp(-0.5 * DEVIATIONS**2) / math.sqrt(2 * math.pi)
     deviation = math.sqrt(1 - DEVIATIONS * density / edge)
-    return torch.special.ndtri(0.5 + uniform) / deviation
+    numbers: Float[Tensor, " n"] = torch.special.ndtri(0.5 + uniform) / deviation
+    return numbers

@@ -11,8 +11,9 @@ from cryogem_scipion.engine.runs.folder import check_disk_space, copy_sources, f
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.conformations import specimen_files
+from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
-from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, prepare_microscope
+from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, prepare_microscope
 from cryogem_scipion.engine.simulation.portable_settings import portable_settings
 
 __all__ = ["run"]
