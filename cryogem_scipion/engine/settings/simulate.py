@@ -169,8 +169,8 @@ class SimulateSettings(RunSettings):
 
     contrast_variation: float = option(
         0.0, "Variation of the contrast", "Standard deviation of the particles' contrast, divided by its mean. Thinner "
-        "ice, and matter above or below a particle, change its contrast. A higher value makes particles less alike; "
-        "0.1 to 0.3 is usual. 0: all particles have the same contrast.", section="Variation", advanced=True, ge=0, le=1)
+        "ice gives more contrast than thick ice. A higher value makes particles less alike; 0.05 to 0.2 is "
+        "reasonable. 0: all particles have the same contrast.", section="Variation", advanced=True, ge=0, le=1)
     b_factor_variation: float = option(
         0.0, "Variation of the B-factor (Å²)", "Standard deviation of the particles' B-factors around that of the "
         "micrograph. Particles move and are damaged to different degrees. A higher value makes sharp and blurred "
