@@ -21,10 +21,11 @@ def scores(spread, seed, mean=6.0, count=1500):
 @pytest.mark.parametrize("spread", [0.1, 0.2, 0.3])
 def test_the_spread_of_the_contrast_is_found(spread):
     result = contrast_spread(EDGES, scores(spread, 1), scores(0.0, 2), 4.4)
-    # Scores of 6 ± 0.9 tell a spread of 0.1 to about 0.02; a tenth more for noise that is taken for a part of the score.
+    # Scores of 6 ± 0.9 tell a spread of 0.1 to about 0.02. A tenth: the fit takes noise for a part of the score.
     assert result.spread == pytest.approx(spread, abs=0.04 + 0.1 * spread)
     assert 0.005 < result.error < 0.06
     assert abs(result.shift) < 0.03
+    assert result.number_ratio == pytest.approx(1, abs=0.08)  # 1500 particles each: 4 %, and their spread
 
 
 def test_equal_contrasts_have_no_spread_and_a_weaker_set_is_shifted():

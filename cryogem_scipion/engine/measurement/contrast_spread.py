@@ -29,6 +29,8 @@ class ContrastSpread:
     """Standard error of the spread; half of its 68 % interval where the spread is near 0."""
     shift: float
     """Mean score of real particles over that of generated ones, minus 1."""
+    number_ratio: float
+    """Number of real particles over that of generated ones, those below the threshold included."""
 
 
 def contrast_spread(edges: Array, real_scores: Array, generated_scores: Array, threshold: float
@@ -58,12 +60,12 @@ def contrast_spread(edges: Array, real_scores: Array, generated_scores: Array, t
     real, particles = real_scores[used], np.where(middles > threshold - BELOW, generated_scores, 0.0)
     if real.sum() < LEAST_PEAKS or generated_scores[used].sum() < LEAST_PEAKS:
         return None
-    likelihood = np.empty((len(SPREADS), len(SHIFTS)))
+    likelihood, ratio = np.empty((2, len(SPREADS), len(SHIFTS)))
     for row, spread in enumerate(SPREADS):
         for column, shift in enumerate(SHIFTS):
             expected = (_scattered(edges, middles * (1 + shift), spread) @ particles)[used] + 1e-3 * particles.max()
-            expected *= real.sum() / expected.sum()
-            likelihood[row, column] = (real * np.log(expected)).sum()
+            ratio[row, column] = real.sum() / expected.sum()
+            likelihood[row, column] = (real * np.log(expected * ratio[row, column])).sum()
     chance = np.exp(likelihood - likelihood.max())
     chance /= chance.sum()
     of_spread = chance.sum(1)
@@ -71,7 +73,7 @@ def contrast_spread(edges: Array, real_scores: Array, generated_scores: Array, t
     error = float(np.sqrt((of_spread * (SPREADS - best) ** 2).sum()))
     # The generated histogram has a chance error of its own.
     error *= float(np.sqrt(1 + real.sum() / generated_scores[used].sum()))
-    return ContrastSpread(best, error, float((chance.sum(0) * SHIFTS).sum()))
+    return ContrastSpread(best, error, float((chance.sum(0) * SHIFTS).sum()), float((chance * ratio).sum()))
 
 
 def _scattered(edges: Array, scores: Array, spread: float) -> Array:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryogem_scipion.engine.io.dataset import write_table
+from cryogem_scipion.engine.measurement.contrast_spread import ContrastSpread, contrast_spread
 from cryogem_scipion.engine.measurement.defocus import CtfFit
 from cryogem_scipion.engine.measurement.envelope_fit import smooth_envelope
 from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
@@ -25,6 +26,8 @@ LEAST_RELIABLE = 3
 """Reliable fits from which a range of defocus is given, and which half of the micrographs must have at least."""
 SIGN_ERRORS = 3.0
 """Standard errors by which one contrast sign has to fit better than the other."""
+CERTAIN_ERRORS = 2.0
+"""Standard errors by which a variation of the contrast has to exceed 0."""
 PARTICLE_SETTINGS = ("particles_mean", "particles_sigma", "particle_distance", "snr")
 DEFOCUS_SETTINGS = ("defocus_min", "defocus_max", "astigmatism_angstrom")
 
@@ -58,6 +61,8 @@ class Measurement:
     """The same as a smooth curve, for a simulation; no points if it was not measured."""
     b_factor_angstrom2: float
     """Of the envelope: exp(−B/4 u²)."""
+    contrast: ContrastSpread | None
+    """How the contrast varies between particles; None if too few are found."""
     contrast_sign: str
     """dark, bright or unknown."""
     contrast_sign_errors: float
@@ -82,6 +87,8 @@ class Measurement:
             if value is not None and name not in self.not_reliable}
         if self.signal_envelope and "signal_envelope" not in self.not_reliable:
             known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
+        if self.contrast and self.contrast.spread > CERTAIN_ERRORS * self.contrast.error:
+            known["contrast_variation"] = round(self.contrast.spread, 3)
         return known
 
 
@@ -135,8 +142,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        envelope, _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted,
-        not_reliable, tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
+        envelope, _b_factor(particles), _contrast(particles), sign, particles.advantage_of_dark, particles.detected,
+        particles.counted, not_reliable, tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
 
 
 def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> int:
@@ -181,6 +188,13 @@ def _b_factor(particles: ParticleMeasurement) -> float:
     middle = np.average(square, weights=weight)
     slope = float((weight * (square - middle) * logarithm).sum() / (weight * (square - middle) ** 2).sum())
     return max(0.0, -4 * slope)
+
+
+def _contrast(particles: ParticleMeasurement) -> ContrastSpread | None:
+    """The variation of the contrast, where single particles are found."""
+    if not particles.detected or particles.problem:
+        return None
+    return contrast_spread(particles.score_bins, particles.real_scores, particles.generated_scores, particles.threshold)
 
 
 def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement
