@@ -57,6 +57,15 @@ def test_bands_that_are_not_measured_follow_from_the_others():
     np.testing.assert_allclose(points[:, 1], (truth / truth[0])[:len(points)], atol=0.01)
 
 
+def test_a_band_that_is_wrong_does_not_bend_the_envelope():
+    truth = np.exp(-600 / 4 * FREQUENCY**2)
+    amplitude, error = measured(truth, 0.04, 0)
+    amplitude[18], error[18] = 2 * truth[18], 0.2
+    points = np.array(smooth_envelope(FREQUENCY, amplitude, error))
+    expected = truth[:len(points)] / truth[0]
+    np.testing.assert_allclose(points[:, 1], expected, atol=0.1)  # 2.5 errors of a single band
+
+
 def test_an_envelope_that_is_hardly_measured_is_not_given():
     assert smooth_envelope(FREQUENCY, np.ones(24), np.ones(24)) == ()
     assert smooth_envelope(FREQUENCY, -np.ones(24), np.full(24, 1e-3)) == ()

@@ -15,6 +15,8 @@ TRUSTED = 1 / 3
 LEAST_ERROR = 0.05
 """Relative error that a band has at least. Errors come from the scatter between a few fields, so that by chance one
 of them is far too small."""
+OUTLIER = 3.0
+"""A band that deviates by more errors is left out. Now and then a band near a zero of all CTFs is wrong by a factor."""
 AGREEMENT = 0.35
 """Mean squared deviation, in units of the errors, that the fit may have. The amplitudes of neighbouring bands were
 averaged with a Gaussian of 0.8 bands, which leaves 1 / (2 √π 0.8) of the variance of independent bands."""
@@ -48,15 +50,18 @@ def smooth_envelope(frequency: Array, amplitude: Array, error: Array) -> Envelop
     Choice of the smoothness (discrepancy principle): Morozov, Soviet Mathematics Doklady 7 (1966) 414
     """
     measured = (amplitude > 0) & (error < TRUSTED * amplitude)
-    if measured.sum() < LEAST_BANDS:
-        return ()
-    count = int(np.flatnonzero(measured)[-1]) + 1
-    known = np.where(measured, amplitude, 1.0)[:count]
-    weight = np.where(measured[:count], known / np.maximum(error[:count], LEAST_ERROR * known), 0.0)
-    logarithm = _smooth_logarithm(frequency[:count] ** 2, np.log(known), weight)
-    values = np.exp(logarithm - logarithm.max())
-    return tuple((float(f"{u:.4g}"), float(f"{value:.3g}"))
-                 for u, value in zip(frequency[:count], values, strict=True))
+    while measured.sum() >= LEAST_BANDS:
+        count = int(np.flatnonzero(measured)[-1]) + 1
+        known = np.where(measured, amplitude, 1.0)[:count]
+        weight = np.where(measured[:count], known / np.maximum(error[:count], LEAST_ERROR * known), 0.0)
+        logarithm = _smooth_logarithm(frequency[:count] ** 2, np.log(known), weight)
+        deviation = np.abs(np.log(known) - logarithm) * weight
+        if deviation.max() <= OUTLIER:
+            values = np.exp(logarithm - logarithm.max())
+            return tuple((float(f"{u:.4g}"), float(f"{value:.3g}"))
+                         for u, value in zip(frequency[:count], values, strict=True))
+        measured = measured & (np.arange(len(measured)) != deviation.argmax())
+    return ()
 
 
 def _smooth_logarithm(squares: Array, logarithm: Array, weight: Array) -> Array:
