@@ -27,9 +27,10 @@ from torch.nn.functional import affine_grid, grid_sample
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.composition import compose, particle_mask
+from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.ctf import apply_ctf, delocalisation_margin, electron_wavelength, fast_shape
 from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
-from cryogem_scipion.engine.simulation.microscope import measure_contrast, prepare_microscope
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope
 from cryogem_scipion.engine.simulation.phantom import phantom
 from cryogem_scipion.engine.simulation.volume import read_volume
 from cryogem_scipion.engine.stages import simulate

@@ -21,6 +21,7 @@ from cryogem_scipion.engine.io.dataset import (
     MANIFEST,
     MICROGRAPHS,
     PARTICLES,
+    VARIATION,
     Manifest,
     read_table,
     unquoted_path,
@@ -97,6 +98,7 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
     output.setCoordinates(Pointer(protocol, extended="outputCoordinates"))
     by_name = _by_file(micrographs)
     has_phase_shift = _has_phase_shift(rows)
+    variation = VARIATION if set(VARIATION) <= set(rows) else ()
     for number, row in enumerate(rows.to_dict("records"), 1):
         micrograph = by_name[str(folder / row["rlnMicrographName"])]
         index, _, stack = row["rlnImageName"].partition("@")
@@ -116,6 +118,8 @@ def particles_output(protocol: Any, folder: Path, manifest: Manifest, micrograph
         particle._rlnRandomSubset = Integer(int(row.get("rlnRandomSubset", 1)))
         particle._cryogemSource = String(str(row.get("cryogemSource", "")))
         particle._cryogemManifest = String(str(folder / MANIFEST))
+        for name in variation:
+            setattr(particle, f"_{name}", Float(float(row[name])))
         output.append(particle)
     return output
 

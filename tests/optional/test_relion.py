@@ -188,6 +188,29 @@ def test_every_particle_has_its_own_defocus(tilted, volume):
         assert np.median(tilted.correlations(volume, lambda rows, wrong=wrong: wrong, fine=True)) < 0.985
 
 
+def test_every_particle_has_its_own_contrast_and_b_factor(simulation, volume):
+    folder = simulation.parent
+    cryogem(folder, "simulate", "--volume", volume, *SIMULATION, "--contrast-variation", 0.3, "--b-factor-variation",
+            150, "--out", "varied")
+    varied = Extracted(folder / "varied")
+    rows = varied.table["particles"]
+    right = varied.correlations(volume, fine=True)
+    assert np.median(right) >= 0.999
+    # The B-factors deviate to the other side.
+    opposite = {"rlnCtfBfactor": 2 * rows["rlnCtfBfactor"].mean() - rows["rlnCtfBfactor"]}
+    wrong = varied.correlations(volume, lambda rows: opposite, fine=True)
+    assert (1 - wrong).mean() > 10 * (1 - right).mean()
+    for wrong, limits in ({}, (0, 0.01)), ({"rlnCtfScalefactor": 1.0}, (0.2, 0.4)):
+        relion(varied.folder, "project", "--i", volume, "--ang", varied.relabelled(lambda rows, wrong=wrong: wrong),
+               "--ctf", "--o", "relion/drawn")
+        drawn, _ = read_mrc(varied.folder / "relion/drawn.mrcs", 3)
+        # RELION's projections have the contrast of the label; with another label they miss its spread of 0.3.
+        images = varied.images - varied.images.mean((1, 2), keepdims=True)
+        drawn = drawn - drawn.mean((1, 2), keepdims=True)
+        ratios = (images * drawn).sum((1, 2)) / (drawn**2).sum((1, 2))
+        assert limits[0] <= ratios.std() / ratios.mean() < limits[1]
+
+
 def test_relion_reconstructs_the_map(simulated, volume):
     reconstruction = simulated.reconstruction()
     density, _ = read_mrc(volume, 3)

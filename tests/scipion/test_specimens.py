@@ -9,10 +9,11 @@ pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
 from pwem.objects import AtomStruct, SetOfAtomStructs, SetOfVolumes, Volume
 
-from cryogem_scipion.engine.io.dataset import PARTICLES, read_manifest, read_table
+from cryogem_scipion.engine.io.dataset import EXTRACTED, PARTICLES, VARIATION, read_manifest, read_table
 from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.protocols import ProtCryogemSimulate
 from cryogem_scipion.protocols.inputs import map_files
+from cryogem_scipion.protocols.outputs import micrographs_output, particles_output
 from cryogem_scipion.workflow import WorkflowError, new_protocol, run
 from tests.scipion.conftest import finished
 
@@ -93,3 +94,22 @@ def test_a_cryodrgn_folder_is_checked_and_passed_on(project, tmp_path, monkeypat
     # With maps, cryoDRGN is not checked.
     protocol.specimenSource.set(0)
     assert any("*Map* cannot be EMPTY" in message for message in protocol.validate())
+
+
+def test_particles_carry_what_varies_between_them(scipion, project, tmp_path):
+    def volume(protocol):
+        item = Volume(location=str(scipion / "map.mrc"))
+        item.setSamplingRate(6.0)
+        protocol._defineOutputs(outputVolume=item)
+
+    source = finished(project, "varied map", volume)
+    folder = simulated(project, tmp_path / "varied", inputVolume=(source, "outputVolume"), extract=True,
+                       contrastVariation=0.2, brokenFraction=0.5)
+    _, rows = read_table(folder / EXTRACTED, "particles", VARIATION)
+    manifest, protocol = read_manifest(folder), new_protocol(project, "ProtCryogemSimulate")
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    particles = particles_output(protocol, folder, manifest, micrographs_output(protocol, folder, manifest))
+    assert rows["rlnCtfScalefactor"].nunique() == len(rows) == particles.getSize()
+    for particle, row in zip(particles.iterItems(), rows.to_dict("records"), strict=True):
+        assert [particle.getAttributeValue(f"_{name}") for name in VARIATION] == [row[name] for name in VARIATION]

@@ -10,8 +10,9 @@ import torch
 from cryogem_scipion.engine.errors import CryogemError, DataError
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.labels import extract_boxes, particle_rows
-from cryogem_scipion.engine.simulation.microscope import measure_contrast, prepare_microscope, seeded_generator
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope, seeded_generator
 from cryogem_scipion.engine.simulation.phantom import phantom
 from cryogem_scipion.engine.simulation.projection import project, rotation_matrices
 

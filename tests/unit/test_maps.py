@@ -9,8 +9,9 @@ import torch
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.settings import SimulateSettings, parse
+from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.maps import is_atomic_model, read_volumes
-from cryogem_scipion.engine.simulation.microscope import measure_contrast, prepare_microscope
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope
 from cryogem_scipion.engine.simulation.phantom import phantom
 
 ATOM = "ATOM  {number:5d}  CA  ALA A{number:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 20.00           C\n"

@@ -22,6 +22,7 @@ from cryogem_scipion.engine.simulation.ctf import (
     electron_wavelength,
     fast_shape,
 )
+from cryogem_scipion.engine.simulation.envelope import envelope_amplitude, envelope_plane
 from cryogem_scipion.engine.simulation.optics import ctf_zeros
 
 ROUND = Optics(300.0, 2.7, 0.1, 15000.0, 15000.0, 0.0)
@@ -235,3 +236,43 @@ def test_relion_computes_the_same_ctf(tmp_path):
     flipped = dataclasses.replace(optics, defocus_angle_degrees=-30.0)
     wrong = torch.fft.fftshift(ctf((size, size), pixel_size, flipped), dim=0)[1:, :-1].numpy()
     assert np.abs(wrong - relion_ctf).max() > 1
+
+
+ENVELOPE = ((0.01, 1.0), (0.03, 0.6), (0.06, 0.2))
+
+
+def test_an_envelope_goes_through_its_points():
+    frequency = np.array([u for u, _ in ENVELOPE])
+    # float64 logarithms and exponentials
+    np.testing.assert_allclose(envelope_amplitude(ENVELOPE, frequency), [a for _, a in ENVELOPE], rtol=1e-12)
+
+
+def test_an_envelope_between_and_beyond_its_points_is_a_b_factor():
+    b_factor = 300.0
+    points = tuple((u, math.exp(-b_factor / 4 * u * u)) for u in (0.02, 0.05, 0.07))
+    frequency = np.linspace(0.02, 0.2, 50)
+    np.testing.assert_allclose(envelope_amplitude(points, frequency), np.exp(-b_factor / 4 * frequency**2), rtol=1e-9)
+    assert envelope_amplitude(points, np.array([0.0]))[0] == pytest.approx(points[0][1])  # constant below the first
+
+
+def test_an_envelope_does_not_rise_beyond_its_last_point():
+    values = envelope_amplitude(((0.01, 0.5), (0.05, 1.0)), np.array([0.05, 0.1, 0.4]))
+    np.testing.assert_allclose(values, 1.0)
+    np.testing.assert_allclose(envelope_amplitude(((0.02, 0.7),), np.array([0.0, 0.02, 0.3])), 0.7)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_envelope_multiplies_the_ctf(shape):
+    plain = ctf(shape, 3.0, ASTIGMATIC)
+    ky, kx = np.meshgrid(np.fft.fftfreq(shape[0], 3.0), np.fft.rfftfreq(shape[1], 3.0), indexing="ij")
+    expected = plain.numpy() * envelope_amplitude(ENVELOPE, np.hypot(ky, kx))
+    values = ctf(shape, 3.0, dataclasses.replace(ASTIGMATIC, envelope=ENVELOPE))
+    np.testing.assert_allclose(values.numpy(), expected, atol=2e-7)  # two rounding steps of float32
+    assert torch.equal(ctf(shape, 3.0, ASTIGMATIC), plain)  # nothing of the envelope stays behind
+    assert not envelope_plane(ENVELOPE, shape, 3.0).flags.writeable
+
+
+def test_random_states_have_the_envelope_of_the_run(generator):
+    optics = draw_optics(generator, defocus_min_angstrom=1e4, defocus_max_angstrom=2e4, envelope=ENVELOPE)
+    assert optics.envelope == ENVELOPE
+    assert at_height(optics, 100.0).envelope == ENVELOPE

@@ -123,7 +123,7 @@ def _particle_fields(dataset: SelectedDataset, settings: ExportSettings, prefix:
         "alignments3D/split": (rows["rlnRandomSubset"] - 1).to_numpy(np.uint32),
         "alignments3D/shift": shifts.astype(np.float32), "alignments3D/pose": _rotation_vectors(dataset),
         "alignments3D/psize_A": _constant(count, dataset.pixel_size),
-        "alignments3D/alpha": _constant(count, 1.0), "alignments3D/weight": _constant(count, 1.0),
+        "alignments3D/alpha": _contrasts(rows), "alignments3D/weight": _constant(count, 1.0),
         "alignments3D/class": np.zeros(count, np.uint32), "alignments3D/class_posterior": _constant(count, 1.0)}
 
 
@@ -150,6 +150,13 @@ def _rotation_vectors(dataset: SelectedDataset) -> NDArray[np.float32]:
     matrices = rotation_matrices(torch.from_numpy(angles)).numpy()
     vectors: NDArray[np.float32] = Rotation.from_matrix(matrices.transpose(0, 2, 1)).as_rotvec().astype(np.float32)
     return vectors
+
+
+def _contrasts(rows: Any) -> NDArray[np.float32]:
+    """Scale of each particle's signal; 1 where the particles do not vary."""
+    if "rlnCtfScalefactor" in rows:
+        return rows["rlnCtfScalefactor"].to_numpy(np.float32)  # type: ignore[no-any-return]
+    return _constant(len(rows), 1.0)
 
 
 def _constant(count: int, value: float) -> NDArray[np.float32]:

@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.files import PARTIAL_PREFIX, replacing
 
-__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL_PREFIX", "PARTICLES", "README", "Contrast",
-           "Manifest", "Source", "path_inside", "plain_name", "quoted_path", "read_blocks", "read_manifest",
+__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL_PREFIX", "PARTICLES", "README", "VARIATION",
+           "Contrast", "Manifest", "Source", "path_inside", "plain_name", "quoted_path", "read_blocks", "read_manifest",
            "read_table", "replacing", "table_text", "unquoted_path", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 2
@@ -42,6 +42,9 @@ README = "README.txt"
 
 TEXT_COLUMNS = ["rlnMicrographName", "rlnImageName", "cryogemMask", "cryogemOriginal", "cryogemSource"]
 """Columns that are read as text even where every value is a number."""
+
+VARIATION = ("rlnCtfBfactor", "rlnCtfScalefactor", "cryogemRemaining", "cryogemCutX", "cryogemCutY", "cryogemCutZ")
+"""Columns of particles.star for the variation between particles. All but the first exist only where particles vary."""
 
 
 class Contrast(BaseModel):

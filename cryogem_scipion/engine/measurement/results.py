@@ -11,9 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryogem_scipion.engine.io.dataset import write_table
+from cryogem_scipion.engine.measurement.contrast_spread import ContrastSpread, contrast_spread
 from cryogem_scipion.engine.measurement.defocus import CtfFit
+from cryogem_scipion.engine.measurement.envelope_fit import smooth_envelope
 from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
+from cryogem_scipion.engine.simulation.envelope import Envelope
 
 __all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
 
@@ -23,6 +26,8 @@ LEAST_RELIABLE = 3
 """Reliable fits from which a range of defocus is given, and which half of the micrographs must have at least."""
 SIGN_ERRORS = 3.0
 """Standard errors by which one contrast sign has to fit better than the other."""
+CERTAIN_ERRORS = 2.0
+"""Standard errors by which a variation of the contrast has to exceed 0."""
 PARTICLE_SETTINGS = ("particles_mean", "particles_sigma", "particle_distance", "snr")
 DEFOCUS_SETTINGS = ("defocus_min", "defocus_max", "astigmatism_angstrom")
 
@@ -52,8 +57,12 @@ class Measurement:
     envelope: tuple[float, ...]
     """Amplitude of the particles over that of the map's projections, 1 at the strongest band."""
     envelope_error: tuple[float, ...]
+    signal_envelope: Envelope
+    """The same as a smooth curve, for a simulation; no points if it was not measured."""
     b_factor_angstrom2: float
     """Of the envelope: exp(−B/4 u²)."""
+    contrast: ContrastSpread | None
+    """How the contrast varies between particles; None if too few are found."""
     contrast_sign: str
     """dark, bright or unknown."""
     contrast_sign_errors: float
@@ -73,8 +82,14 @@ class Measurement:
             "particle_distance": round(self.particle_distance, 1), "snr": float(f"{self.snr:.3g}"),
             "defocus_min": self.defocus_min, "defocus_max": self.defocus_max,
             "astigmatism_angstrom": self.astigmatism_angstrom}
-        return {name: value if name in PARTICLE_SETTINGS else round(value) for name, value in values.items()
-                if value is not None and name not in self.not_reliable}
+        known: dict[str, Any] = {
+            name: value if name in PARTICLE_SETTINGS else round(value) for name, value in values.items()
+            if value is not None and name not in self.not_reliable}
+        if self.signal_envelope and "signal_envelope" not in self.not_reliable:
+            known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
+        if self.contrast and self.contrast.spread > CERTAIN_ERRORS * self.contrast.error:
+            known["contrast_variation"] = round(self.contrast.spread, 3)
+        return known
 
 
 def reliable_fits(fits: Sequence[CtfFit]) -> list[CtfFit]:
@@ -119,6 +134,7 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     sign = "dark" if particles.advantage_of_dark > SIGN_ERRORS else \
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
     peak = max(float(particles.amplitude.max()), 1e-30)
+    envelope = smooth_envelope(particles.frequency, particles.amplitude, particles.amplitude_error)
     not_reliable = _not_reliable(fits, reliable, particles)
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
@@ -126,8 +142,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        _b_factor(particles), sign, particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
-        tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
+        envelope, _b_factor(particles), _contrast(particles), sign, particles.advantage_of_dark, particles.detected,
+        particles.counted, not_reliable, tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
 
 
 def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> int:
@@ -174,10 +190,17 @@ def _b_factor(particles: ParticleMeasurement) -> float:
     return max(0.0, -4 * slope)
 
 
+def _contrast(particles: ParticleMeasurement) -> ContrastSpread | None:
+    """The variation of the contrast, where single particles are found."""
+    if not particles.detected or particles.problem:
+        return None
+    return contrast_spread(particles.score_bins, particles.real_scores, particles.generated_scores, particles.threshold)
+
+
 def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement
                   ) -> dict[str, str]:
     """The settings that must not be used, with the reason."""
-    reasons = {"b_factor_angstrom2": "the B-factor has not been checked on data whose B-factor is known"}
+    reasons = {"b_factor_angstrom2": "the envelope of the signal (signal_envelope) is used instead of one B-factor"}
     reason = ""
     if not reliable:
         certain = sum(fit.reliable for fit in fits)
@@ -189,7 +212,7 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
     elif particles.problem:
         reason = particles.problem
     if reason:
-        reasons |= dict.fromkeys(PARTICLE_SETTINGS, reason)
+        reasons |= dict.fromkeys((*PARTICLE_SETTINGS, "signal_envelope"), reason)
     elif len(particles.counts) < LEAST_RELIABLE:
         few = f"fewer than {LEAST_RELIABLE} micrographs do not tell"
         reasons["particles_sigma"] = f"{few} how the number of particles varies"

@@ -108,7 +108,13 @@ class SimulateSettings(RunSettings):
         "higher value makes coarse features stronger.", section="Microscope", advanced=True, ge=-360, le=360)
     b_factor_angstrom2: float = option(
         60.0, "B-factor (Å²)", "The signal decreases with the spatial frequency u as exp(-B/4 u²). A higher value "
-        "blurs more; 0 to 200 is usual.", section="Microscope", advanced=True, ge=0, le=5000)
+        "blurs more; 0 to 200 is usual. It is not used if an envelope of the signal is given.", section="Microscope",
+        advanced=True, ge=0, le=5000)
+    signal_envelope: tuple[str, ...] = option(
+        (), "Envelope of the signal", "Amplitude of the particles relative to the map at some spatial frequencies, as "
+        "frequency:amplitude, with the frequency in 1/Å. Example: 0:1 0.05:0.7 0.1:0.2. It replaces the B-factor. "
+        "'cryogem measure' writes it. Only the shape matters, because the signal-to-noise ratio sets the strength. "
+        "Empty: the B-factor is used.", section="Microscope", advanced=True)
     ctfs: Path | None = option(
         None, "Measured CTFs", "STAR file with rlnDefocusU, rlnDefocusV and rlnDefocusAngle. Each micrograph uses "
         "values from this file instead of the defocus range.", section="Microscope", form=False)
@@ -169,6 +175,24 @@ class SimulateSettings(RunSettings):
         False, "Soft masks", "Yes: masks fall smoothly from 1 to 0 at their edge (float32). No: masks contain 0 and 1 "
         "only and take a quarter of the space.", section="Particles", advanced=True)
 
+    contrast_variation: float = option(
+        0.0, "Variation of the contrast", "Standard deviation of the particles' contrast, divided by its mean. Thinner "
+        "ice gives more contrast than thick ice. A higher value makes particles less alike; 0.05 to 0.2 is "
+        "reasonable. 0: all particles have the same contrast.", section="Variation", advanced=True, ge=0, le=1)
+    b_factor_variation: float = option(
+        0.0, "Variation of the B-factor (Å²)", "Standard deviation of the particles' B-factors around that of the "
+        "micrograph. Particles move and are damaged to different degrees. A higher value makes sharp and blurred "
+        "particles; up to 100 is reasonable. 0: all particles are equally sharp, which is faster.",
+        section="Variation", advanced=True, ge=0, le=500)
+    broken_fraction: float = option(
+        0.0, "Fraction of broken particles", "Fraction of the particles that are broken: a random plane cuts them, and "
+        "one side is missing. Broken particles are marked in the labels. A higher value gives more of them and takes "
+        "longer; it depends on the sample: 0 to 0.3 is common, 0.9 has been seen at the surface of the ice.",
+        section="Variation", advanced=True, ge=0, le=1)
+    broken_remainder: float = option(
+        0.3, "Smallest remaining part", "A random fraction of a broken particle's mass is left, between this value and "
+        "1. A lower value makes smaller fragments.", section="Variation", advanced=True, ge=0.05, le=0.95)
+
     snr: float = option(
         0.1, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
         "pixel size. A higher value makes particles easier to see: 0.02 is hardly visible, 0.3 is easy.",
@@ -208,11 +232,20 @@ class SimulateSettings(RunSettings):
         if self.orientations and self.preferred_views:
             raise ValueError("both orientations and preferred_views are given; leave one of them empty")
         self.parsed_preferred_views()
+        self.parsed_signal_envelope()
         return self
 
     def parsed_preferred_views(self) -> list[tuple[float, float, float]]:
         """Return the preferred views as (rot in degrees, tilt in degrees, weight)."""
         return [_view(text) for text in self.preferred_views]
+
+    def parsed_signal_envelope(self) -> tuple[tuple[float, float], ...]:
+        """Return the envelope of the signal as (frequency in 1/Å, amplitude), in the order of the frequencies."""
+        points = tuple(sorted(_envelope_point(text) for text in self.signal_envelope))
+        frequencies = [frequency for frequency, _ in points]
+        if len(set(frequencies)) < len(points):
+            raise ValueError(f"signal_envelope {self.signal_envelope} gives a frequency twice; remove one")
+        return points
 
 
 def symmetry_name(text: str) -> str:
@@ -239,3 +272,15 @@ def _view(text: str) -> tuple[float, float, float]:
     if not (abs(rot) <= 360 and abs(tilt) <= 360 and 0 < weight < math.inf):
         raise ValueError(f"preferred view {text!r} is out of range; give angles within 360° and a weight above 0")
     return rot, tilt, weight
+
+
+def _envelope_point(text: str) -> tuple[float, float]:
+    try:
+        frequency, amplitude = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"point {text!r} of signal_envelope cannot be read; give frequency:amplitude, such as 0.05:0.7"
+                         ) from None
+    if not (0 <= frequency <= 10 and 0 < amplitude < math.inf):
+        raise ValueError(f"point {text!r} of signal_envelope is out of range; give a frequency from 0 to 10 (1/Å) and "
+                         "an amplitude above 0")
+    return frequency, amplitude

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.simulation.envelope import Envelope, envelope_plane
 from cryogem_scipion.engine.simulation.optics import Optics, electron_wavelength, phase_terms, phase_turns
 
 __all__ = [
@@ -68,7 +69,7 @@ def ctf(
 ) -> Float[Tensor, "y xh"]:
     """Contrast transfer function of a weak phase object.
 
-    sin(π λ Δf u² − ½ π Cs λ³ u⁴ + asin(w) + phase) · exp(−B u² / 4), with
+    sin(π λ Δf u² − ½ π Cs λ³ u⁴ + asin(w) + phase) · exp(−B u² / 4) · envelope(u), with
     Δf = ½ (U + V) + ½ (U − V) cos 2(θ − angle) and θ = atan2(ky, kx).
 
     Parameters
@@ -84,7 +85,7 @@ def ctf(
 
     Returns
     -------
-    Values in [-1, 1], float32, on the half plane of ``rfft2``: zero frequency at ``[0, 0]``.
+    Values in [-1, 1] times the envelope, float32, on the half plane of ``rfft2``: zero frequency at ``[0, 0]``.
 
     Raises
     ------
@@ -101,12 +102,17 @@ def ctf(
     if target.type == "cpu":
         out = np.empty((frequency_y.size, frequency_x.size), np.float32)
         _ctf_kernel(frequency_y, frequency_x, *phase_terms(optics), decay, out)
+        if optics.envelope:
+            out *= envelope_plane(optics.envelope, shape, pixel_size)
         return torch.from_numpy(out)
     y = torch.from_numpy(frequency_y).to(target)[:, None]
     x = torch.from_numpy(frequency_x).to(target)
     turns = phase_turns(optics, y, x)
     values = torch.sin(2 * math.pi * (turns - turns.round()))
-    return (values * torch.exp(-decay * (x * x + y * y))).to(torch.float32)
+    values = (values * torch.exp(-decay * (x * x + y * y))).to(torch.float32)
+    if optics.envelope:
+        values *= torch.tensor(envelope_plane(optics.envelope, shape, pixel_size), device=target)
+    return values
 
 
 def apply_ctf(
@@ -210,6 +216,7 @@ def draw_optics(
     amplitude_contrast: float = 0.1,
     phase_shift_degrees: float = 0.0,
     b_factor_angstrom2: float = 0.0,
+    envelope: Envelope = (),
 ) -> Optics:
     """Draw a microscope state; mean defocus, astigmatism U − V ≥ 0 and its angle are uniform in their ranges.
 
@@ -221,7 +228,7 @@ def draw_optics(
         Range of the mean defocus; underfocus is positive.
     astigmatism_max_angstrom
         Upper limit of U − V; the lower limit is 0.
-    voltage_kv, cs_mm, amplitude_contrast, phase_shift_degrees, b_factor_angstrom2
+    voltage_kv, cs_mm, amplitude_contrast, phase_shift_degrees, b_factor_angstrom2, envelope
         As in ``Optics``; not random.
 
     Raises
@@ -247,6 +254,7 @@ def draw_optics(
         defocus_angle_degrees=180.0 * draw[2],
         phase_shift_degrees=phase_shift_degrees,
         b_factor_angstrom2=b_factor_angstrom2,
+        envelope=envelope,
     )
 
 

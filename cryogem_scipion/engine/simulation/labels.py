@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cryogem_scipion.engine.io.dataset import VARIATION
 from cryogem_scipion.engine.io.particle_boxes import normalised_particles
 from cryogem_scipion.engine.simulation.ctf import Optics
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen
@@ -59,7 +61,7 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, earlier_part
     rot, tilt, psi = euler_angles(specimen.rotations).double().cpu().numpy().T
     count = len(centres)
     heights = specimen.heights.double().cpu().numpy()
-    optics = _ctf(specimen.optics)
+    optics, varied = _ctf(specimen.optics), _variation(specimen)
     # A particle nearer to the electron source is less underfocused.
     defocus = {name: optics[name] - heights for name in ("rlnDefocusU", "rlnDefocusV")}
     return pd.DataFrame({
@@ -67,6 +69,7 @@ def particle_rows(name: str, specimen: Specimen, pixel_size: float, earlier_part
         "rlnCoordinateX": whole_pixels[:, 1], "rlnCoordinateY": whole_pixels[:, 0],
         "rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi,
         "rlnOriginXAngst": origins[:, 1], "rlnOriginYAngst": origins[:, 0], **optics, **defocus,
+        **varied,
         "rlnRandomSubset": 1 + (earlier_particles + np.arange(count)) % 2,
         "rlnClassNumber": 1 + specimen.map_indices.cpu().numpy(),
         "cryogemWhole": specimen.is_whole.cpu().numpy().astype(int)})
@@ -104,6 +107,16 @@ def cut_boxes(image: Float[Tensor, "y x"], specimen: Specimen, box: int) -> Floa
     if not len(corners):
         return image.new_zeros(0, box, box)
     return torch.stack([image[y:y + box, x:x + box] for y, x in corners.tolist()])
+
+
+def _variation(specimen: Specimen) -> dict[str, NDArray[np.float64]]:
+    """Columns for the variation between the particles; none if they are alike."""
+    variation = specimen.variation
+    if variation is None:
+        return {}
+    values = (specimen.optics.b_factor_angstrom2 + variation.extra_b_factors, variation.contrasts, variation.remaining,
+              *variation.cut_normals.T)
+    return {name: value.cpu().numpy() for name, value in zip(VARIATION, values, strict=True)}
 
 
 def _ctf(optics: Optics) -> dict[str, float]:

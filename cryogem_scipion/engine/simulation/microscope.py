@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The virtual microscope: forms clean, labelled micrographs from maps, poses, positions and optics."""
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryogem_scipion.engine.errors import DataError, SettingsError
-from cryogem_scipion.engine.io.dataset import Contrast
+from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.simulation.broken_particles import cut_volume
 from cryogem_scipion.engine.simulation.composition import (
     boxes_inside,
     compose,
@@ -29,7 +27,6 @@ from cryogem_scipion.engine.simulation.ctf import (
 from cryogem_scipion.engine.simulation.maps import read_volumes
 from cryogem_scipion.engine.simulation.measured_star import read_measured_optics, read_measured_orientations
 from cryogem_scipion.engine.simulation.placement import draw_particle_count, place_centres
-from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, prepare_projector, project
 from cryogem_scipion.engine.simulation.specimen import (
     Specimen,
@@ -38,20 +35,18 @@ from cryogem_scipion.engine.simulation.specimen import (
     draw_orientations,
     seeded_generator,
 )
-from cryogem_scipion.engine.simulation.volume import diameter_angstrom
+from cryogem_scipion.engine.simulation.variation import draw_variation
+from cryogem_scipion.engine.simulation.volume import Volume, diameter_angstrom
 
 __all__ = [
     "CleanMicrograph",
     "Microscope",
     "Specimen",
-    "measure_contrast",
     "prepare_microscope",
     "projection_box_size",
     "seeded_generator",
 ]
 
-CALIBRATION_PARTICLES = 30
-"""Number of particles on which the contrast is measured."""
 MIN_DIAMETER_PIXELS = 4
 """Smallest diameter of a particle, pixels."""
 
@@ -91,6 +86,8 @@ class Microscope:
     """Measured microscope states; if there are any, one is drawn for each micrograph instead of a defocus."""
     measured_orientations: Float[Tensor, "m 3 3"] | None = None
     """Measured orientations to draw from; None for preferred views or uniform orientations."""
+    volumes: tuple[Volume, ...] = ()
+    """The maps themselves, from which broken particles are cut; empty if no particle is broken."""
 
     @property
     def particle_distance(self) -> float:
@@ -128,7 +125,8 @@ class Microscope:
         optics = self._draw_optics(generator)
         heights = draw_heights(settings, centres, self.pixel_size, generator)
         is_whole = boxes_inside(centres, self.box_size, shape)
-        return Specimen(centres, heights, rotations, map_indices, is_whole, optics, requested_count)
+        variation = draw_variation(settings, count, seeded_generator(seed, "variation", index))
+        return Specimen(centres, heights, rotations, map_indices, is_whole, optics, requested_count, variation)
 
     def form_image(self, specimen: Specimen) -> CleanMicrograph:
         """Form the clean image of a specimen and its mask: project the particles, sum, convolve with the CTF."""
@@ -136,7 +134,9 @@ class Microscope:
         shape = settings.micrograph_size
         projections = self.project_particles(specimen)
         mask = particle_mask(projections, specimen.centres, shape, settings.mask_threshold, settings.soft_mask)
-        if specimen.same_defocus:
+        if specimen.variation is not None:
+            projections *= specimen.variation.contrasts.to(projections)[:, None, None]
+        if specimen.same_optics:
             margin = delocalisation_margin(self.pixel_size, specimen.optics)
             canvas = compose(projections, specimen.centres + margin, fast_shape(shape, margin))
             image = apply_ctf(canvas, self.pixel_size, specimen.optics)
@@ -154,7 +154,18 @@ class Microscope:
             rows = (specimen.map_indices == map_index).nonzero()[:, 0]
             images = project(projector, specimen.rotations[rows], shifts[rows], edge, self.pixel_size)
             result[rows.to(images.device)] = images
+        for index in [] if specimen.variation is None else specimen.variation.broken.nonzero()[:, 0].tolist():
+            result[index] = self._project_broken(specimen, index, shifts[index], edge)
         return result
+
+    def _project_broken(self, specimen: Specimen, index: int, shift: Float[Tensor, "2"], edge: int
+                        ) -> Float[Tensor, "box box"]:
+        """Projection of one broken particle; its map is cut and transformed for it alone."""
+        assert specimen.variation is not None
+        volume = cut_volume(self.volumes[int(specimen.map_indices[index])], specimen.variation.cut_normals[index],
+                            float(specimen.variation.remaining[index]))
+        return project(prepare_projector(volume), specimen.rotations[index][None], shift[None], edge,
+                       self.pixel_size)[0]
 
     def _draw_optics(self, generator: torch.Generator) -> Optics:
         """Draw a microscope state: a measured one if there are any, else one from the defocus range."""
@@ -165,7 +176,8 @@ class Microscope:
             generator, voltage_kv=settings.voltage_kv, cs_mm=settings.cs_mm,
             amplitude_contrast=settings.amplitude_contrast, defocus_min_angstrom=settings.defocus_min,
             defocus_max_angstrom=settings.defocus_max, astigmatism_max_angstrom=settings.astigmatism_angstrom,
-            phase_shift_degrees=settings.phase_shift_degrees, b_factor_angstrom2=settings.b_factor_angstrom2)
+            phase_shift_degrees=settings.phase_shift_degrees, b_factor_angstrom2=_b_factor(settings),
+            envelope=settings.parsed_signal_envelope())
 
 
 def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0, device: torch.device | None = None
@@ -177,7 +189,7 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
     settings
         Settings of the simulation.
     projection_scale
-        Factor on the projections, which sets the contrast; ``measure_contrast`` measures it.
+        Factor on the projections, which sets the contrast; ``contrast.measure_contrast`` measures it.
     device
         Device of the maps and images; the CPU by default.
 
@@ -198,63 +210,19 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
         y, x = settings.micrograph_size
         raise SettingsError(f"the box of {box_size} pixels is larger than the micrograph ({y} x {x} pixels at "
                             f"{pixel_size:g} Å); enlarge micrograph_size or pixel_size, or give a smaller box_size")
-    projectors = tuple(prepare_projector(replace(volume, density=volume.density.to(device))) for volume in volumes)
+    volumes = [replace(volume, density=volume.density.to(device)) for volume in volumes]
+    projectors = tuple(prepare_projector(volume) for volume in volumes)
     default_optics = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
-                            settings.phase_shift_degrees, settings.b_factor_angstrom2)
+                            settings.phase_shift_degrees, _b_factor(settings), settings.parsed_signal_envelope())
     measured_optics = read_measured_optics(settings.ctfs, default_optics) if settings.ctfs else ()
     measured_orientations = read_measured_orientations(settings.orientations) if settings.orientations else None
     return Microscope(settings, projectors, pixel_size, diameter, box_size, projection_scale, measured_optics,
-                      measured_orientations)
+                      measured_orientations, tuple(volumes) if settings.broken_fraction else ())
 
 
-def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
-    """Return the contrast at which the first whole particles of the run have the SNR of the settings.
-
-    At this contrast, the standard deviation of s inside the particles' masks is sqrt(SNR) times the standard deviation
-    of the background.
-
-    Parameters
-    ----------
-    microscope
-        The run's microscope.
-    seed
-        Seed of the run's specimens.
-
-    Raises
-    ------
-    DataError
-        The particles give no contrast.
-    """
-    settings = microscope.settings
-    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy()
-                             for clean in _calibration_micrographs(microscope, seed)])
-    # NumPy, because the order in which torch adds, and so the last bit, depends on the number of threads.
-    deviation = float(values.std(dtype=np.float64)) if values.size else 0.0
-    if not deviation > 0:
-        raise DataError(f"the particles of {settings.volume[0]} give no contrast; check the map and the optics")
-    signal_deviation = settings.snr ** 0.5 * settings.background_deviation
-    return Contrast(snr=settings.snr, background_deviation=settings.background_deviation,
-                    signal_deviation=signal_deviation, scale=microscope.projection_scale * signal_deviation / deviation)
-
-
-def _calibration_micrographs(microscope: Microscope, seed: int) -> Iterator[CleanMicrograph]:
-    """The first whole particles of the run on their micrographs; one centred particle if there are none."""
-    remaining = CALIBRATION_PARTICLES
-    for index in range(8):
-        specimen = microscope.draw_specimen(seed, index)
-        chosen = specimen.is_whole & (specimen.is_whole.cumsum(0) <= remaining)
-        if bool(chosen.any()):
-            remaining -= int(chosen.sum())
-            yield microscope.form_image(specimen.subset(chosen))
-        if not remaining:
-            return
-    if remaining == CALIBRATION_PARTICLES:
-        generator = seeded_generator(seed, "calibration")
-        centre = torch.tensor([[edge / 2 for edge in microscope.settings.micrograph_size]], dtype=torch.float64)
-        yield microscope.form_image(Specimen(
-            centre, torch.zeros(1, dtype=torch.float64), uniform_rotations(1, generator),
-            torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool),
-            microscope.draw_specimen(seed, 0).optics, 1))
+def _b_factor(settings: SimulateSettings) -> float:
+    """B-factor of the micrographs, Å²; an envelope of the signal replaces it."""
+    return 0.0 if settings.signal_envelope else settings.b_factor_angstrom2
 
 
 def projection_box_size(projector: Projector, pixel_size: float) -> int:

@@ -16,6 +16,7 @@ from cryogem_scipion.engine.simulation.composition import plane_heights
 from cryogem_scipion.engine.simulation.ctf import Optics, at_height
 from cryogem_scipion.engine.simulation.poses import preferred_rotations, resampled_rotations, uniform_rotations
 from cryogem_scipion.engine.simulation.symmetry import to_asymmetric_unit
+from cryogem_scipion.engine.simulation.variation import Variation
 
 __all__ = ["Specimen", "draw_heights", "draw_map_indices", "draw_orientations", "seeded_generator"]
 
@@ -44,22 +45,30 @@ class Specimen:
     """Microscope state at height 0."""
     requested_count: int
     """Number of particles that were requested. It is larger than the number of particles if some did not fit."""
+    variation: Variation | None = None
+    """What else differs between the particles; None if they are alike."""
 
     @property
-    def same_defocus(self) -> bool:
-        """Whether all particles have the same defocus."""
-        return not bool(self.heights.any())
+    def same_optics(self) -> bool:
+        """Whether all particles have the same defocus and the same B-factor."""
+        return not bool(self.heights.any()) and (self.variation is None or not bool(
+            self.variation.extra_b_factors.any()))
 
     @property
     def particle_optics(self) -> tuple[Optics, ...]:
-        """Microscope state for each particle, with the defocus at its height."""
-        return tuple(at_height(self.optics, height) for height in self.heights.tolist())
+        """Microscope state for each particle, with the defocus at its height and its own B-factor."""
+        optics = tuple(at_height(self.optics, height) for height in self.heights.tolist())
+        if self.variation is None:
+            return optics
+        return tuple(replace(state, b_factor_angstrom2=state.b_factor_angstrom2 + extra)
+                     for state, extra in zip(optics, self.variation.extra_b_factors.tolist(), strict=True))
 
     def subset(self, selected: Bool[Tensor, " n"]) -> "Specimen":
         """The specimen with the selected particles only."""
         return replace(self, centres=self.centres[selected], heights=self.heights[selected],
                        rotations=self.rotations[selected], map_indices=self.map_indices[selected],
-                       is_whole=self.is_whole[selected])
+                       is_whole=self.is_whole[selected],
+                       variation=None if self.variation is None else self.variation.subset(selected))
 
 
 def draw_orientations(settings: SimulateSettings, count: int, generator: torch.Generator,

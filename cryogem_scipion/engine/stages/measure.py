@@ -73,10 +73,11 @@ def run(settings: MeasureSettings) -> Manifest:
     manifest = Manifest(stage="measure", **provenance(), settings=settings.model_dump(mode="json"), seed=settings.seed,
                         pixel_size=working_pixel_size, micrographs=len(files),
                         particle_diameter_angstrom=measurement.diameter, warnings=measurement.warnings,
-                        figures={name: float(value) for name, value in measurement.settings().items()})
+                        figures={name: float(value) for name, value in measurement.settings().items()
+                                 if not isinstance(value, list)})
     write_manifest(out, manifest)
     for name, value in measurement.settings().items():
-        log.info("%s %g", name, value)
+        log.info("%s %s", name, " ".join(value) if isinstance(value, list) else f"{value:g}")
     for warning in measurement.warnings:
         log.warning("warning: %s", warning)
     log.info("measured %d micrographs: %s; simulate with --config %s", len(files), out / f"{REPORT_NAME}.png",

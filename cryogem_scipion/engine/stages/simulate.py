@@ -30,9 +30,10 @@ from cryogem_scipion.engine.settings import (
     with_measured,
 )
 from cryogem_scipion.engine.simulation.conformations import specimen_files
+from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
 from cryogem_scipion.engine.simulation.maps import is_atomic_model
-from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, measure_contrast, prepare_microscope
+from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, prepare_microscope
 from cryogem_scipion.engine.simulation.portable_settings import portable_settings
 from cryogem_scipion.engine.stages import measure
 
