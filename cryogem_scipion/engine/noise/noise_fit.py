@@ -37,6 +37,8 @@ ROUNDS = 3
 """Rounds in which the noise is corrected."""
 IMAGES_PER_ROUND = 4
 """Images that are simulated in each round."""
+LEAST_NOISE = 0.02
+"""Smallest part of the real power that the noise has at any frequency."""
 SAMPLED_PIXELS = 500_000
 """Pixels from which the grey-value distribution is measured, about."""
 
@@ -118,7 +120,7 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
         simulated_power, simulated_quantiles = _statistics(images, simulated_share, exposures)
         noise = physical.noise
         # The particles and the grey-value curve change the spectrum smoothly. Sharp differences are chance.
-        ratio = _smoothed((power / simulated_power.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+        ratio = _smoothed(_power_correction(noise.power, power, simulated_power), 2.0)
         if modulated_share is not None and simulated_share is not None and noise.modulated_share is not None:
             # The CTF also modulates the particles. Their part does not belong to the noise.
             corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
@@ -126,6 +128,18 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
         physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
                                                    curve=_corrected(noise.curve, simulated_quantiles, quantiles)))
     return physical
+
+
+def _power_correction(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half"],
+                      simulated: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """The factor on the noise's power at which simulated micrographs have the real power.
+
+    The particles' power is what the simulated micrographs have beyond the noise. It stays as it is, so the noise takes
+    the whole difference, down to its least share of the real power.
+    """
+    least = LEAST_NOISE * real / noise.clamp(min=1e-12)
+    factor = 1 + (real - simulated) / noise.clamp(min=1e-12)
+    return torch.minimum(torch.maximum(factor, least), torch.full_like(factor, 10.0))
 
 
 def simulated_image(clean: CleanImage, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
