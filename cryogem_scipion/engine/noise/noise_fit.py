@@ -165,7 +165,11 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
 
 def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
-    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a grey-value curve, of all images."""
+    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a grey-value curve, of all images.
+
+    The quantiles of each image are in units of its own spread, with median 0: where micrographs differ in spread, all
+    pixels together would have longer tails than each micrograph.
+    """
     powers = parallel_map(tile_periodograms, images)
     if modulated_share is not None:
         powers = [tiles if exposure is None else without_thon_rings(tiles, modulated_share, exposure)
@@ -174,10 +178,15 @@ def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[T
     # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
     spectrum = power.median(0).values / math.log(2)
     step = max(1, sum(image.numel() for image in images) // SAMPLED_PIXELS) | 1
-    pixels = torch.cat([_ordinary(image)[::step] for image in images])
-    ordered = pixels.sort().values
-    ranks = torch.special.ndtr(torch.linspace(-4, 4, 65).double()) * (len(ordered) - 1)
-    return spectrum, ordered[ranks.round().long()]
+    levels = torch.special.ndtr(torch.linspace(-4, 4, 65).double())
+
+    def quantiles(image: Float[Tensor, "y x"]) -> Float[Tensor, " knots"]:
+        ordered = _ordinary(image)[::step].sort().values
+        values = ordered[(levels * (len(ordered) - 1)).round().long()]
+        # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
+        return (values - values[32]) / (values[40] - values[24]).clamp(min=1e-12)
+
+    return spectrum, torch.stack(parallel_map(quantiles, images)).mean(0)
 
 
 def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
@@ -214,8 +223,6 @@ def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
 def _corrected(curve: Float[Tensor, " knots"], simulated: Float[Tensor, " knots"],
                real: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
     """The grey-value curve, moved by the difference of real and simulated quantiles, with mean 0 and deviation 1."""
-    # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
-    simulated, real = ((q - q[32]) / (q[40] - q[24]) for q in (simulated, real))
     moved = curve + (real - simulated) * (curve[40] - curve[24])
     # Few pixels reach the outermost knots, so these follow the slope of their inner neighbours.
     moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)
