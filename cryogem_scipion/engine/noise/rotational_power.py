@@ -14,7 +14,7 @@ from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 
-__all__ = ["RotationalPower", "rotational_power", "seen_modulation", "tile_edge"]
+__all__ = ["RotationalPower", "chance_error", "rotational_power", "seen_modulation", "tile_edge"]
 
 DIAMETERS = 4
 """Diameters of a particle that a tile holds at least: then the tile's window does not smear the particles' rings."""
@@ -65,11 +65,22 @@ def rotational_power(images: Sequence[Float[Tensor, "_ _"]], edge: int, usual_on
         return curves[kept].mean(0), float(kept.mean()) * image.numel()
 
     means = parallel_map(mean, images)
-    rings = np.maximum(np.arange(edge // 2), 1)
-    # A ring of one step holds π · ring / n² independent coefficients for each pixel.
-    coefficients = np.pi * rings / edge**2 * sum(pixels for _, pixels in means) / LOSS
     return RotationalPower(np.arange(edge // 2) / edge, np.mean([curve for curve, _ in means], axis=0),
-                           1 / np.sqrt(coefficients))
+                           chance_error(edge, sum(pixels for _, pixels in means)))
+
+
+def chance_error(edge: int, pixels: float) -> Array:
+    """Return the relative standard error of a rotational mean over images with this number of pixels in all.
+
+    Parameters
+    ----------
+    edge
+        Of the tiles, pixels.
+    """
+    # A ring of one step holds π · ring / n² independent coefficients for each pixel.
+    coefficients = np.pi * np.maximum(np.arange(edge // 2), 1) / edge**2 * pixels / LOSS
+    error: Array = 1 / np.sqrt(coefficients)
+    return error
 
 
 def seen_modulation(exposure: Exposure, defoci: Sequence[float], edge: int) -> Array:
