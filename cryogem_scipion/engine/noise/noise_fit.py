@@ -119,27 +119,34 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
             images, [exposure for exposure in exposures if exposure is not None])
         simulated_power, simulated_quantiles = _statistics(images, simulated_share, exposures)
         noise = physical.noise
-        # The particles and the grey-value curve change the spectrum smoothly. Sharp differences are chance.
-        ratio = _smoothed(_power_correction(noise.power, power, simulated_power), 2.0)
         if modulated_share is not None and simulated_share is not None and noise.modulated_share is not None:
             # The CTF also modulates the particles. Their part does not belong to the noise.
             corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
             noise = replace(noise, modulated_share=corrected_share)
-        physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
+        physical = replace(physical, noise=replace(noise, power=_corrected_power(noise.power, power, simulated_power),
                                                    curve=_corrected(noise.curve, simulated_quantiles, quantiles)))
     return physical
 
 
-def _power_correction(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half"],
-                      simulated: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
-    """The factor on the noise's power at which simulated micrographs have the real power.
+def _corrected_power(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half"],
+                     simulated: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """The noise's power with which simulated micrographs have the real power.
 
     The particles' power is what the simulated micrographs have beyond the noise. It stays as it is, so the noise takes
-    the whole difference, down to its least share of the real power.
+    the whole difference, down to its least share of the real power. Where the particles have rings of too much or too
+    little power, the difference has rings. Other sharp differences are chance: the rest is smoothed.
     """
-    least = LEAST_NOISE * real / noise.clamp(min=1e-12)
-    factor = 1 + (real - simulated) / noise.clamp(min=1e-12)
-    return torch.minimum(torch.maximum(factor, least), torch.full_like(factor, 10.0))
+    rings = _rotational_mean(real - simulated)
+    rest = _smoothed((real / (simulated + rings).clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+    return torch.maximum(noise + rings + (rest - 1) * real, LEAST_NOISE * real)
+
+
+def _rotational_mean(plane: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """The mean of each ring of one frequency step, at the ring's frequencies."""
+    n = plane.shape[0]
+    ring = torch.hypot(fourier.fftfreq(n)[:, None], fourier.rfftfreq(n)).mul(n).round().long().flatten()
+    totals = torch.zeros(int(ring.max()) + 1, dtype=torch.float64).index_add(0, ring, plane.flatten().double())
+    return (totals / ring.bincount())[ring].reshape(plane.shape).to(plane)
 
 
 def simulated_image(clean: CleanImage, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:

@@ -120,9 +120,9 @@ def fit_spectral_ratio(real: RotationalPower, structure: RotationalPower, refere
     models = _models(real, structure, reference, modulations, used, pixel_size)
     models = [model.with_map_error(model.best()[0]) for model in models]
     best = [model.best() for model in models]
-    lowest = min(misfit for _, misfit in best)
+    lowest, penalty = min((misfit, model.penalty) for model, (_, misfit) in zip(models, best, strict=True))
     # Where no model describes the spectrum, its errors are larger than known ones (as for averages of measurements).
-    scale = max(1.0, lowest / len(models[0].power))
+    scale = max(1.0, (lowest - penalty) / len(models[0].power))
     chosen = [(model, ratio) for model, (ratio, misfit) in zip(models, best, strict=True)
               if misfit < lowest + MODEL_LIMIT * scale]
     ratios, likelihoods = _likelihood([model for model, _ in chosen], max(ratio for _, ratio in chosen), scale, lowest)
@@ -148,21 +148,27 @@ class _Model:
     step: Array
     """Typical fall of the noise from each frequency to the next."""
 
+    @property
+    def penalty(self) -> float:
+        """What is added to χ²: steeper noise fits more, but the data leave a smaller share of its range."""
+        error = np.hypot(self.deviation[:-1], self.deviation[1:])
+        return float(np.log1p((self.step / error) ** 2).sum())
+
     def with_map_error(self, ratio: float) -> "_Model":
         """Return the same model with the errors that particles of this ratio add."""
         return replace(self, deviation=np.hypot(self.deviation, ratio * self.particles * self.particle_error))
 
     def best(self) -> tuple[float, float]:
-        """Return the ratio that fits best, and its χ²."""
+        """Return the ratio that fits best, and its χ² with the penalty."""
         solution, misfit = self._fit(0.0, self.particles[:, None])
         return float(solution[0]), misfit
 
     def misfit(self, ratio: float) -> float:
-        """Return χ² of the best noise at this ratio."""
+        """Return χ² of the best noise at this ratio, with the penalty."""
         return self._fit(ratio, np.zeros((len(self.power), 0)))[1]
 
     def _fit(self, ratio: float, others: Array) -> tuple[Array, float]:
-        """Factors of ``others`` and of the noise's parts, none negative, and χ²; particles of ``ratio`` are fixed."""
+        """Factors of ``others`` and of the noise's parts, none negative, and χ² with the penalty, at a fixed ratio."""
         count = len(self.power)
         # Noise is a sum of steps down and of the ice's curves.
         curves = np.hstack([others, np.triu(np.ones((count, count))), self.ice]) / self.deviation[:, None]
@@ -170,9 +176,7 @@ class _Model:
         even[np.arange(count - 1), others.shape[1] + np.arange(count - 1)] = 1 / self.step
         wanted = np.append((self.power - ratio * self.particles) / self.deviation, np.zeros(count - 1))
         solution, residual = nnls(np.vstack([curves, even]), wanted, maxiter=50 * count)
-        # Steeper noise fits more, so that it is less likely by the share of its range that the data leave.
-        error = np.hypot(self.deviation[:-1], self.deviation[1:])
-        return solution, float(residual**2 + np.log1p((self.step / error) ** 2).sum())
+        return solution, float(residual**2) + self.penalty
 
 
 def _models(real: RotationalPower, structure: RotationalPower, reference: Array, modulations: Sequence[Array],
