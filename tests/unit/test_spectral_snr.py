@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.measurement.search_field import SearchField
+from cryogem_scipion.engine.measurement.spectral_strength import spectral_strength
+from cryogem_scipion.engine.measurement.synthesis import SyntheticField
 from cryogem_scipion.engine.noise.chosen_ratio import check_given_ratio, choose_ratio
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import GreyScale
@@ -22,8 +25,11 @@ from cryogem_scipion.engine.noise.spectral_ratio import (
     particle_frequencies,
 )
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise
+from cryogem_scipion.engine.settings import GenerateSettings
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.optics import Optics
+from cryogem_scipion.engine.stages import generate
+from tests.unit.conftest import SNR
 
 PIXEL_SIZE, DIAMETER = 4.0, 32
 EDGE = 128
@@ -225,3 +231,44 @@ def test_the_ratio_in_use_is_one_that_the_data_allow(local, from_spectrum, expec
     assert len(chosen.warnings) == (message is not None)
     if message:
         assert re.search(message, chosen.warnings[0])
+
+
+@pytest.mark.parametrize("defoci", [REAL_DEFOCI, (17_000.0,) * 3], ids=["known defocus", "unknown defocus"])
+def test_measure_finds_the_strength_of_weak_particles(defoci):
+    """Fields as the search sees them: the high-pass filter has taken power, and generated particles are too strong."""
+    frequency = np.arange(TILE // 2) / TILE
+    passed = (1 - np.exp(-(frequency * DIAMETER / 0.8) ** 4)) ** 2
+    structure = shell_power() / mean_modulation(SIMULATED_DEFOCI)[RING]
+    image = torch.zeros(1, 1).expand(3000, 3000)  # only its size counts
+    plane = torch.zeros(1, 1).expand(3000, 1501)
+    fields, generated = [], []
+    for assumed, defocus in zip(defoci, REAL_DEFOCI, strict=True):
+        radial = passed * (1 + 0.1 * structure * mean_modulation([defocus]))
+        fields.append(SearchField(image, PIXEL_SIZE, 1.0, exposure(assumed).optics, plane, radial, plane,
+                                  np.zeros((3000, 3000), bool), image))
+        power = passed * 0.4 * structure * mean_modulation([assumed])
+        generated.append(SyntheticField(image, np.zeros((0, 2)), power, radial, 1.0, 1.0))
+    found = spectral_strength(fields, generated, DIAMETER * PIXEL_SIZE)
+    assert found.certain
+    assert found.ratio == pytest.approx(0.1 / 0.4, rel=0.1)  # no chance in these curves; the map's error remains
+    assert found.low < 0.25 < found.high
+
+
+def settings_of_run(world, out, snr):
+    return GenerateSettings(simulation=world / "sim", real=(str(world / "real/*.mrc"),), noise="spectrum",
+                            micrographs=1, real_contrast="dark", device="cpu", out=out, snr=snr)
+
+
+def test_a_run_with_a_ratio_that_the_data_exclude_ends_with_one_line(world, tmp_path):
+    """The message names a resolution and a ratio that is possible."""
+    message = r"^snr is 90, .* resolution of [0-9]+ Å; set snr to at most [0-9.]+, or leave it empty$"
+    with pytest.raises(DataError, match=message):
+        generate.run(settings_of_run(world, tmp_path, 90.0))
+
+
+@pytest.mark.slow
+def test_a_run_with_a_given_ratio_uses_it_and_reports_what_the_spectrum_allows(world, tmp_path):
+    manifest = generate.run(settings_of_run(world, tmp_path, 0.02))
+    assert manifest.contrast.snr == 0.02
+    assert 0 <= manifest.figures["spectral_snr_low"] <= manifest.figures["spectral_snr_high"]
+    assert manifest.figures["spectral_snr_high"] > 0.5 * SNR  # three small fields

@@ -141,7 +141,7 @@ def _largest(searcher: ParticleSearcher, trial: Trial) -> tuple[float | None, fl
 
     The variances are those in the masks and in a whole field, for the number of particles in the trial.
     """
-    strength = spectral_strength(searcher, trial)
+    strength = spectral_strength(searcher.fields, trial.fields, searcher.diameter)
     if strength is None:
         return None, None, False
     variances = [(generated.signal_variance * field.grey**2, generated.particle_variance * field.grey**2)

@@ -72,7 +72,7 @@ def _covering(searcher: ParticleSearcher, areas: Sequence[float], cover: float, 
 
 def _factor(searcher: ParticleSearcher, trial: Trial) -> float:
     """By what the amplitude has to be multiplied for the power that the real spectra have."""
-    strength = spectral_strength(searcher, trial)
+    strength = spectral_strength(searcher.fields, trial.fields, searcher.diameter)
     return 1.0 if strength is None else float(np.sqrt(max(strength.ratio, 1e-8)))
 
 
