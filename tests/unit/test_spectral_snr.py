@@ -204,8 +204,8 @@ def test_the_noise_is_measured_for_the_ratio_in_use(factor, generator):
     assert float(torch.stack(generated).std()) == pytest.approx(float(torch.stack(real).std()), rel=0.02)
 
 
-def spectrum(ratio, low, high, certain, largest=1.0):
-    return SetSpectrum(SpectralRatio(ratio, low, high, certain), largest, 45.0)
+def spectrum(ratio, low, high, certain, largest=1.0, known=True):
+    return SetSpectrum(SpectralRatio(ratio, low, high, certain), largest, 45.0, known)
 
 
 def test_a_given_ratio_that_the_data_exclude_is_refused():
@@ -219,6 +219,7 @@ def test_a_given_ratio_that_the_data_exclude_is_refused():
     (SnrFit(0.2, 0.01, True), spectrum(0.17, 0.1, 0.3, True), 0.2, True, None),
     (SnrFit(0.2, 0.01, True), None, 0.2, True, None),
     (SnrFit(0.5, 0.01, True), spectrum(0.17, 0.1, 0.3, True), 0.3, True, "local power gives .* 0.5"),
+    (SnrFit(0.2, 0.01, True), spectrum(0.01, 0.0, 0.02, True, known=False), 0.2, True, None),
     (SnrFit(0.01, 0.01, False), spectrum(0.004, 0.003, 0.005, True), 0.004, True, None),
     (SnrFit(0.01, 0.01, False), spectrum(0.0, 0.0, 0.002, False), 0.002, False, "at most 0.002"),
     (SnrFit(0.01, 0.9, False), spectrum(0.1, 0.0, 0.4, False), 0.1, False, "at most 0.4; the simulation's ratio 0.1"),

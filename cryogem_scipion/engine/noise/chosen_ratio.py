@@ -42,7 +42,8 @@ def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: flo
     """Choose the ratio from its measurements.
 
     Local power is direct: it needs no model of the noise. But it tells no ratio below about 0.05, where the spectrum
-    does. The result always lies in the interval that the spectrum allows.
+    does. The result lies in the interval that the spectrum allows, and if no Thon rings tell the defocus, at least below
+    the ratio from which particles alone exceed the real power.
 
     Parameters
     ----------
@@ -62,6 +63,8 @@ def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: flo
     largest = LARGEST_PART * spectrum.largest_possible
     low, high = (min(limit, largest) for limit in (spectrum.ratio.low, spectrum.ratio.high))
     if local.reliable:
+        if not spectrum.defocus_known:
+            low, high = 0.0, largest
         snr = min(max(local.snr, low), high)
         differs = max(snr, local.snr) > DIFFERENCE * min(snr, local.snr)
         return ChosenRatio(snr, True, () if not differs else (

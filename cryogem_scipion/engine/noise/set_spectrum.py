@@ -41,6 +41,9 @@ class SetSpectrum:
     """Ratio from which the simulated particles alone exceed the real power at some frequency."""
     exceeded_period: float
     """Å; the period at which they exceed it first."""
+    defocus_known: bool = True
+    """Whether Thon rings tell the defocus of the real micrographs. Without it, the ice's part of the noise may be taken
+    for something else where particles are strong."""
 
 
 def measure_set_spectrum(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
@@ -86,7 +89,7 @@ def measure_set_spectrum(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequenc
         modulations = [seen_modulation(exposures[0], (defocus * (1 + variation)).tolist(), edge) for defocus in DEFOCI]
     ratio = fit_spectral_ratio(real, structure, particle_power, modulations, used, pixel_size)
     largest, frequency = largest_possible_ratio(real, particle_power, used)
-    return SetSpectrum(ratio, largest, pixel_size / frequency)
+    return SetSpectrum(ratio, largest, pixel_size / frequency, real_exposures is not None)
 
 
 def _mean_defoci(exposures: Sequence[Exposure]) -> list[float]:
