@@ -42,7 +42,7 @@ def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: flo
     """Choose the ratio from its measurements.
 
     Local power is direct: it needs no model of the noise. But it tells no ratio below about 0.05, where the spectrum
-    does. The result lies in the interval that the spectrum allows, and if no Thon rings tell the defocus, at least below
+    does. The result lies in the interval that the spectrum allows. If no Thon rings tell the defocus, it is only below
     the ratio from which particles alone exceed the real power.
 
     Parameters
