@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The result of the particle measurement: numbers, errors, and why a result is not reliable."""
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from cryogem_scipion.engine.measurement.comparison import (
 )
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial
+from cryogem_scipion.engine.measurement.spectral_strength import spectral_strength
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption
-from cryogem_scipion.engine.noise.spectrum import TILE
 
 __all__ = ["NOT_COUNTED", "ParticleMeasurement", "fit_problem", "particle_measurement"]
 
@@ -29,9 +28,6 @@ DISTANCES = (0.32, 1.48)
 """Range of the particle distance in diameters; a distance outside it is at the limit of the search."""
 NOT_COUNTED = ("single particles do not stand out from the noise, so that their number and their strength cannot be "
                "told apart")
-SPARSE = 0.1
-"""Part of the area that particles cover at least, for the largest signal that a spectrum allows."""
-
 Array = NDArray[np.float64]
 
 
@@ -61,9 +57,11 @@ class ParticleMeasurement:
     problem: str
     """Why number, distance and amplitude are no measurement; empty if they are one."""
     largest_signal_variance: float | None
-    """Largest ``signal_variance`` that the power spectra allow if particles cover a tenth of the area or more, with
-    their variance in a whole field in ``largest_particle_variance``. None if the spectra do not tell it."""
+    """Largest ``signal_variance`` that the power spectra allow for the number of particles in ``counts``, with their
+    variance in a whole field in ``largest_particle_variance``. None if the spectra do not tell it."""
     largest_particle_variance: float | None
+    in_spectrum: bool
+    """Whether the power spectra have the rings of the particles in them with certainty."""
     peaks: tuple[Peaks, ...]
     """What the search found in each field, those below ``threshold`` left out."""
     threshold: float
@@ -131,28 +129,22 @@ def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[Fie
         tuple(generated.particle_variance * field.grey**2
               for generated, field in zip(trial.fields, fields, strict=True)),
         advantage_of_dark, bool(comparison.real_level > 3 * comparison.level_error), counted, problem,
-        *_largest(searcher, trial, assumed),
+        *_largest(searcher, trial),
         tuple(search.by_all.part((search.by_all.scores > threshold) & (search.by_all.scores < highest))
               for search in real_searches),
         threshold, edges, *(np.sum([np.histogram(search.by_all.scores, edges)[0] for search in searches], axis=0,
                                    dtype=np.float64) for searches in (real_searches, trial.searches)))
 
 
-def _largest(searcher: ParticleSearcher, trial: Trial, assumed: Assumption) -> tuple[float | None, float | None]:
-    """Return the largest variances of the particles, in their masks and in a whole field, that the real spectra allow.
+def _largest(searcher: ParticleSearcher, trial: Trial) -> tuple[float | None, float | None, bool]:
+    """Return the largest variances of the particles that the real spectra allow, and whether they are in the spectra.
 
-    The particles alone must not have more power than the micrograph at any frequency. The spectrum tells number ·
-    amplitude². So the amplitude is largest for the fewest particles, which cover the part SPARSE of the area.
+    The variances are those in the masks and in a whole field, for the number of particles in the trial.
     """
-    signal_variances, particle_variances = [], []
-    for field, generated, count in zip(searcher.fields, trial.fields, assumed.counts, strict=True):
-        frequency = np.arange(len(field.radial)) / TILE
-        used = (frequency > 1.3 * field.pixel_size / searcher.diameter) & (frequency < 0.45)
-        used &= generated.particle_power > 0.1 * generated.particle_power[used].max()
-        factor = float((field.radial[used] / generated.particle_power[used]).min()) if used.any() else math.nan
-        cover = count * np.pi / 4 * (searcher.diameter / field.pixel_size) ** 2 / (field.shape[0] * field.shape[1])
-        signal_variances.append(generated.signal_variance * factor * max(cover / SPARSE, 1.0) * field.grey**2)
-        particle_variances.append(generated.particle_variance * factor * field.grey**2)
-    if not np.isfinite(signal_variances).all() or not min(signal_variances) > 0:
-        return None, None
-    return float(np.median(signal_variances)), float(np.median(particle_variances))
+    strength = spectral_strength(searcher.fields, trial.fields, searcher.diameter)
+    if strength is None:
+        return None, None, False
+    variances = [(generated.signal_variance * field.grey**2, generated.particle_variance * field.grey**2)
+                 for field, generated in zip(searcher.fields, trial.fields, strict=True)]
+    in_masks, in_fields = np.mean(variances, axis=0).tolist()
+    return strength.high * in_masks, strength.high * in_fields, strength.certain

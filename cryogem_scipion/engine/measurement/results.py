@@ -14,7 +14,7 @@ from cryogem_scipion.engine.io.dataset import write_table
 from cryogem_scipion.engine.measurement.contrast_spread import ContrastSpread, contrast_spread
 from cryogem_scipion.engine.measurement.defocus import CtfFit
 from cryogem_scipion.engine.measurement.envelope_fit import smooth_envelope
-from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
+from cryogem_scipion.engine.measurement.particle_results import NOT_COUNTED, ParticleMeasurement
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
 from cryogem_scipion.engine.simulation.envelope import Envelope
 
@@ -51,8 +51,8 @@ class Measurement:
     """Largest astigmatism of the reliable fits."""
     snr: float
     snr_largest: float | None
-    """Largest signal-to-noise ratio that the power spectra allow if particles cover a tenth of the area or more; None
-    if they do not tell it."""
+    """Largest signal-to-noise ratio that the power spectra allow with ``particles_mean`` particles; None if they do not
+    tell it."""
     envelope_frequency: tuple[float, ...]
     envelope: tuple[float, ...]
     """Amplitude of the particles over that of the map's projections, 1 at the strongest band."""
@@ -70,7 +70,8 @@ class Measurement:
     particles_detected: bool
     """Whether particles of the map are there with certainty."""
     particles_counted: bool
-    """Whether single particles stand out."""
+    """Whether single particles stand out. If not, but particles are in the power spectra, ``particles_mean`` is only
+    the likeliest number, and ``snr`` belongs to it."""
     not_reliable: dict[str, str]
     """Settings of a simulation that were not measured reliably, and why."""
     warnings: tuple[str, ...]
@@ -143,7 +144,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
         envelope, _b_factor(particles), _contrast(particles), sign, particles.advantage_of_dark, particles.detected,
-        particles.counted, not_reliable, tuple(_warnings(fits, reliable, particles, sign, not_reliable, largest)))
+        particles.counted, not_reliable,
+        tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 
 
 def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> int:
@@ -201,12 +203,15 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
                   ) -> dict[str, str]:
     """The settings that must not be used, with the reason."""
     reasons = {"b_factor_angstrom2": "the envelope of the signal (signal_envelope) is used instead of one B-factor"}
-    reason = ""
     if not reliable:
         certain = sum(fit.reliable for fit in fits)
         reason = f"the Thon rings tell the defocus of {certain} of {len(fits)} micrographs only"
         reasons |= dict.fromkeys(DEFOCUS_SETTINGS, reason)
-        reason += ", and the search for particles needs it"
+    if _told_by_spectrum(particles):
+        return reasons | {"particles_sigma": NOT_COUNTED}
+    reason = ""
+    if not reliable:
+        reason = f"{reasons['defocus_min']}, and the search for particles needs it"
     elif not particles.detected:
         reason = "no particles of the map were found"
     elif particles.problem:
@@ -220,8 +225,13 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
     return reasons
 
 
+def _told_by_spectrum(particles: ParticleMeasurement) -> bool:
+    """Whether the power spectra tell the signal-to-noise ratio, but single particles do not stand out."""
+    return not particles.counted and particles.in_spectrum
+
+
 def _warnings(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement, sign: str,
-              not_reliable: dict[str, str], largest: float | None) -> list[str]:
+              not_reliable: dict[str, str], snr: float, largest: float | None, particles_mean: float) -> list[str]:
     """One line for each problem that the user has to know."""
     warnings = []
     if not reliable:
@@ -232,10 +242,14 @@ def _warnings(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: Par
                         "defocus; these fits are left out. Give CTFs of another program (ctfs) to have them all")
     if "particles_mean" in not_reliable:
         bound = ("the spectra do not tell the largest possible signal-to-noise ratio" if largest is None else
-                 f"the spectra allow a signal-to-noise ratio of at most {largest:.2g} if particles cover a tenth of "
-                 "the area or more")
+                 f"the spectra allow a signal-to-noise ratio of at most {largest:.2g} with {particles_mean:.0f} "
+                 "particles on a micrograph")
         warnings.append(f"number, distance and signal-to-noise ratio of the particles are not measured: "
                         f"{not_reliable['particles_mean']}; {bound}. Check the map, its pixel size and the micrographs")
+    elif _told_by_spectrum(particles):
+        warnings.append(f"{NOT_COUNTED}. The power spectra give a signal-to-noise ratio of {snr:.2g} with "
+                        f"{particles_mean:.0f} particles on a micrograph, and at most {largest or snr:.2g}; with half "
+                        "as many particles it is twice as large. If you know their number, change both")
     elif "particles_sigma" in not_reliable:
         warnings.append("the deviation of the number of particles and the signal-to-noise ratio are not measured: "
                         f"there are fewer than {LEAST_RELIABLE} micrographs; give more")

@@ -37,6 +37,8 @@ ROUNDS = 3
 """Rounds in which the noise is corrected."""
 IMAGES_PER_ROUND = 4
 """Images that are simulated in each round."""
+LEAST_NOISE = 0.02
+"""Smallest part of the real power that the noise has at any frequency."""
 SAMPLED_PIXELS = 500_000
 """Pixels from which the grey-value distribution is measured, about."""
 
@@ -117,15 +119,34 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
             images, [exposure for exposure in exposures if exposure is not None])
         simulated_power, simulated_quantiles = _statistics(images, simulated_share, exposures)
         noise = physical.noise
-        # The particles and the grey-value curve change the spectrum smoothly. Sharp differences are chance.
-        ratio = _smoothed((power / simulated_power.clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
         if modulated_share is not None and simulated_share is not None and noise.modulated_share is not None:
             # The CTF also modulates the particles. Their part does not belong to the noise.
             corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
             noise = replace(noise, modulated_share=corrected_share)
-        physical = replace(physical, noise=replace(noise, power=noise.power * ratio,
+        physical = replace(physical, noise=replace(noise, power=_corrected_power(noise.power, power, simulated_power),
                                                    curve=_corrected(noise.curve, simulated_quantiles, quantiles)))
     return physical
+
+
+def _corrected_power(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half"],
+                     simulated: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """The noise's power with which simulated micrographs have the real power.
+
+    The particles' power is what the simulated micrographs have beyond the noise. It stays as it is, so the noise takes
+    the whole difference, down to its least share of the real power. Where the particles have rings of too much or too
+    little power, the difference has rings. Other sharp differences are chance: the rest is smoothed.
+    """
+    rings = _rotational_mean(real - simulated)
+    rest = _smoothed((real / (simulated + rings).clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+    return torch.maximum(noise + rings + (rest - 1) * real, LEAST_NOISE * real)
+
+
+def _rotational_mean(plane: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
+    """The mean of each ring of one frequency step, at the ring's frequencies."""
+    n = plane.shape[0]
+    ring = torch.hypot(fourier.fftfreq(n)[:, None], fourier.rfftfreq(n)).mul(n).round().long().flatten()
+    totals = torch.zeros(int(ring.max()) + 1, dtype=torch.float64).index_add(0, ring, plane.flatten().double())
+    return (totals / ring.bincount())[ring].reshape(plane.shape).to(plane)
 
 
 def simulated_image(clean: CleanImage, physical: PhysicalNoise, generator: torch.Generator) -> Float[Tensor, "y x"]:
@@ -151,7 +172,11 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
 
 def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[Tensor, " half"] | None,
                 exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
-    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a grey-value curve, of all images."""
+    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a grey-value curve, of all images.
+
+    The quantiles of each image are in units of its own spread, with median 0: where micrographs differ in spread, all
+    pixels together would have longer tails than each micrograph.
+    """
     powers = parallel_map(tile_periodograms, images)
     if modulated_share is not None:
         powers = [tiles if exposure is None else without_thon_rings(tiles, modulated_share, exposure)
@@ -160,10 +185,15 @@ def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[T
     # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
     spectrum = power.median(0).values / math.log(2)
     step = max(1, sum(image.numel() for image in images) // SAMPLED_PIXELS) | 1
-    pixels = torch.cat([_ordinary(image)[::step] for image in images])
-    ordered = pixels.sort().values
-    ranks = torch.special.ndtr(torch.linspace(-4, 4, 65).double()) * (len(ordered) - 1)
-    return spectrum, ordered[ranks.round().long()]
+    levels = torch.special.ndtr(torch.linspace(-4, 4, 65).double())
+
+    def quantiles(image: Float[Tensor, "y x"]) -> Float[Tensor, " knots"]:
+        ordered = _ordinary(image)[::step].sort().values
+        values = ordered[(levels * (len(ordered) - 1)).round().long()]
+        # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
+        return (values - values[32]) / (values[40] - values[24]).clamp(min=1e-12)
+
+    return spectrum, torch.stack(parallel_map(quantiles, images)).mean(0)
 
 
 def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
@@ -200,8 +230,6 @@ def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
 def _corrected(curve: Float[Tensor, " knots"], simulated: Float[Tensor, " knots"],
                real: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
     """The grey-value curve, moved by the difference of real and simulated quantiles, with mean 0 and deviation 1."""
-    # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
-    simulated, real = ((q - q[32]) / (q[40] - q[24]) for q in (simulated, real))
     moved = curve + (real - simulated) * (curve[40] - curve[24])
     # Few pixels reach the outermost knots, so these follow the slope of their inner neighbours.
     moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)

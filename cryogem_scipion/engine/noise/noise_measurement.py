@@ -12,6 +12,7 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio
 from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
 from cryogem_scipion.engine.noise.contaminants import Contaminant, opacity_map
 from cryogem_scipion.engine.noise.exposure import Exposure
@@ -19,6 +20,7 @@ from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import AnalyticModel, NoiseModel, PhysicalNoise
 from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, simulated_image
 from cryogem_scipion.engine.noise.real_set import RealSet, memory_mapped
+from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum, measure_set_spectrum
 from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
 from cryogem_scipion.engine.noise.spectrum import TILE
@@ -63,7 +65,8 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     Parameters
     ----------
     snr
-        Signal-to-noise ratio to use. None: it is measured; if that fails, the simulation's is used.
+        Signal-to-noise ratio to use; the noise is measured for it. None: it is measured; if that fails, it is the
+        largest that the power spectrum allows, but not above the simulation's.
     seed
         Seed of the run.
     spectrum
@@ -76,7 +79,8 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     Raises
     ------
     DataError
-        ``spectrum`` is true and the micrographs are too small.
+        ``spectrum`` is true and the micrographs are too small, or particles with the given ``snr`` alone would have
+        more power than the real micrographs.
     """
     warnings = []
     without_ice_map = len(reals) - len(reals.with_ice_map)
@@ -87,18 +91,18 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     if deviation is None:
         deviation = simulated.contrast.background_deviation
     comparison = _Comparison(reals, simulated, deviation, seed)
-    result = comparison.measure() if spectrum or snr is None else _ComparisonResult()
+    result = comparison.measure(snr) if spectrum or snr is None else _ComparisonResult()
     figures = {"background_deviation": deviation,
                "contaminants_found": float(sum(map(len, result.contaminants)))}
     if result.rings is not None:
         defoci = [exposure.optics.defocus_u_angstrom for exposure in result.rings.exposures]
         figures |= {"real_defocus_min": min(defoci), "real_defocus_max": max(defoci)}
         warnings += _defocus_warnings(defoci, simulated.exposures)
-    if result.snr_fit is not None:
-        figures |= {"measured_snr": result.snr_fit.snr, "snr_misfit": result.snr_fit.misfit}
+    figures |= _ratio_figures(result)
     if snr is None:
-        snr = comparison.chosen_snr(result.snr_fit)
-        warnings += _snr_warnings(comparison, result.snr_fit, snr)
+        chosen = comparison.chosen(result)
+        snr = chosen.snr
+        warnings += chosen.warnings
     maps = _ice_maps(reals, ice)
     if spectrum:
         physical = replace(_spectrum_noise(result), ice=maps,
@@ -126,21 +130,24 @@ class _ComparisonResult:
     """Result of a comparison; empty if the micrographs are too small."""
 
     snr_fit: SnrFit | None = None
+    """From local power; None without particles."""
+    spectrum: SetSpectrum | None = None
     rings: ThonRings | None = None
     noise: PhysicalNoise | None = None
     contaminants: tuple[tuple[Contaminant, ...], ...] = ()
     """For each micrograph that was searched."""
 
 
-def _snr_warnings(comparison: "_Comparison", fit: SnrFit | None, snr: float) -> list[str]:
-    """Warnings about the signal-to-noise ratio that is used."""
-    if not comparison.has_particles:
-        return ["the simulated micrographs have no particles to compare the real ones with; the signal-to-noise ratio "
-                f"{snr:g} of the simulation is used"]
-    if fit is not None and not fit.reliable:
-        return [f"the signal-to-noise ratio could not be measured (misfit {fit.misfit:.2f}); {snr:g} of the "
-                "simulation is used. Check particles_mean and the map, or set snr"]
-    return []
+def _ratio_figures(result: _ComparisonResult) -> dict[str, float]:
+    """The measured signal-to-noise ratios."""
+    figures: dict[str, float] = {}
+    if result.snr_fit is not None:
+        figures |= {"measured_snr": result.snr_fit.snr, "snr_misfit": result.snr_fit.misfit}
+    if result.spectrum is not None:
+        ratio = result.spectrum.ratio
+        figures |= {"spectral_snr": ratio.ratio, "spectral_snr_low": ratio.low, "spectral_snr_high": ratio.high,
+                    "largest_possible_snr": result.spectrum.largest_possible}
+    return figures
 
 
 def _defocus_warnings(defoci: Sequence[float], exposures: Sequence[Exposure]) -> list[str]:
@@ -176,12 +183,14 @@ class _Comparison:
         smallest = min(min(reals.micrographs[index].shape) for index in self.indices)
         self.large_enough = smallest >= TILE <= min(simulated.clean_image(0, 1).shape)
 
-    def measure(self) -> _ComparisonResult:
+    def measure(self, given_snr: float | None) -> _ComparisonResult:
         """Measure signal-to-noise ratio, Thon rings, noise, and the contaminants of each micrograph.
+
+        The noise is measured for the ratio that is used: ``given_snr``, or the chosen one.
 
         A contaminant differs from everything in simulated images with the measured noise. These images need the
         signal-to-noise ratio, and the signal-to-noise ratio is measured outside contaminants. So both are measured in
-        rounds, as long as the misfit falls. Without a signal-to-noise ratio, particles could be taken for
+        rounds, as long as the misfit falls. Without a measured signal-to-noise ratio, particles could be taken for
         contaminants, so the micrographs are not searched.
         """
         if not self.large_enough:
@@ -189,23 +198,40 @@ class _Comparison:
         flats = parallel_map(RealImage.without_ice, self.reals)
         rings = fit_thon_rings(_clipped(flats), self.simulated.exposures[0])
         best = self._fit_snr(flats) if self.has_particles else None
-        noise = self._fit_noise(self.chosen_snr(best), rings)
-        if best is None or not best.reliable:
-            return _ComparisonResult(best, rings, noise)
-        contaminants = self._search_contaminants(flats, noise, best.snr)
-        for _ in range(ROUNDS):
+        spectrum = self._compare_spectra(flats, rings) if self.has_particles else None
+        if given_snr is not None:
+            check_given_ratio(given_snr, spectrum)
+        result = _ComparisonResult(best, spectrum, rings)
+        chosen = self.chosen(result)
+        noise = self._fit_noise(chosen.snr, rings)
+        contaminants: tuple[tuple[Contaminant, ...], ...] = ()
+        if chosen.measured:
+            contaminants = self._search_contaminants(flats, noise, chosen.snr)
+        for _ in range(ROUNDS if best is not None and best.reliable else 0):
             fit = self._fit_snr(flats, contaminants)
-            if fit.misfit > IMPROVEMENT * best.misfit:
+            if best is None or fit.misfit > IMPROVEMENT * best.misfit:
                 break
-            best, noise = fit, self._fit_noise(self.chosen_snr(fit), rings)
-            contaminants = self._search_contaminants(flats, noise, best.snr)
-        log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g; %d contaminants",
-                 best.snr, sum(map(len, contaminants)))
-        return _ComparisonResult(best, rings, noise, contaminants)
+            best = fit
+            chosen = self.chosen(replace(result, snr_fit=best))
+            noise = self._fit_noise(chosen.snr, rings)
+            contaminants = self._search_contaminants(flats, noise, chosen.snr)
+        if chosen.measured:
+            log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g; %d contaminants",
+                     chosen.snr, sum(map(len, contaminants)))
+        if given_snr is not None and given_snr != chosen.snr:
+            noise = self._fit_noise(given_snr, rings)
+        return replace(result, snr_fit=best, noise=noise, contaminants=contaminants)
 
-    def chosen_snr(self, fit: SnrFit | None) -> float:
-        """The measured signal-to-noise ratio if it is reliable, else the simulation's."""
-        return fit.snr if fit is not None and fit.reliable else self.simulated.contrast.snr
+    def chosen(self, result: _ComparisonResult) -> ChosenRatio:
+        """The signal-to-noise ratio that the measurements give, or else the simulation's."""
+        simulated = self.simulated.contrast.snr
+        if not self.has_particles:
+            return ChosenRatio(simulated, False, (
+                "the simulated micrographs have no particles to compare the real ones with; the signal-to-noise ratio "
+                f"{simulated:g} of the simulation is used",))
+        if result.snr_fit is None:
+            return ChosenRatio(simulated, False)
+        return choose_ratio(result.snr_fit, result.spectrum, simulated)
 
     def contaminants_of(self, indices: Sequence[int],
                         result: _ComparisonResult) -> tuple[tuple[Contaminant, ...] | None, ...]:
@@ -234,6 +260,12 @@ class _Comparison:
         signals = [1 - image for image in self._clean_images(1)]
         return fit_snr(_clipped(flats), signals, self.simulated.contrast.signal_deviation,
                        self.simulated.diameter_pixels, seeded_generator(self.seed, "contrast"), hidden)
+
+    def _compare_spectra(self, flats: Sequence[Float[Tensor, "_ _"]], rings: ThonRings | None) -> SetSpectrum | None:
+        signals = [1 - image for image in self._clean_images(1)]
+        return measure_set_spectrum(_clipped(flats), signals, self.simulated.exposures[:len(signals)],
+                                    self.simulated.contrast.signal_deviation, self.simulated.diameter_pixels,
+                                    None if rings is None else rings.exposures)
 
     def _simulated_images(self, snr: float) -> list[CleanImage]:
         """Clean images whose particles have this signal-to-noise ratio in the measured noise."""

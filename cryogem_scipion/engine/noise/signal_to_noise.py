@@ -4,7 +4,8 @@
 Particles are places with more power in their own frequency band. The distribution of this local power in real
 micrographs is compared with that in simulated micrographs. The result is the signal-to-noise ratio at which the two
 agree. Orientations and positions are not needed. The number of particles in a micrograph should be about right: twice
-as many in the simulation give about half the ratio. Ratios below 0.05 cannot be told from 0.
+as many in the simulation give about half the ratio. Ratios below 0.05 cannot be told from 0: the power spectrum tells
+them (``spectral_ratio``).
 """
 import math
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ MAX_HIDDEN_SHARE = 0.02
 """A pixel is left out if contaminants cover more than this share of its surroundings."""
 MAX_MISFIT = 0.25
 """Largest misfit of a reliable result."""
+LEAST_RATIO = 0.05
+"""Smallest reliable result: by chance some places have less power, and the others look like particles of this ratio."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class SnrFit:
     misfit: float
     """Mean absolute difference of the logarithms of local power; 0.1 is 10 %."""
     reliable: bool
-    """False if no ratio matches; then ``snr`` is not a measurement."""
+    """False if no ratio matches, or one that is too small to be told; then ``snr`` is not a measurement."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     best = min(range(len(TRIED_SNRS)), key=misfits.__getitem__)
     is_minimum = 0 < best < len(TRIED_SNRS) - 1
     snr = _vertex(misfits, best) if is_minimum else TRIED_SNRS[best]
-    return SnrFit(snr, misfits[best], is_minimum and misfits[best] < MAX_MISFIT)
+    return SnrFit(snr, misfits[best], is_minimum and snr >= LEAST_RATIO and misfits[best] < MAX_MISFIT)
 
 
 def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],

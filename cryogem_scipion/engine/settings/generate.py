@@ -41,8 +41,9 @@ class GenerateSettings(RunSettings):
         "hardware.", section="Noise", advanced=True)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
-        "pixel size. A higher value makes particles easier to see; 0.02 to 0.3 is usual. Empty uses the value of the "
-        "noise model, or of the simulation if there is no noise model.", section="Noise", gt=0, le=100)
+        "pixel size. A higher value makes particles easier to see; 0.003 (single frames) to 0.3 is usual. Empty uses "
+        "the value of the noise model; without a model, it is measured on the real micrographs; without these, it is "
+        "the simulation's.", section="Noise", gt=0, le=100)
     ice: bool = option(
         True, "Ice", "Yes: with spectrum or gaussian noise, the micrographs get the ice maps of the real micrographs. "
         "No: the ice is even. A trained model has its own ice maps.", section="Noise", advanced=True)

@@ -40,8 +40,8 @@ class TrainSettings(RunSettings):
         "train with a larger batch in the same time; 1 to 8 is usual.", form=False, ge=1, le=64)
     snr: float | None = option(
         None, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
-        "pixel size. Lower it when generated particles are clearer than real ones; 0.02 to 0.3 is usual. Empty uses "
-        "the value of the simulation.", section="Data", gt=0, le=100)
+        "pixel size. Lower it when generated particles are clearer than real ones; 0.003 (single frames) to 0.3 is "
+        "usual. Empty: it is measured on the real micrographs.", section="Data", gt=0, le=100)
 
     steps: int = option(
         2000, "Training steps", "More steps take longer. With three or more real micrographs, they do no harm: the "

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which signal-to-noise ratio is used: the given one, one that was measured, or the largest that the data allow."""
+from dataclasses import dataclass
+
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum
+from cryogem_scipion.engine.noise.signal_to_noise import SnrFit
+
+__all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio"]
+
+LARGEST_PART = 0.95
+"""Of the ratio from which particles alone exceed the real power, the part that is used at most: noise has a share."""
+DIFFERENCE = 1.25
+"""Factor by which local power and spectrum have to differ for a warning."""
+
+
+@dataclass(frozen=True)
+class ChosenRatio:
+    """A signal-to-noise ratio for the particles of a set."""
+
+    snr: float
+    measured: bool
+    """Whether it was measured; otherwise it is the largest that the data allow, or the simulation's."""
+    warnings: tuple[str, ...] = ()
+
+
+def check_given_ratio(snr: float, spectrum: SetSpectrum | None) -> None:
+    """Refuse a ratio that the real power spectrum excludes.
+
+    Raises
+    ------
+    DataError
+        The particles alone would have more power than the real micrographs.
+    """
+    if spectrum is not None and snr > spectrum.largest_possible:
+        raise DataError(f"snr is {snr:g}, but particles alone would then have more power than the real micrographs at "
+                        f"a resolution of {spectrum.exceeded_period:.0f} Å; set snr to at most "
+                        f"{_rounded_down(spectrum.largest_possible)}, or leave it empty")
+
+
+def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: float) -> ChosenRatio:
+    """Choose the ratio from its measurements.
+
+    Local power is direct: it needs no model of the noise. But it tells no ratio below about 0.05, where the spectrum
+    does. The result lies in the interval that the spectrum allows. If no Thon rings tell the defocus, it is only below
+    the ratio from which particles alone exceed the real power.
+
+    Parameters
+    ----------
+    local
+        The ratio that local power gives.
+    spectrum
+        The ratio that the power spectrum gives; None if it tells none.
+    simulated_snr
+        The simulation's ratio.
+    """
+    if spectrum is None:
+        if local.reliable:
+            return ChosenRatio(local.snr, True)
+        return ChosenRatio(simulated_snr, False, (
+            f"the signal-to-noise ratio could not be measured (misfit {local.misfit:.2f}); {simulated_snr:g} of the "
+            "simulation is used. Check particles_mean and the map, or set snr",))
+    largest = LARGEST_PART * spectrum.largest_possible
+    low, high = (min(limit, largest) for limit in (spectrum.ratio.low, spectrum.ratio.high))
+    if local.reliable:
+        if not spectrum.defocus_known:
+            low, high = 0.0, largest
+        snr = min(max(local.snr, low), high)
+        differs = max(snr, local.snr) > DIFFERENCE * min(snr, local.snr)
+        return ChosenRatio(snr, True, () if not differs else (
+            f"local power gives a signal-to-noise ratio of {local.snr:.2g}, and the power spectrum allows {low:.2g} to "
+            f"{high:.2g}; {snr:.2g} is used. Check particles_mean, the map and the defocus",))
+    if spectrum.ratio.certain:
+        return ChosenRatio(min(spectrum.ratio.ratio, largest), True)
+    snr = min(simulated_snr, high)
+    source = "the simulation's ratio" if snr == simulated_snr else "this"
+    return ChosenRatio(snr, False, (
+        "the signal-to-noise ratio could not be measured: the power spectrum has no rings that are certainly the "
+        f"particles'. It allows at most {high:.2g}; {source}{f' {snr:g}' if snr == simulated_snr else ''} is used. "
+        "Check particles_mean and the map, or set snr",))
+
+
+def _rounded_down(value: float) -> str:
+    """The number with two digits, not above ``value``."""
+    text = f"{value:.2g}"
+    return text if float(text) <= value else f"{0.95 * value:.2g}"
