@@ -24,7 +24,9 @@ def model(generator):
     network = with_random_output_layer(build_generator(config).eval(), 0.1)
     ice = tuple(IceMap(1 + 0.05 * torch.rand(4, 5, generator=generator), (200, 240)) for _ in range(3))
     noise = ColouredNoise(0.5 + torch.rand(128, 65, generator=generator))
-    return Translator(network, config, PhysicalNoise(0.06, ice, noise, 0.5), GreyScale(450.0, 27.0), 5.0, 0.1, 0.003,
+    powers = (0.5 + torch.rand(128, 65, generator=generator), None, 0.5 + torch.rand(128, 65, generator=generator))
+    physical = PhysicalNoise(0.06, ice, noise, 0.5, relative_powers=powers)
+    return Translator(network, config, physical, GreyScale(450.0, 27.0), 5.0, 0.1, 0.003,
                       {"steps": 7})
 
 

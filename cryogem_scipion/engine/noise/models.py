@@ -17,7 +17,7 @@ from cryogem_scipion.engine.noise.contaminants import (
 )
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap, ice_of_part
-from cryogem_scipion.engine.noise.spectrum import ColouredNoise, white_noise
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise, turned_half_plane, white_noise
 from cryogem_scipion.engine.simulation.specimen import Specimen, seeded_generator
 
 __all__ = ["AnalyticModel", "GreyScale", "NoiseModel", "PhysicalNoise", "Scene"]
@@ -75,6 +75,8 @@ class Scene:
     """None: no contaminant reaches into the image."""
     exposure: Exposure | None = None
     """None: the optics are not known, so the noise has no Thon rings."""
+    relative_power: Float[Tensor, "n half"] | None = None
+    """Power of this image's noise over that of the set; None: 1."""
 
     def hidden(self, centres: Float[Tensor, "n 2"]) -> Bool[Tensor, " n"]:
         """Return for each particle whether it lies under a contaminant."""
@@ -104,11 +106,18 @@ class PhysicalNoise:
     contaminants: tuple[tuple[Contaminant, ...] | None, ...] = ()
     """For each ice map, the contaminants of its micrograph, or None if that micrograph was not searched. Empty: the
     noise has no contaminants."""
+    relative_powers: tuple[Float[Tensor, "n half"] | None, ...] = ()
+    """For each ice map, how the noise's power on its micrograph differs from that of the set, or None if that was not
+    measured. Without ice maps, those of the measured micrographs. Empty: all images have the same noise."""
 
     def subset(self, indices: Sequence[int]) -> "PhysicalNoise":
-        """Return the same noise with the ice maps at these ``indices`` only, and with their contaminants."""
+        """Return the same noise with the ice maps at these ``indices`` only, and with what belongs to them."""
+        if not self.ice:
+            return self
         contaminants = tuple(self.contaminants[index] for index in indices) if self.contaminants else ()
-        return replace(self, ice=tuple(self.ice[index] for index in indices), contaminants=contaminants)
+        powers = tuple(self.relative_powers[index] for index in indices) if self.relative_powers else ()
+        return replace(self, ice=tuple(self.ice[index] for index in indices), contaminants=contaminants,
+                       relative_powers=powers)
 
     def ice_map_of(self, index: int, seed: int) -> int | None:
         """Return the index of the ice map that generated micrograph ``index`` gets; None if there are no ice maps.
@@ -130,19 +139,32 @@ class PhysicalNoise:
             Index of the ice map; None: a random one.
         """
         if not self.ice:
-            return Scene(torch.ones(shape), exposure=exposure)
+            return Scene(torch.ones(shape), None, exposure, self._relative_power(None, 0, False, generator))
         fields = [ice.field for ice in self.ice]
         part = draw_field_part(fields, shape, generator, chosen)
         ice = ice_of_part(self.ice, part, shape)
+        power = self._relative_power(part.index, part.turns, part.mirrored, generator)
         searched = [index for index, contaminants in enumerate(self.contaminants) if contaminants is not None]
         if not searched:
-            return Scene(ice, exposure=exposure)
+            return Scene(ice, None, exposure, power)
         index = part.index
         contaminants = self.contaminants[index]
         if contaminants is None:
             index = searched[int(torch.randint(len(searched), (), generator=generator))]
             contaminants = tuple(contaminant for contaminant in self.contaminants[index] or () if not contaminant.fixed)
-        return Scene(ice, lay_contaminants(contaminants, fields[index], part, shape, generator), exposure)
+        return Scene(ice, lay_contaminants(contaminants, fields[index], part, shape, generator), exposure,
+                     power)
+
+    def _relative_power(self, index: int | None, turns: int, mirrored: bool, generator: torch.Generator
+                        ) -> Float[Tensor, "n half"] | None:
+        """The relative power of a micrograph as it is rotated and mirrored, or of a random one if it has none."""
+        measured = [power for power in self.relative_powers if power is not None]
+        if not measured:
+            return None
+        power = None if index is None else self.relative_powers[index]
+        if power is None:
+            power = measured[int(torch.randint(len(measured), (), generator=generator))]
+        return turned_half_plane(power, turns, mirrored)
 
     def __call__(self, clean: Float[Tensor, "y x"], generator: torch.Generator,
                  scene: Scene | None = None) -> Float[Tensor, "y x"]:
@@ -157,7 +179,7 @@ class PhysicalNoise:
         scene = self.scene(shape, generator) if scene is None else scene
         ice = scene.ice.to(clean)
         transmission = ice * clean
-        noise = self.noise.draw(shape, generator, scene.exposure).to(clean)
+        noise = self.noise.draw(shape, generator, scene.exposure, scene.relative_power).to(clean)
         if self.exponent:
             noise = noise * transmission.clamp(min=0.05) ** self.exponent
         image = transmission + self.background_deviation * noise

@@ -19,7 +19,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, smoothed_power, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import (
     MAX_MODULATED_SHARE,
     ThonRings,
@@ -107,7 +107,7 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
     power, quantiles = _statistics(
         flat, modulated_share, [None if rings is None else rings.exposures[index] for index in indices])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
-    power = _smoothed(power, min(2.0, 12 / tiles**0.5))
+    power = smoothed_power(power, min(2.0, 12 / tiles**0.5))
     exponent = _exponent(chosen, flat, background_deviation)
     physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, modulated_share=modulated_share), exponent)
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
@@ -137,7 +137,7 @@ def _corrected_power(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half
     little power, the difference has rings. Other sharp differences are chance: the rest is smoothed.
     """
     rings = _rotational_mean(real - simulated)
-    rest = _smoothed((real / (simulated + rings).clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+    rest = smoothed_power((real / (simulated + rings).clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
     return torch.maximum(noise + rings + (rest - 1) * real, LEAST_NOISE * real)
 
 
@@ -194,22 +194,6 @@ def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[T
         return (values - values[32]) / (values[40] - values[24]).clamp(min=1e-12)
 
     return spectrum, torch.stack(parallel_map(quantiles, images)).mean(0)
-
-
-def _smoothed(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
-    """The half plane, smoothed in its logarithm by a Gaussian with this standard deviation in frequency bins."""
-    reach = max(1, math.ceil(3 * width))
-    kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
-    kernel = kernel / kernel.sum()
-    n = power.shape[0]
-    # The other half of the plane is this one rotated by 180 degrees.
-    full = power.clamp(min=1e-12).log()[:, fourier.fftfreq(n).mul(n).round().abs().long()]
-    mirrored = full.flip(0).roll(1, 0)
-    full = torch.where(fourier.fftfreq(n)[None] < 0, mirrored, full)
-    along = fourier.rfft2(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)[None])[0].real
-    both = along[fourier.fftfreq(n).mul(n).round().abs().long()]
-    smooth = fourier.irfft2(fourier.rfft2(full) * both[:, None] * along, (n, n))
-    return smooth[:, :power.shape[1]].exp()
 
 
 def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:

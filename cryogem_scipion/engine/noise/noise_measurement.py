@@ -20,6 +20,7 @@ from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import AnalyticModel, NoiseModel, PhysicalNoise
 from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, simulated_image
 from cryogem_scipion.engine.noise.real_set import RealSet, memory_mapped
+from cryogem_scipion.engine.noise.relative_power import relative_powers
 from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum, measure_set_spectrum
 from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
@@ -106,7 +107,8 @@ def measure_noise(reals: RealSet, simulated: SimulatedSet, *, snr: float | None,
     maps = _ice_maps(reals, ice)
     if spectrum:
         physical = replace(_spectrum_noise(result), ice=maps,
-                           contaminants=comparison.contaminants_of(reals.with_ice_map, result) if contaminants else ())
+                           contaminants=comparison.contaminants_of(reals.with_ice_map, result) if contaminants else (),
+                           relative_powers=comparison.relative_powers_of(reals.with_ice_map, result))
     else:
         physical = PhysicalNoise(deviation, maps)
     return NoiseMeasurement(AnalyticModel(physical, reals.scale, snr), figures, tuple(warnings))
@@ -136,6 +138,8 @@ class _ComparisonResult:
     noise: PhysicalNoise | None = None
     contaminants: tuple[tuple[Contaminant, ...], ...] = ()
     """For each micrograph that was searched."""
+    relative_powers: tuple[Float[Tensor, "_ _"], ...] = ()
+    """For each micrograph that was compared."""
 
 
 def _ratio_figures(result: _ComparisonResult) -> dict[str, float]:
@@ -220,7 +224,8 @@ class _Comparison:
                      chosen.snr, sum(map(len, contaminants)))
         if given_snr is not None and given_snr != chosen.snr:
             noise = self._fit_noise(given_snr, rings)
-        return replace(result, snr_fit=best, noise=noise, contaminants=contaminants)
+        return replace(result, snr_fit=best, noise=noise, contaminants=contaminants,
+                       relative_powers=relative_powers(_clipped(flats), rings))
 
     def chosen(self, result: _ComparisonResult) -> ChosenRatio:
         """The signal-to-noise ratio that the measurements give, or else the simulation's."""
@@ -238,6 +243,12 @@ class _Comparison:
         """Contaminants of real micrographs by their indices; None for a micrograph that was not searched."""
         searched = dict(zip(self.indices, result.contaminants, strict=False))
         return tuple(searched.get(index) for index in indices)
+
+    def relative_powers_of(self, indices: Sequence[int], result: _ComparisonResult
+                           ) -> tuple[Float[Tensor, "_ _"] | None, ...]:
+        """Relative noise powers of real micrographs by their indices; without indices, of all that were compared."""
+        compared = dict(zip(self.indices, result.relative_powers, strict=False))
+        return tuple(compared.get(index) for index in indices) if indices else result.relative_powers
 
     def _fit_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
         return fit_noise(self.reals, self._simulated_images(snr), self.deviation,

@@ -11,7 +11,8 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["TILE", "ColouredNoise", "resample_half_plane", "tile_periodograms", "white_noise"]
+__all__ = ["TILE", "ColouredNoise", "full_plane", "resample_half_plane", "smoothed_power", "tile_periodograms",
+           "turned_half_plane", "white_noise"]
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
@@ -29,33 +30,31 @@ class ColouredNoise:
     modulated_share: Float[Tensor, " half"] | None = None
     """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
 
-    def draw(self, shape: tuple[int, int], generator: torch.Generator,
-             exposure: Exposure | None = None) -> Float[Tensor, "y x"]:
+    def draw(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
+             relative_power: Float[Tensor, "n half"] | None = None) -> Float[Tensor, "y x"]:
         """Draw noise of the given shape: float32, on the CPU, not periodic.
 
         Parameters
         ----------
         exposure
             Optics that make the Thon rings. None: no rings, because rings of many defocus values average out.
+        relative_power
+            Factor on the power: what one micrograph has of the whole set's. None: 1.
         """
+        power = self.power.clamp(min=0) if relative_power is None else self.power.clamp(min=0) * relative_power
         padded = (_even_fast_length(shape[0] + TILE // 2), _even_fast_length(shape[1] + TILE // 2))
-        amplitude = resample_half_plane(self.power.clamp(min=0).sqrt(), padded)
+        amplitude = resample_half_plane(power.sqrt(), padded)
         if exposure is not None and self.modulated_share is not None:
             amplitude = amplitude * exposure.modulation(self.modulated_share, padded).sqrt()
         deviates = torch.randn(padded, generator=generator)
         coloured = fourier.irfft2(fourier.rfft2(deviates) * amplitude, padded)[:shape[0], :shape[1]]
-        deviation = math.sqrt(self.variance)
+        deviation = math.sqrt(_variance(power))
         return deviation * self._curved(coloured / deviation)
 
     @property
     def variance(self) -> float:
         """Variance of the Gaussian noise before the curve."""
-        n = self.power.shape[0]
-        weights = torch.full((self.power.shape[1],), 2.0)
-        weights[0] = 1
-        if n % 2 == 0:
-            weights[-1] = 1
-        return max(float((self.power.double() * weights).sum() / (n * n)), 1e-12)
+        return _variance(self.power)
 
     def _curved(self, deviates: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
         """The curve at Gaussian deviates, by linear interpolation."""
@@ -64,6 +63,16 @@ class ColouredNoise:
         below = position.floor().clamp(0, knots - 2)
         index = below.long()
         return torch.lerp(self.curve[index], self.curve[index + 1], position - below)
+
+
+def _variance(power: Float[Tensor, "n half"]) -> float:
+    """Variance of noise with this power: the mean over the full plane."""
+    n = power.shape[0]
+    weights = torch.full((power.shape[1],), 2.0)
+    weights[0] = 1
+    if n % 2 == 0:
+        weights[-1] = 1
+    return max(float((power.double() * weights).sum() / (n * n)), 1e-12)
 
 
 def white_noise(variance: float = 1.0) -> ColouredNoise:
@@ -112,3 +121,38 @@ def resample_half_plane(plane: Float[Tensor, "n half"], shape: tuple[int, int]) 
     wide = torch.lerp(near, plane[:, left.long() + 1], (columns - left).to(plane))
     low = rows.floor()
     return torch.lerp(wide[low.long() % n], wide[(low.long() + 1) % n], (rows - low).to(plane)[:, None])
+
+
+def full_plane(plane: Float[Tensor, "n half"]) -> Float[Tensor, "n n"]:
+    """Return a power spectrum on the full plane: the other half is this one rotated by 180 degrees."""
+    n = plane.shape[0]
+    full = plane[:, fourier.fftfreq(n).mul(n).round().abs().long()]
+    rotated = full.flip(0).roll(1, 0)
+    return torch.where(fourier.fftfreq(n)[None] < 0, rotated, full)
+
+
+def turned_half_plane(plane: Float[Tensor, "n half"], turns: int, mirrored: bool) -> Float[Tensor, "n half"]:
+    """Return the power spectrum of an image that is rotated by ``turns`` quarter turns, then ``mirrored`` in x or not.
+
+    The rotation is that of ``torch.rot90``.
+    """
+    full, n = full_plane(plane), plane.shape[0]
+    negative = -torch.arange(n) % n
+    if turns % 2:
+        full = full.T[negative]
+    if mirrored:
+        full = full[:, negative]
+    return full[:, :plane.shape[1]].contiguous()
+
+
+def smoothed_power(power: Float[Tensor, "n half"], width: float) -> Float[Tensor, "n half"]:
+    """Return a power spectrum, its logarithm smoothed by a Gaussian of this standard deviation in frequency bins."""
+    reach = max(1, math.ceil(3 * width))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1) ** 2 / (2 * width**2))
+    kernel = kernel / kernel.sum()
+    n = power.shape[0]
+    full = full_plane(power.clamp(min=1e-12).log())
+    along = fourier.rfft2(torch.zeros(n).index_add(0, torch.arange(-reach, reach + 1) % n, kernel)[None])[0].real
+    both = along[fourier.fftfreq(n).mul(n).round().abs().long()]
+    smooth = fourier.irfft2(fourier.rfft2(full) * both[:, None] * along, (n, n))
+    return smooth[:, :power.shape[1]].exp()

@@ -114,6 +114,8 @@ def save_model(path: Path, model: Translator) -> None:
     tensors |= {"noise.power": physical.noise.power, "noise.curve": physical.noise.curve}
     if physical.noise.modulated_share is not None:
         tensors["noise.share"] = physical.noise.modulated_share
+    tensors |= {f"noise.relative.{i:05d}": power for i, power in enumerate(physical.relative_powers)
+                if power is not None}
     contaminants = [None if micrograph_contaminants is None else
                     [[*contaminant.corner, contaminant.fixed] for contaminant in micrograph_contaminants]
                     for micrograph_contaminants in physical.contaminants]
@@ -125,6 +127,7 @@ def save_model(path: Path, model: Translator) -> None:
         "network": model.config, "pixel_size": model.pixel_size, "snr": model.snr, "contrast": model.signal_factor,
         "sigma_n": physical.background_deviation, "exponent": physical.exponent,
         "ice_fields": [list(ice.field) for ice in physical.ice], "contaminants": contaminants,
+        "relative_powers": len(physical.relative_powers),
         "median": model.scale.median, "spread": model.scale.spread, "standardised": model.standardised,
         "details": model.details})
 
@@ -152,7 +155,9 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
                     zip(sorted(strip_prefix(tensors, "ice.").items()), values["ice_fields"], strict=True))
         noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve"], tensors.get("noise.share"))
         physical = PhysicalNoise(float(values["sigma_n"]), ice, noise, float(values["exponent"]),
-                                 _contaminants(values.get("contaminants", ()), tensors))
+                                 _contaminants(values.get("contaminants", ()), tensors),
+                                 tuple(tensors.get(f"noise.relative.{index:05d}")
+                                       for index in range(int(values.get("relative_powers", 0)))))
         scale = GreyScale(float(values["median"]), float(values["spread"]))
         return Translator(
             network.to(device).eval(), values["network"], physical, scale,
