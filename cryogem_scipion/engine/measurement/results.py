@@ -208,7 +208,7 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
         reason = f"the Thon rings tell the defocus of {certain} of {len(fits)} micrographs only"
         reasons |= dict.fromkeys(DEFOCUS_SETTINGS, reason)
     if _told_by_spectrum(particles):
-        return reasons | {"particles_sigma": NOT_COUNTED}
+        return reasons | {"particles_sigma": NOT_COUNTED, "signal_envelope": NOT_COUNTED}
     reason = ""
     if not reliable:
         reason = f"{reasons['defocus_min']}, and the search for particles needs it"
