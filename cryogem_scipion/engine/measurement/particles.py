@@ -7,6 +7,7 @@ same distances. So what the search misses, what it takes for a particle, and how
 Amplitudes are measured on other Fourier coefficients than those with which the particles are found.
 """
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,6 +34,7 @@ from cryogem_scipion.engine.measurement.particle_results import (
     particle_measurement,
 )
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial, try_assumption
+from cryogem_scipion.engine.measurement.peak_mixture import fit_peaks, peak_model
 from cryogem_scipion.engine.measurement.search_field import SearchField
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption
 from cryogem_scipion.engine.measurement.weak_particles import measure_weak
@@ -51,6 +53,10 @@ CERTAIN = 0.12
 STEP = 0.6
 """Part of a correction that is applied in a round, so that number and amplitude do not swing."""
 COUNT_STEP = 0.8
+PEAKS_FROM = 3
+"""Round from which contrasts are fitted, too: before, the heights of real and generated peaks are too different."""
+MOST_SPREAD = 0.5
+"""Largest relative deviation of the contrast between particles."""
 
 Array = NDArray[np.float64]
 
@@ -88,17 +94,15 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
         if not counted and number >= SURE_AFTER:
             assumed, trial, comparison = measure_weak(searcher, real_searches, assumed, areas, highest, seed)
             break
-        assumed = _corrected(searcher, real_searches, trial, assumed, comparison, highest, areas)
+        correct = _corrected if number < PEAKS_FROM else _refined
+        assumed = correct(searcher, real_searches, trial, assumed, comparison, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f",
-                  number, sum(assumed.counts), assumed.distance, comparison.real_level, comparison.level_error,
-                  comparison.generated_level, comparison.power_ratio)
+        log.debug("round %d: %.0f particles, distance %.0f Å, spread of contrast %.2f; level %.3f ± %.3f, generated "
+                  "%.3f; spectral %.2f", number, sum(assumed.counts), assumed.distance, assumed.spread,
+                  comparison.real_level, comparison.level_error, comparison.generated_level, comparison.power_ratio)
     else:
         last_two = history[-2:]
-        assumed = Assumption(
-            tuple(float(np.mean([assumption.counts[i] for assumption in last_two])) for i in range(len(fields))),
-            float(np.mean([assumption.distance for assumption in last_two])),
-            np.exp(np.mean([np.log(np.maximum(assumption.amplitude, 1e-12)) for assumption in last_two], axis=0)))
+        assumed = _mean(last_two)
         trial = try_assumption(searcher, assumed, (seed, "last"))
         comparison = compare(searcher, real_searches, trial, assumed, highest)
         counted = True
@@ -119,15 +123,52 @@ def _corrected(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
         count = likeliest_count(search.by_all.scores / height, per_particle, others * part, edges,
                                 1.2 * area * part)[0] / part
         counts.append(float(max(before, 1) ** (1 - COUNT_STEP) * max(count, 1) ** COUNT_STEP))
-    level = np.clip(comparison.real_level / max(comparison.generated_level, 1e-3), 0.3, 3.0)
+    level = float(np.clip(comparison.real_level / max(comparison.generated_level, 1e-3), 0.3, 3.0))
+    return replace(assumed, counts=tuple(counts), amplitude=_amplitude(assumed, comparison, level**STEP),
+                   distance=_distance(searcher, real_searches, trial, assumed, highest))
+
+
+def _refined(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial, assumed: Assumption,
+             comparison: Comparison, highest: float, areas: Sequence[float]) -> Assumption:
+    """Return the assumption after a step towards what the heights of the real fields' peaks show."""
+    found = fit_peaks(peak_model([trial]), searcher.fields, real_searches, highest)
+    parts = np.array([max(field.searched, 1e-3) for field in searcher.fields])
+    wanted = np.clip(found.counts / parts, 1, 1.2 * np.array(areas))
+    counts = np.maximum(assumed.counts, 1) ** (1 - COUNT_STEP) * wanted**COUNT_STEP
+    level = float(np.exp(np.log(found.contrasts).mean()))
+    log.debug("contrasts %s, excess %.4f", found.contrasts.round(3).tolist(), found.spread_square)
+    contrasts = np.array([assumed.contrast(i) for i in range(len(areas))]) * (found.contrasts / level)**STEP
+    spread = math.sqrt(min(max(assumed.spread**2 + STEP * found.spread_square, 0.0), MOST_SPREAD**2))
+    return Assumption(tuple(counts.tolist()), _distance(searcher, real_searches, trial, assumed, highest),
+                      _amplitude(assumed, comparison, float(np.clip(level, 0.3, 3.0))**STEP), tuple(contrasts.tolist()),
+                      spread)
+
+
+def _mean(assumptions: Sequence[Assumption]) -> Assumption:
+    """The mean of assumptions about the same fields."""
+    amplitudes = [np.log(np.maximum(assumption.amplitude, 1e-12)) for assumption in assumptions]
+    contrasts = [assumption.contrasts for assumption in assumptions]
+    return Assumption(tuple(np.mean([assumption.counts for assumption in assumptions], axis=0).tolist()),
+                      float(np.mean([assumption.distance for assumption in assumptions])),
+                      np.exp(np.mean(amplitudes, axis=0)),
+                      tuple(np.mean(contrasts, axis=0).tolist()) if all(contrasts) else (),
+                      float(np.mean([assumption.spread for assumption in assumptions])))
+
+
+def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Array:
+    """The amplitude after a step: by a factor for all bands, and by each band's own correction."""
     # A band's own correction counts as far as it is measured.
     trust = comparison.weight / (comparison.weight + 4)
     shape = np.clip(comparison.amplitude_ratio / _best_measured_ratio(comparison), 0.5, 2.0) ** (STEP * trust)
-    amplitude = assumed.amplitude * level**STEP * shape
+    amplitude = assumed.amplitude * factor * shape
     weight = comparison.weight + 1e-3
     amplitude = ndimage.gaussian_filter1d(amplitude * weight, 0.8) / ndimage.gaussian_filter1d(weight, 0.8)
     amplitude = _continued(amplitude, comparison.weight)
-    return Assumption(tuple(counts), _distance(searcher, real_searches, trial, assumed, highest), amplitude)
+    # The bands' own corrections change the shape of the curve, not its level: both would be corrected twice.
+    weight = np.minimum(comparison.weight, 400.0) + 1e-6
+    changed = np.average(np.log(np.maximum(amplitude, 1e-12) / np.maximum(assumed.amplitude, 1e-12)), weights=weight)
+    scaled: Array = amplitude * factor / np.exp(changed)
+    return scaled
 
 
 def _best_measured_ratio(comparison: Comparison) -> float:
