@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, Trial
 from cryogem_scipion.engine.measurement.search_field import SearchField
 
-__all__ = ["FieldPeaks", "PeakModel", "fit_peaks", "peak_model"]
+__all__ = ["FIELD_SPREAD", "FieldPeaks", "PeakModel", "fit_peaks", "peak_model"]
 
 STEP = 0.1
 """Width of the grid of scores, in standard deviations of the noise."""
@@ -31,6 +31,9 @@ BORROWED = 10
 FIELD_SPREAD = 0.15
 """Relative deviation of the contrast between fields that is expected before it is measured: ice of half to double the
 usual 30 nm changes the elastic signal by about this."""
+LEAST_SPREAD = 0.05
+"""Smallest relative deviation of the contrast between fields that is assumed, so that no field is held at the mean of
+the others."""
 
 Array = NDArray[np.float64]
 
@@ -109,7 +112,8 @@ def fit_peaks(model: PeakModel, fields: Sequence[SearchField], searches: Sequenc
                            for weight, height in zip(weights, model.typical, strict=True)])
         middle = float(np.average(means, weights=1 / (errors**2 + between)))
         if len(means) > 2:
-            between = max(float(np.average((means - middle) ** 2 - errors**2, weights=1 / (errors**2 + between))), 1e-4)
+            between = max(float(np.average((means - middle) ** 2 - errors**2, weights=1 / (errors**2 + between))),
+                          LEAST_SPREAD**2)
         shrunk = (means * between + middle * errors**2) / (between + errors**2)
         states = [state.shifted(float(contrast)) for state, contrast in zip(states, shrunk, strict=True)]
         excess = [state.weight * (state.variance - own_variance) / height**2
