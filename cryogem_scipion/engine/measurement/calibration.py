@@ -36,6 +36,8 @@ class Calibration:
     distance_bias_angstrom: float
     distance_error_angstrom: float
     spread_square_bias: float
+    """Of the squared spread of the contrast between particles."""
+    spread_square_error: float
     envelope_error: Array
     """Of each band, relative."""
     advantage_of_dark: float
@@ -76,5 +78,6 @@ def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Ass
     return Calibration(
         bias, float((residuals**2).sum() / max(true.sum(), 1)), float(levels.mean()), float(levels.std(ddof=1)),
         float(np.mean(known)) if known else 0.0, float(np.std(known, ddof=1)) if len(known) > 1 else 0.0,
-        float(np.mean([one.spread_square for one in found])), envelope_error,
+        float(np.mean([one.spread_square for one in found])),
+        float(np.std([one.spread_square for one in found], ddof=1)), envelope_error,
         dark_advantage(searcher, trials[0].searches, inverted, assumed))

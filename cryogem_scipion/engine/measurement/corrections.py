@@ -65,7 +65,12 @@ def step_by_peaks(searcher: ParticleSearcher, real_searches: Sequence[FieldSearc
                   comparison: Comparison, highest: float, areas: Sequence[float]) -> Assumption:
     """Return the assumption after a step towards what the heights of the real fields' peaks show.
 
-    The arguments are those of ``first_step``.
+    Parameters
+    ----------
+    highest
+        Peaks with this score or more are no particles.
+    areas
+        Of each field, in areas of a particle.
     """
     found = fit_peaks(peak_model([trial]), searcher.fields, real_searches, highest)
     counts = np.maximum(assumed.counts, 1) ** (1 - COUNT_STEP) * _whole_fields(searcher, found, areas) ** COUNT_STEP
@@ -86,6 +91,8 @@ def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Ass
         What the real fields' peaks tell, compared with fields generated with ``assumed``.
     distance_change
         By how much farther apart particles lie in the real fields, Å; None: not measured.
+    areas
+        Of each field, in areas of a particle.
     """
     counts = _whole_fields(searcher, found, areas) / (1 + calibration.count_bias)
     level = float(np.log(found.contrasts).mean())

@@ -33,6 +33,8 @@ CERTAIN = 20.0
 """... and from which its defocus is certain, at strengths that the set shares."""
 ROUNDS = 4
 CANDIDATES = 20
+FINE, COARSE = 2.0, 8.0
+"""Å to which the optics are refined: of the micrograph, and of its halves and generated spectra, which give errors."""
 DRAWS = 2
 """Generated spectra of each micrograph on which the fit is tried."""
 ASTIGMATISM = 1500.0
@@ -185,8 +187,8 @@ def _advantage(chi: Array, model: RingModel) -> float:
 def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     whole = models[0]
     optics = _refined(whole, start)
-    halves = _error_from_halves([_components(_refined(half, optics)) for half in models[1:]])
-    bias, scatter, astigmatism_error = _trial(whole, optics)
+    halves = _error_from_halves([_components(_refined(half, optics, COARSE)) for half in models[1:]])
+    bias, scatter, astigmatism_error = _trial(whole, optics) if advantage > CERTAIN else (0.0, 0.0, 0.0)
     error = max(float(halves[0]), scatter)
     astigmatism_error = max(math.sqrt(float((halves[1:] ** 2).mean())), astigmatism_error)
     _, floor, rings = whole.fit(optics)
@@ -196,14 +198,14 @@ def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     near = abs(mean - start.defocus_u_angstrom) < max(0.1 * mean, 500)
     reliable = advantage > CERTAIN and error < max(0.03 * mean, 300) and inside and near
     relative = whole.rotational_mean(found), whole.rotational_mean(rings)
-    return CtfFit(optics, error, bias, astigmatism_error, _correlation(found, rings, whole.count), advantage, bool(reliable),
-                  _resolution(whole, *relative), whole.frequency, *relative)
+    return CtfFit(optics, error, bias, astigmatism_error, _correlation(found, rings, whole.count), advantage,
+                  bool(reliable), _resolution(whole, *relative), whole.frequency, *relative)
 
 
 def _trial(model: RingModel, optics: Optics) -> tuple[float, float, float]:
-    """Mean error and scatter of the mean defocus, and scatter of the astigmatism, in generated spectra of known truth."""
+    """Mean error and scatter of the mean defocus, and scatter of the astigmatism, in generated spectra."""
     draw = np.random.default_rng(0)
-    errors = np.array([_components(_refined(model.redrawn(optics, draw), optics)) for _ in range(DRAWS)]) \
+    errors = np.array([_components(_refined(model.redrawn(optics, draw), optics, COARSE)) for _ in range(DRAWS)]) \
         - _components(optics)
     # The scatter is around the truth: with few draws the mean is no better known.
     return float(errors[:, 0].mean()), math.sqrt((errors[:, 0] ** 2).mean()), math.sqrt((errors[:, 1:] ** 2).mean())
@@ -217,7 +219,7 @@ def _components(optics: Optics) -> Array:
                      astigmatism * math.sin(angle)])
 
 
-def _refined(model: RingModel, start: Optics) -> Optics:
+def _refined(model: RingModel, start: Optics, tolerance: float = FINE) -> Optics:
     """The optics at the least chi square near a start."""
     first = _components(start) * (1, 0.5, 0.5)
     noise = max(model.chi(start) / model.count.size, 1e-30)
@@ -228,7 +230,7 @@ def _refined(model: RingModel, start: Optics) -> Optics:
 
     step = np.array([[0, 0, 0], [150, 0, 0], [0, 150, 0], [0, 0, 150]], float)
     found = minimize(cost, first, method="Nelder-Mead",
-                     options={"initial_simplex": first + step, "xatol": 2.0, "fatol": 1e-2, "maxfev": 120})
+                     options={"initial_simplex": first + step, "xatol": tolerance, "fatol": 1e-2, "maxfev": 120})
     return _with(start, found.x)
 
 

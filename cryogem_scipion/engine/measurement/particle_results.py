@@ -125,6 +125,8 @@ def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[Fie
         Fields that were generated with ``assumed``.
     highest
         A peak with this score or more is no particle.
+    advantage_of_dark, problem
+        Go into the result as they are.
     final, calibration
         Of counted particles: the assumption after the last correction, and the trial of the estimators. None: single
         particles do not stand out.

@@ -132,7 +132,7 @@ class RingModel:
         return float(residual @ residual), self._target - residual, ground, shown
 
     def redrawn(self, optics: Optics, draw: np.random.Generator) -> "RingModel":
-        """Return the model of another spectrum with the same rings and floor, whose noise is as strong as this one's."""
+        """Return the model of another spectrum with the same rings and floor, and with noise of the same strength."""
         chi, fitted = self._best(optics)[:2]
         other = copy.copy(self)
         other._target = fitted + math.sqrt(chi / len(fitted)) * draw.standard_normal(len(fitted))

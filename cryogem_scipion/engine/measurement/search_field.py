@@ -127,7 +127,7 @@ def high_pass(shape: tuple[int, int], pixel_size: float, diameter: float) -> Flo
 
 
 def _without_gradients(image: Float[Tensor, "y x"], pixel_size: float, diameter: float) -> Float[Tensor, "y x"]:
-    """The high-pass filter on a mirrored image: across a border, an ice gradient does not jump, as it does if wrapped."""
+    """The high-pass filter on a mirrored image: if it were wrapped, an ice gradient would jump at the borders."""
     margin = min(2 * math.ceil(diameter / pixel_size), min(image.shape) - 1)
     wide = functional.pad(image[None, None], (margin,) * 4, mode="reflect")[0, 0]
     shape = (wide.shape[0], wide.shape[1])

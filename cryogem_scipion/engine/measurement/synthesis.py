@@ -51,7 +51,7 @@ class Assumption:
     """Relative standard deviation of the contrast between particles of a field."""
 
     def contrast(self, number: int) -> float:
-        """Return the contrast of a field's particles over that of the set."""
+        """Return the contrast of the particles in the field with a ``number``, over that of the set."""
         return self.contrasts[number] if self.contrasts else 1.0
 
 
