@@ -62,7 +62,7 @@ def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Ass
     distances, ratios, true_counts = [], [], []
     for number, trial in enumerate(trials):
         others = [*trials[:number], *trials[number + 1:]]
-        found.append(fit_peaks(peak_model(others), searcher.fields, trial.searches, highest))
+        found.append(fit_peaks(peak_model(others), trial.searches, highest))
         true_counts.append([len(field.centres) for field in trial.fields])
         distances.append(distance_difference(searcher, trial.searches, others, highest))
         ratios.append(compare(searcher, trial.searches, others[number % len(others)], assumed, highest).amplitude_ratio)

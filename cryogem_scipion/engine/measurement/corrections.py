@@ -72,7 +72,7 @@ def step_by_peaks(searcher: ParticleSearcher, real_searches: Sequence[FieldSearc
     areas
         Of each field, in areas of a particle.
     """
-    found = fit_peaks(peak_model([trial]), searcher.fields, real_searches, highest)
+    found = fit_peaks(peak_model([trial]), real_searches, highest)
     counts = np.maximum(assumed.counts, 1) ** (1 - COUNT_STEP) * _whole_fields(searcher, found, areas) ** COUNT_STEP
     level = float(np.exp(np.log(found.contrasts).mean()))
     contrasts = _contrasts(assumed, (found.contrasts / level) ** STEP)

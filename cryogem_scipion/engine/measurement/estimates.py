@@ -33,7 +33,7 @@ def estimates(measurement: Measurement, fits: Sequence[CtfFit], particles: Parti
     """Return the estimates of all measured quantities by their names, those that were not measured left out."""
     found: dict[str, Estimate] = {}
     reliable = reliable_fits(fits)
-    if reliable and measurement.defocus_min is not None and measurement.defocus_max is not None:
+    if reliable:
         found |= _of_optics(measurement, reliable)
     calibration = particles.calibration
     if calibration is None or "particles_mean" in measurement.not_reliable:
@@ -58,15 +58,16 @@ def estimates(measurement: Measurement, fits: Sequence[CtfFit], particles: Parti
 
 def _of_optics(measurement: Measurement, fits: Sequence[CtfFit]) -> dict[str, Estimate]:
     """Range of defocus and largest astigmatism. The bias of one micrograph is not known, that of the set is."""
-    if all(not len(fit.frequency) for fit in fits):
+    known = not any(len(fit.frequency) for fit in fits)
+    if known or measurement.defocus_min is None or measurement.defocus_max is None:
         return {}
     lowest, highest = (choose(fits, key=lambda fit: fit.defocus_angstrom) for choose in (min, max))
     bias = float(np.mean([fit.bias_angstrom for fit in fits]))
     largest = max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in fits)
     error = math.sqrt(float(np.mean([fit.astigmatism_error_angstrom**2 for fit in fits])))
     astigmatism = measurement.astigmatism_angstrom or 0.0
-    return {"defocus_min": _estimate(lowest.defocus_angstrom, lowest.error_angstrom, bias),
-            "defocus_max": _estimate(highest.defocus_angstrom, highest.error_angstrom, bias),
+    return {"defocus_min": _estimate(measurement.defocus_min, lowest.error_angstrom, bias),
+            "defocus_max": _estimate(measurement.defocus_max, highest.error_angstrom, bias),
             "astigmatism_angstrom": _estimate(astigmatism, error, largest - astigmatism)}
 
 

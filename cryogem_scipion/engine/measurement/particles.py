@@ -100,7 +100,7 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
               for number in track_progress(range(TRIALS), TRIALS, "trying the measurement on generated micrographs")]
     comparison = compare(searcher, real_searches, trials[0], assumed, highest)
     calibration = calibrated(searcher, trials, assumed, highest)
-    found = fit_peaks(peak_model(trials), searcher.fields, real_searches, highest)
+    found = fit_peaks(peak_model(trials), real_searches, highest)
     difference = distance_difference(searcher, real_searches, trials, highest)
     final = final_assumption(searcher, found, assumed, calibration, difference, areas)
     problem = fit_problem([*history, final], comparison, areas, searcher.diameter)

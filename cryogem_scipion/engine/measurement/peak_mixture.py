@@ -13,14 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, Trial
-from cryogem_scipion.engine.measurement.search_field import SearchField
 
 __all__ = ["FIELD_SPREAD", "FieldPeaks", "PeakModel", "fit_peaks", "peak_model"]
 
 STEP = 0.1
 """Width of the grid of scores, in standard deviations of the noise."""
-KERNEL = 0.25
-"""Deviation of the Gaussian by which the generated scores are smoothed."""
 LOWEST = 1.0
 """Peaks below this score are not modelled."""
 FLOOR = 0.2
@@ -82,8 +79,7 @@ def peak_model(trials: Sequence[Trial]) -> PeakModel:
                      max(len(every), 1) / present, np.concatenate(others))
 
 
-def fit_peaks(model: PeakModel, fields: Sequence[SearchField], searches: Sequence[FieldSearch], highest: float
-              ) -> FieldPeaks:
+def fit_peaks(model: PeakModel, searches: Sequence[FieldSearch], highest: float) -> FieldPeaks:
     """Fit the mixture to each field; the spread of the contrast is common to all.
 
     Expectation maximisation: each peak is a particle with a probability, and numbers, contrasts and noise levels follow
@@ -100,8 +96,8 @@ def fit_peaks(model: PeakModel, fields: Sequence[SearchField], searches: Sequenc
     """
     scores = [search.by_all.scores[(search.by_all.scores > LOWEST) & (search.by_all.scores < highest)]
               for search in searches]
-    states = [_FieldState.started(model, own, height, field.searched)
-              for own, height, field in zip(scores, model.typical, fields, strict=True)]
+    states = [_FieldState.started(model, own, height) for own, height in zip(scores, model.typical.tolist(),
+                                                                             strict=True)]
     own_variance = float(model.particles.var()) if len(model.particles) > 1 else 1.0
     spread_square, between = 0.0, FIELD_SPREAD**2
     for _ in range(ROUNDS):
@@ -142,22 +138,23 @@ class _FieldState:
     """Sum of p (1 − p) over the peaks."""
 
     @classmethod
-    def started(cls, model: PeakModel, scores: Array, typical: float, searched: float) -> "_FieldState":
+    def started(cls, model: PeakModel, scores: Array, typical: float) -> "_FieldState":
+        """Take the peaks above the middle between particles and others for particles."""
         border = (typical + float(np.median(model.others)) if len(model.others) else 0.0) / 2
         above = float((scores > border).sum())
         return cls(scores, typical, 1.0, above, len(scores) - above, 0.0, typical, 1.0, 0.0)
 
     def improved(self, model: PeakModel, spread_square: float) -> "_FieldState":
         """The state after one round of expectation maximisation."""
-        width = math.sqrt(KERNEL**2 + max(spread_square, 0.0) * self.typical**2)
+        width = math.hypot(_kernel(model.particles), math.sqrt(max(spread_square, 0.0)) * self.typical)
         as_particle = self.weight * _density(self.scores - self.contrast * self.typical, model.particles, width)
-        as_other = self.others * _density(self.scores - self.others_shift, model.others, KERNEL)
+        as_other = self.others * _density(self.scores - self.others_shift, model.others, _kernel(model.others))
         chance = as_particle / (as_particle + as_other + FLOOR)
         other = as_other / (as_particle + as_other + FLOOR)
         weight = float(chance.sum())
         mean = float((chance * self.scores).sum()) / weight if weight > 0 else self.typical
         expected = float(model.particles.mean()) if len(model.particles) else 0.0
-        variance = float((chance * (self.scores - mean) ** 2).sum()) / weight - KERNEL**2 if weight > 0 else 0.0
+        variance = float((chance * (self.scores - mean) ** 2).sum()) / weight if weight > 0 else 0.0
         shift = float((other * self.scores).sum()) / max(float(other.sum()), 1e-9) - float(model.others.mean())
         return _FieldState(self.scores, self.typical, self.contrast, weight, float(other.sum()), shift,
                            mean - expected, variance, float((chance * (1 - chance)).sum()))
@@ -166,6 +163,11 @@ class _FieldState:
         """The state with another contrast."""
         return _FieldState(self.scores, self.typical, contrast, self.weight, self.others, self.others_shift, self.mean,
                            self.variance, self.unsure)
+
+
+def _kernel(sample: Array) -> float:
+    """Deviation of the Gaussian that smooths a sample best: B. W. Silverman, Density Estimation (1986), eq. 3.31."""
+    return max(0.9 * float(sample.std()) * len(sample) ** -0.2, STEP) if len(sample) > 1 else 1.0
 
 
 def _density(places: Array, sample: Array, width: float) -> Array:

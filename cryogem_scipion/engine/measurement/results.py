@@ -126,7 +126,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     snr = particles.signal_variance / float(np.mean(background))
     largest = _largest_snr(particles, float(np.mean(noise_variances)))
     reliable = reliable_fits(fits)
-    defoci = [fit.defocus_angstrom for fit in reliable]
+    bias = float(np.mean([fit.bias_angstrom for fit in reliable])) if reliable else 0.0
+    defoci = [fit.defocus_angstrom - bias for fit in reliable]
     sign = "dark" if particles.advantage_of_dark > SIGN_ERRORS else \
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
     peak = max(float(particles.amplitude.max()), 1e-30)

@@ -91,7 +91,7 @@ def _interval(estimate: Estimate | None) -> str:
     if estimate is None or estimate.interval is None:
         return ""
     low, high = estimate.interval
-    return f" ({low:.3g} to {high:.3g} with a probability of 95 %; bias {estimate.bias:+.2g} corrected)"
+    return f" ± {estimate.error:.2g} (95 %: {low:.4g} to {high:.4g}; a bias of {estimate.bias:+.2g} is corrected)"
 
 
 def _pixel_size(files: Sequence[Path], settings: MeasureSettings) -> float:
