@@ -225,7 +225,7 @@ def test_each_measured_value_has_an_error_an_interval_and_a_bias(measured, micro
         assert estimate["error"] >= 0
         assert math.isfinite(estimate["bias"])
     low, high = found["snr"]["interval"]
-    assert low < 0.1 < high  # a fifth of one in twenty sets would fail by chance; this one does not
+    assert low < 0.1 < high  # one in twenty sets would fail by chance; this one does not
     assert abs(found["particles_mean"]["bias"]) < 0.1 * micrographs[1] / 3  # the search finds most of the particles
     assert measured[1]["contrast_sign"]["errors_in_generated"] > 3
 
@@ -346,7 +346,7 @@ def test_a_wrong_pixel_size_of_the_map_is_told_and_nothing_is_measured(shell, mi
 
 @pytest.mark.slow
 def test_a_wrong_map_gives_no_number(micrographs):
-    """A solid ball of a third of the particle's diameter explains nothing of a hollow shell."""
+    """A rod explains nothing of a hollow shell."""
     z, y, x = np.mgrid[-24:24, -24:24, -24:24] * PIXEL_SIZE
     rod = np.exp(-((x**2 + y**2) / 15**2) ** 2 - (z / 70) ** 8).astype(np.float32)
     measurement = measure(micrographs[0], Volume(torch.from_numpy(rod), PIXEL_SIZE), KNOWN).measurement
@@ -357,9 +357,10 @@ def test_a_wrong_map_gives_no_number(micrographs):
 @pytest.mark.slow
 def test_fields_of_different_contrast_are_counted(shell):
     generator = torch.Generator().manual_seed(6)
-    made = [micrograph(shell, optics, generator, count, snr)
-            for optics, count, snr in zip(KNOWN, (20, 34, 40), (0.15, 0.1, 0.07), strict=True)]
-    result = measure([image for image, _ in made], shell, KNOWN)
+    # One defocus: at another one, the same ratio is another contrast.
+    made = [micrograph(shell, KNOWN[1], generator, count, snr)
+            for count, snr in zip((20, 34, 40), (0.15, 0.1, 0.07), strict=True)]
+    result = measure([image for image, _ in made], shell, KNOWN[1:2] * 3)
     for found, (_, true) in zip(result.particles.counts, made, strict=True):
         assert found == pytest.approx(true, rel=0.2)  # as asked; 2 to 3 particles are expected
     contrasts = result.particles.contrasts

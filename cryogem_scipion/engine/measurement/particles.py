@@ -45,6 +45,9 @@ SURE_AFTER = 2
 """Rounds before it is decided whether single particles can be counted."""
 CERTAIN = 0.12
 """Relative error of the mean amplitude up to which it is measured on single particles; above, on the spectrum."""
+STANDS_OUT = 0.5
+"""Mean score in one half of the coefficients, in standard deviations of the noise, from which single particles are
+counted: below, the noise moves the peaks by more than the particles raise them."""
 PEAKS_FROM = 3
 """Round from which contrasts are fitted, too: before, the heights of real and generated peaks are too different."""
 TRIALS = 3
@@ -77,7 +80,8 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
         trial = try_assumption(searcher, assumed, (seed, number))
         highest = _highest(trial, highest)
         comparison = compare(searcher, real_searches, trial, assumed, highest)
-        counted = comparison.level_error < CERTAIN * comparison.real_level and comparison.real_level > 0
+        counted = (comparison.level_error_of_peaks < CERTAIN * comparison.real_level
+                   and comparison.real_level > STANDS_OUT)
         if not counted and number >= SURE_AFTER:
             assumed, trial, comparison = measure_weak(searcher, real_searches, assumed, areas, highest, seed)
             return particle_measurement(searcher, real_searches, [trial], assumed, comparison, highest,
