@@ -19,11 +19,14 @@ from cryogem_scipion.engine.io.dataset import read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.measurement.comparison import Comparison
 from cryogem_scipion.engine.measurement.defocus import fit_ctfs, known_fit
-from cryogem_scipion.engine.measurement.matched_filter import MatchedFilter, _local_maxima, halves, templates
+from cryogem_scipion.engine.measurement.map_scale import map_scale
+from cryogem_scipion.engine.measurement.matched_filter import MatchedFilter, Peaks, _local_maxima, halves, templates
 from cryogem_scipion.engine.measurement.measure import map_power, measure_micrographs
 from cryogem_scipion.engine.measurement.particle_results import fit_problem
+from cryogem_scipion.engine.measurement.particle_search import FieldSearch
+from cryogem_scipion.engine.measurement.peak_mixture import PeakModel, fit_peaks
 from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
-from cryogem_scipion.engine.measurement.results import _not_reliable, reliable_fits, write_ctfs
+from cryogem_scipion.engine.measurement.results import _not_reliable, largest_astigmatism, reliable_fits, write_ctfs
 from cryogem_scipion.engine.measurement.search_field import frequencies, search_field
 from cryogem_scipion.engine.measurement.synthesis import Assumption
 from cryogem_scipion.engine.settings import MeasureSettings, SimulateSettings, parse
@@ -212,6 +215,21 @@ def test_number_ratio_distance_and_sign_are_measured(measured, micrographs):
     assert values["snr_largest"] > values["snr"]
 
 
+def test_each_measured_value_has_an_error_an_interval_and_a_bias(measured, micrographs):
+    found = measured[1]["estimates"]
+    # The CTFs are known here: they have no estimate.
+    assert set(found) == {"particles_mean", "particles_sigma", "particle_distance", "snr", "contrast_variation"}
+    for estimate in found.values():
+        low, high = estimate["interval"]
+        assert low <= estimate["value"] <= high
+        assert estimate["error"] >= 0
+        assert math.isfinite(estimate["bias"])
+    low, high = found["snr"]["interval"]
+    assert low < 0.1 < high  # one in twenty sets would fail by chance; this one does not
+    assert abs(found["particles_mean"]["bias"]) < 0.1 * micrographs[1] / 3  # the search finds most of the particles
+    assert measured[1]["contrast_sign"]["errors_in_generated"] > 3
+
+
 def test_a_simulation_takes_the_settings(measured):
     out, report = measured
     values = json.loads((out / "settings.json").read_text())
@@ -261,6 +279,105 @@ def test_noise_alone_gives_no_number_and_no_ratio(shell, generator):
     (warning,) = [line for line in measurement.warnings if "signal-to-noise" in line]
     assert "the spectra allow" in warning or "do not tell" in warning
     assert measurement.contrast_sign == "unknown"
+
+
+def mixture(model, count, others, contrast, spread, shift, draw):
+    """Peaks of a field: particles with a contrast and its spread, and others with a shifted level of noise."""
+    heights = model.typical[0] * contrast * (1 + spread * draw.standard_normal(count))
+    scores = np.concatenate([heights + draw.choice(model.particles, count), draw.choice(model.others, others) + shift])
+    peaks = Peaks(np.zeros((len(scores), 2)), scores, np.zeros(len(scores), int))
+    return FieldSearch(torch.zeros(1), (peaks, peaks), (scores, scores), peaks)
+
+
+def test_number_and_contrast_are_told_apart_by_the_heights_of_peaks():
+    draw = np.random.default_rng(5)
+    model = PeakModel(0.7 * draw.standard_normal(2000), np.full(3, 6.0), 1.0, 3.2 + 0.4 * draw.standard_normal(4000))
+    truth = [(60, 0.85), (80, 1.0), (70, 1.15)]
+    searches = [mixture(model, count, 300, contrast, 0.1, -0.1, draw) for count, contrast in truth]
+    found = fit_peaks(model, searches, 12.0)
+    # The peaks overlap little: numbers to about 2, contrasts to 0.7/6/sqrt(60) = 0.015, the spread to a third.
+    assert found.counts == pytest.approx([count for count, _ in truth], abs=6)
+    assert found.contrasts == pytest.approx([contrast for _, contrast in truth], abs=0.05)
+    assert math.sqrt(max(found.spread_square, 0)) == pytest.approx(0.1, abs=0.04)
+
+
+def test_errors_do_not_make_the_largest_astigmatism_larger():
+    draw = np.random.default_rng(2)
+    vectors = 200 * draw.standard_normal((400, 2))
+    noisy = vectors + 150 * draw.standard_normal((400, 2))
+    def fits(lengths, error):
+        return [replace(known_fit(state(15000 + length / 2, 15000 - length / 2, 0)), astigmatism_error_angstrom=error)
+                for length in lengths]
+    true, found = np.hypot(*vectors.T), np.hypot(*noisy.T)
+    corrected = largest_astigmatism(fits(found, 150))
+    # The largest of 400 scatters by some 10 %; uncorrected it is 25 % too large.
+    assert corrected == pytest.approx(true.max(), rel=0.12)
+    assert corrected == pytest.approx(0.8 * found.max(), rel=0.05)
+    assert largest_astigmatism(fits([100.0], 200)) == 0
+
+
+def test_an_ice_gradient_leaves_no_jump_at_the_borders(generator):
+    gradient = torch.linspace(0, 6, 400)[:, None] + torch.zeros(400, 400)
+    field = search_field(gradient + torch.randn(400, 400, generator=generator), 4.0, 150.0, state(15000, 15000, 0))
+    border = torch.cat([field.image[:8], field.image[-8:]])
+    # Some 4000 pixels: the deviation is known to 2 %, and that of the middle is the same.
+    assert float(border.std()) == pytest.approx(float(field.image[40:-40].std()), rel=0.15)
+    assert field.searched > 0.99
+
+
+def test_another_scale_of_the_map_is_found(shell, micrographs):
+    fields = [search_field(image, PIXEL_SIZE, 150.0, optics) for image, optics in zip(micrographs[0], KNOWN,
+                                                                                     strict=True)]
+    found = map_scale(fields, replace(shell, pixel_size=0.9 * PIXEL_SIZE), 150.0)
+    assert found.clear
+    assert found.scale == pytest.approx(1 / 0.9, abs=0.03)  # a third of the step
+    assert re.search(r"pixel size of (3.9|4|4.0|4.1)\d? Å than at 3.6 Å.*volume_pixel_size", found.problem(3.6))
+    right = map_scale(fields[:1], shell, 150.0)
+    assert right.problem(PIXEL_SIZE) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_wrong_pixel_size_of_the_map_is_told_and_nothing_is_measured(shell, micrographs, factor):
+    measurement = measure(micrographs[0], replace(shell, pixel_size=factor * PIXEL_SIZE), KNOWN).measurement
+    assert not {"particles_mean", "particle_distance", "snr"} & set(measurement.settings())
+    assert "agree better with the map at a pixel size of" in measurement.warnings[0]
+
+
+@pytest.mark.slow
+def test_a_wrong_map_gives_no_number(micrographs):
+    """A rod explains nothing of a hollow shell."""
+    z, y, x = np.mgrid[-24:24, -24:24, -24:24] * PIXEL_SIZE
+    rod = np.exp(-((x**2 + y**2) / 15**2) ** 2 - (z / 70) ** 8).astype(np.float32)
+    measurement = measure(micrographs[0], Volume(torch.from_numpy(rod), PIXEL_SIZE), KNOWN).measurement
+    assert not {"particles_mean", "snr"} & set(measurement.settings())
+    assert measurement.warnings
+
+
+@pytest.mark.slow
+def test_fields_of_different_contrast_are_counted(shell):
+    generator = torch.Generator().manual_seed(6)
+    # One defocus: at another one, the same ratio is another contrast.
+    made = [micrograph(shell, KNOWN[1], generator, count, snr)
+            for count, snr in zip((20, 34, 40), (0.15, 0.1, 0.07), strict=True)]
+    result = measure([image for image, _ in made], shell, KNOWN[1:2] * 3)
+    for found, (_, true) in zip(result.particles.counts, made, strict=True):
+        assert found == pytest.approx(true, rel=0.2)  # as asked; 2 to 3 particles are expected
+    contrasts = result.particles.contrasts
+    assert contrasts[0] / contrasts[2] == pytest.approx(math.sqrt(0.15 / 0.07), rel=0.25)
+
+
+@pytest.mark.slow
+def test_an_empty_and_a_contaminated_field_do_not_disturb_the_others(shell, micrographs):
+    generator = torch.Generator().manual_seed(7)
+    dirty = micrographs[0][2].clone()
+    dirty[:, :170] += 4 * torch.randn(360, 170, generator=generator)
+    empty = torch.randn(360, 360, generator=generator)
+    result = measure([*micrographs[0][:2], dirty, empty], shell, (*KNOWN, KNOWN[0]))
+    counts = result.particles.counts
+    assert sum(counts[:2]) == pytest.approx(2 / 3 * micrographs[1], rel=0.2)
+    assert counts[3] < 0.15 * counts[0]  # noise has some peaks that look like particles
+    assert any("1 of 4 micrographs are unusual" in line for line in result.measurement.warnings)
 
 
 @pytest.mark.slow
@@ -317,6 +434,14 @@ def test_unusable_inputs_are_refused_in_one_line(inputs, tmp_path, generator):
     write_mrc(tmp_path / "other.mrc", torch.randn(448, 448, generator=generator).numpy(), 2.0)
     refused("measure micrographs of one pixel size", real=(str(inputs / "mic_0.mrc"), str(tmp_path / "other.mrc")))
     refused("no row for other.mrc", real=(str(tmp_path / "other.mrc"),), ctfs=inputs / "ctfs.star")
+    image = torch.randn(448, 448, generator=generator).numpy()
+    image[3, 4] = np.nan
+    write_mrc(tmp_path / "nan.mrc", image, PIXEL_SIZE)
+    write_mrc(tmp_path / "flat.mrc", np.full((448, 448), 7, np.float32), PIXEL_SIZE)
+    for name, message in (("nan", "nan.mrc holds 1 values that are not finite"), ("flat", "flat.mrc is constant")):
+        with pytest.raises(DataError, match=message):
+            measure_stage.run(settings(inputs, tmp_path / name, real=(str(tmp_path / f"{name}.mrc"),)))
+        assert not (tmp_path / name / "settings.json").exists()
     write_mrc(tmp_path / "low.mrc", torch.randn(200, 448, generator=generator).numpy(), PIXEL_SIZE)
     refused("200 pixels on its shorter side; Thon rings need 256", real=(str(tmp_path / "low.mrc"),))
 

@@ -38,6 +38,8 @@ class Comparison:
     """How well each band is measured: squared ratio of its amplitude to its error."""
     power_ratio: float
     """Power of the particles in the real spectra over that in the generated ones."""
+    level_error_of_peaks: float = 0.0
+    """Standard error of ``real_level`` from the peaks alone: the numbers and contrasts of the fields may differ."""
 
 
 def compare(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial, assumed: Assumption,
@@ -62,7 +64,8 @@ def compare(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], tr
                              for field, generated in zip(searcher.fields, trial.fields, strict=True)])
     error = _error_of_mean(means["real"].tolist(), levels["real"][:, 1].tolist())
     return Comparison(float(means["real"].mean()), error, float(means["generated"].mean()), np.clip(ratio, 0.2, 5),
-                      weight, float(np.median(power_ratios)))
+                      weight, float(np.median(power_ratios)),
+                      float(np.sqrt((levels["real"][:, 1] ** 2).sum())) / len(levels["real"]))
 
 
 def _power_ratio(field: SearchField, particle_power: Array, diameter: float) -> float:

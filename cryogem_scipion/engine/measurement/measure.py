@@ -16,6 +16,7 @@ from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shap
 from cryogem_scipion.engine.compute.threads import available_threads, one_thread
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.defocus import CtfFit, fit_ctfs, known_fit
+from cryogem_scipion.engine.measurement.map_scale import map_scale
 from cryogem_scipion.engine.measurement.particle_results import ParticleMeasurement
 from cryogem_scipion.engine.measurement.particles import measure_particles
 from cryogem_scipion.engine.measurement.results import Measurement, reliable_fits, summarised
@@ -31,6 +32,9 @@ __all__ = ["MeasuredSet", "map_power", "measure_micrographs"]
 
 USUAL_DEFOCUS = 15_000.0
 """Å; taken for the search where no rings tell the defocus."""
+
+CLEAN = 0.6
+"""Part of a micrograph that is searched, below which the user is told: most of the number is then extrapolated."""
 
 Array = NDArray[np.float64]
 
@@ -88,8 +92,11 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
 
     def prepared(number: int) -> tuple[SearchField, float]:
         image = images[number]()
-        return (search_field(image, pixel_size, diameter, optics[number]),
-                _variance(image, pixel_size, working_pixel_size, diameter))
+        try:
+            return (search_field(image, pixel_size, diameter, optics[number]),
+                    _variance(image, pixel_size, working_pixel_size, diameter))
+        except DataError as error:
+            raise DataError(f"micrograph {number + 1} of {len(images)}: {error}") from None
 
     results = map_in_order(prepared, range(len(images)), available_threads())
     prepared_fields = list(track_progress(results, len(images), "preparing micrograph"))
@@ -99,10 +106,22 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
         fields = [replace(field, image=-field.image) for field in fields]
         particles = replace(measure_particles(fields, prepare_projector(volume), diameter, seed),
                             advantage_of_dark=particles.advantage_of_dark)
+    scale = map_scale(fields, volume, diameter)
+    if scale.clear:
+        particles = replace(particles, detected=True, problem=scale.problem(volume.pixel_size))
     areas = [field.shape[0] * field.shape[1] * field.pixel_size**2 for field in fields]
     variances = [variance for _, variance in prepared_fields]
     measurement = summarised(fits, particles, areas, variances, working_pixel_size, diameter)
+    contaminated = sum(field.searched < CLEAN for field in fields)
+    if contaminated:
+        measurement = replace(measurement, warnings=(*measurement.warnings, _contamination(contaminated, len(fields))))
     return MeasuredSet(measurement, fits, particles, fields)
+
+
+def _contamination(contaminated: int, micrographs: int) -> str:
+    return (f"{contaminated} of {micrographs} micrographs are unusual (carbon, crystals, contaminants) over more than "
+            f"{1 - CLEAN:.0%} of their area; there the number of particles is that of the rest of the field. Leave "
+            "these micrographs out if the number matters")
 
 
 def map_power(volume: Volume) -> tuple[Array, Array]:

@@ -11,14 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cryogem_scipion.engine.io.dataset import write_table
-from cryogem_scipion.engine.measurement.contrast_spread import ContrastSpread, contrast_spread
 from cryogem_scipion.engine.measurement.defocus import CtfFit
 from cryogem_scipion.engine.measurement.envelope_fit import smooth_envelope
 from cryogem_scipion.engine.measurement.particle_results import NOT_COUNTED, ParticleMeasurement
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
 from cryogem_scipion.engine.simulation.envelope import Envelope
 
-__all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
+__all__ = ["Measurement", "largest_astigmatism", "reliable_fits", "summarised", "write_ctfs"]
 
 Array = NDArray[np.float64]
 
@@ -48,7 +47,7 @@ class Measurement:
     """None if too few fits are reliable."""
     defocus_max: float | None
     astigmatism_angstrom: float | None
-    """Largest astigmatism of the reliable fits."""
+    """Largest astigmatism of the reliable fits, without what their errors add."""
     snr: float
     snr_largest: float | None
     """Largest signal-to-noise ratio that the power spectra allow with ``particles_mean`` particles; None if they do not
@@ -61,8 +60,8 @@ class Measurement:
     """The same as a smooth curve, for a simulation; no points if it was not measured."""
     b_factor_angstrom2: float
     """Of the envelope: exp(−B/4 u²)."""
-    contrast: ContrastSpread | None
-    """How the contrast varies between particles; None if too few are found."""
+    contrast_variation: float | None
+    """Relative standard deviation of the contrast between particles; None if it does not exceed 0 with certainty."""
     contrast_sign: str
     """dark, bright or unknown."""
     contrast_sign_errors: float
@@ -88,8 +87,8 @@ class Measurement:
             if value is not None and name not in self.not_reliable}
         if self.signal_envelope and "signal_envelope" not in self.not_reliable:
             known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
-        if self.contrast and self.contrast.spread > CERTAIN_ERRORS * self.contrast.error:
-            known["contrast_variation"] = round(self.contrast.spread, 3)
+        if self.contrast_variation is not None:
+            known["contrast_variation"] = round(self.contrast_variation, 3)
         return known
 
 
@@ -100,6 +99,17 @@ def reliable_fits(fits: Sequence[CtfFit]) -> list[CtfFit]:
     """
     reliable = [fit for fit in fits if fit.reliable]
     return reliable if len(reliable) >= max(min(LEAST_RELIABLE, len(fits)), len(fits) / 2) else []
+
+
+def largest_astigmatism(fits: Sequence[CtfFit]) -> float:
+    """Return the largest astigmatism of fits (Å) without what their errors add: an error makes a length longer.
+
+    The mean square of what is found is the true one and that of the errors along two directions.
+    """
+    found = np.array([fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in fits])
+    added = 2 * float(np.mean([fit.astigmatism_error_angstrom**2 for fit in fits]))
+    mean_square = float((found**2).mean())
+    return float(found.max()) * math.sqrt(max(0.0, 1 - added / mean_square)) if mean_square > 0 else 0.0
 
 
 def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_areas: Sequence[float],
@@ -131,7 +141,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     snr = particles.signal_variance / float(np.mean(background))
     largest = _largest_snr(particles, float(np.mean(noise_variances)))
     reliable = reliable_fits(fits)
-    defoci = [fit.defocus_angstrom for fit in reliable]
+    bias = float(np.mean([fit.bias_angstrom for fit in reliable])) if reliable else 0.0
+    defoci = [fit.defocus_angstrom - bias for fit in reliable]
     sign = "dark" if particles.advantage_of_dark > SIGN_ERRORS else \
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
     peak = max(float(particles.amplitude.max()), 1e-30)
@@ -140,10 +151,10 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
         density * 1e8, particles.distance_angstrom, min(defoci) if defoci else None, max(defoci) if defoci else None,
-        max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
+        largest_astigmatism(reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        envelope, _b_factor(particles), _contrast(particles), sign, particles.advantage_of_dark, particles.detected,
+        envelope, _b_factor(particles), _contrast_variation(particles), sign, particles.advantage_of_dark, particles.detected,
         particles.counted, not_reliable,
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 
@@ -192,11 +203,12 @@ def _b_factor(particles: ParticleMeasurement) -> float:
     return max(0.0, -4 * slope)
 
 
-def _contrast(particles: ParticleMeasurement) -> ContrastSpread | None:
-    """The variation of the contrast, where single particles are found."""
-    if not particles.detected or particles.problem:
+def _contrast_variation(particles: ParticleMeasurement) -> float | None:
+    """The variation of the contrast, where single particles are found and it is larger than its error."""
+    if particles.calibration is None or not particles.detected or particles.problem:
         return None
-    return contrast_spread(particles.score_bins, particles.real_scores, particles.generated_scores, particles.threshold)
+    certain = particles.spread**2 > CERTAIN_ERRORS * particles.calibration.spread_square_error
+    return particles.spread if certain else None
 
 
 def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles: ParticleMeasurement
