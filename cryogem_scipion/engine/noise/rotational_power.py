@@ -98,7 +98,7 @@ def seen_modulation(exposure: Exposure, defoci: Sequence[float], edge: int) -> A
 def _tile_curves(image: Float[Tensor, "y x"], edge: int) -> Array:
     """Rotational mean of each tile's periodogram."""
     ring, weight, total = _rings(edge)
-    powers = tile_periodograms(image, edge).double().numpy().reshape(-1, len(ring))
+    powers = tile_periodograms(image, edge).numpy().reshape(-1, len(ring))  # float32; bincount adds in float64
     curves: Array = np.stack([np.bincount(ring, power * weight)[:edge // 2] for power in powers]) / total
     return curves
 
