@@ -84,7 +84,17 @@ def chance_error(edge: int, pixels: float) -> Array:
 
 
 def seen_modulation(exposure: Exposure, defoci: Sequence[float], edge: int) -> Array:
-    """Return |CTF|², averaged over defocus values (Å), as spectra of tiles with this edge show it."""
+    """Return |CTF|², averaged over several defocus values, as power spectra of tiles show it.
+
+    Parameters
+    ----------
+    exposure
+        Gives pixel size and optics; its defocus does not count.
+    defoci
+        Å.
+    edge
+        Of the tiles, pixels.
+    """
     steps = 16
     half = edge // 2 * steps
     frequency = np.arange(half + 1) / half
