@@ -84,7 +84,17 @@ def chance_error(edge: int, pixels: float) -> Array:
 
 
 def seen_modulation(exposure: Exposure, defoci: Sequence[float], edge: int) -> Array:
-    """Return |CTF|², averaged over defocus values (Å), as spectra of tiles with this edge show it."""
+    """Return |CTF|², averaged over several defocus values, as power spectra of tiles show it.
+
+    Parameters
+    ----------
+    exposure
+        Gives pixel size and optics; its defocus does not count.
+    defoci
+        Å.
+    edge
+        Of the tiles, pixels.
+    """
     steps = 16
     half = edge // 2 * steps
     frequency = np.arange(half + 1) / half
@@ -98,7 +108,7 @@ def seen_modulation(exposure: Exposure, defoci: Sequence[float], edge: int) -> A
 def _tile_curves(image: Float[Tensor, "y x"], edge: int) -> Array:
     """Rotational mean of each tile's periodogram."""
     ring, weight, total = _rings(edge)
-    powers = tile_periodograms(image, edge).double().numpy().reshape(-1, len(ring))
+    powers = tile_periodograms(image, edge).numpy().reshape(-1, len(ring))  # float32; bincount adds in float64
     curves: Array = np.stack([np.bincount(ring, power * weight)[:edge // 2] for power in powers]) / total
     return curves
 
