@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Quantities that ``cryogem measure`` finds without labels, against what the labels of the same micrographs tell.
+
+    python benchmarks/measurement.py --name movies --real 'MICROGRAPHS/*.mrc' --labels 'LABELLED/*.json' --volume MAP \\
+        --pixel-size 3 --amplitude-contrast 0.07 --out OUT
+
+1. ``cryogem measure`` runs on the micrographs of --real. It does not see the labels.
+2. ``cryogem simulate --config OUT/measured/settings.json`` and ``cryogem generate --noise spectrum`` make a set with
+   nothing else set.
+3. The labels give the true values; the generated set gives the profile of its particles.
+
+A label has x, y (pixels of --labels-pixel-size) and inside; it may have matrix (the orientation), and its file
+defocus_u, defocus_v and defocus_angle. Labels with inside = false do not count: they are too near to the border, or
+hidden by carbon or crystals. *Labelled* numbers of particles include those at the border and leave out hidden ones.
+
+Where labels have no orientations, each labelled place is matched with projections, and what that loses is corrected
+by a synthetic field (benchmarks/labelled_truth.py). --align names other, clearer images of the same fields for the
+matching, such as averages of all frames for single frames.
+"""
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from labelled_truth import (
+    Field,
+    matched,
+    matching_correction,
+    mean_envelope,
+    mean_profile,
+    nearest_distances,
+    registered,
+    signal_to_noise,
+    strength,
+)
+from markdown_table import MarkdownTable
+
+from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
+from cryogem_scipion.engine.io.dataset import read_manifest, read_table
+from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.measurement.defocus import fit_ctfs
+from cryogem_scipion.engine.measurement.measure import map_power
+from cryogem_scipion.engine.noise.real_micrograph import real_files
+from cryogem_scipion.engine.simulation.optics import Optics
+from cryogem_scipion.engine.simulation.projection import prepare_projector
+from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
+
+SYNTHETIC_FIELDS = 2
+"""Fields from which the correction of the matching comes."""
+RESOLUTIONS = (60, 40, 30, 25, 20, 17, 15, 12)
+"""Å, at which the envelope is printed."""
+AGREEMENT = 0.1
+"""Part of the real ring and fringe by which those of the generated particles may differ."""
+
+
+def cryogem(*arguments):
+    """Run one stage of the program; its output goes to standard error."""
+    command = [sys.executable, "-m", "cryogem_scipion", *map(str, arguments)]
+    print("+", shlex.join(command[2:]), file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def make_sets(args):
+    """Measure, simulate and generate, unless that has been done."""
+    pixel = ["--real-pixel-size", args.real_pixel_size] if args.real_pixel_size else []
+    if not (args.out / "measured/manifest.json").exists():
+        optics = ["--voltage-kv", args.voltage_kv, "--cs-mm", args.cs_mm, "--amplitude-contrast",
+                  args.amplitude_contrast, *(["--phase-shift-degrees", args.phase_shift] if args.phase_shift else [])]
+        cryogem("measure", "--real", *args.real, *pixel, "--volume", args.volume, "--pixel-size", args.pixel_size,
+                *optics, "--micrographs", args.micrographs, "--threads", args.threads, "--seed", args.seed,
+                "--out", args.out / "measured")
+    if not (args.out / "sim/manifest.json").exists():
+        cryogem("simulate", "--config", args.out / "measured/settings.json", "--micrographs", args.generated,
+                "--threads", args.threads, "--seed", args.seed, "--no-extract", "--out", args.out / "sim")
+    if not (args.out / "gen/manifest.json").exists():
+        cryogem("generate", "--noise", "spectrum", "--real", *args.real, *pixel, "--simulation", args.out / "sim",
+                "--micrographs", args.generated, "--threads", args.threads, "--seed", args.seed, "--no-extract",
+                "--out", args.out / "gen")
+
+
+def working_image(path, args, pixel_size):
+    """The micrograph at the working pixel size, with particles dark."""
+    image, recorded = read_mrc(path, 2)
+    pixel_size = pixel_size or recorded
+    target = working_shape(image.shape, pixel_size, args.pixel_size)
+    cut = torch.tensor(image[:target.crop[0], :target.crop[1]]).float()
+    return (-1 if args.bright else 1) * fourier_crop(cut, target.shape), target.pixel_size
+
+
+def labelled_fields(args, base, power):
+    """The labelled micrographs of --real; their CTFs are those of the labels, else fitted."""
+    files = {path.stem: path for path in real_files(args.real)}
+    labels = {path.stem: json.loads(path.read_text()) for path in real_files(args.labels) if path.stem in files}
+    if not labels:
+        raise SystemExit("no label file has the name of a micrograph; check --real and --labels")
+    clear = {path.stem: path for path in real_files(args.align)} if args.align else files
+    fitted = {} if "defocus_u" in next(iter(labels.values())) else dict(zip(labels, fit_ctfs(
+        (torch.tensor(read_mrc(clear[name], 2)[0]).float() for name in labels), own_pixel_size(args, clear, labels),
+        base, power), strict=True))
+    inner = min(border_distance(label, args, files[name]) for name, one in labels.items()
+                for label in one["particles"] if label["inside"])
+    fields = []
+    for name, one in labels.items():
+        image, pixel_size = working_image(files[name], args, args.real_pixel_size)
+        particles = one["particles"]
+        counted = torch.tensor([particle["inside"] for particle in particles])
+        border = torch.tensor([border_distance(particle, args, files[name]) < inner for particle in particles])
+        centres = torch.tensor([[particle["y"], particle["x"]] for particle in particles]).double()
+        optics = fitted[name].optics if fitted else replace(
+            base, defocus_u_angstrom=one["defocus_u"], defocus_v_angstrom=one["defocus_v"],
+            defocus_angle_degrees=one["defocus_angle"])
+        rotations = torch.tensor([particle["matrix"] for particle in particles]) if "matrix" in particles[0] else None
+        fields.append(Field(name, image, pixel_size, centres * args.labels_pixel_size / pixel_size, counted,
+                            counted | border, optics, rotations))
+    return fields
+
+
+def own_pixel_size(args, files, names):
+    """Å per pixel of the images whose CTFs are fitted."""
+    first = files[next(iter(names))]
+    return read_mrc(first, 2)[1] if args.align or not args.real_pixel_size else args.real_pixel_size
+
+
+def border_distance(particle, args, file):
+    """Distance of a label from the nearest border, Å."""
+    image, recorded = read_mrc(file, 2)
+    pixel_size = args.real_pixel_size or recorded
+    x, y = (particle[axis] * args.labels_pixel_size for axis in "xy")
+    return min(x, y, image.shape[1] * pixel_size - x, image.shape[0] * pixel_size - y)
+
+
+def with_orientations(fields, args, projector, diameter):
+    """The fields with orientations, and the factor by which matching has lost amplitude in each band."""
+    if fields[0].rotations is not None:
+        return fields, 1.0
+    clear = fields
+    if args.align:
+        paths = {path.stem: path for path in real_files(args.align)}
+        clear = [replace(field, image=working_image(paths[field.name], args, None)[0]) for field in fields]
+    clear = [matched(field, projector, diameter) for field in clear]
+    correction = matching_correction(clear[:SYNTHETIC_FIELDS], projector, diameter)
+    if args.align:
+        clear = [registered(replace(found, image=field.image), projector, diameter)
+                 for found, field in zip(clear, fields, strict=True)]
+    return clear, correction
+
+
+def generated_fields(folder):
+    """The generated micrographs with their labels."""
+    manifest = read_manifest(folder)
+    _, micrographs = read_table(folder / "micrographs.star", "micrographs")
+    _, particles = read_table(folder / "particles.star", "particles")
+    fields = []
+    for name in micrographs["rlnMicrographName"]:
+        rows = particles[particles["rlnMicrographName"] == name]
+        centres = torch.tensor(np.stack([rows[f"rlnCoordinate{axis}"] - rows[f"rlnOrigin{axis}Angst"]
+                                         / manifest.pixel_size for axis in "YX"], 1))
+        whole = torch.tensor(rows["cryogemWhole"].to_numpy() == 1)
+        fields.append(Field(name, torch.tensor(read_mrc(folder / name, 2)[0]), manifest.pixel_size, centres, whole,
+                            torch.ones_like(whole), Optics(300.0, 2.7, 0.1, 0.0, 0.0, 0.0)))
+    return fields
+
+
+def interval(measured, name):
+    """Text of the interval of a measured quantity; empty where the report has none."""
+    for low, high in ((f"{name}_low", f"{name}_high"),):
+        if measured.get(low) is not None and measured.get(high) is not None:
+            return f" ({measured[low]:.3g} to {measured[high]:.3g})"
+    if measured.get(f"{name}_interval"):
+        low, high = measured[f"{name}_interval"]
+        return f" ({low:.3g} to {high:.3g})"
+    if measured.get(f"{name}_error") is not None:
+        return f" ± {measured[f'{name}_error']:.2g}"
+    return ""
+
+
+def difference(value, truth):
+    """Relative difference in percent."""
+    return "–" if value is None or not truth else f"{100 * (value / truth - 1):+.0f} %"
+
+
+def print_fields(report, fields):
+    """One row for each labelled micrograph: number of particles, defocus and astigmatism."""
+    rows = {Path(row["name"]).stem: row for row in report["micrographs"]}
+    known = fields[0].rotations is not None and any(field.optics.defocus_u_angstrom for field in fields)
+    table = MarkdownTable("micrograph", "particles", "labelled", "difference", "defocus (Å)", "reliable", "true (Å)",
+                          "difference (Å)", "astigmatism (Å), angle", "true")
+    found, labelled, errors = [], [], []
+    for field in fields:
+        row = rows.get(field.name)
+        if row is None:
+            continue
+        count = int(field.visible.sum())
+        found.append(row["particles"])
+        labelled.append(count)
+        u, v = row["defocus_u_angstrom"], row["defocus_v_angstrom"]
+        truth = field.optics
+        true = (truth.defocus_u_angstrom + truth.defocus_v_angstrom) / 2
+        errors.append((u + v) / 2 - true)
+        table.row(field.name, f"{row['particles']:.0f} ± {row['particles_error']:.0f}", str(count),
+                  difference(row["particles"], count), f"{(u + v) / 2:.0f} ± {row['defocus_error_angstrom']:.0f}",
+                  "yes" if row["defocus_reliable"] else "no",
+                  f"{true:.0f}" if known else "–", f"{errors[-1]:+.0f}" if known else "–",
+                  f"{u - v:.0f}, {row['defocus_angle_degrees']:.0f}°",
+                  f"{truth.defocus_u_angstrom - truth.defocus_v_angstrom:.0f}, {truth.defocus_angle_degrees:.0f}°"
+                  if known else "–")
+    print()
+    if known:
+        print(f"Error of the defocus: {np.median(np.abs(errors)):.0f} Å in the median, {np.abs(errors).max():.0f} Å at "
+              "most.\n")
+    return np.array(found), np.array(labelled)
+
+
+def print_quantities(report, fields, truth_snr, found, labelled, generated):
+    """One row for each quantity of the whole set."""
+    measured, kept = report["measured"], report["not_reliable"]
+    area = np.prod(report["settings"]["micrograph_size"]) / np.mean([field.image.numel() for field in fields])
+    table = MarkdownTable("quantity", "measured", "labels", "difference", "in settings.json")
+
+    def row(name, label, key, true, digits=3, error=""):
+        value = measured.get(key)
+        used = "no" if key in kept or key not in report["settings"] else "yes"
+        shown = "–" if value is None else f"{value:.{digits}g}{interval(measured, key)}"
+        table.row(label, shown, "–" if true is None else f"{true:.{digits}g}{error}", difference(value, true), used)
+
+    def spread(values):
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    row("number", "particles in a micrograph, mean", "particles_mean", float(labelled.mean() * area))
+    row("sigma", "the same, standard deviation", "particles_sigma", spread(labelled))
+    row("distance", "distance (Å): 5 % quantile of nearest neighbours", "particle_distance",
+        float(np.quantile(nearest_distances(fields), 0.05)))
+    row("snr", "signal-to-noise ratio", "snr", truth_snr[0], error=f" ± {truth_snr[1]:.1g}")
+    true = [(field.optics.defocus_u_angstrom + field.optics.defocus_v_angstrom) / 2 for field in fields]
+    known = fields[0].rotations is not None
+    row("defocus_min", "lowest defocus (Å)", "defocus_min", min(true) if known else None, 5)
+    row("defocus_max", "highest defocus (Å)", "defocus_max", max(true) if known else None, 5)
+    table.row("contrast sign", f"{measured['contrast_sign']} ({measured['contrast_sign_errors']:.1f} standard errors)",
+              "dark", "–", "–")
+    distance = float(np.quantile(nearest_distances(generated), 0.05))
+    print(f"\nParticles of the labelled micrographs: {found.sum():.0f} found, {labelled.sum()} labelled "
+          f"({difference(found.sum(), labelled.sum())}). Distance of the generated particles, the same quantile: "
+          f"{distance:.0f} Å.\n")
+
+
+def print_envelope(report, strengths, correction):
+    """Envelope of the signal, measured and from the labels, at some resolutions."""
+    measured = report["measured"]
+    frequency, envelope, error = (np.array(measured[key]) for key in
+                                  ("envelope_frequency", "envelope", "envelope_error"))
+    truth, truth_error = mean_envelope(strengths)
+    middle = strengths[0].frequency
+    reference = (middle > 1 / 60) & (middle < 1 / 30)
+    level = np.average(truth[reference], weights=1 / truth_error[reference] ** 2)
+    own = (frequency > 1 / 60) & (frequency < 1 / 30)
+    own_level = float(np.average(envelope[own], weights=1 / np.maximum(error[own], 1e-3) ** 2)) if own.any() else 1.0
+    table = MarkdownTable("resolution (Å)", "measured", "labels", "difference")
+    differences = []
+    for resolution in RESOLUTIONS:
+        if not middle[0] <= 1 / resolution <= middle[-1] or 1 / resolution > frequency[-1]:
+            continue
+        value, true, true_error = (float(np.interp(1 / resolution, *curve)) for curve in (
+            (frequency, envelope / own_level), (middle, truth / level), (middle, truth_error / level)))
+        differences.append(value - true)
+        table.row(str(resolution), f"{value:.2f} ± {np.interp(1 / resolution, frequency, error / own_level):.2f}",
+                  f"{true:.2f} ± {true_error:.2f}", f"{value - true:+.2f}")
+    lost = "" if np.ndim(correction) == 0 else " The labels' curve is corrected for what matching loses: " + ", ".join(
+        f"{np.interp(1 / resolution, middle, 1 / correction):.2f} at {resolution} Å" for resolution in (40, 25, 17)) + "."
+    print(f"\nBoth envelopes are 1 between 60 and 30 Å.{lost}\n")
+
+
+def print_profiles(real, generated, diameter, name):
+    """Ring and fringe of the mean profile of the particles, real and generated."""
+    table = MarkdownTable("mean particle", "real", "generated", "generated / real", f"within {AGREEMENT:.0%}")
+    profiles = [mean_profile(fields, diameter) for fields in (real, generated)]
+    lows = [int(profile.argmin()) for profile in profiles]
+    highs = [low + int(profile[low:].argmax()) for low, profile in zip(lows, profiles, strict=True)]
+    pixel_size = real[0].pixel_size
+    for label, places in (("dark ring (deviations of the micrograph)", lows), ("bright fringe", highs)):
+        values = [float(profile[place]) for profile, place in zip(profiles, places, strict=True)]
+        ratio = values[1] / values[0]
+        table.row(label, f"{values[0]:+.3f} at {places[0] * pixel_size:.0f} Å",
+                  f"{values[1]:+.3f} at {places[1] * pixel_size:.0f} Å", f"{ratio:.2f}",
+                  "yes" if abs(ratio - 1) <= AGREEMENT else "**no**")
+    error = float(np.sqrt(np.mean((profiles[1] - profiles[0]) ** 2)))
+    table.row("whole profile, root mean square", f"{float(np.sqrt(np.mean(profiles[0] ** 2))):.3f}",
+              f"difference {error:.3f}", "–", "–")
+    print()
+
+
+def main():
+    """Run the stages and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the data set, for the heading")
+    parser.add_argument("--real", nargs="+", required=True, help="patterns of the micrographs")
+    parser.add_argument("--real-pixel-size", type=float, help="Å; default: that of the headers")
+    parser.add_argument("--labels", nargs="+", required=True, help="patterns of the labels' JSON files")
+    parser.add_argument("--labels-pixel-size", type=float, help="Å; default: --pixel-size")
+    parser.add_argument("--align", nargs="+", help="patterns of clearer images of the same fields, particles dark")
+    parser.add_argument("--volume", type=Path, required=True, help="map of the particle")
+    parser.add_argument("--pixel-size", type=float, required=True, help="working pixel size (Å)")
+    parser.add_argument("--voltage-kv", type=float, default=300.0)
+    parser.add_argument("--cs-mm", type=float, default=2.7)
+    parser.add_argument("--amplitude-contrast", type=float, default=0.1)
+    parser.add_argument("--phase-shift", type=float, default=0.0, help="degrees")
+    parser.add_argument("--bright", action="store_true", help="particles are bright in the micrographs of --real")
+    parser.add_argument("--micrographs", type=int, default=12, help="micrographs measured at most")
+    parser.add_argument("--generated", type=int, default=12, help="micrographs to generate")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder for all files; finished stages are not repeated")
+    args = parser.parse_args()
+    args.labels_pixel_size = args.labels_pixel_size or args.pixel_size
+    args.out.mkdir(parents=True, exist_ok=True)
+    make_sets(args)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    report = json.loads((args.out / "measured/measurement.json").read_text())
+    volume = read_volume(args.volume, None)
+    projector, diameter = prepare_projector(volume), diameter_angstrom(volume)
+    base = Optics(args.voltage_kv, args.cs_mm, args.amplitude_contrast, 0.0, 0.0, 0.0, args.phase_shift)
+    fields = labelled_fields(args, base, map_power(volume))
+    generated = generated_fields(args.out / "gen")
+    print(f"#### {args.name}\n")
+    found, labelled = print_fields(report, fields)
+    placed, correction = with_orientations(fields, args, projector, diameter)
+    strengths = [strength(field, projector, diameter) for field in placed]
+    strengths = [replace(one, amplitude=one.amplitude * correction, error=one.error * correction) for one in strengths]
+    print_quantities(report, fields, signal_to_noise(strengths, placed[0].pixel_size), found, labelled, generated)
+    print_envelope(report, strengths, correction)
+    print_profiles(placed, generated, diameter, args.name)
+    for warning in report["warnings"]:
+        print(f"- warning of `cryogem measure`: {warning}")
+
+
+if __name__ == "__main__":
+    main()
