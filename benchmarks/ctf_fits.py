@@ -5,7 +5,7 @@
         --python ENV/bin/python
 
 ENV is an environment with torch-ctf-estimation (teamtomo) and mrcfile. Both programs get the same micrographs at their
-own pixel size, the same optics, and the same range of defocus. The labels have defocus_u, defocus_v (Å) and
+own pixel size, the same optics, and the same range of defocus. The other program fits in one dimension, then in two. The labels have defocus_u, defocus_v (Å) and
 defocus_angle (degrees); without --labels, the programs are compared with each other. Without --python, only CryoGEM
 runs. The differences are those of the mean of the two defocus values; only reliable fits of CryoGEM count.
 """
@@ -28,10 +28,8 @@ from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.simulation.volume import read_volume
 
-LOWEST = 40.0
-"""Å; lowest resolution that the other program fits."""
-FINEST = 4.0
-"""Å; highest resolution, but not above 0.95 of the Nyquist frequency."""
+NYQUIST_PART = 0.95
+"""Part of the Nyquist frequency up to which the other program fits at most."""
 
 
 def other_fits(args, files, pixel_size):
@@ -40,7 +38,7 @@ def other_fits(args, files, pixel_size):
         return []
     request = {"files": [str(file) for file in files], "pixel_size": pixel_size, "voltage_kv": args.voltage_kv,
                "cs_mm": args.cs_mm, "amplitude_contrast": args.amplitude_contrast,
-               "range": [LOWEST, max(FINEST, 2 * pixel_size / 0.95)], "patch": 512 if pixel_size < 2.5 else 256,
+               "range": [args.other_range[0], max(args.other_range[1], 2 * pixel_size / NYQUIST_PART)], "patch": 512 if pixel_size < 2.5 else 256,
                "defocus": [float(DEFOCI[0]) / 1e4, float(DEFOCI[-1]) / 1e4]}
     script = Path(__file__).with_name("torch_ctf_fits.py")
     output = subprocess.run([args.python, script], input=json.dumps(request), check=True, stdout=subprocess.PIPE,
@@ -57,9 +55,12 @@ def axes_of(optics):
 def summary(name, differences, astigmatisms):
     """One line: median and largest difference."""
     differences = np.array(differences)
-    print(f"- {name}, {len(differences)} fields: defocus differs by {np.median(np.abs(differences)):.0f} Å in the median, "
-          f"{np.abs(differences).max():.0f} Å at most (mean {differences.mean():+.0f} Å); astigmatism, as a vector, by "
-          f"{np.median(astigmatisms):.0f} Å in the median, {np.max(astigmatisms):.0f} Å at most")
+    text = (f"- {name}, {len(differences)} fields: defocus differs by {np.median(np.abs(differences)):.0f} Å in the median, "
+            f"{np.abs(differences).max():.0f} Å at most (mean {differences.mean():+.0f} Å)")
+    if astigmatisms:
+        text += (f"; astigmatism, as a vector, by {np.median(astigmatisms):.0f} Å in the median, "
+                 f"{max(astigmatisms):.0f} Å at most")
+    print(text)
 
 
 def main():
@@ -73,6 +74,8 @@ def main():
     parser.add_argument("--cs-mm", type=float, default=2.7)
     parser.add_argument("--amplitude-contrast", type=float, default=0.1)
     parser.add_argument("--python", help="Python of an environment with torch-ctf-estimation")
+    parser.add_argument("--other-range", type=float, nargs=2, default=(30.0, 4.0),
+                        help="lowest and highest resolution (Å) that the other program fits")
     args = parser.parse_args()
     torch.set_num_threads(1)
     files = real_files(args.real)
@@ -84,8 +87,8 @@ def main():
     others = other_fits(args, files, pixel_size)
     truth = [json.loads((args.labels / f"{file.stem}.json").read_text()) for file in files] if args.labels else []
     table = MarkdownTable("micrograph", "CryoGEM: U, V (Å), angle (°)", "± (Å)", "reliable",
-                          *(["true"] if truth else []), *(["torch-ctf-estimation"] if others else []))
-    ours, theirs, trues, used = [], [], [], []
+                          *(["true"] if truth else []), *(["torch-ctf-estimation: 2D; 1D"] if others else []))
+    ours, theirs, radial, trues, used = [], [], [], [], []
     for number, (file, fit) in enumerate(zip(files, fits, strict=True)):
         optics = fit.optics
         ours.append((optics.defocus_u_angstrom, optics.defocus_v_angstrom, optics.defocus_angle_degrees))
@@ -97,20 +100,24 @@ def main():
         if others:
             other = others[number]
             theirs.append((other["u"], other["v"], other["angle"]))
-            cells.append("{:.0f}, {:.0f}, {:.0f}".format(*theirs[-1]))
+            radial.append((other["radial"], other["radial"], 0.0))
+            cells.append("{:.0f}, {:.0f}, {:.0f}".format(*theirs[-1]) + f"; {other['radial']:.0f}")
         used.append(fit in reliable)
         table.row(file.stem, "{:.0f}, {:.0f}, {:.0f}".format(*ours[-1]), f"{fit.error_angstrom:.0f}",
                   "yes" if used[-1] else "no", *cells)
     print()
-    for name, first, second in (("CryoGEM against the truth", ours, trues), ("torch-ctf-estimation against the truth",
-                                theirs, trues), ("CryoGEM against torch-ctf-estimation", ours, theirs)):
+    comparisons = [("CryoGEM against the truth", ours, trues), ("torch-ctf-estimation, 2D, against the truth", theirs, trues),
+                   ("torch-ctf-estimation, 1D, against the truth", radial, trues),
+                   ("CryoGEM against torch-ctf-estimation, 2D", ours, theirs),
+                   ("CryoGEM against torch-ctf-estimation, 1D", ours, radial)]
+    for name, first, second in comparisons:
         pairs = [(a, b) for a, b, use in zip(first, second, used, strict=False) if use]
         if pairs:
-            summary(name, [(a[0] + a[1] - b[0] - b[1]) / 2 for a, b in pairs],
-                    [float(np.hypot(*(axes_of(a) - axes_of(b)))) for a, b in pairs])
+            vectors = [] if first is radial or second is radial else [axes_of(a) - axes_of(b) for a, b in pairs]
+            summary(name, [(a[0] + a[1] - b[0] - b[1]) / 2 for a, b in pairs], [float(np.hypot(*one)) for one in vectors])
     errors = [fit.error_angstrom for fit in reliable]
     if errors:
-        print(f"- standard error from halves of the field: {np.median(errors):.0f} Å in the median, "
+        print(f"- standard error that CryoGEM states: {np.median(errors):.0f} Å in the median, "
               f"{max(errors):.0f} Å at most; {len(fits) - len(reliable)} of {len(fits)} fits are marked as not reliable")
 
 

@@ -240,7 +240,8 @@ def test_ctf_fits_are_compared_with_the_truth_and_with_another_program(tmp_path,
         label = {"defocus_u": 20000 + 1000 * number, "defocus_v": 20000 + 1000 * number, "defocus_angle": 0}
         (tmp_path / f"{number}.json").write_text(json.dumps(label))
     program = tmp_path / "python"
-    rows = [json.dumps({"u": 20050.0 + 1000 * number, "v": 19950.0 + 1000 * number, "angle": 90.0})
+    rows = [json.dumps({"u": 20050.0 + 1000 * number, "v": 19950.0 + 1000 * number, "angle": 90.0,
+                        "radial": 20300 + 1000 * number})
             for number in range(4)]
     program.write_text("#!/bin/sh\ncat > request\n" + "".join(f"echo '{row}'\n" for row in rows))
     program.chmod(0o755)
@@ -255,11 +256,12 @@ def test_ctf_fits_are_compared_with_the_truth_and_with_another_program(tmp_path,
     module.main()
     text = capsys.readouterr().out
     assert "CryoGEM against the truth, 3 fields: defocus differs by 100 Å in the median, 100 Å at most (mean +100" in text
-    assert "torch-ctf-estimation against the truth, 3 fields: defocus differs by 0 Å in the median" in text
+    assert "torch-ctf-estimation, 1D, against the truth, 3 fields: defocus differs by 300 Å in the median" in text
+    assert "torch-ctf-estimation, 2D, against the truth, 3 fields: defocus differs by 0 Å in the median" in text
     assert "astigmatism, as a vector, by 100 Å in the median" in text
     assert "1 of 4 fits are marked as not reliable" in text
     request = json.loads((tmp_path / "request").read_text())
-    assert request["range"] == [40, pytest.approx(4.21, abs=0.01)]  # 0.95 of the Nyquist frequency
+    assert request["range"] == [30, pytest.approx(4.21, abs=0.01)]  # 0.95 of the Nyquist frequency
     assert request["defocus"] == [0.3, pytest.approx(4.99)]
 
 

@@ -31,6 +31,8 @@ SOLE = 25.0
 """Gain in chi square over any other defocus from which a micrograph alone tells the strength of the rings ..."""
 CERTAIN = 20.0
 """... and from which its defocus is certain, at strengths that the set shares."""
+MORE_BENDS = 2
+"""Added to the degree of the floor, to see how much the defocus depends on it."""
 ROUNDS = 4
 CANDIDATES = 20
 ASTIGMATISM = 1500.0
@@ -45,7 +47,7 @@ class CtfFit:
 
     optics: Optics
     error_angstrom: float
-    """Standard error of the mean defocus, from halves of the field."""
+    """Standard error of the mean defocus, from halves of the field and from a floor with more bends."""
     score: float
     """Correlation of the spectrum without its floor with the fitted rings, from −1 to 1."""
     advantage: float
@@ -134,7 +136,7 @@ def known_fit(optics: Optics) -> CtfFit:
 
 def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
             particle_power: tuple[Array, Array] | None) -> list[RingModel]:
-    """The model of the whole field, and of its top, bottom, left and right half."""
+    """The model of the whole field, of its top, bottom, left and right half, and of the whole with another floor."""
     image, pixel_size = _resampled(image.to(torch.float32), pixel_size)
     y, x = image.shape[0] // 2, image.shape[1] // 2
     highest = min(HIGHEST, 0.47 / pixel_size)
@@ -143,7 +145,9 @@ def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
         spectrum = polar_spectrum(part, pixel_size, _tile(min(part.shape)))
         power = None if particle_power is None else np.interp(spectrum.frequency, *particle_power)
         models.append(RingModel(spectrum, base, power, highest))
-    return models
+        if part is image:
+            bent = RingModel(spectrum, base, power, highest, MORE_BENDS)
+    return [*models, bent]
 
 
 def _common_scans(models: Sequence[RingModel], strength: Array) -> list[Array]:
@@ -180,14 +184,16 @@ def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     whole = models[0]
     optics = _refined(whole, start)
     means = [_mean_defocus(half, optics) for half in models[1:]]
-    # The mean of two halves errs by half of their difference.
-    error = math.sqrt(((means[0] - means[1]) ** 2 + (means[2] - means[3]) ** 2) / 2) / 2
+    own = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
+    # The mean of two halves errs by half of their difference. Halves share what the model of the floor gets wrong; about
+    # half of what another floor changes is due to each of the two.
+    halves = math.sqrt(((means[0] - means[1]) ** 2 + (means[2] - means[3]) ** 2) / 2) / 2
+    error = math.hypot(halves, (means[4] - own) / 2)
     _, floor, rings = whole.fit(optics)
     found = whole.values - floor[:, None]
-    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
-    inside = DEFOCI[0] < mean < DEFOCI[-1]
-    near = abs(mean - start.defocus_u_angstrom) < max(0.1 * mean, 500)
-    reliable = advantage > CERTAIN and error < max(0.03 * mean, 300) and inside and near
+    inside = DEFOCI[0] < own < DEFOCI[-1]
+    near = abs(own - start.defocus_u_angstrom) < max(0.1 * own, 500)
+    reliable = advantage > CERTAIN and error < max(0.03 * own, 300) and inside and near
     relative = whole.rotational_mean(found), whole.rotational_mean(rings)
     return CtfFit(optics, error, _correlation(found, rings, whole.count), advantage, bool(reliable),
                   _resolution(whole, *relative), whole.frequency, *relative)
