@@ -19,6 +19,7 @@ matching, such as averages of all frames for single frames.
 """
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -47,7 +48,7 @@ from cryogem_scipion.engine.measurement.defocus import fit_ctfs
 from cryogem_scipion.engine.measurement.measure import map_power
 from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.simulation.optics import Optics
-from cryogem_scipion.engine.simulation.projection import prepare_projector
+from cryogem_scipion.engine.simulation.projection import prepare_projector, rotation_matrices
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
 
 SYNTHETIC_FIELDS = 2
@@ -150,7 +151,7 @@ def with_orientations(fields, args, projector, diameter):
     return clear, correction
 
 
-def generated_fields(folder):
+def generated_fields(folder, base):
     """The generated micrographs with their labels."""
     manifest = read_manifest(folder)
     _, micrographs = read_table(folder / "micrographs.star", "micrographs")
@@ -158,11 +159,16 @@ def generated_fields(folder):
     fields = []
     for name in micrographs["rlnMicrographName"]:
         rows = particles[particles["rlnMicrographName"] == name]
+        if rows.empty:
+            continue
         centres = torch.tensor(np.stack([rows[f"rlnCoordinate{axis}"] - rows[f"rlnOrigin{axis}Angst"]
                                          / manifest.pixel_size for axis in "YX"], 1))
         whole = torch.tensor(rows["cryogemWhole"].to_numpy() == 1)
+        angles = torch.tensor(rows[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(float))
+        u, v, angle = (float(rows[f"rlnDefocus{end}"].median()) for end in ("U", "V", "Angle"))
+        optics = replace(base, defocus_u_angstrom=u, defocus_v_angstrom=v, defocus_angle_degrees=angle)
         fields.append(Field(name, torch.tensor(read_mrc(folder / name, 2)[0]), manifest.pixel_size, centres, whole,
-                            torch.ones_like(whole), Optics(300.0, 2.7, 0.1, 0.0, 0.0, 0.0)))
+                            torch.ones_like(whole), optics, rotation_matrices(angles)))
     return fields
 
 
@@ -216,36 +222,44 @@ def print_fields(report, fields):
     return np.array(found), np.array(labelled)
 
 
-def print_quantities(report, fields, truth_snr, found, labelled, generated):
-    """One row for each quantity of the whole set."""
+def mean_defoci(fields):
+    """Mean of the two defocus values of each field, Å."""
+    return [(field.optics.defocus_u_angstrom + field.optics.defocus_v_angstrom) / 2 for field in fields]
+
+
+def print_quantities(report, fields, labels_snr, found, labelled, generated, generated_snr):
+    """One row for each quantity of the whole set: measured, from the labels, and from the labels of the generated set."""
     measured, kept = report["measured"], report["not_reliable"]
     area = np.prod(report["settings"]["micrograph_size"]) / np.mean([field.image.numel() for field in fields])
-    table = MarkdownTable("quantity", "measured", "labels", "difference", "in settings.json")
-
-    def row(name, label, key, true, digits=3, error=""):
-        value = measured.get(key)
-        used = "no" if key in kept or key not in report["settings"] else "yes"
-        shown = "–" if value is None else f"{value:.{digits}g}{interval(measured, key)}"
-        table.row(label, shown, "–" if true is None else f"{true:.{digits}g}{error}", difference(value, true), used)
+    table = MarkdownTable("quantity", "measured", "labels", "difference", "generated set", "in settings.json")
+    counts = np.array([len(field.centres) for field in generated])
 
     def spread(values):
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
-    row("number", "particles in a micrograph, mean", "particles_mean", float(labelled.mean() * area))
-    row("sigma", "the same, standard deviation", "particles_sigma", spread(labelled))
-    row("distance", "distance (Å): 5 % quantile of nearest neighbours", "particle_distance",
-        float(np.quantile(nearest_distances(fields), 0.05)))
-    row("snr", "signal-to-noise ratio", "snr", truth_snr[0], error=f" ± {truth_snr[1]:.1g}")
-    true = [(field.optics.defocus_u_angstrom + field.optics.defocus_v_angstrom) / 2 for field in fields]
+    def text(value, digits, error=math.nan):
+        return "–" if value is None else f"{value:.{digits}g}" + (f" ± {error:.1g}" if math.isfinite(error) else "")
+
+    def row(label, key, true, made, digits=3):
+        value = measured.get(key)
+        used = "no" if key in kept or key not in report["settings"] else "yes"
+        (true, *error), (made, *made_error) = true, made
+        table.row(label, text(value, digits) + (interval(measured, key) if value is not None else ""),
+                  text(true, digits, *error), difference(value, true), text(made, digits, *made_error), used)
+
+    row("particles in a micrograph, mean", "particles_mean", (float(labelled.mean() * area),), (float(counts.mean()),))
+    row("the same, standard deviation", "particles_sigma", (spread(labelled),), (spread(counts),))
+    row("distance (Å): 5 % quantile of nearest neighbours", "particle_distance",
+        (float(np.quantile(nearest_distances(fields), 0.05)),), (float(np.quantile(nearest_distances(generated), 0.05)),))
+    row("signal-to-noise ratio", "snr", labels_snr, generated_snr)
     known = fields[0].rotations is not None
-    row("defocus_min", "lowest defocus (Å)", "defocus_min", min(true) if known else None, 5)
-    row("defocus_max", "highest defocus (Å)", "defocus_max", max(true) if known else None, 5)
+    true, made = mean_defoci(fields), mean_defoci(generated)
+    row("lowest defocus (Å)", "defocus_min", (min(true) if known else None,), (min(made),), 5)
+    row("highest defocus (Å)", "defocus_max", (max(true) if known else None,), (max(made),), 5)
     table.row("contrast sign", f"{measured['contrast_sign']} ({measured['contrast_sign_errors']:.1f} standard errors)",
-              "dark", "–", "–")
-    distance = float(np.quantile(nearest_distances(generated), 0.05))
+              "dark", "–", "dark", "–")
     print(f"\nParticles of the labelled micrographs: {found.sum():.0f} found, {labelled.sum()} labelled "
-          f"({difference(found.sum(), labelled.sum())}). Distance of the generated particles, the same quantile: "
-          f"{distance:.0f} Å.\n")
+          f"({difference(found.sum(), labelled.sum())}).\n")
 
 
 def print_envelope(report, strengths, correction):
@@ -274,11 +288,15 @@ def print_envelope(report, strengths, correction):
     print(f"\nBoth envelopes are 1 between 60 and 30 Å.{lost}\n")
 
 
-def print_profiles(real, generated, diameter, name):
-    """Ring and fringe of the mean profile of the particles, real and generated."""
+def print_profiles(real, generated, diameter):
+    """Ring and fringe of the mean profile of the particles, real and generated.
+
+    The ring is the lowest value from an eighth of the diameter on: nearer to the centre, a mean has few pixels.
+    """
     table = MarkdownTable("mean particle", "real", "generated", "generated / real", f"within {AGREEMENT:.0%}")
     profiles = [mean_profile(fields, diameter) for fields in (real, generated)]
-    lows = [int(profile.argmin()) for profile in profiles]
+    first = round(diameter / 8 / real[0].pixel_size)
+    lows = [first + int(profile[first:].argmin()) for profile in profiles]
     highs = [low + int(profile[low:].argmax()) for low, profile in zip(lows, profiles, strict=True)]
     pixel_size = real[0].pixel_size
     for label, places in (("dark ring (deviations of the micrograph)", lows), ("bright fringe", highs)):
@@ -324,15 +342,17 @@ def main():
     projector, diameter = prepare_projector(volume), diameter_angstrom(volume)
     base = Optics(args.voltage_kv, args.cs_mm, args.amplitude_contrast, 0.0, 0.0, 0.0, args.phase_shift)
     fields = labelled_fields(args, base, map_power(volume))
-    generated = generated_fields(args.out / "gen")
+    generated = generated_fields(args.out / "gen", base)
     print(f"#### {args.name}\n")
     found, labelled = print_fields(report, fields)
     placed, correction = with_orientations(fields, args, projector, diameter)
     strengths = [strength(field, projector, diameter) for field in placed]
     strengths = [replace(one, amplitude=one.amplitude * correction, error=one.error * correction) for one in strengths]
-    print_quantities(report, fields, signal_to_noise(strengths, placed[0].pixel_size), found, labelled, generated)
+    made = [strength(field, projector, diameter) for field in generated]
+    print_quantities(report, fields, signal_to_noise(strengths, placed[0].pixel_size), found, labelled, generated,
+                     signal_to_noise(made, generated[0].pixel_size))
     print_envelope(report, strengths, correction)
-    print_profiles(placed, generated, diameter, args.name)
+    print_profiles(placed, generated, diameter)
     for warning in report["warnings"]:
         print(f"- warning of `cryogem measure`: {warning}")
 

@@ -73,6 +73,12 @@ def test_a_benchmark_that_needs_data_gets_its_arguments(runner, monkeypatch):
     assert "### far\n\n`python benchmarks/one.py --map x.mrc`" in text
     assert "1.5x --map" in text
     assert "old" in text  # the other sections stay as they are
+    for data in ("first", "second"):
+        monkeypatch.setattr(sys, "argv", ["run.py", f"far:{data}", "--", "--map", f"/a/long/way/to/{data} *.mrc"])
+        runner.main()
+    text = runner.RESULTS.read_text()
+    for data in ("first", "second"):
+        assert f"### far:{data}\n\n`python benchmarks/one.py --map 'to/{data} *.mrc'`" in text
     monkeypatch.setattr(sys, "argv", ["run.py", "far"])
     with pytest.raises(SystemExit, match="no benchmark 'far'; choose from one, two; with -- and its arguments: far"):
         runner.main()
