@@ -60,7 +60,8 @@ def make_sets(args):
     sim = out / "sim"
     if not (sim / "manifest.json").exists():
         cryogem("simulate", *simulation_settings(args), "--micrographs", 24, "--out", sim)
-    real = ["--real", *args.real, "--real-pixel-size", args.real_pixel_size or args.pixel_size]
+    real = ["--real", *args.real, "--real-pixel-size", args.real_pixel_size or args.pixel_size, "--real-contrast",
+            args.real_contrast]
     common = ["--simulation", sim, "--micrographs", args.micrographs, "--no-extract", "--seed", args.seed]
     without_training = {"gaussian": ["--noise", "gaussian", *real], "gaussian01": ["--noise", "gaussian", "--snr", 0.1],
                         "stationary": ["--noise", "spectrum", "--no-contaminants", *real],
@@ -158,6 +159,7 @@ def main():
     parser.add_argument("--defocus", type=float, nargs=2, default=(10000, 25000), help="lowest and highest (Å)")
     parser.add_argument("--amplitude-contrast", type=float, default=0.1)
     parser.add_argument("--micrograph-size", type=int, nargs=2, metavar=("Y", "X"), help="pixels; default: 1024 1024")
+    parser.add_argument("--real-contrast", default="auto", help="contrast of the real micrographs: auto, dark or bright")
     parser.add_argument("--snr", type=float, help="signal-to-noise ratio of 'spectrum'; default: measured")
     parser.add_argument("--minutes", type=float, default=40, help="length of a training; 0: no training")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of --minutes")
