@@ -5,9 +5,10 @@
         --python ENV/bin/python
 
 ENV is an environment with torch-ctf-estimation (teamtomo) and mrcfile. Both programs get the same micrographs at their
-own pixel size, the same optics, and the same range of defocus. The other program fits in one dimension, then in two. The labels have defocus_u, defocus_v (Å) and
-defocus_angle (degrees); without --labels, the programs are compared with each other. Without --python, only CryoGEM
-runs. The differences are those of the mean of the two defocus values; only reliable fits of CryoGEM count.
+own pixel size, the same optics, and the same range of defocus. The other program fits in one dimension, then in two.
+The labels have defocus_u, defocus_v (Å) and defocus_angle (degrees); without --labels, the programs are compared with
+each other. Without --python, only CryoGEM runs. The differences are those of the mean of the two defocus values; only
+reliable fits of CryoGEM count.
 """
 import argparse
 import json
@@ -38,7 +39,8 @@ def other_fits(args, files, pixel_size):
         return []
     request = {"files": [str(file) for file in files], "pixel_size": pixel_size, "voltage_kv": args.voltage_kv,
                "cs_mm": args.cs_mm, "amplitude_contrast": args.amplitude_contrast,
-               "range": [args.other_range[0], max(args.other_range[1], 2 * pixel_size / NYQUIST_PART)], "patch": 512 if pixel_size < 2.5 else 256,
+               "range": [args.other_range[0], max(args.other_range[1], 2 * pixel_size / NYQUIST_PART)],
+               "patch": 512 if pixel_size < 2.5 else 256,
                "defocus": [float(DEFOCI[0]) / 1e4, float(DEFOCI[-1]) / 1e4]}
     script = Path(__file__).with_name("torch_ctf_fits.py")
     output = subprocess.run([args.python, script], input=json.dumps(request), check=True, stdout=subprocess.PIPE,
@@ -55,8 +57,8 @@ def axes_of(optics):
 def summary(name, differences, astigmatisms):
     """One line: median and largest difference."""
     differences = np.array(differences)
-    text = (f"- {name}, {len(differences)} fields: defocus differs by {np.median(np.abs(differences)):.0f} Å in the median, "
-            f"{np.abs(differences).max():.0f} Å at most (mean {differences.mean():+.0f} Å)")
+    text = (f"- {name}, {len(differences)} fields: defocus differs by {np.median(np.abs(differences)):.0f} Å in the "
+            f"median, {np.abs(differences).max():.0f} Å at most (mean {differences.mean():+.0f} Å)")
     if astigmatisms:
         text += (f"; astigmatism, as a vector, by {np.median(astigmatisms):.0f} Å in the median, "
                  f"{max(astigmatisms):.0f} Å at most")
@@ -106,7 +108,8 @@ def main():
         table.row(file.stem, "{:.0f}, {:.0f}, {:.0f}".format(*ours[-1]), f"{fit.error_angstrom:.0f}",
                   "yes" if used[-1] else "no", *cells)
     print()
-    comparisons = [("CryoGEM against the truth", ours, trues), ("torch-ctf-estimation, 2D, against the truth", theirs, trues),
+    comparisons = [("CryoGEM against the truth", ours, trues),
+                   ("torch-ctf-estimation, 2D, against the truth", theirs, trues),
                    ("torch-ctf-estimation, 1D, against the truth", radial, trues),
                    ("CryoGEM against torch-ctf-estimation, 2D", ours, theirs),
                    ("CryoGEM against torch-ctf-estimation, 1D", ours, radial)]
@@ -114,11 +117,13 @@ def main():
         pairs = [(a, b) for a, b, use in zip(first, second, used, strict=False) if use]
         if pairs:
             vectors = [] if first is radial or second is radial else [axes_of(a) - axes_of(b) for a, b in pairs]
-            summary(name, [(a[0] + a[1] - b[0] - b[1]) / 2 for a, b in pairs], [float(np.hypot(*one)) for one in vectors])
+            summary(name, [(a[0] + a[1] - b[0] - b[1]) / 2 for a, b in pairs],
+                    [float(np.hypot(*vector)) for vector in vectors])
     errors = [fit.error_angstrom for fit in reliable]
     if errors:
         print(f"- standard error that CryoGEM states: {np.median(errors):.0f} Å in the median, "
-              f"{max(errors):.0f} Å at most; {len(fits) - len(reliable)} of {len(fits)} fits are marked as not reliable")
+              f"{max(errors):.0f} Å at most; {len(fits) - len(reliable)} of {len(fits)} fits are marked as not "
+              "reliable")
 
 
 if __name__ == "__main__":

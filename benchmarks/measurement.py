@@ -228,7 +228,7 @@ def mean_defoci(fields):
 
 
 def print_quantities(report, fields, labels_snr, found, labelled, generated, generated_snr):
-    """One row for each quantity of the whole set: measured, from the labels, and from the labels of the generated set."""
+    """One row for each quantity of the whole set: measured, and from the labels of the real and the generated set."""
     measured, kept = report["measured"], report["not_reliable"]
     area = np.prod(report["settings"]["micrograph_size"]) / np.mean([field.image.numel() for field in fields])
     table = MarkdownTable("quantity", "measured", "labels", "difference", "generated set", "in settings.json")
@@ -249,8 +249,8 @@ def print_quantities(report, fields, labels_snr, found, labelled, generated, gen
 
     row("particles in a micrograph, mean", "particles_mean", (float(labelled.mean() * area),), (float(counts.mean()),))
     row("the same, standard deviation", "particles_sigma", (spread(labelled),), (spread(counts),))
-    row("distance (Å): 5 % quantile of nearest neighbours", "particle_distance",
-        (float(np.quantile(nearest_distances(fields), 0.05)),), (float(np.quantile(nearest_distances(generated), 0.05)),))
+    closest = [float(np.quantile(nearest_distances(some), 0.05)) for some in (fields, generated)]
+    row("distance (Å): 5 % quantile of nearest neighbours", "particle_distance", closest[:1], closest[1:])
     row("signal-to-noise ratio", "snr", labels_snr, generated_snr)
     known = fields[0].rotations is not None
     true, made = mean_defoci(fields), mean_defoci(generated)
@@ -284,7 +284,8 @@ def print_envelope(report, strengths, correction):
         table.row(str(resolution), f"{value:.2f} ± {np.interp(1 / resolution, frequency, error / own_level):.2f}",
                   f"{true:.2f} ± {true_error:.2f}", f"{value - true:+.2f}")
     lost = "" if np.ndim(correction) == 0 else " The labels' curve is corrected for what matching loses: " + ", ".join(
-        f"{np.interp(1 / resolution, middle, 1 / correction):.2f} at {resolution} Å" for resolution in (40, 25, 17)) + "."
+        f"{np.interp(1 / resolution, middle, 1 / correction):.2f} at {resolution} Å" for resolution in (40, 25, 17)
+    ) + "."
     print(f"\nBoth envelopes are 1 between 60 and 30 Å.{lost}\n")
 
 
@@ -331,7 +332,7 @@ def main():
     parser.add_argument("--generated", type=int, default=12, help="micrographs to generate")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for all files; finished stages are not repeated")
+    parser.add_argument("--out", type=Path, required=True, help="folder; finished stages are not repeated")
     args = parser.parse_args()
     args.labels_pixel_size = args.labels_pixel_size or args.pixel_size
     args.out.mkdir(parents=True, exist_ok=True)

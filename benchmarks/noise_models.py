@@ -143,8 +143,8 @@ def output_of(command):
 def main():
     """Make the data sets and print their scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", metavar="FILE", help="settings.json of 'cryogem measure'; it replaces the map and "
-                        "the values of the simulation")
+    parser.add_argument("--settings", metavar="FILE", help="settings.json of 'cryogem measure'; it replaces the map "
+                        "and the values of the simulation")
     parser.add_argument("--map", help="density map of the specimen")
     parser.add_argument("--map-pixel-size", type=float, help="Å")
     parser.add_argument("--real", nargs="+", required=True,
@@ -159,7 +159,7 @@ def main():
     parser.add_argument("--defocus", type=float, nargs=2, default=(10000, 25000), help="lowest and highest (Å)")
     parser.add_argument("--amplitude-contrast", type=float, default=0.1)
     parser.add_argument("--micrograph-size", type=int, nargs=2, metavar=("Y", "X"), help="pixels; default: 1024 1024")
-    parser.add_argument("--real-contrast", default="auto", help="contrast of the real micrographs: auto, dark or bright")
+    parser.add_argument("--real-contrast", default="auto", help="of the real micrographs: auto, dark or bright")
     parser.add_argument("--snr", type=float, help="signal-to-noise ratio of 'spectrum'; default: measured")
     parser.add_argument("--minutes", type=float, default=40, help="length of a training; 0: no training")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of --minutes")

@@ -70,7 +70,8 @@ def section(name, command, lines, megabytes, seconds):
     cores = len(os.sched_getaffinity(0))
     return "\n".join([
         f"<!-- benchmark {name} -->", f"### {name}", "",
-        f"`python benchmarks/{' '.join(shown(word) for word in command)}`, {date}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; "
+        f"`python benchmarks/{' '.join(shown(word) for word in command)}`, {date}, "
+        f"{cores} core{'s' * (cores > 1)}, torch {version('torch')}; "
         f"{seconds:.0f} s, peak memory {megabytes:.0f} MB.", "", summary(command[0]), "", *lines,
         f"<!-- end {name} -->"])
 

@@ -38,7 +38,8 @@ def main():
         _, radial, plane = estimate_ctf((image - image.mean()) / image.std(), optics, fitting)
         print(json.dumps({"radial": 1e4 * float(radial.ctf_model.defocus_um), "correlation":
                           float(radial.cross_correlation_final), "u": 1e4 * float(plane.defocus_u),
-                          "v": 1e4 * float(plane.defocus_v), "angle": float(plane.astigmatism_angle) % 180}), flush=True)
+                          "v": 1e4 * float(plane.defocus_v), "angle": float(plane.astigmatism_angle) % 180}),
+              flush=True)
 
 
 if __name__ == "__main__":

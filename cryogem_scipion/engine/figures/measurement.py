@@ -118,7 +118,10 @@ def _whole_numbers(place: Any, count: int) -> None:
 
 def _summary(report: dict[str, Any]) -> str:
     """The measured settings in one line, and those that are not reliable in another."""
-    measured = ", ".join(f"{name} {value:g}" for name, value in report["settings"].items()
-                         if name in report["measured"] and isinstance(value, int | float))
+    errors = {name: estimate["error"] for name, estimate in report.get("estimates", {}).items() if estimate["error"]}
+    values = {name: value for name, value in report["settings"].items()
+              if name in report["measured"] and isinstance(value, int | float)}
+    measured = ", ".join(f"{name} {value:g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
+                         for name, value in values.items())
     left_out = ", ".join(report["not_reliable"])
     return f"measured: {measured or 'nothing'}\nnot measured reliably: {left_out or 'nothing'}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar, nnls
+from scipy.optimize import minimize, nnls
 from torch import Tensor
 
 from cryogem_scipion.engine.compute.parallel import map_in_order
@@ -35,6 +35,10 @@ MORE_BENDS = 2
 """Added to the degree of the floor, to see how much the defocus depends on it."""
 ROUNDS = 4
 CANDIDATES = 20
+FINE, COARSE = 2.0, 8.0
+"""Å to which the optics are refined: of the micrograph, and of its halves and generated spectra, which give errors."""
+DRAWS = 2
+"""Generated spectra of each micrograph on which the fit is tried."""
 ASTIGMATISM = 1500.0
 """Å; astigmatism is expected to be of this size, so that noise does not make a larger one."""
 
@@ -47,7 +51,12 @@ class CtfFit:
 
     optics: Optics
     error_angstrom: float
-    """Standard error of the mean defocus, from halves of the field and from a floor with more bends."""
+    """Standard error of the mean defocus: from halves of the field, or from generated spectra if these say more, and
+    from a floor with more bends."""
+    bias_angstrom: float
+    """Mean defocus found in generated spectra minus the true one."""
+    astigmatism_error_angstrom: float
+    """Standard error of the astigmatism along one direction, from the same sources."""
     score: float
     """Correlation of the spectrum without its floor with the fitted rings, from −1 to 1."""
     advantage: float
@@ -131,7 +140,7 @@ def check_size_for_rings(shape: tuple[int, int], pixel_size: float) -> None:
 def known_fit(optics: Optics) -> CtfFit:
     """Return optics that another program has measured in the form of a fit, without curves."""
     nothing = np.zeros(0)
-    return CtfFit(optics, 0.0, 1.0, math.inf, True, 0.0, nothing, nothing, nothing)
+    return CtfFit(optics, 0.0, 0.0, 0.0, 1.0, math.inf, True, 0.0, nothing, nothing, nothing)
 
 
 def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
@@ -183,28 +192,49 @@ def _advantage(chi: Array, model: RingModel) -> float:
 def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     whole = models[0]
     optics = _refined(whole, start)
-    means = [_mean_defocus(half, optics) for half in models[1:]]
-    own = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
-    # The mean of two halves errs by half of their difference. Halves share what the model of the floor gets wrong; about
-    # half of what another floor changes is due to each of the two.
-    halves = math.sqrt(((means[0] - means[1]) ** 2 + (means[2] - means[3]) ** 2) / 2) / 2
-    error = math.hypot(halves, (means[4] - own) / 2)
+    top, bottom, left, right, bent = (_components(_refined(part, optics, COARSE)) for part in models[1:])
+    halves = _error_from_halves([top, bottom, left, right])
+    bias, scatter, astigmatism_error = _trial(whole, optics) if advantage > CERTAIN else (0.0, 0.0, 0.0)
+    # Halves and generated spectra share what the model of the floor gets wrong. About half of what another floor
+    # changes is due to each of the two.
+    floors = (bent - _components(optics)) / 2
+    error = math.hypot(max(float(halves[0]), scatter), float(floors[0]))
+    astigmatism_error = math.hypot(max(_root_mean_square(halves[1:]), astigmatism_error), _root_mean_square(floors[1:]))
     _, floor, rings = whole.fit(optics)
     found = whole.values - floor[:, None]
+    own = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
     inside = DEFOCI[0] < own < DEFOCI[-1]
     near = abs(own - start.defocus_u_angstrom) < max(0.1 * own, 500)
     reliable = advantage > CERTAIN and error < max(0.03 * own, 300) and inside and near
     relative = whole.rotational_mean(found), whole.rotational_mean(rings)
-    return CtfFit(optics, error, _correlation(found, rings, whole.count), advantage, bool(reliable),
-                  _resolution(whole, *relative), whole.frequency, *relative)
+    return CtfFit(optics, error, bias, astigmatism_error, _correlation(found, rings, whole.count), advantage,
+                  bool(reliable), _resolution(whole, *relative), whole.frequency, *relative)
 
 
-def _refined(model: RingModel, start: Optics) -> Optics:
+def _trial(model: RingModel, optics: Optics) -> tuple[float, float, float]:
+    """Mean error and scatter of the mean defocus, and scatter of the astigmatism, in generated spectra."""
+    draw = np.random.default_rng(0)
+    errors = np.array([_components(_refined(model.redrawn(optics, draw), optics, COARSE)) for _ in range(DRAWS)]) \
+        - _components(optics)
+    # The scatter is around the truth: with few draws the mean is no better known.
+    return float(errors[:, 0].mean()), _root_mean_square(errors[:, 0]), _root_mean_square(errors[:, 1:])
+
+
+def _root_mean_square(values: Array) -> float:
+    return math.sqrt(float((values**2).mean()))
+
+
+def _components(optics: Optics) -> Array:
+    """Mean defocus, and astigmatism along 0° and 45°."""
+    astigmatism = optics.defocus_u_angstrom - optics.defocus_v_angstrom
+    angle = 2 * math.radians(optics.defocus_angle_degrees)
+    return np.array([(optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2, astigmatism * math.cos(angle),
+                     astigmatism * math.sin(angle)])
+
+
+def _refined(model: RingModel, start: Optics, tolerance: float = FINE) -> Optics:
     """The optics at the least chi square near a start."""
-    mean = (start.defocus_u_angstrom + start.defocus_v_angstrom) / 2
-    half = (start.defocus_u_angstrom - start.defocus_v_angstrom) / 2
-    angle = 2 * math.radians(start.defocus_angle_degrees)
-    first = np.array([mean, half * math.cos(angle), half * math.sin(angle)])
+    first = _components(start) * (1, 0.5, 0.5)
     noise = max(model.chi(start) / model.count.size, 1e-30)
 
     def cost(values: Array) -> float:
@@ -213,21 +243,14 @@ def _refined(model: RingModel, start: Optics) -> Optics:
 
     step = np.array([[0, 0, 0], [150, 0, 0], [0, 150, 0], [0, 0, 150]], float)
     found = minimize(cost, first, method="Nelder-Mead",
-                     options={"initial_simplex": first + step, "xatol": 2.0, "fatol": 1e-2, "maxfev": 120})
+                     options={"initial_simplex": first + step, "xatol": tolerance, "fatol": 1e-2, "maxfev": 120})
     return _with(start, found.x)
 
 
-def _mean_defocus(model: RingModel, optics: Optics) -> float:
-    """The mean defocus at the least chi square; astigmatism stays."""
-    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
-    half = (optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2
-
-    def cost(value: float) -> float:
-        return model.chi(replace(optics, defocus_u_angstrom=value + half, defocus_v_angstrom=value - half))
-
-    reach = max(0.08 * mean, 800.0)
-    return float(minimize_scalar(cost, bounds=(mean - reach, mean + reach), method="bounded",
-                                 options={"xatol": 5.0, "maxiter": 30}).x)
+def _error_from_halves(found: Sequence[Array]) -> Array:
+    """Standard error of what was found, from top, bottom, left and right half: their mean errs by half a difference."""
+    error: Array = np.sqrt(((found[0] - found[1]) ** 2 + (found[2] - found[3]) ** 2) / 2) / 2
+    return error
 
 
 def _with(base: Optics, values: Array) -> Optics:

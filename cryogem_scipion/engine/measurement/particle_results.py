@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cryogem_scipion.engine.measurement.calibration import Calibration
 from cryogem_scipion.engine.measurement.comparison import (
     Comparison,
     likeliest_count,
@@ -16,6 +17,7 @@ from cryogem_scipion.engine.measurement.comparison import (
 )
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial
+from cryogem_scipion.engine.measurement.peak_mixture import FIELD_SPREAD
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption
 from cryogem_scipion.engine.noise.spectrum import TILE
 
@@ -58,6 +60,14 @@ class ParticleMeasurement:
     """Whether particles of the map are there with certainty."""
     counted: bool
     """Whether single particles stand out, so that each field's number is measured by itself."""
+    spread: float
+    """Relative standard deviation of the contrast between particles of a field; 0 if they are not counted."""
+    contrasts: tuple[float, ...]
+    """Contrast of each field's particles over that of the set."""
+    signal_error: float
+    """Relative standard error of ``signal_variance``; NaN if particles are not counted."""
+    calibration: Calibration | None
+    """What the same estimators find in generated fields; None if particles are not counted."""
     problem: str
     """Why number, distance and amplitude are no measurement; empty if they are one."""
     largest_signal_variance: float | None
@@ -103,39 +113,90 @@ def fit_problem(history: Sequence[Assumption], comparison: Comparison, areas: Se
     return ""
 
 
-def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial,
+def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trials: Sequence[Trial],
                          assumed: Assumption, comparison: Comparison, highest: float, advantage_of_dark: float,
-                         counted: bool, problem: str) -> ParticleMeasurement:
-    """Return the result that the last assumption and its trial give.
+                         problem: str, final: Assumption | None = None, calibration: Calibration | None = None
+                         ) -> ParticleMeasurement:
+    """Return the result that the last assumption, its trials and the final assumption give.
 
-    A peak with a score of ``highest`` or more is no particle. The result holds ``advantage_of_dark``, ``counted`` and
-    ``problem`` as they are.
+    Parameters
+    ----------
+    trials
+        Fields that were generated with ``assumed``.
+    highest
+        A peak with this score or more is no particle.
+    advantage_of_dark, problem
+        Go into the result as they are.
+    final, calibration
+        Of counted particles: the assumption after the last correction, and the trial of the estimators. None: single
+        particles do not stand out.
     """
-    fields = searcher.fields
+    fields, counted = searcher.fields, final is not None
+    final = assumed if final is None else final
     edges = score_bin_edges(highest if np.isfinite(highest) else 8.0)
+    errors = _likelihood_errors(searcher, real_searches, trials[0], assumed, edges) if calibration is None else \
+        _count_errors(searcher, final, calibration)
+    grey = float(np.median([field.grey for field in fields]))
+    band_error = 1 / np.sqrt(np.maximum(comparison.weight, 1e-6))
+    if calibration is not None:
+        band_error = np.hypot(band_error, calibration.envelope_error)
+    power = _power_factors(assumed, final)
+    hits = np.concatenate([search.by_all.scores[hit] for trial in trials
+                           for search, hit in zip(trial.searches, trial.hits, strict=True)])
+    threshold = float(np.quantile(hits, 0.1)) if len(hits) else highest
+    histograms = [np.sum([np.histogram(search.by_all.scores, edges)[0] for search in searches], axis=0,
+                         dtype=np.float64) for searches in (real_searches, *(trial.searches for trial in trials))]
+    return ParticleMeasurement(
+        final.counts, tuple(errors), final.distance,
+        (np.arange(BANDS) + 0.5) / BANDS / 2 / fields[0].pixel_size, final.amplitude * grey,
+        final.amplitude * band_error * grey,
+        float(np.mean([generated.signal_variance * factor for trial in trials
+                       for generated, factor in zip(trial.fields, power, strict=True)])) * grey**2,
+        tuple(float(np.mean([trial.fields[i].particle_variance for trial in trials])) * power[i] * field.grey**2
+              * final.counts[i] / max(assumed.counts[i], 1e-9) for i, field in enumerate(fields)),
+        advantage_of_dark, bool(comparison.real_level > 3 * comparison.level_error), counted, final.spread,
+        final.contrasts or (1.0,) * len(fields), _signal_error(final, calibration), calibration, problem,
+        *_largest(searcher, trials[0], assumed),
+        tuple(search.by_all.part((search.by_all.scores > threshold) & (search.by_all.scores < highest))
+              for search in real_searches),
+        threshold, edges, histograms[0], np.mean(histograms[1:], axis=0))
+
+
+def _power_factors(assumed: Assumption, final: Assumption) -> Array:
+    """By what the power of the particles in each generated field changes with the last correction."""
+    level = float(np.mean(final.amplitude) / np.mean(assumed.amplitude))
+    spread = (1 + final.spread**2) / (1 + assumed.spread**2)
+    return np.array([(level * final.contrast(i) / assumed.contrast(i))**2 * spread
+                     for i in range(len(assumed.counts))])
+
+
+def _count_errors(searcher: ParticleSearcher, final: Assumption, calibration: Calibration) -> list[float]:
+    """Standard error of each field's number: what the search gets wrong, and what lies in places not searched."""
+    parts = [max(field.searched, 1e-3) for field in searcher.fields]
+    return [math.sqrt(max(count, 1) * (calibration.count_factor / part + 1 - part))
+            for count, part in zip(final.counts, parts, strict=True)]
+
+
+def _likelihood_errors(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial,
+                       assumed: Assumption, edges: Array) -> list[float]:
+    """Standard error of each field's number where single particles do not stand out."""
     per_particle, others = peak_histograms(searcher, trial, edges)
     errors = []
-    for field, search, count, height in zip(fields, real_searches, assumed.counts, relative_peak_heights(trial),
-                                            strict=True):
+    for field, search, count, height in zip(searcher.fields, real_searches, assumed.counts,
+                                            relative_peak_heights(trial), strict=True):
         part = max(field.searched, 1e-3)
         errors.append(likeliest_count(search.by_all.scores / height, per_particle, others * part, edges,
                                       3 * count + 10)[1] / part)
-    grey = float(np.median([field.grey for field in fields]))
-    amplitude_error = assumed.amplitude / np.sqrt(np.maximum(comparison.weight, 1e-6))
-    hits = np.concatenate([search.by_all.scores[hit] for search, hit in zip(trial.searches, trial.hits, strict=True)])
-    threshold = float(np.quantile(hits, 0.1)) if len(hits) else highest
-    return ParticleMeasurement(
-        assumed.counts, tuple(errors), assumed.distance,
-        (np.arange(BANDS) + 0.5) / BANDS / 2 / fields[0].pixel_size, assumed.amplitude * grey, amplitude_error * grey,
-        float(np.mean([generated.signal_variance for generated in trial.fields])) * grey**2,
-        tuple(generated.particle_variance * field.grey**2
-              for generated, field in zip(trial.fields, fields, strict=True)),
-        advantage_of_dark, bool(comparison.real_level > 3 * comparison.level_error), counted, problem,
-        *_largest(searcher, trial, assumed),
-        tuple(search.by_all.part((search.by_all.scores > threshold) & (search.by_all.scores < highest))
-              for search in real_searches),
-        threshold, edges, *(np.sum([np.histogram(search.by_all.scores, edges)[0] for search in searches], axis=0,
-                                   dtype=np.float64) for searches in (real_searches, trial.searches)))
+    return errors
+
+
+def _signal_error(final: Assumption, calibration: Calibration | None) -> float:
+    """Relative standard error of the particles' variance, from the fields' contrasts and the generated fields."""
+    if calibration is None:
+        return math.nan
+    fields = len(final.counts)
+    between = float(np.log(final.contrasts).std(ddof=1)) if fields > 1 else FIELD_SPREAD
+    return 2 * math.hypot(between / math.sqrt(fields), calibration.amplitude_error)
 
 
 def _largest(searcher: ParticleSearcher, trial: Trial, assumed: Assumption) -> tuple[float | None, float | None]:

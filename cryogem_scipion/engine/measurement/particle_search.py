@@ -126,8 +126,7 @@ def try_assumption(searcher: ParticleSearcher, assumed: Assumption, seed: tuple[
     """Generate fields with an assumption and search them; ``seed`` is what they depend on."""
     def search_generated(number: int) -> tuple[SyntheticField, FieldSearch, NDArray[np.bool_]]:
         field = searcher.fields[number]
-        generated = synthetic_field(field, searcher.projector, searcher.diameter, assumed.counts[number], assumed,
-                                    (*seed, number))
+        generated = synthetic_field(field, searcher.projector, searcher.diameter, number, assumed, (*seed, number))
         search = searcher.search(field, generated.image)
         return generated, search, _hits(search.by_all, generated.centres, NEAR * searcher.diameter / field.pixel_size)
 

@@ -11,21 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from cryogem_scipion.engine.compute.threads import parallel_map
-from cryogem_scipion.engine.measurement.comparison import (
-    Comparison,
-    compare,
-    dark_advantage,
-    first_amplitude,
-    likeliest_count,
-    peak_histograms,
-    relative_peak_heights,
-    score_bin_edges,
+from cryogem_scipion.engine.measurement.calibration import calibrated
+from cryogem_scipion.engine.measurement.comparison import compare, dark_advantage, first_amplitude
+from cryogem_scipion.engine.measurement.corrections import (
+    final_assumption,
+    first_step,
+    mean_assumption,
+    step_by_peaks,
 )
+from cryogem_scipion.engine.measurement.neighbours import distance_difference
 from cryogem_scipion.engine.measurement.particle_results import (
     NOT_COUNTED,
     ParticleMeasurement,
@@ -33,6 +29,7 @@ from cryogem_scipion.engine.measurement.particle_results import (
     particle_measurement,
 )
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial, try_assumption
+from cryogem_scipion.engine.measurement.peak_mixture import fit_peaks, peak_model
 from cryogem_scipion.engine.measurement.search_field import SearchField
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption
 from cryogem_scipion.engine.measurement.weak_particles import measure_weak
@@ -48,11 +45,10 @@ SURE_AFTER = 2
 """Rounds before it is decided whether single particles can be counted."""
 CERTAIN = 0.12
 """Relative error of the mean amplitude up to which it is measured on single particles; above, on the spectrum."""
-STEP = 0.6
-"""Part of a correction that is applied in a round, so that number and amplitude do not swing."""
-COUNT_STEP = 0.8
-
-Array = NDArray[np.float64]
+PEAKS_FROM = 3
+"""Round from which contrasts are fitted, too: before, the heights of real and generated peaks are too different."""
+TRIALS = 3
+"""Sets of generated fields with the last assumption, on which the estimators are tried."""
 
 
 def measure_particles(fields: Sequence[SearchField], projector: Projector, diameter: float,
@@ -75,100 +71,44 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
     assumed = Assumption(tuple(0.3 * area for area in areas), 0.9 * diameter, np.ones(BANDS))
     assumed = replace(assumed, amplitude=first_amplitude(searcher, real_searches, assumed))
     advantage_of_dark = dark_advantage(searcher, real_searches, inverted_searches, assumed)
-    highest, counted = np.inf, True
     history: list[Assumption] = []
+    highest = np.inf
     for number in track_progress(range(ROUNDS), ROUNDS, "comparing with generated micrographs, round"):
         trial = try_assumption(searcher, assumed, (seed, number))
-        scores = np.concatenate([search.by_all.scores[hit]
-                                 for search, hit in zip(trial.searches, trial.hits, strict=True)])
-        if len(scores):
-            highest = 1.3 * float(np.quantile(scores, 0.99))
+        highest = _highest(trial, highest)
         comparison = compare(searcher, real_searches, trial, assumed, highest)
         counted = comparison.level_error < CERTAIN * comparison.real_level and comparison.real_level > 0
         if not counted and number >= SURE_AFTER:
             assumed, trial, comparison = measure_weak(searcher, real_searches, assumed, areas, highest, seed)
-            break
-        assumed = _corrected(searcher, real_searches, trial, assumed, comparison, highest, areas)
+            return particle_measurement(searcher, real_searches, [trial], assumed, comparison, highest,
+                                        advantage_of_dark, NOT_COUNTED)
+        correct = first_step if number < PEAKS_FROM else step_by_peaks
+        assumed = correct(searcher, real_searches, trial, assumed, comparison, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %.0f particles, distance %.0f Å; level %.3f ± %.3f, generated %.3f; spectral %.2f",
-                  number, sum(assumed.counts), assumed.distance, comparison.real_level, comparison.level_error,
-                  comparison.generated_level, comparison.power_ratio)
-    else:
-        last_two = history[-2:]
-        assumed = Assumption(
-            tuple(float(np.mean([assumption.counts[i] for assumption in last_two])) for i in range(len(fields))),
-            float(np.mean([assumption.distance for assumption in last_two])),
-            np.exp(np.mean([np.log(np.maximum(assumption.amplitude, 1e-12)) for assumption in last_two], axis=0)))
-        trial = try_assumption(searcher, assumed, (seed, "last"))
-        comparison = compare(searcher, real_searches, trial, assumed, highest)
-        counted = True
-    problem = fit_problem(history, comparison, areas, diameter) if counted else NOT_COUNTED
-    return particle_measurement(searcher, real_searches, trial, assumed, comparison, highest, advantage_of_dark,
-                                counted, problem)
+        log.debug("round %d: %.0f particles, distance %.0f Å, spread of contrast %.2f; level %.3f ± %.3f, generated "
+                  "%.3f; spectral %.2f", number, sum(assumed.counts), assumed.distance, assumed.spread,
+                  comparison.real_level, comparison.level_error, comparison.generated_level, comparison.power_ratio)
+    return _concluded(searcher, real_searches, mean_assumption(history[-2:]), history, highest, areas,
+                      advantage_of_dark, seed)
 
 
-def _corrected(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial, assumed: Assumption,
-               comparison: Comparison, highest: float, areas: Sequence[float]) -> Assumption:
-    """Return the assumption after a step towards what the real fields show."""
-    edges = score_bin_edges(highest)
-    per_particle, others = peak_histograms(searcher, trial, edges)
-    counts = []
-    for field, search, before, area, height in zip(searcher.fields, real_searches, assumed.counts, areas,
-                                                   relative_peak_heights(trial), strict=True):
-        part = max(field.searched, 1e-3)
-        count = likeliest_count(search.by_all.scores / height, per_particle, others * part, edges,
-                                1.2 * area * part)[0] / part
-        counts.append(float(max(before, 1) ** (1 - COUNT_STEP) * max(count, 1) ** COUNT_STEP))
-    level = np.clip(comparison.real_level / max(comparison.generated_level, 1e-3), 0.3, 3.0)
-    # A band's own correction counts as far as it is measured.
-    trust = comparison.weight / (comparison.weight + 4)
-    shape = np.clip(comparison.amplitude_ratio / _best_measured_ratio(comparison), 0.5, 2.0) ** (STEP * trust)
-    amplitude = assumed.amplitude * level**STEP * shape
-    weight = comparison.weight + 1e-3
-    amplitude = ndimage.gaussian_filter1d(amplitude * weight, 0.8) / ndimage.gaussian_filter1d(weight, 0.8)
-    amplitude = _continued(amplitude, comparison.weight)
-    return Assumption(tuple(counts), _distance(searcher, real_searches, trial, assumed, highest), amplitude)
+def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], assumed: Assumption,
+               history: Sequence[Assumption], highest: float, areas: Sequence[float], advantage_of_dark: float,
+               seed: int) -> ParticleMeasurement:
+    """The result after the last round: several sets are generated, and the estimators' bias on them is taken off."""
+    trials = [try_assumption(searcher, assumed, (seed, "last", number))
+              for number in track_progress(range(TRIALS), TRIALS, "trying the measurement on generated micrographs")]
+    comparison = compare(searcher, real_searches, trials[0], assumed, highest)
+    calibration = calibrated(searcher, trials, assumed, highest)
+    found = fit_peaks(peak_model(trials), searcher.fields, real_searches, highest)
+    difference = distance_difference(searcher, real_searches, trials, highest)
+    final = final_assumption(searcher, found, assumed, calibration, difference, areas)
+    problem = fit_problem([*history, final], comparison, areas, searcher.diameter)
+    return particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
+                                problem, final, calibration)
 
 
-def _best_measured_ratio(comparison: Comparison) -> float:
-    """Return the ratio of amplitudes in the best measured bands."""
-    weight = np.minimum(comparison.weight, 400.0) + 1e-6
-    return float(np.exp(np.average(np.log(comparison.amplitude_ratio), weights=weight)))
-
-
-def _continued(amplitude: Array, weight: Array) -> Array:
-    """Return the amplitude; in bands where it is not measured, it is continued as exp(−B/4 u²)."""
-    square = (np.arange(BANDS) + 0.5) ** 2
-    known = np.where((weight > 9) & (amplitude > 0), weight, 0.0)
-    if (known > 0).sum() < 3:
-        return amplitude
-    # One very precise band does not decide alone.
-    known = np.minimum(known, 400.0)
-    logarithm = np.log(np.maximum(amplitude, 1e-12))
-    middle, level = np.average(square, weights=known), np.average(logarithm, weights=known)
-    slope = float((known * (square - middle) * (logarithm - level)).sum() / (known * (square - middle) ** 2).sum())
-    trust = known / (known + 9)
-    continued: Array = np.exp(trust * logarithm + (1 - trust) * (level + min(slope, 0.0) * (square - middle)))
-    return continued
-
-
-def _distance(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial, assumed: Assumption,
-              highest: float) -> float:
-    """Return the particle distance at which nearest neighbours lie as near in generated fields as in real ones."""
-    hits = np.concatenate([search.by_all.scores[hit] for search, hit in zip(trial.searches, trial.hits, strict=True)])
-    if len(hits) < 10:
-        return assumed.distance
-    lowest = float(np.quantile(hits, 0.1))
-    neighbour_distances: tuple[list[Array], list[Array]] = ([], [])  # Å, of real and of generated fields
-    for distances, searches in zip(neighbour_distances, (real_searches, trial.searches), strict=True):
-        for field, search in zip(searcher.fields, searches, strict=True):
-            scores = search.by_all.scores
-            places = search.by_all.centres[(scores > lowest) & (scores < highest)]
-            if len(places) > 3:
-                distances.append(cKDTree(places).query(places, k=2)[0][:, 1] * field.pixel_size)
-    if not all(neighbour_distances):
-        return assumed.distance
-    real_distance, generated_distance = (float(np.quantile(np.concatenate(distances), 0.1))
-                                         for distances in neighbour_distances)
-    return float(np.clip(assumed.distance + STEP * (real_distance - generated_distance), 0.3 * searcher.diameter,
-                         1.5 * searcher.diameter))
+def _highest(trial: Trial, before: float) -> float:
+    """The score from which peaks are no particles; ``before`` if the search found none in the generated fields."""
+    scores = np.concatenate([search.by_all.scores[hit] for search, hit in zip(trial.searches, trial.hits, strict=True)])
+    return 1.3 * float(np.quantile(scores, 0.99)) if len(scores) else before

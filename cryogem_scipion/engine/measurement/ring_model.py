@@ -5,6 +5,7 @@ What the optics let through is |CTF|² times the power of the ice, which falls s
 particles, where their map is known. For a given defocus floor and strengths are linear terms, so that only the defocus
 values and the angle are searched.
 """
+import copy
 import math
 from dataclasses import replace
 
@@ -118,6 +119,11 @@ class RingModel:
 
         The rings may be weaker along one direction (drift), and the floor as well.
         """
+        chi, _, ground, shown = self._best(optics)
+        return chi, ground, shown
+
+    def _best(self, optics: Optics) -> tuple[float, Array, Array, Array]:
+        """Chi square, the weighted fitted values, the floor and the rings."""
         squared = self._squared_ctf(optics)
         rings = squared[:, :, None] * self.strength_curves[:, None]
         drifting = rings[:, :, 1:2] * self._turns * (self.square[:, :, None] * self._drift_unit)
@@ -131,7 +137,14 @@ class RingModel:
         ground = self.floor_curves @ coefficients[:self._degree + 1]
         shown = rings @ strength + drifting @ coefficients[-2:]
         residual = left - free @ coefficients
-        return float(residual @ residual), ground, shown
+        return float(residual @ residual), self._target - residual, ground, shown
+
+    def redrawn(self, optics: Optics, draw: np.random.Generator) -> "RingModel":
+        """Return the model of another spectrum with the same rings and floor, and with noise of the same strength."""
+        chi, fitted = self._best(optics)[:2]
+        other = copy.copy(self)
+        other._target = fitted + math.sqrt(chi / len(fitted)) * draw.standard_normal(len(fitted))
+        return other
 
     def _prepare_directions(self) -> None:
         direction = (np.arange(SECTORS) + 0.5) * math.pi / SECTORS

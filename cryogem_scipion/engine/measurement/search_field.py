@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Micrographs made ready for the search of particles: coarse, without ice gradients, unusual places left out."""
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.resampling import fourier_crop
@@ -76,8 +78,7 @@ def search_field(image: Float[Tensor, "y x"], pixel_size: float, diameter: float
     grey = 1.0
     for filtered in (False, True):
         if filtered:
-            spectrum = fourier.rfft2(coarse) * high_pass(shape, pixel_size, diameter)
-            coarse = fourier.irfft2(spectrum, shape)
+            coarse = _without_gradients(coarse, pixel_size, diameter)
         deviation = 1.4826 * float((coarse - coarse.median()).abs().median())
         if not deviation > 0:
             raise DataError("most pixels of the micrograph have the same value; give a micrograph with noise")
@@ -123,6 +124,15 @@ def high_pass(shape: tuple[int, int], pixel_size: float, diameter: float) -> Flo
     """
     place = torch.from_numpy(frequencies(shape) * (diameter / pixel_size / 0.8)).float()
     return 1 - torch.exp(-place**4)
+
+
+def _without_gradients(image: Float[Tensor, "y x"], pixel_size: float, diameter: float) -> Float[Tensor, "y x"]:
+    """The high-pass filter on a mirrored image: if it were wrapped, an ice gradient would jump at the borders."""
+    margin = min(2 * math.ceil(diameter / pixel_size), min(image.shape) - 1)
+    wide = functional.pad(image[None, None], (margin,) * 4, mode="reflect")[0, 0]
+    shape = (wide.shape[0], wide.shape[1])
+    filtered = fourier.irfft2(fourier.rfft2(wide) * high_pass(shape, pixel_size, diameter), shape)
+    return filtered[margin:-margin, margin:-margin].contiguous()
 
 
 def frequencies(shape: tuple[int, int]) -> Array:

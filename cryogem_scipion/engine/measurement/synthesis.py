@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Generated fields of known truth, on which the search is tried: particles at an assumed density in measured noise."""
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,14 @@ class Assumption:
     """Smallest distance of particles, Å."""
     amplitude: Array
     """By what projections are multiplied in each of BANDS."""
+    contrasts: tuple[float, ...] = ()
+    """Contrast of the particles in each field over that of the set; empty: the same in all fields."""
+    spread: float = 0.0
+    """Relative standard deviation of the contrast between particles of a field."""
+
+    def contrast(self, number: int) -> float:
+        """Return the contrast of the particles in the field with a ``number``, over that of the set."""
+        return self.contrasts[number] if self.contrasts else 1.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class SyntheticField:
     """Of the particles, over the whole field."""
 
 
-def synthetic_field(real: SearchField, projector: Projector, diameter: float, count: float, assumption: Assumption,
+def synthetic_field(real: SearchField, projector: Projector, diameter: float, number: int, assumption: Assumption,
                     seed: tuple[object, ...]) -> SyntheticField:
     """Generate a field with the optics and the total power spectrum of a real one.
 
@@ -72,22 +81,24 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, co
         Gives size, optics, power spectrum and excluded places.
     diameter
         Of the particle, Å.
-    count
-        Particles in the field; the surroundings have as many for their area.
+    number
+        Which field of the assumption it is. Its surroundings have as many particles for their area.
     seed
         What the field depends on.
     """
     draw = seeded_generator("measurement", *seed)
     margin = int(diameter / real.pixel_size)
     shape = (real.shape[0] + 2 * margin, real.shape[1] + 2 * margin)
-    wanted = round(count * shape[0] * shape[1] / (real.shape[0] * real.shape[1]))
+    wanted = round(assumption.counts[number] * shape[0] * shape[1] / (real.shape[0] * real.shape[1]))
     placed = place_centres(wanted, shape, assumption.distance / real.pixel_size, draw)
     box = 2 * (int(projector.radius_angstrom / real.pixel_size) + 2)
     images = project(projector, uniform_rotations(len(placed), draw), placed - placed.floor(), box, real.pixel_size)
-    curve = np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2, assumption.amplitude)
+    curve = assumption.contrast(number) * np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2,
+                                                    assumption.amplitude)
     transfer = -ctf(shape, real.pixel_size, real.optics) * high_pass(shape, real.pixel_size, diameter)
     transfer = transfer * on_plane(curve, shape)
-    spectrum = fourier.rfft2(compose(images, placed, shape)) * transfer
+    contrasts = _contrasts(len(placed), assumption.spread, draw)
+    spectrum = fourier.rfft2(compose(images * contrasts[:, None, None], placed, shape)) * transfer
     signal = fourier.irfft2(spectrum, shape)[margin:-margin, margin:-margin].contiguous()
     power = radial_power(signal)
     noise_power = np.clip(real.radial - power, LEAST_NOISE * real.radial, real.radial)
@@ -102,6 +113,12 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, co
     shown = ~real.excluded[tuple(np.rint(places).astype(int).T)]
     return SyntheticField((signal + noise) * real.window, places[shown], power, noise_power,
                           float(signal[where].var()) if int(where.sum()) > 1 else 0.0, float(signal.var()))
+
+
+def _contrasts(count: int, spread: float, draw: torch.Generator) -> Float[Tensor, " n"]:
+    """Contrasts with a mean of 1 and a relative deviation; log-normal, so that none is negative."""
+    variance = math.log1p(spread**2)
+    return torch.exp(math.sqrt(variance) * torch.randn(count, generator=draw) - variance / 2)
 
 
 def band_numbers(shape: tuple[int, int]) -> NDArray[np.int64]:

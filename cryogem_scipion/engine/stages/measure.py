@@ -21,6 +21,7 @@ from cryogem_scipion.engine.figures.report_files import save_figure, write_repor
 from cryogem_scipion.engine.io.dataset import Manifest, read_table, replacing, write_manifest
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc
 from cryogem_scipion.engine.measurement.defocus import check_size_for_rings
+from cryogem_scipion.engine.measurement.estimates import Estimate, estimates
 from cryogem_scipion.engine.measurement.measure import MeasuredSet, measure_micrographs
 from cryogem_scipion.engine.measurement.results import reliable_fits, write_ctfs
 from cryogem_scipion.engine.measurement.search_field import search_shape
@@ -75,13 +76,22 @@ def run(settings: MeasureSettings) -> Manifest:
                         particle_diameter_angstrom=measurement.diameter, warnings=measurement.warnings,
                         figures={name: float(value) for name, value in measurement.settings().items()})
     write_manifest(out, manifest)
+    found = estimates(measurement, results.fits, results.particles)
     for name, value in measurement.settings().items():
-        log.info("%s %g", name, value)
+        log.info("%s %g%s", name, value, _interval(found.get(name)))
     for warning in measurement.warnings:
         log.warning("warning: %s", warning)
     log.info("measured %d micrographs: %s; simulate with --config %s", len(files), out / f"{REPORT_NAME}.png",
              out / SETTINGS)
     return manifest
+
+
+def _interval(estimate: Estimate | None) -> str:
+    """What the log says about the error of a value, and about its bias."""
+    if estimate is None or estimate.interval is None:
+        return ""
+    low, high = estimate.interval
+    return f" ({low:.3g} to {high:.3g} with a probability of 95 %; bias {estimate.bias:+.2g} corrected)"
 
 
 def _pixel_size(files: Sequence[Path], settings: MeasureSettings) -> float:
@@ -153,11 +163,22 @@ def _report(files: Sequence[Path], results: MeasuredSet, simulation: dict[str, A
              "defocus_v_angstrom": fit.optics.defocus_v_angstrom,
              "defocus_angle_degrees": fit.optics.defocus_angle_degrees, "defocus_error_angstrom": fit.error_angstrom,
              "defocus_reliable": fit in used, "defocus_known": len(fit.frequency) == 0,
-             "searched_fraction": field.searched, "particles": count, "particles_error": error}
-            for path, fit, field, count, error in zip(files, results.fits, results.fields, results.particles.counts,
-                                                      results.particles.count_errors, strict=True)]
-    return {"settings": simulation, "not_reliable": not_reliable, "warnings": list(warnings), "measured": measured,
-            "micrographs": rows}
+             "astigmatism_error_angstrom": fit.astigmatism_error_angstrom, "searched_fraction": field.searched,
+             "particles": count, "particles_error": error, "contrast": contrast}
+            for path, fit, field, count, error, contrast in zip(
+                files, results.fits, results.fields, results.particles.counts, results.particles.count_errors,
+                results.particles.contrasts, strict=True)]
+    found = estimates(results.measurement, results.fits, results.particles)
+    return {"settings": simulation, "not_reliable": not_reliable, "warnings": list(warnings),
+            "estimates": {name: asdict(estimate) for name, estimate in found.items()},
+            "contrast_sign": _sign(results), "measured": measured, "micrographs": rows}
+
+
+def _sign(results: MeasuredSet) -> dict[str, Any]:
+    """The contrast sign, and by how many standard errors dark agrees better: here, and in generated dark particles."""
+    calibration = results.particles.calibration
+    return {"value": results.measurement.contrast_sign, "errors": results.measurement.contrast_sign_errors,
+            "errors_in_generated": None if calibration is None else calibration.advantage_of_dark}
 
 
 def _arrays(results: MeasuredSet) -> dict[str, Any]:

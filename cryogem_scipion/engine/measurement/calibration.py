@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the estimators find in generated fields of known truth: their bias, which is corrected, and their scatter.
+
+Several sets of fields are generated with the last assumption. Each in turn is measured as if it were real, with the
+others as the generated ones: a parametric bootstrap.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryogem_scipion.engine.compute.threads import parallel_map
+from cryogem_scipion.engine.measurement.comparison import compare, dark_advantage
+from cryogem_scipion.engine.measurement.neighbours import distance_difference
+from cryogem_scipion.engine.measurement.particle_search import ParticleSearcher, Trial
+from cryogem_scipion.engine.measurement.peak_mixture import FieldPeaks, fit_peaks, peak_model
+from cryogem_scipion.engine.measurement.synthesis import Assumption
+
+__all__ = ["Calibration", "calibrated"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Biases (found minus true) and standard errors of the estimators on generated fields; both are relative unless
+    their name says Å."""
+
+    count_bias: float
+    count_factor: float
+    """Variance of a field's number over the number."""
+    amplitude_bias: float
+    amplitude_error: float
+    """Of the mean of all fields."""
+    distance_bias_angstrom: float
+    distance_error_angstrom: float
+    spread_square_bias: float
+    """Of the squared spread of the contrast between particles."""
+    spread_square_error: float
+    envelope_error: Array
+    """Of each band, relative."""
+    advantage_of_dark: float
+    """What the test of the contrast sign gives for generated dark particles, in standard errors."""
+
+
+def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Assumption, highest: float) -> Calibration:
+    """Measure each of two or more sets of generated fields with the help of the others.
+
+    Parameters
+    ----------
+    trials
+        Sets that were generated with the same assumption and different seeds.
+    highest
+        Peaks with this score or more are no particles.
+
+    References
+    ----------
+    B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (Chapman & Hall, 1993), section 6.5.
+    """
+    found: list[FieldPeaks] = []
+    distances, ratios, true_counts = [], [], []
+    for number, trial in enumerate(trials):
+        others = [*trials[:number], *trials[number + 1:]]
+        found.append(fit_peaks(peak_model(others), searcher.fields, trial.searches, highest))
+        true_counts.append([len(field.centres) for field in trial.fields])
+        distances.append(distance_difference(searcher, trial.searches, others, highest))
+        ratios.append(compare(searcher, trial.searches, others[number % len(others)], assumed, highest).amplitude_ratio)
+    counts, true = np.array([one.counts for one in found]), np.array(true_counts, float)
+    bias = float(counts.sum() / max(true.sum(), 1) - 1)
+    residuals = counts / (1 + bias) - true
+    levels = np.array([np.log(one.contrasts).mean() for one in found])
+    known = [distance for distance in distances if distance is not None]
+    inverted = parallel_map(lambda i: searcher.search(searcher.fields[i], trials[0].fields[i].image, -1.0),
+                            range(len(searcher.fields)))
+    # A ratio of two sets has twice the variance of one.
+    envelope_error = np.std(np.log(ratios), axis=0) / np.sqrt(2)
+    return Calibration(
+        bias, float((residuals**2).sum() / max(true.sum(), 1)), float(levels.mean()), float(levels.std(ddof=1)),
+        float(np.mean(known)) if known else 0.0, float(np.std(known, ddof=1)) if len(known) > 1 else 0.0,
+        float(np.mean([one.spread_square for one in found])),
+        float(np.std([one.spread_square for one in found], ddof=1)), envelope_error,
+        dark_advantage(searcher, trials[0].searches, inverted, assumed))
