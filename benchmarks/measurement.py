@@ -47,6 +47,7 @@ from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.measurement.defocus import fit_ctfs
 from cryogem_scipion.engine.measurement.measure import map_power
 from cryogem_scipion.engine.noise.real_micrograph import real_files
+from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.simulation.projection import prepare_projector, rotation_matrices
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
@@ -172,17 +173,13 @@ def generated_fields(folder, base):
     return fields
 
 
-def interval(measured, name):
-    """Text of the interval of a measured quantity; empty where the report has none."""
-    for low, high in ((f"{name}_low", f"{name}_high"),):
-        if measured.get(low) is not None and measured.get(high) is not None:
-            return f" ({measured[low]:.3g} to {measured[high]:.3g})"
-    if measured.get(f"{name}_interval"):
-        low, high = measured[f"{name}_interval"]
-        return f" ({low:.3g} to {high:.3g})"
-    if measured.get(f"{name}_error") is not None:
-        return f" ± {measured[f'{name}_error']:.2g}"
-    return ""
+def interval(report, name):
+    """Text of the 95 % interval of a quantity; its standard error, or nothing, where the report has no interval."""
+    bounds = report.get("estimates", {}).get(name, {}).get("interval")
+    if bounds:
+        return f" ({bounds[0]:.3g} to {bounds[1]:.3g})"
+    error = report["measured"].get(f"{name}_error")
+    return "" if error is None else f" ± {error:.2g}"
 
 
 def difference(value, truth):
@@ -244,7 +241,7 @@ def print_quantities(report, fields, labels_snr, found, labelled, generated, gen
         value = measured.get(key)
         used = "no" if key in kept or key not in report["settings"] else "yes"
         (true, *error), (made, *made_error) = true, made
-        table.row(label, text(value, digits) + (interval(measured, key) if value is not None else ""),
+        table.row(label, text(value, digits) + (interval(report, key) if value is not None else ""),
                   text(true, digits, *error), difference(value, true), text(made, digits, *made_error), used)
 
     row("particles in a micrograph, mean", "particles_mean", (float(labelled.mean() * area),), (float(counts.mean()),))
@@ -262,31 +259,45 @@ def print_quantities(report, fields, labels_snr, found, labelled, generated, gen
           f"({difference(found.sum(), labelled.sum())}).\n")
 
 
+def used_envelope(settings, frequency):
+    """Amplitude that the simulation applies at some frequencies (1/Å): the measured curve, or that of its B-factor."""
+    if settings.get("signal_envelope"):
+        points = np.array([[float(part) for part in point.split(":")] for point in settings["signal_envelope"]])
+        return np.interp(frequency, *points.T)
+    simulated = SimulateSettings.model_fields["b_factor_angstrom2"].default
+    return np.exp(-settings.get("b_factor_angstrom2", simulated) / 4 * frequency**2)
+
+
+def relative(frequency, amplitude, error):
+    """A curve and its error divided by its mean between 60 and 30 Å."""
+    reference = (frequency >= 1 / 60) & (frequency <= 1 / 30)
+    if not reference.any():
+        return amplitude, error
+    level = np.average(amplitude[reference], weights=1 / np.maximum(error[reference], 1e-3) ** 2)
+    return amplitude / level, error / level
+
+
 def print_envelope(report, strengths, correction):
-    """Envelope of the signal, measured and from the labels, at some resolutions."""
-    measured = report["measured"]
-    frequency, envelope, error = (np.array(measured[key]) for key in
+    """Envelope of the signal at some resolutions: measured, used by the simulation, and from the labels."""
+    frequency, envelope, error = (np.array(report["measured"][key]) for key in
                                   ("envelope_frequency", "envelope", "envelope_error"))
-    truth, truth_error = mean_envelope(strengths)
+    envelope, error = relative(frequency, envelope, error)
     middle = strengths[0].frequency
-    reference = (middle > 1 / 60) & (middle < 1 / 30)
-    level = np.average(truth[reference], weights=1 / truth_error[reference] ** 2)
-    own = (frequency > 1 / 60) & (frequency < 1 / 30)
-    own_level = float(np.average(envelope[own], weights=1 / np.maximum(error[own], 1e-3) ** 2)) if own.any() else 1.0
-    table = MarkdownTable("resolution (Å)", "measured", "labels", "difference")
-    differences = []
+    truth, truth_error = relative(middle, *mean_envelope(strengths))
+    used = relative(middle, used_envelope(report["settings"], middle), np.ones_like(middle))[0]
+    table = MarkdownTable("resolution (Å)", "measured", "in the simulation", "labels", "simulation − labels")
     for resolution in RESOLUTIONS:
-        if not middle[0] <= 1 / resolution <= middle[-1] or 1 / resolution > frequency[-1]:
+        place = 1 / resolution
+        if not middle[0] <= place <= middle[-1] or place > frequency[-1]:
             continue
-        value, true, true_error = (float(np.interp(1 / resolution, *curve)) for curve in (
-            (frequency, envelope / own_level), (middle, truth / level), (middle, truth_error / level)))
-        differences.append(value - true)
-        table.row(str(resolution), f"{value:.2f} ± {np.interp(1 / resolution, frequency, error / own_level):.2f}",
-                  f"{true:.2f} ± {true_error:.2f}", f"{value - true:+.2f}")
+        value, spread, applied, true, true_error = (float(np.interp(place, *curve)) for curve in (
+            (frequency, envelope), (frequency, error), (middle, used), (middle, truth), (middle, truth_error)))
+        table.row(str(resolution), f"{value:.2f} ± {spread:.2f}", f"{applied:.2f}", f"{true:.2f} ± {true_error:.2f}",
+                  f"{applied - true:+.2f}")
     lost = "" if np.ndim(correction) == 0 else " The labels' curve is corrected for what matching loses: " + ", ".join(
         f"{np.interp(1 / resolution, middle, 1 / correction):.2f} at {resolution} Å" for resolution in (40, 25, 17)
     ) + "."
-    print(f"\nBoth envelopes are 1 between 60 and 30 Å.{lost}\n")
+    print(f"\nThe curves are 1 between 60 and 30 Å in the mean.{lost}\n")
 
 
 def print_profiles(real, generated, diameter):
