@@ -19,8 +19,8 @@ from cryogem_scipion.engine.simulation.microscope import seeded_generator
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, project
 
-ORIENTATIONS = 600
-"""Random orientations that are matched; of a particle with 24 equivalent ones they are 10° apart."""
+ORIENTATIONS = 300
+"""Random orientations that are matched; of a particle with 24 equivalent ones they are 13° apart."""
 REACH = 5
 """Pixels around a label within which its particle is searched; experts' marks are good to about 3."""
 BANDS_PER_DIAMETER = 0.5
@@ -192,7 +192,7 @@ def signal_to_noise(strengths: list[Strength], pixel_size: float) -> tuple[float
 
 def matched(field: Field, projector: Projector, diameter: float, seed: int = 0) -> Field:
     """The field with an orientation for each label, and its centre moved to where the projection fits best."""
-    edge = 2 * math.ceil(1.0 * diameter / field.pixel_size)
+    edge = 2 * math.ceil(0.75 * diameter / field.pixel_size)
     rotations = uniform_rotations(ORIENTATIONS, seeded_generator(seed, "benchmark")).float()
     templates = project(projector, rotations, torch.zeros(ORIENTATIONS, 2), edge, field.pixel_size)
     templates = templates - templates.mean((1, 2), keepdim=True)
