@@ -6,7 +6,8 @@
 
 The noise models are white noise, the measured noise spectrum without and with contaminants, the trained noise
 translator, and trainings with one part changed. --kinds selects them. Only the micrographs of --real are used for
-training and for measuring the noise.
+training and for measuring the noise. The simulation has the values of --particles, --distance and so on, or with
+--settings FILE those that 'cryogem measure' has found.
 
 PICKING and REALISM are Python programs that are not part of this repository. ENV is an environment with Topaz.
 PICKING takes --topaz ENV --train MICROGRAPHS --coordinates STAR --test LABELLED --diameter Å --pixel Å --seeds N and
@@ -58,15 +59,13 @@ def make_sets(args):
     out.mkdir(parents=True, exist_ok=True)
     sim = out / "sim"
     if not (sim / "manifest.json").exists():
-        cryogem("simulate", "--volume", args.map, "--volume-pixel-size", args.map_pixel_size, "--pixel-size",
-                args.pixel_size, "--micrographs", 24, "--particles-mean", args.particles, "--particles-sigma",
-                args.particles_sigma, "--particle-distance", args.distance, "--defocus-min", args.defocus[0],
-                "--defocus-max", args.defocus[1], "--out", sim)
-    real = ["--real", *args.real, "--real-pixel-size", args.pixel_size]
+        cryogem("simulate", *simulation_settings(args), "--micrographs", 24, "--out", sim)
+    real = ["--real", *args.real, "--real-pixel-size", args.real_pixel_size or args.pixel_size, "--real-contrast",
+            args.real_contrast]
     common = ["--simulation", sim, "--micrographs", args.micrographs, "--no-extract", "--seed", args.seed]
     without_training = {"gaussian": ["--noise", "gaussian", *real], "gaussian01": ["--noise", "gaussian", "--snr", 0.1],
                         "stationary": ["--noise", "spectrum", "--no-contaminants", *real],
-                        "spectrum": ["--noise", "spectrum", *real]}
+                        "spectrum": ["--noise", "spectrum", *(["--snr", args.snr] if args.snr else []), *real]}
     for kind, flags in without_training.items():
         if kind in args.kinds and not (out / kind / "manifest.json").exists():
             cryogem("generate", *flags, *common, "--out", out / kind)
@@ -83,6 +82,17 @@ def make_sets(args):
             print(f"training: {steps} steps in {(time.monotonic() - start) / 60:.1f} min", file=sys.stderr)
         if model.exists() and not (out / kind / "manifest.json").exists():
             cryogem("generate", "--model", model, *common, "--out", out / kind)
+
+
+def simulation_settings(args):
+    """Flags of the simulation: the file of measured settings, or the values that a person has chosen."""
+    if args.settings:
+        return ["--config", args.settings]
+    flags = ["--volume", args.map, "--volume-pixel-size", args.map_pixel_size, "--pixel-size", args.pixel_size,
+             "--particles-mean", args.particles, "--particles-sigma", args.particles_sigma, "--particle-distance",
+             args.distance, "--defocus-min", args.defocus[0], "--defocus-max", args.defocus[1],
+             "--amplitude-contrast", args.amplitude_contrast]
+    return flags + (["--micrograph-size", *args.micrograph_size] if args.micrograph_size else [])
 
 
 def steps_within_minutes(args, sim, real):
@@ -133,17 +143,24 @@ def output_of(command):
 def main():
     """Make the data sets and print their scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--map", required=True, help="density map of the specimen")
-    parser.add_argument("--map-pixel-size", type=float, required=True, help="Å")
+    parser.add_argument("--settings", metavar="FILE", help="settings.json of 'cryogem measure'; it replaces the map "
+                        "and the values of the simulation")
+    parser.add_argument("--map", help="density map of the specimen")
+    parser.add_argument("--map-pixel-size", type=float, help="Å")
     parser.add_argument("--real", nargs="+", required=True,
                         help="patterns of the real micrographs; REALISM gets the first pattern only")
-    parser.add_argument("--pixel-size", type=float, required=True, help="of the real micrographs (Å)")
+    parser.add_argument("--pixel-size", type=float, required=True, help="of the generated and labelled micrographs (Å)")
+    parser.add_argument("--real-pixel-size", type=float, help="of the real micrographs (Å), if it differs")
     parser.add_argument("--out", type=Path, required=True, help="folder for all files")
     parser.add_argument("--micrographs", type=int, default=12, help="of each data set")
     parser.add_argument("--particles", type=float, default=85, help="mean number on a micrograph")
     parser.add_argument("--particles-sigma", type=float, default=13, help="standard deviation of that number")
     parser.add_argument("--distance", type=float, default=150, help="smallest distance of two particles (Å)")
     parser.add_argument("--defocus", type=float, nargs=2, default=(10000, 25000), help="lowest and highest (Å)")
+    parser.add_argument("--amplitude-contrast", type=float, default=0.1)
+    parser.add_argument("--micrograph-size", type=int, nargs=2, metavar=("Y", "X"), help="pixels; default: 1024 1024")
+    parser.add_argument("--real-contrast", default="auto", help="of the real micrographs: auto, dark or bright")
+    parser.add_argument("--snr", type=float, help="signal-to-noise ratio of 'spectrum'; default: measured")
     parser.add_argument("--minutes", type=float, default=40, help="length of a training; 0: no training")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of --minutes")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[],
@@ -161,6 +178,8 @@ def main():
     parser.add_argument("--general", action="store_true",
                         help="fine-tune Topaz's general model instead of training from scratch")
     args = parser.parse_args()
+    if not args.settings and not (args.map and args.map_pixel_size):
+        parser.error("give --map and --map-pixel-size, or --settings")
     make_sets(args)
     for kind in args.kinds:
         if (args.out / kind / "manifest.json").exists():

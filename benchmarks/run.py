@@ -3,6 +3,7 @@
 
     python benchmarks/run.py [NAME ...]            all that need no data, or the named ones; 'make bench' runs all
     python benchmarks/run.py NAME -- ARGUMENTS     one that needs data or other programs, with its arguments
+    python benchmarks/run.py NAME:SET -- ARGUMENTS the same, into a section of its own for each data set
 
 A benchmark prints its result to standard output as Markdown (a table, sentences), and its progress to standard error.
 Its section stands between ``<!-- benchmark NAME -->`` and ``<!-- end NAME -->``. The rest of the file stays as it is.
@@ -11,6 +12,7 @@ import argparse
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -30,7 +32,8 @@ BENCHMARKS = {
     "scale": ["scale.py"],
 }
 """Name and command of each benchmark that needs no data from outside the repository."""
-WITH_DATA = {"noise_models": "noise_models.py", "particle_signal": "particle_signal.py", "poses": "poses.py"}
+WITH_DATA = {"noise_models": "noise_models.py", "particle_signal": "particle_signal.py", "poses": "poses.py",
+             "measurement": "measurement.py", "ctf_fits": "ctf_fits.py"}
 """Name and file of the benchmarks that take the paths of data and programs as arguments."""
 
 
@@ -54,13 +57,21 @@ def summary(file):
     return (ast.get_docstring(ast.parse((HERE / file).read_text("utf-8"))) or "").partition("\n")[0]
 
 
+def shown(word):
+    """An argument as the section shows it: of an absolute path only the last two parts, because users have others."""
+    if not str(word).startswith("/"):
+        return shlex.quote(str(word))
+    return shlex.quote("/".join(Path(word).parts[-2:])) if word != os.devnull else word
+
+
 def section(name, command, lines, megabytes, seconds):
     """Text of one benchmark's section, with its markers."""
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     cores = len(os.sched_getaffinity(0))
     return "\n".join([
         f"<!-- benchmark {name} -->", f"### {name}", "",
-        f"`python benchmarks/{' '.join(command)}`, {date}, {cores} core{'s' * (cores > 1)}, torch {version('torch')}; "
+        f"`python benchmarks/{' '.join(shown(word) for word in command)}`, {date}, "
+        f"{cores} core{'s' * (cores > 1)}, torch {version('torch')}; "
         f"{seconds:.0f} s, peak memory {megabytes:.0f} MB.", "", summary(command[0]), "", *lines,
         f"<!-- end {name} -->"])
 
@@ -81,7 +92,8 @@ def main():
     words, commands = sys.argv[1:], dict(BENCHMARKS)
     if "--" in words:
         words, arguments = words[:words.index("--")], words[words.index("--") + 1:]
-        commands |= {name: [file, *arguments] for name, file in WITH_DATA.items()}
+        names = {word.partition(":")[0]: word for word in words}
+        commands |= {names.get(name, name): [file, *arguments] for name, file in WITH_DATA.items()}
     names = parser.parse_args(words).names or list(BENCHMARKS)
     unknown = [name for name in names if name not in commands]
     if unknown:

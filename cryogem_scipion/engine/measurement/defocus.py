@@ -31,6 +31,8 @@ SOLE = 25.0
 """Gain in chi square over any other defocus from which a micrograph alone tells the strength of the rings ..."""
 CERTAIN = 20.0
 """... and from which its defocus is certain, at strengths that the set shares."""
+MORE_BENDS = 2
+"""Added to the degree of the floor, to see how much the defocus depends on it."""
 ROUNDS = 4
 CANDIDATES = 20
 FINE, COARSE = 2.0, 8.0
@@ -49,11 +51,12 @@ class CtfFit:
 
     optics: Optics
     error_angstrom: float
-    """Standard error of the mean defocus: from halves of the field, and from generated spectra if these say more."""
+    """Standard error of the mean defocus: from halves of the field, or from generated spectra if these say more, and
+    from a floor with more bends."""
     bias_angstrom: float
     """Mean defocus found in generated spectra minus the true one."""
     astigmatism_error_angstrom: float
-    """Standard error of the astigmatism along one direction, from halves of the field and generated spectra."""
+    """Standard error of the astigmatism along one direction, from the same sources."""
     score: float
     """Correlation of the spectrum without its floor with the fitted rings, from −1 to 1."""
     advantage: float
@@ -142,7 +145,7 @@ def known_fit(optics: Optics) -> CtfFit:
 
 def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
             particle_power: tuple[Array, Array] | None) -> list[RingModel]:
-    """The model of the whole field, and of its top, bottom, left and right half."""
+    """The model of the whole field, of its top, bottom, left and right half, and of the whole with another floor."""
     image, pixel_size = _resampled(image.to(torch.float32), pixel_size)
     y, x = image.shape[0] // 2, image.shape[1] // 2
     highest = min(HIGHEST, 0.47 / pixel_size)
@@ -151,7 +154,9 @@ def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
         spectrum = polar_spectrum(part, pixel_size, _tile(min(part.shape)))
         power = None if particle_power is None else np.interp(spectrum.frequency, *particle_power)
         models.append(RingModel(spectrum, base, power, highest))
-    return models
+        if part is image:
+            bent = RingModel(spectrum, base, power, highest, MORE_BENDS)
+    return [*models, bent]
 
 
 def _common_scans(models: Sequence[RingModel], strength: Array) -> list[Array]:
@@ -187,16 +192,20 @@ def _advantage(chi: Array, model: RingModel) -> float:
 def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
     whole = models[0]
     optics = _refined(whole, start)
-    halves = _error_from_halves([_components(_refined(half, optics, COARSE)) for half in models[1:]])
+    top, bottom, left, right, bent = (_components(_refined(part, optics, COARSE)) for part in models[1:])
+    halves = _error_from_halves([top, bottom, left, right])
     bias, scatter, astigmatism_error = _trial(whole, optics) if advantage > CERTAIN else (0.0, 0.0, 0.0)
-    error = max(float(halves[0]), scatter)
-    astigmatism_error = max(math.sqrt(float((halves[1:] ** 2).mean())), astigmatism_error)
+    # Halves and generated spectra share what the model of the floor gets wrong. About half of what another floor
+    # changes is due to each of the two.
+    floors = (bent - _components(optics)) / 2
+    error = math.hypot(max(float(halves[0]), scatter), float(floors[0]))
+    astigmatism_error = math.hypot(max(_root_mean_square(halves[1:]), astigmatism_error), _root_mean_square(floors[1:]))
     _, floor, rings = whole.fit(optics)
     found = whole.values - floor[:, None]
-    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
-    inside = DEFOCI[0] < mean < DEFOCI[-1]
-    near = abs(mean - start.defocus_u_angstrom) < max(0.1 * mean, 500)
-    reliable = advantage > CERTAIN and error < max(0.03 * mean, 300) and inside and near
+    own = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
+    inside = DEFOCI[0] < own < DEFOCI[-1]
+    near = abs(own - start.defocus_u_angstrom) < max(0.1 * own, 500)
+    reliable = advantage > CERTAIN and error < max(0.03 * own, 300) and inside and near
     relative = whole.rotational_mean(found), whole.rotational_mean(rings)
     return CtfFit(optics, error, bias, astigmatism_error, _correlation(found, rings, whole.count), advantage,
                   bool(reliable), _resolution(whole, *relative), whole.frequency, *relative)
@@ -208,7 +217,11 @@ def _trial(model: RingModel, optics: Optics) -> tuple[float, float, float]:
     errors = np.array([_components(_refined(model.redrawn(optics, draw), optics, COARSE)) for _ in range(DRAWS)]) \
         - _components(optics)
     # The scatter is around the truth: with few draws the mean is no better known.
-    return float(errors[:, 0].mean()), math.sqrt((errors[:, 0] ** 2).mean()), math.sqrt((errors[:, 1:] ** 2).mean())
+    return float(errors[:, 0].mean()), _root_mean_square(errors[:, 0]), _root_mean_square(errors[:, 1:])
+
+
+def _root_mean_square(values: Array) -> float:
+    return math.sqrt(float((values**2).mean()))
 
 
 def _components(optics: Optics) -> Array:

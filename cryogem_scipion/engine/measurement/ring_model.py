@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.polar_spectrum import SECTORS, PolarSpectrum
-from cryogem_scipion.engine.simulation.optics import Optics, phase_terms
+from cryogem_scipion.engine.simulation.optics import Optics, electron_wavelength, phase_terms
 
 __all__ = ["DEFOCI", "RingModel", "at_defocus"]
 
@@ -23,8 +23,12 @@ DEFOCI = np.arange(3000.0, 50_000.0, 100.0)
 """Defocus values that are tried, Å."""
 LOWEST = 1 / 40
 """1/Å; at lower frequencies ice and contaminants dominate, and the arrangement of the particles shows."""
-FLOOR = 5
-"""Degree of the polynomial that is the noise floor, relative to a first smooth fit."""
+FLOOR_DEGREES = (3, 7)
+"""Smallest and largest degree of the polynomial that is the noise floor, relative to a first smooth fit."""
+FLOOR_DEFOCUS = 10_000.0
+"""Å; between the half-waves of the rings of this defocus, the floor has half as many bends: it cannot imitate them."""
+FEWEST = 20
+"""Frequencies that can be fitted at least."""
 FALL_OFFS = (0.0, 30.0, 100.0, 300.0, 1000.0)
 """Å²; the power under the rings falls as a sum of exp(−B u²) with these B."""
 GAINS = (0.3, 3.0)
@@ -36,7 +40,8 @@ Array = NDArray[np.float64]
 class RingModel:
     """The spectrum of one micrograph, and the linear terms that can describe it."""
 
-    def __init__(self, spectrum: PolarSpectrum, base: Optics, particle_power: Array | None, highest: float) -> None:
+    def __init__(self, spectrum: PolarSpectrum, base: Optics, particle_power: Array | None, highest: float,
+                 more_bends: int = 0) -> None:
         """Prepare the terms.
 
         Parameters
@@ -47,17 +52,20 @@ class RingModel:
             Mean power of the particles' projections at the spectrum's frequencies, at any scale.
         highest
             Frequency up to which the spectrum is described, 1/Å.
+        more_bends
+            Added to the degree of the floor.
         """
         frequency = spectrum.frequency
         rows = np.flatnonzero((frequency >= LOWEST) & (frequency <= highest))
-        if len(rows) < 4 * FLOOR:
+        if len(rows) < FEWEST:
             raise DataError(f"{len(rows)} frequencies can be fitted; use larger or finer micrographs")
         self.base, self.frequency = base, frequency[rows]
+        self._degree = degree = _floor_degree(base, highest) + more_bends
         self.square, self.difference, self.product, self.count = (
             values[rows] for values in (spectrum.square, spectrum.difference, spectrum.product, spectrum.count))
         self.by_ring = self.count.sum(1)
-        floor = _polynomials(self.frequency, FLOOR)
-        terms = _polynomials(self.frequency, FLOOR + 1)
+        floor = _polynomials(self.frequency, degree)
+        terms = _polynomials(self.frequency, degree + 1)
         self.unit = float(np.median(spectrum.radial[rows[len(rows) // 2:]]))
         """Power that counts as 1."""
         power = np.maximum(spectrum.power[rows] / self.unit, 1e-30)
@@ -126,7 +134,7 @@ class RingModel:
         strength = nnls(*_condensed(columns - basis @ (basis.T @ columns), right))[0]
         left = self._target - columns @ strength
         coefficients = np.linalg.solve(upper + 1e-9 * np.eye(len(upper)), basis.T @ left)
-        ground = self.floor_curves @ coefficients[:FLOOR + 1]
+        ground = self.floor_curves @ coefficients[:self._degree + 1]
         shown = rings @ strength + drifting @ coefficients[-2:]
         residual = left - free @ coefficients
         return float(residual @ residual), self._target - residual, ground, shown
@@ -142,7 +150,7 @@ class RingModel:
         direction = (np.arange(SECTORS) + 0.5) * math.pi / SECTORS
         self._turns = np.stack([np.cos(2 * direction), np.sin(2 * direction)], axis=1)[None]
         self._drift_unit = 1 / float(self.square.max())
-        whole = np.broadcast_to(self.floor_curves[:, None], (*self.count.shape, FLOOR + 1))
+        whole = np.broadcast_to(self.floor_curves[:, None], (*self.count.shape, self._degree + 1))
         turned = self.floor_curves[:, None, None, :2] * self._turns[..., None]
         shape = self.count.shape
         self._floor_columns = np.concatenate(
@@ -175,6 +183,12 @@ class RingModel:
 def at_defocus(base: Optics, defocus: float) -> Optics:
     """Return the optics at a defocus without astigmatism."""
     return replace(base, defocus_u_angstrom=defocus, defocus_v_angstrom=defocus, defocus_angle_degrees=0.0)
+
+
+def _floor_degree(base: Optics, highest: float) -> int:
+    """Degree of the floor's polynomial for rings up to a frequency (1/Å)."""
+    half_waves = 2 * electron_wavelength(base.voltage_kv) * FLOOR_DEFOCUS * (highest**2 - LOWEST**2)
+    return min(max(round(half_waves / 2), FLOOR_DEGREES[0]), FLOOR_DEGREES[1])
 
 
 def _condensed(columns: Array, right: Array) -> tuple[Array, Array]:
