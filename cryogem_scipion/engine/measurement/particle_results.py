@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The result of the particle measurement: numbers, errors, and why a result is not reliable."""
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -154,8 +154,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         largest_astigmatism(reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        envelope, _b_factor(particles), _contrast_variation(particles), sign, particles.advantage_of_dark, particles.detected,
-        particles.counted, not_reliable,
+        envelope, _b_factor(particles), _contrast_variation(particles), sign, particles.advantage_of_dark,
+        particles.detected, particles.counted, not_reliable,
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 
 
