@@ -27,6 +27,9 @@ BANDS_PER_DIAMETER = 0.5
 """Width of a band of frequency, in units of 1 / diameter."""
 LOWEST = 0.8
 """Lowest frequency used, in units of 1 / diameter: ice varies more slowly than particles."""
+HIGHEST = 7.0
+"""Highest frequency used for matching, in units of 1 / diameter. Beyond it, matching cannot pick what fits the noise,
+so that what it loses there can be corrected."""
 TILE = 128
 """Pixels; edge of the tiles from which the power of the noise is measured."""
 
@@ -198,8 +201,7 @@ def matched(field: Field, projector: Projector, diameter: float, seed: int = 0) 
     templates = templates - templates.mean((1, 2), keepdim=True)
     size = (edge, edge)
     frequency = frequency_grid(size, field.pixel_size)
-    # A fall-off of the signal with B = 150 Å² is assumed; the correction by a synthetic field makes up for it.
-    weight = torch.exp(-150 * frequency**2 / 4) * (frequency > LOWEST / diameter)
+    weight = (frequency > LOWEST / diameter) & (frequency < HIGHEST / diameter)
     spectra = fourier.rfft2(templates) * (-ctf(size, field.pixel_size, field.optics) * weight)
     norm = fourier.irfft2(spectra, size).square().sum((1, 2)).sqrt()
     spectra = spectra.conj() / norm[:, None, None]
