@@ -196,7 +196,7 @@ def print_fields(report, fields):
     found, labelled, errors = [], [], []
     for field in fields:
         row = rows.get(field.name)
-        if row is None:
+        if row is None or row["particles"] is None:  # not measured, or not searched
             continue
         count = int(field.visible.sum())
         found.append(row["particles"])

@@ -80,7 +80,7 @@ def _micrograph_cells(row: dict[str, Any]) -> list[str]:
     error = "" if row["defocus_known"] else f"{row['defocus_error_angstrom']:.0f}"
     return [textwrap.shorten(os.path.basename(row["name"]), 42), f"{row['defocus_u_angstrom']:.0f}",
             f"{row['defocus_v_angstrom']:.0f}", f"{row['defocus_angle_degrees']:.0f}", error, state,
-            f"{row['particles']:.0f} ± {row['particles_error']:.0f}"]
+            "not searched" if row["particles"] is None else f"{row['particles']:.0f} ± {row['particles_error']:.0f}"]
 
 
 def _draw_table(axis: Any, headings: list[str], cells: list[list[str]], widths: tuple[float, ...]) -> Any:

@@ -11,7 +11,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.search_field import SearchField
 from cryogem_scipion.engine.measurement.spectral_strength import spectral_strength
 from cryogem_scipion.engine.measurement.synthesis import SyntheticField
-from cryogem_scipion.engine.noise.chosen_ratio import check_given_ratio, choose_ratio
+from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio, kept_ratio
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import GreyScale
 from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, simulated_image
@@ -275,3 +275,12 @@ def test_a_run_with_a_given_ratio_uses_it_and_reports_what_the_spectrum_allows(w
     assert manifest.contrast.snr == 0.02
     assert 0 <= manifest.figures["spectral_snr_low"] <= manifest.figures["spectral_snr_high"]
     assert manifest.figures["spectral_snr_high"] > 0.5 * SNR  # three small fields
+
+
+def test_a_ratio_that_was_measured_before_is_kept_unless_the_spectrum_excludes_it():
+    spectrum = SetSpectrum(SpectralRatio(0.1, 0.08, 0.12, True), 0.2, 40.0, True)
+    assert kept_ratio(0.15, None) == ChosenRatio(0.15, True)
+    assert kept_ratio(0.15, spectrum) == ChosenRatio(0.15, True)
+    limited = kept_ratio(0.3, spectrum)
+    assert limited.snr < 0.2
+    assert "0.3, particles alone would have more power" in limited.warnings[0]

@@ -103,11 +103,12 @@ def _draw_envelope(place: Any, arrays: dict[str, Any], reliable: bool) -> None:
 
 
 def _draw_numbers(place: Any, micrographs: list[dict[str, Any]], reliable: bool) -> None:
-    counts, errors = (np.array([row[name] for row in micrographs]) for name in ("particles", "particles_error"))
+    # A micrograph that was not searched has no number; NaN is not drawn.
+    counts, errors = (np.array([row[name] for row in micrographs], float) for name in ("particles", "particles_error"))
     place.errorbar(np.arange(len(counts)) + 1, counts, errors, fmt="o" if reliable else "x",
                    color=VIOLET if reliable else "0.6")
     place.set(title="Particles in each micrograph" + ("" if reliable else " (not reliable)"), xlabel="micrograph",
-              ylim=(0, 1.4 * max(float(counts.max()), 1)))
+              ylim=(0, 1.4 * max(float(np.nanmax(counts)), 1)))
     _whole_numbers(place, len(counts))
 
 

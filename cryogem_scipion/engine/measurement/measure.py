@@ -47,6 +47,9 @@ class MeasuredSet:
     fits: list[CtfFit]
     particles: ParticleMeasurement
     fields: list[SearchField]
+    """Of the searched micrographs, as the particles."""
+    searched: tuple[int, ...]
+    """Index of each searched micrograph."""
 
 
 def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: float, volume: Volume,
@@ -88,7 +91,7 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
     else:
         reading = track_progress((read() for read in images), len(images), "reading the Thon rings of micrograph")
         fits = fit_ctfs(reading, pixel_size, base, map_power(volume))
-    optics = _usable(fits, base)
+    optics, searched = _usable(fits, base)
 
     def prepared(number: int) -> tuple[SearchField, float]:
         image = images[number]()
@@ -98,8 +101,8 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
         except DataError as error:
             raise DataError(f"micrograph {number + 1} of {len(images)}: {error}") from None
 
-    results = map_in_order(prepared, range(len(images)), available_threads())
-    prepared_fields = list(track_progress(results, len(images), "preparing micrograph"))
+    results = map_in_order(prepared, searched, available_threads())
+    prepared_fields = list(track_progress(results, len(searched), "preparing micrograph"))
     fields = [field for field, _ in prepared_fields]
     particles = measure_particles(fields, prepare_projector(volume), diameter, seed)
     if particles.advantage_of_dark < -3:
@@ -115,7 +118,7 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
     contaminated = sum(field.searched < CLEAN for field in fields)
     if contaminated:
         measurement = replace(measurement, warnings=(*measurement.warnings, _contamination(contaminated, len(fields))))
-    return MeasuredSet(measurement, fits, particles, fields)
+    return MeasuredSet(measurement, fits, particles, fields, tuple(searched))
 
 
 def _contamination(contaminated: int, micrographs: int) -> str:
@@ -137,11 +140,16 @@ def map_power(volume: Volume) -> tuple[Array, Array]:
     return frequency[inside], power[inside]
 
 
-def _usable(fits: Sequence[CtfFit], base: Optics) -> list[Optics]:
-    """The optics for the search: of reliable fits, else the set's median defocus."""
+def _usable(fits: Sequence[CtfFit], base: Optics) -> tuple[list[Optics], list[int]]:
+    """The optics for the search, and the indices of the micrographs that are searched.
+
+    Without a reliable defocus, particles are missed. So if the set has enough reliable fits, only these micrographs are
+    searched. If it has not, all are searched, at the usual defocus.
+    """
     reliable = reliable_fits(fits)
-    middle = float(np.median([fit.defocus_angstrom for fit in reliable])) if reliable else USUAL_DEFOCUS
-    return [fit.optics if fit in reliable else at_defocus(base, middle) for fit in fits]
+    if not reliable:
+        return [at_defocus(base, USUAL_DEFOCUS)] * len(fits), list(range(len(fits)))
+    return [fit.optics for fit in fits], [index for index, fit in enumerate(fits) if fit in reliable]
 
 
 def _variance(image: Float[Tensor, "y x"], pixel_size: float, working_pixel_size: float, diameter: float) -> float:

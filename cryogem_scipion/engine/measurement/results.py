@@ -85,6 +85,8 @@ class Measurement:
         known: dict[str, Any] = {
             name: value if name in PARTICLE_SETTINGS else round(value) for name, value in values.items()
             if value is not None and name not in self.not_reliable}
+        if "snr" in known:
+            known["keep_snr"] = True
         if self.signal_envelope and "signal_envelope" not in self.not_reliable:
             known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
         if self.contrast_variation is not None:

@@ -6,7 +6,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum
 from cryogem_scipion.engine.noise.signal_to_noise import SnrFit
 
-__all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio"]
+__all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio", "kept_ratio"]
 
 LARGEST_PART = 0.95
 """Of the ratio from which particles alone exceed the real power, the part that is used at most: noise has a share."""
@@ -36,6 +36,16 @@ def check_given_ratio(snr: float, spectrum: SetSpectrum | None) -> None:
         raise DataError(f"snr is {snr:g}, but particles alone would then have more power than the real micrographs at "
                         f"a resolution of {spectrum.exceeded_period:.0f} Å; set snr to at most "
                         f"{_rounded_down(spectrum.largest_possible)}, or leave it empty")
+
+
+def kept_ratio(snr: float, spectrum: SetSpectrum | None) -> ChosenRatio:
+    """Return the simulation's ratio, which was measured before; less if particles alone would exceed the real power."""
+    largest = float("inf") if spectrum is None else LARGEST_PART * spectrum.largest_possible
+    if snr <= largest:
+        return ChosenRatio(snr, True)
+    return ChosenRatio(largest, True, (
+        f"with the simulation's signal-to-noise ratio of {snr:.2g}, particles alone would have more power than the real "
+        f"micrographs; {largest:.2g} is used. Check particles_mean, the map and the defocus",))
 
 
 def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: float) -> ChosenRatio:

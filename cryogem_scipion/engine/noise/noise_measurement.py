@@ -12,7 +12,7 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio
+from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio, kept_ratio
 from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
 from cryogem_scipion.engine.noise.contaminants import Contaminant, opacity_map
 from cryogem_scipion.engine.noise.exposure import Exposure
@@ -236,6 +236,8 @@ class _Comparison:
                 f"{simulated:g} of the simulation is used",))
         if result.snr_fit is None:
             return ChosenRatio(simulated, False)
+        if self.simulated.keep_snr:
+            return kept_ratio(simulated, result.spectrum)
         return choose_ratio(result.snr_fit, result.spectrum, simulated)
 
     def contaminants_of(self, indices: Sequence[int],

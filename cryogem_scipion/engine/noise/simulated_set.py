@@ -63,6 +63,11 @@ class SimulatedSet:
         return self.contrast.rescaled(snr, background_deviation).scale / self.contrast.scale
 
     @property
+    def keep_snr(self) -> bool:
+        """Whether the simulation's signal-to-noise ratio was measured before, and is not to be measured again."""
+        return bool(self.manifest.settings.get("keep_snr", False))
+
+    @property
     def specimen_indices(self) -> list[int]:
         """Indices that the specimens of the micrographs have in the simulation; ``DataError`` if a name has none."""
         matches = [re.fullmatch(r"mic_(\d{1,9})", path.stem) for path in self.micrographs]

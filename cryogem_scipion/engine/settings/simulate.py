@@ -197,6 +197,10 @@ class SimulateSettings(RunSettings):
         0.1, "Signal-to-noise ratio", "Variance of the particles divided by the variance of the noise, at the working "
         "pixel size. A higher value makes particles easier to see: 0.02 is hardly visible, 0.3 is easy.",
         section="Output", gt=0, le=100)
+    keep_snr: bool = option(
+        False, "Keep the signal-to-noise ratio", "Yes: train and generate use this ratio with the noise of real "
+        "micrographs, too. No: they measure it again. The settings of 'cryogem measure' have Yes, because it measures "
+        "more exactly.", section="Output", form=False)
     background_deviation: float = option(
         0.05, "Noise of the background", "Standard deviation of the background of real micrographs, divided by its "
         "mean. A higher value makes the micrographs noisier; 0.03 to 0.1 is usual. The value is used until real "

@@ -12,7 +12,6 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import Contrast
 from cryogem_scipion.engine.simulation.ctf import Optics
 from cryogem_scipion.engine.simulation.microscope import CleanMicrograph, Microscope, projection_box_size
-from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.specimen import Specimen, draw_map_indices, draw_orientations, seeded_generator
 
 __all__ = ["measure_contrast"]
@@ -22,13 +21,12 @@ CALIBRATION_PARTICLES = 30
 
 
 def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
-    """Return the contrast at which the first whole particles of the run have the SNR of the settings.
+    """Return the contrast at which the particles of the run have the SNR of the settings.
 
     At this contrast, the standard deviation of s inside the particles' masks is sqrt(SNR) times the standard deviation
     of the background. It is measured without the variation between particles, so that the SNR is that of a mean one.
 
-    With an envelope of the signal, each of these particles is taken from another micrograph. The envelope is measured
-    on real micrographs, together with the mean SNR over their defocus values, which one micrograph does not represent.
+    It is the mean over particles at the defocus values of 30 micrographs: one micrograph does not represent the others.
 
     Parameters
     ----------
@@ -43,8 +41,8 @@ def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
         The particles give no contrast.
     """
     settings = microscope.settings
-    micrographs = (_calibration_boxes if settings.signal_envelope else _calibration_micrographs)(microscope, seed)
-    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy() for clean in micrographs])
+    values = np.concatenate([clean.signal[clean.mask > 0.5].cpu().numpy()
+                             for clean in _calibration_boxes(microscope, seed)])
     # NumPy, because the order in which torch adds, and so the last bit, depends on the number of threads.
     deviation = float(values.std(dtype=np.float64)) if values.size else 0.0
     if not deviation > 0:
@@ -52,23 +50,6 @@ def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
     signal_deviation = settings.snr ** 0.5 * settings.background_deviation
     return Contrast(snr=settings.snr, background_deviation=settings.background_deviation,
                     signal_deviation=signal_deviation, scale=microscope.projection_scale * signal_deviation / deviation)
-
-
-def _calibration_micrographs(microscope: Microscope, seed: int) -> Iterator[CleanMicrograph]:
-    """The first whole particles of the run on their micrographs; one centred particle if there are none."""
-    remaining = CALIBRATION_PARTICLES
-    for index in range(8):
-        specimen = microscope.draw_specimen(seed, index)
-        chosen = specimen.is_whole & (specimen.is_whole.cumsum(0) <= remaining)
-        if bool(chosen.any()):
-            remaining -= int(chosen.sum())
-            yield microscope.form_image(replace(specimen.subset(chosen), variation=None))
-        if not remaining:
-            return
-    if remaining == CALIBRATION_PARTICLES:
-        generator = seeded_generator(seed, "calibration")
-        yield microscope.form_image(_centred_particle(microscope, uniform_rotations(1, generator), torch.zeros(
-            1, dtype=torch.long), microscope.draw_specimen(seed, 0).optics))
 
 
 def _calibration_boxes(microscope: Microscope, seed: int) -> Iterator[CleanMicrograph]:

@@ -75,10 +75,12 @@ def run(settings: MeasureSettings) -> Manifest:
                         pixel_size=working_pixel_size, micrographs=len(files),
                         particle_diameter_angstrom=measurement.diameter, warnings=measurement.warnings,
                         figures={name: float(value) for name, value in measurement.settings().items()
-                                 if not isinstance(value, list)})
+                                 if not isinstance(value, list | bool)})
     write_manifest(out, manifest)
     found = estimates(measurement, results.fits, results.particles)
     for name, value in measurement.settings().items():
+        if isinstance(value, bool):
+            continue
         shown = " ".join(value) if isinstance(value, list) else f"{value:g}{_interval(found.get(name))}"
         log.info("%s %s", name, shown)
     for warning in measurement.warnings:
@@ -165,15 +167,21 @@ def _report(files: Sequence[Path], results: MeasuredSet, simulation: dict[str, A
              "defocus_v_angstrom": fit.optics.defocus_v_angstrom,
              "defocus_angle_degrees": fit.optics.defocus_angle_degrees, "defocus_error_angstrom": fit.error_angstrom,
              "defocus_reliable": fit in used, "defocus_known": len(fit.frequency) == 0,
-             "astigmatism_error_angstrom": fit.astigmatism_error_angstrom, "searched_fraction": field.searched,
-             "particles": count, "particles_error": error, "contrast": contrast}
-            for path, fit, field, count, error, contrast in zip(
-                files, results.fits, results.fields, results.particles.counts, results.particles.count_errors,
-                results.particles.contrasts, strict=True)]
+             "astigmatism_error_angstrom": fit.astigmatism_error_angstrom, **_found(results, index)}
+            for index, (path, fit) in enumerate(zip(files, results.fits, strict=True))]
     found = estimates(results.measurement, results.fits, results.particles)
     return {"settings": simulation, "not_reliable": not_reliable, "warnings": list(warnings),
             "estimates": {name: asdict(estimate) for name, estimate in found.items()},
             "contrast_sign": _sign(results), "measured": measured, "micrographs": rows}
+
+
+def _found(results: MeasuredSet, index: int) -> dict[str, float | None]:
+    """What the search found in a micrograph; nothing if it was not searched, because its defocus is not known."""
+    if index not in results.searched:
+        return dict.fromkeys(("searched_fraction", "particles", "particles_error", "contrast"))
+    number, particles = results.searched.index(index), results.particles
+    return {"searched_fraction": results.fields[number].searched, "particles": particles.counts[number],
+            "particles_error": particles.count_errors[number], "contrast": particles.contrasts[number]}
 
 
 def _sign(results: MeasuredSet) -> dict[str, Any]:
@@ -189,9 +197,10 @@ def _arrays(results: MeasuredSet) -> dict[str, Any]:
     fitted = [fit for fit in (used or results.fits) if len(fit.frequency)]
     # The clearest rings, and the field in which the search finds the median number of particles.
     clearest = max(fitted, key=lambda fit: fit.score, default=results.fits[0])
-    number = int(np.argsort(results.particles.counts, kind="stable")[len(results.fits) // 2])
+    number = int(np.argsort(results.particles.counts, kind="stable")[len(results.fields) // 2])
     field, particles, measurement = results.fields[number], results.particles, results.measurement
-    return {"number": np.array(number), "image": field.image.numpy(), "image_pixel_size": np.array(field.pixel_size),
+    return {"number": np.array(results.searched[number]), "image": field.image.numpy(),
+            "image_pixel_size": np.array(field.pixel_size),
             "peaks": particles.peaks[number].centres, "ring_frequency": clearest.frequency,
             "ring_measured": clearest.measured, "ring_fitted": clearest.fitted,
             "ring_number": np.array(results.fits.index(clearest)),
