@@ -10,6 +10,8 @@ __all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio", "kept_ratio"]
 
 LARGEST_PART = 0.95
 """Of the ratio from which particles alone exceed the real power, the part that is used at most: noise has a share."""
+EXCEEDED = 1.25
+"""Factor by which a ratio that was measured on single particles may be above the largest one by the spectrum."""
 DIFFERENCE = 1.25
 """Factor by which local power and spectrum have to differ for a warning."""
 
@@ -39,13 +41,17 @@ def check_given_ratio(snr: float, spectrum: SetSpectrum | None) -> None:
 
 
 def kept_ratio(snr: float, spectrum: SetSpectrum | None) -> ChosenRatio:
-    """Return the simulation's ratio, which was measured before; less if particles alone would exceed the real power."""
-    largest = float("inf") if spectrum is None else LARGEST_PART * spectrum.largest_possible
+    """Return the simulation's ratio, which was measured on single particles before.
+
+    The limit is somewhat above the ratio from which particles alone exceed the real power at one frequency: that ratio
+    depends on how crowded the simulated particles are, which the search for single particles takes into account.
+    """
+    largest = float("inf") if spectrum is None else EXCEEDED * spectrum.largest_possible
     if snr <= largest:
         return ChosenRatio(snr, True)
     return ChosenRatio(largest, True, (
-        f"with the simulation's signal-to-noise ratio of {snr:.2g}, particles alone would have more power than the real "
-        f"micrographs; {largest:.2g} is used. Check particles_mean, the map and the defocus",))
+        f"with the simulation's signal-to-noise ratio of {snr:.2g}, particles alone would have more power than the "
+        f"real micrographs; {largest:.2g} is used. Check particles_mean, the map and the defocus",))
 
 
 def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: float) -> ChosenRatio:
