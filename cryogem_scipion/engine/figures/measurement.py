@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Draws what was measured of real micrographs: particles found, rings, defocus, scores, envelope, numbers."""
-from pathlib import Path
+from pathlib import textwrap
 from typing import Any
 
 import numpy as np
+import Path
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.figures.report_files import read_report
@@ -12,6 +13,8 @@ __all__ = ["FIGURE_SIZE", "REPORT_NAME", "draw_measurement"]
 
 FIGURE_SIZE = (16.0, 10.0)
 REPORT_NAME = "measurement"
+LINE_WIDTH = 190
+"""Characters in a line of the summary."""
 ORANGE, VIOLET = "#e66101", "#5e3c99"
 
 
@@ -118,11 +121,12 @@ def _whole_numbers(place: Any, count: int) -> None:
 
 
 def _summary(report: dict[str, Any]) -> str:
-    """The measured settings in one line, and those that are not reliable in another."""
+    """The measured settings, and below them those that are not reliable."""
     errors = {name: estimate["error"] for name, estimate in report.get("estimates", {}).items() if estimate["error"]}
     values = {name: value for name, value in report["settings"].items()
               if name in report["measured"] and isinstance(value, int | float)}
     measured = ", ".join(f"{name} {value:g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
                          for name, value in values.items())
     left_out = ", ".join(report["not_reliable"])
-    return f"measured: {measured or 'nothing'}\nnot measured reliably: {left_out or 'nothing'}"
+    return "\n".join(textwrap.fill(line, LINE_WIDTH) for line in (
+        f"measured: {measured or 'nothing'}", f"not measured reliably: {left_out or 'nothing'}"))
