@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Draws what was measured of real micrographs: particles found, rings, defocus, scores, envelope, numbers."""
-from pathlib import textwrap
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import Path
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.figures.report_files import read_report
