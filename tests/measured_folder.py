@@ -42,7 +42,8 @@ def write_measurement(folder, files, volume, pixel_size=8.0, left_out=(), ctfs=T
             for number, file in enumerate(files)]
     warnings = ["the fit of one micrograph is left out"]
     report = {"settings": values, "not_reliable": dict.fromkeys(left_out, NOT_FOUND), "warnings": warnings,
-              "estimates": {"snr": {"interval": [0.06, 0.08]}, "defocus_min": {"interval": None}},
+              "estimates": {"snr": {"error": 0.005, "interval": [0.06, 0.08]},
+                            "defocus_min": {"error": None, "interval": None}},
               "measured": {**VALUES, "diameter": 150.0}, "micrographs": rows}
     flat, number = np.ones(5), np.array(0)
     arrays = {"number": number, "image": np.random.default_rng(1).normal(size=(40, 50)),

@@ -13,7 +13,7 @@ from pwem.protocols import ProtImportCoordinates, ProtImportMicrographs, ProtImp
 from pyworkflow.object import Pointer
 from pyworkflow.tests import SMALL, BaseTest, setupTestProject
 
-from cryogem_scipion.demo import ACQUISITION, REAL_MICROGRAPH, REAL_PIXEL_SIZE
+from cryogem_scipion import demo
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols import (
     ProtCryogemEvaluate,
@@ -26,6 +26,8 @@ from cryogem_scipion.protocols import (
     ProtCryogemTrain,
 )
 
+REAL_MICROGRAPH, REAL_PIXEL_SIZE = Path(demo.__file__).parent / "data/krios_micrograph_3.4A.mrc", 3.42
+ACQUISITION = {"voltage": 300.0, "sphericalAberration": 2.7, "amplitudeContrast": 0.1}
 MAP_PIXEL_SIZE, PIXEL_SIZE = 4.0, 10.26
 MICROGRAPHS = 2
 
