@@ -33,7 +33,8 @@ def without_figure(monkeypatch):
 
 
 def settings(out, generated, real, **changes):
-    return parse(EvaluateSettings, {"generated": [str(generated)], "real": [str(real)], "out": out, **changes})
+    return parse(EvaluateSettings, {"generated": [str(generated)], "real": [str(real)], "out": out,
+                                    "two_sample": False, **changes})
 
 
 @pytest.mark.slow

@@ -34,3 +34,14 @@ class EvaluateSettings(RunSettings):
         200, "Number of micrographs to compare", "Largest number of micrographs to compare in each set; they are "
         "spread evenly over the set. More micrographs make the result more certain and take longer; 20 to 200 are "
         "enough.", section="Data", ge=1, le=10_000_000)
+    two_sample: bool = option(
+        True, "Two-sample test", "Train small networks to tell generated from real micrographs, on one part of both "
+        "sets, and let them judge the other part. It sees differences that the distances do not show. It needs 4 "
+        "micrographs or more of each set, and takes a few minutes on a CPU.", section="Data")
+    two_sample_steps: int = option(
+        300, "Training steps of the two-sample test", "More steps find weaker differences and take longer; 200 to 2000 "
+        "are usual.", section="Data", advanced=True, ge=10, le=100_000)
+    particle_diameter: float | None = option(
+        None, "Particle diameter (Å)", "One scale of the two-sample test shows a particle at about 28 pixels. A larger "
+        "value makes this scale coarser, a smaller value finer. Empty: the diameter that the generated dataset "
+        "records, or 150.", section="Data", advanced=True, gt=0)

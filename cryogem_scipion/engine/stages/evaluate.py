@@ -3,18 +3,21 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from cryogem_scipion.engine.compute.devices import chosen_device
+from cryogem_scipion.engine.compute.devices import chosen_device, chosen_precision
 from cryogem_scipion.engine.compute.parallel import worker_count
+from cryogem_scipion.engine.compute.threads import available_threads
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.figures.evaluation import FIGURE_SIZE, REPORT_NAME, draw_evaluation
 from cryogem_scipion.engine.figures.report_files import save_figure, write_report
-from cryogem_scipion.engine.io.dataset import Manifest, write_manifest
+from cryogem_scipion.engine.figures.two_sample import TWO_SAMPLE_FIGURE_SIZE, draw_two_sample
+from cryogem_scipion.engine.io.dataset import Manifest, read_manifest, write_manifest
 from cryogem_scipion.engine.io.mrc import read_header
 from cryogem_scipion.engine.noise.real_micrograph import check_real_micrographs, evenly_spaced, real_files
 from cryogem_scipion.engine.realism.artefacts import artefact_excess, lattice_excess_db
@@ -44,6 +47,18 @@ from cryogem_scipion.engine.realism.set_distances import (
     estimate_frechet_distance,
 )
 from cryogem_scipion.engine.realism.signal_preservation import SignalPreservation, measure_signal_preservation
+from cryogem_scipion.engine.realism.two_sample.report import (
+    manifest_figures,
+    report_arrays,
+    report_entry,
+    result_line,
+)
+from cryogem_scipion.engine.realism.two_sample.two_sample_test import (
+    MIN_MICROGRAPHS,
+    ScaleResult,
+    Training,
+    two_sample_test,
+)
 from cryogem_scipion.engine.runs.folder import open_run_folder, provenance
 from cryogem_scipion.engine.settings import EvaluateSettings
 from cryogem_scipion.engine.simulation.microscope import seeded_generator
@@ -58,6 +73,10 @@ MIN_PATCHES = 8
 """Smallest number of patches in each set for a Fréchet distance."""
 MAX_PIXEL_SIZE_RATIO = 20.0
 """Largest ratio of the pixel sizes of the two sets. A larger ratio is treated as a mistake."""
+
+DIAMETER_ANGSTROM = 150.0
+"""Particle diameter for the two-sample test where none is known: that of a protein of about 500 kDa, within a factor 2
+of most specimens."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +117,21 @@ def run(settings: EvaluateSettings) -> Manifest:
     if patches.distance is not None:
         distances["frechet"] = patches.distance
     signal = measure_signal_preservation(sets[0].files, seeded_generator(settings.seed, "signal"))
-    warnings = _warnings(sets, measurements, patches)
+    two_sample = _two_sample_test(settings, sets, device, threads) if settings.two_sample else []
+    warnings = _warnings(settings, sets, measurements, patches)
     report = _report(settings, sets, measurements, distances, patches, signal, warnings)
-    write_report(out, REPORT_NAME, report, _figure_arrays(generated, real))
-    figure = Figure(figsize=FIGURE_SIZE)
-    draw_evaluation(figure, out)
-    save_figure(figure, out / f"{REPORT_NAME}.png")
+    write_report(out, REPORT_NAME, {**report, "two_sample": report_entry(two_sample)},
+                 {**_figure_arrays(generated, real), **report_arrays(two_sample)})
+    _draw_figures(out, bool(two_sample))
     manifest = Manifest(stage="evaluate", **provenance(), settings=settings.model_dump(mode="json"),
                         seed=settings.seed, pixel_size=pixel_size, micrographs=len(sets[0].files),
-                        warnings=tuple(warnings), figures=_manifest_figures(distances, len(sets[1].files), signal))
+                        warnings=tuple(warnings), figures={**_manifest_figures(distances, len(sets[1].files), signal),
+                                 **manifest_figures(two_sample)})
     write_manifest(out, manifest)
     for name, distance in distances.items():
         log.info("%s", _distance_line(name, distance))
+    for result in two_sample:
+        log.info("%s", result_line(result))
     for warning in warnings:
         log.warning("warning: %s", warning)
     log.info("compared %d generated with %d real micrographs: %s", len(sets[0].files), len(sets[1].files),
@@ -168,7 +190,34 @@ def _compare_patches(sets: Sequence[MicrographSet], measurements: Sequence[SetMe
     return PatchComparison(distance, edge, binning * pixel_size)
 
 
-def _warnings(sets: Sequence[MicrographSet], measurements: Sequence[SetMeasurements],
+def _two_sample_test(settings: EvaluateSettings, sets: Sequence[MicrographSet], device: torch.device, threads: int
+                     ) -> list[ScaleResult]:
+    """Two-sample test at each scale; empty if there are too few micrographs."""
+    diameter = settings.particle_diameter or _recorded_diameter(sets[0].files[0]) or DIAMETER_ANGSTROM
+    training = Training(settings.two_sample_steps, device, chosen_precision("auto", device), available_threads())
+    return two_sample_test(sets, diameter, training, threads, seeded_generator(settings.seed, "two-sample"))
+
+
+def _recorded_diameter(path: Path) -> float | None:
+    """Particle diameter (Å) that the dataset folder of a micrograph records; None if there is no such folder."""
+    try:
+        return read_manifest(path.parent.parent).particle_diameter_angstrom
+    except DataError:
+        return None
+
+
+def _draw_figures(out: Path, two_sample: bool) -> None:
+    """Draw the figure of the distances, and the figure of the two-sample test if there was one."""
+    figure = Figure(figsize=FIGURE_SIZE)
+    draw_evaluation(figure, out)
+    save_figure(figure, out / f"{REPORT_NAME}.png")
+    if two_sample:
+        figure = Figure(figsize=TWO_SAMPLE_FIGURE_SIZE)
+        draw_two_sample(figure, out)
+        save_figure(figure, out / "two_sample.png")
+
+
+def _warnings(settings: EvaluateSettings, sets: Sequence[MicrographSet], measurements: Sequence[SetMeasurements],
               patches: PatchComparison) -> list[str]:
     """Warnings about the measurements that these sets do not allow."""
     warnings = []
@@ -178,6 +227,10 @@ def _warnings(sets: Sequence[MicrographSet], measurements: Sequence[SetMeasureme
     if patches.distance is None:
         warnings.append(f"the Fréchet distance needs at least {MIN_PATCHES} patches of {patches.edge} pixels, and the "
                         "micrographs have fewer; give more or larger micrographs")
+    fewest = min(len(micrographs.files) for micrographs in sets)
+    if settings.two_sample and fewest < MIN_MICROGRAPHS:
+        warnings.append(f"the two-sample test needs at least {MIN_MICROGRAPHS} micrographs of each set, and one "
+                        f"set has {fewest}; give more micrographs")
     if len(sets[1].files) < 2:
         warnings.append("one real micrograph cannot be split into two halves, so the distances have no floor; give two "
                         "or more real micrographs")

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two-sample test as numbers for JSON and manifest, and as arrays for the figure."""
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cryogem_scipion.engine.realism.two_sample.two_sample_test import ScaleResult
+
+__all__ = ["manifest_figures", "report_arrays", "report_entry", "result_line"]
+
+
+def report_entry(results: Sequence[ScaleResult]) -> list[dict[str, Any]]:
+    """Entry ``two_sample`` of evaluation.json: one object for each scale."""
+    return [{"scale": result.scale.name, "pixel_size": result.scale.pixel_size, "edge": result.scale.edge,
+             **asdict(result.between), "floor": None if result.floor is None else asdict(result.floor),
+             "told_apart": result.told_apart, "map_step": result.evidence.map_step,
+             "map_micrographs": [path.name for path in result.map_files]} for result in results]
+
+
+def report_arrays(results: Sequence[ScaleResult]) -> dict[str, Any]:
+    """Arrays of evaluation.npz, float16: telling squares with their evidence, and two micrographs with their maps."""
+    arrays: dict[str, Any] = {}
+    for result in results:
+        start = f"two_sample_{result.scale.name}"
+        arrays |= {f"{start}_squares": result.evidence.squares, f"{start}_logits": result.evidence.logits}
+        for name, image, evidence in zip(("generated", "real"), result.images, result.evidence.maps, strict=True):
+            arrays |= {f"{start}_image_{name}": image, f"{start}_map_{name}": evidence}
+    return {name: array.half().numpy() for name, array in arrays.items()}
+
+
+def manifest_figures(results: Sequence[ScaleResult]) -> dict[str, float]:
+    """AUCs with their limits and floors, for the manifest."""
+    values: dict[str, float] = {}
+    for result in results:
+        start = f"two_sample_{result.scale.name}"
+        values |= {f"{start}_{name}": value for name, value in asdict(result.between).items()}
+        if result.floor is not None:
+            values[f"{start}_floor"] = result.floor.auc
+        values[f"{start}_told_apart"] = float(result.told_apart)
+    return values
+
+
+def result_line(result: ScaleResult) -> str:
+    """The result of one scale as a line for the log."""
+    between, floor = result.between, result.floor
+    text = f"two-sample test, {result.scale.name}: AUC {between.auc:.3f} ({between.low:.3f} to {between.high:.3f}); " \
+           f"by chance: up to {between.chance_high:.3f}"
+    if floor is not None:
+        text += f"; two halves of the real set (floor): {floor.auc:.3f}"
+    return text + ("; told apart" if result.told_apart else "; not told apart")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The scales of the two-sample test: pixel size, size of the squares and network of each."""
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Layer", "Scale", "chosen_scales"]
+
+PARTICLE_PIXELS = 28
+"""Diameter of a particle in pixels at the scale of particles: outline and domains can be seen, no finer detail."""
+FIELD_PIXELS = 80
+"""Shorter side of a micrograph in pixels at the scale of whole fields."""
+
+
+class Layer(NamedTuple):
+    """A convolution without padding, followed by a leaky ReLU."""
+
+    channels: int
+    kernel: int
+    stride: int
+
+
+STRIDED = (Layer(16, 5, 2), Layer(24, 3, 2), Layer(32, 3, 2), Layer(48, 3, 1))
+"""Receptive field of 41 pixels."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Squares of one size at one pixel size, and the network that judges them."""
+
+    name: str
+    """pixels, textures, particles or fields."""
+    pixel_size: float
+    """Å per pixel."""
+    edge: int
+    """Edge of the squares in pixels."""
+    layers: tuple[Layer, ...]
+    squares: int
+    """Squares of each micrograph that are judged."""
+
+    @property
+    def receptive_field(self) -> int:
+        """Edge (px) of the area that decides one value of the evidence."""
+        edge, step = 1, 1
+        for layer in self.layers:
+            edge += (layer.kernel - 1) * step
+            step *= layer.stride
+        return edge
+
+    @property
+    def stride(self) -> int:
+        """Distance (px) of neighbouring values of the evidence."""
+        step = 1
+        for layer in self.layers:
+            step *= layer.stride
+        return step
+
+
+def chosen_scales(pixel_size: float, shortest_edge: int, diameter_angstrom: float) -> tuple[Scale, ...]:
+    """Return the scales that micrographs of this size allow.
+
+    The scale of particles is left out where it would be as coarse as whole fields, and whole fields where they would be
+    finer than the micrographs.
+
+    Parameters
+    ----------
+    pixel_size
+        Å per pixel of the micrographs.
+    shortest_edge
+        Shortest edge of the micrographs in pixels.
+    diameter_angstrom
+        Diameter of a particle.
+    """
+    field = pixel_size * shortest_edge / FIELD_PIXELS
+    particle = max(pixel_size, diameter_angstrom / PARTICLE_PIXELS)
+    scales = [Scale("pixels", pixel_size, 24, (Layer(16, 5, 1), Layer(24, 3, 1), Layer(24, 1, 1)), 64)]
+    if shortest_edge >= 96:
+        scales.append(Scale("textures", pixel_size, 96, STRIDED, 32))
+    if 1.1 * particle <= field:
+        scales.append(Scale("particles", particle, 64, (Layer(8, 5, 1), Layer(16, 3, 2), *STRIDED[2:]), 32))
+    if field > pixel_size:
+        scales.append(Scale("fields", field, 64, STRIDED, 9))
+    return tuple(scales)

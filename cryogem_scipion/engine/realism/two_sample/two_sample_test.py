@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two-sample test of two sets of micrographs at several scales."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from cryogem_scipion.engine.compute.parallel import map_in_order
+from cryogem_scipion.engine.realism.micrograph_sets import MicrographSet
+from cryogem_scipion.engine.realism.two_sample.image_stack import ImageStack, read_stacks
+from cryogem_scipion.engine.realism.two_sample.pair_statistics import AucEstimate, estimate_auc
+from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scales
+from cryogem_scipion.engine.realism.two_sample.trials import Evidence, Trial, TrialResult, fold_trials, run_trial
+from cryogem_scipion.engine.runs.progress import track_progress
+
+__all__ = ["MIN_MICROGRAPHS", "ScaleResult", "Training", "compare_stacks", "two_sample_test"]
+
+MIN_MICROGRAPHS = 4
+"""Smallest number of micrographs of each set: two to learn from and two to judge."""
+SEEDS = 2
+"""Divisions of the sets into folds; each has networks of its own."""
+
+SHOWN_EDGE = 480
+"""Largest edge (px) of the micrographs beside their maps of evidence."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the networks are trained."""
+
+    steps: int
+    device: torch.device
+    precision: str
+    """bf16 or float32."""
+    threads: int
+    """Trainings at the same time on a CPU."""
+
+
+@dataclass(frozen=True)
+class ScaleResult:
+    """Result of the test at one scale."""
+
+    scale: Scale
+    between: AucEstimate
+    """Generated against real."""
+    floor: AucEstimate | None
+    """One half of the real set against the other half; None if there are fewer than 8 real micrographs."""
+    evidence: Evidence
+    images: tuple[Tensor, Tensor]
+    """The micrographs of the maps of evidence, at this scale or coarser."""
+    map_files: tuple[Path, Path]
+    """Files of these micrographs."""
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the AUC is above the range of chance, and above real against real."""
+        return self.between.auc > max(self.between.chance_high, 0.0 if self.floor is None else self.floor.auc)
+
+
+def two_sample_test(sets: Sequence[MicrographSet], diameter_angstrom: float, training: Training, readers: int,
+                    generator: torch.Generator) -> list[ScaleResult]:
+    """Test whether networks can tell the micrographs of two sets apart, at each scale.
+
+    Each micrograph is judged by networks that were not trained on it. At most 32 micrographs of a set are used, so
+    memory and time are limited.
+
+    Parameters
+    ----------
+    sets
+        Generated and real set, with the same working pixel size.
+    diameter_angstrom
+        Diameter of a particle; sets the scale of particles.
+    training
+        How the networks are trained.
+    readers
+        Number of micrographs that are read at the same time.
+    generator
+        Random generator of folds, seeds and bootstrap samples.
+
+    Returns
+    -------
+    One result for each scale; empty if a set has fewer than 4 micrographs.
+    """
+    if min(len(micrographs.files) for micrographs in sets) < MIN_MICROGRAPHS:
+        return []
+    scales = chosen_scales(sets[0].working_pixel_size, min(micrographs.shortest_edge() for micrographs in sets),
+                           diameter_angstrom)
+    return compare_stacks(scales, read_stacks(sets, scales, readers), training, generator)
+
+
+def compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStack]], training: Training,
+                   generator: torch.Generator) -> list[ScaleResult]:
+    """Run the test on images in memory.
+
+    Parameters
+    ----------
+    scales
+        The scales.
+    stacks
+        For each scale, the images of the generated and of the real set.
+    training
+        How the networks are trained.
+    generator
+        Random generator of folds, seeds and bootstrap samples.
+    """
+    sizes = [len(stack.images) for stack in stacks[0]]
+    trials = _all_trials(len(scales), sizes[0], sizes[1], generator)
+
+    def work(trial: Trial) -> TrialResult:
+        generated, real = (stack.images for stack in stacks[trial.scale_index])
+        return run_trial(trial, scales[trial.scale_index], (real if trial.floor else generated, real), training.steps,
+                         training.device, training.precision)
+
+    threads = training.threads if training.device.type == "cpu" else 1
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        results = list(track_progress(map_in_order(work, trials, threads), len(trials), "two-sample test: training"))
+    return [_scale_result(index, scale, stacks[index], list(zip(trials, results, strict=True)), generator)
+            for index, scale in enumerate(scales)]
+
+
+def _all_trials(scales: int, generated: int, real: int, generator: torch.Generator) -> list[Trial]:
+    """All trainings: each scale, seed and fold, and the floor of each scale."""
+    trials = []
+    for scale_index in range(scales):
+        for seed_index in range(SEEDS):
+            trials += fold_trials((range(generated), range(real)), scale_index, seed_index, False, generator)
+        if real >= 2 * MIN_MICROGRAPHS:
+            order = torch.randperm(real, generator=generator).tolist()
+            trials += fold_trials((order[::2], order[1::2]), scale_index, 0, True, generator)
+    return trials
+
+
+def _scale_result(index: int, scale: Scale, stacks: Sequence[ImageStack],
+                  results: Sequence[tuple[Trial, TrialResult]], generator: torch.Generator) -> ScaleResult:
+    """Combine the trainings of one scale."""
+    own = [(trial, result) for trial, result in results if trial.scale_index == index]
+    between = _estimate([pair for pair in own if not pair[0].floor], generator)
+    floors = [pair for pair in own if pair[0].floor]
+    floor = _estimate(floors, generator) if floors else None
+    (evidence,) = (result.evidence for _, result in own if result.evidence is not None)
+    images = [_small(stack.images[place].float()) for stack, place in zip(stacks, evidence.micrographs, strict=True)]
+    files = [stack.files[place] for stack, place in zip(stacks, evidence.micrographs, strict=True)]
+    return ScaleResult(scale, between, floor, evidence, (images[0], images[1]), (files[0], files[1]))
+
+
+def _estimate(results: Sequence[tuple[Trial, TrialResult]], generator: torch.Generator) -> AucEstimate:
+    """AUC of all folds and seeds of one comparison."""
+    first, second = results[0][0].sets
+    return estimate_auc([result.verdict for _, result in results], (len(first), len(second)), generator)
+
+
+def _small(image: Float[Tensor, "y x"]) -> Float[Tensor, "v u"]:
+    """The image, averaged over blocks to at most ``SHOWN_EDGE`` pixels a side."""
+    return avg_pool2d(image[None, None], -(-max(image.shape) // SHOWN_EDGE))[0, 0]
