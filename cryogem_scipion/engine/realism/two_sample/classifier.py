@@ -117,6 +117,6 @@ def _convolution(channels: int, layer: Layer, generator: torch.Generator) -> nn.
     convolution = nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride)
     limit = (channels * layer.kernel**2) ** -0.5
     with torch.no_grad():
-        for values in (convolution.weight, convolution.bias):
+        for values in convolution.parameters():
             values.copy_((2 * torch.rand(values.shape, generator=generator) - 1) * limit)
     return convolution
