@@ -6,6 +6,7 @@ from typing import Any
 from pyworkflow.protocol.params import PointerParam
 
 from cryogem_scipion.engine.figures.evaluation import METRIC_NAMES
+from cryogem_scipion.engine.figures.two_sample import SCALE_NAMES
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import EvaluateSettings
 from cryogem_scipion.protocols.binding import define_fields
@@ -89,6 +90,12 @@ class ProtCryogemEvaluate(ProtCryogemStage):
         for name, (title, unit) in METRIC_NAMES.items():
             if name in figures:
                 sentences.append(_distance_sentence(name, f"{title} ({unit})" if unit else title, figures))
+        for name, title in SCALE_NAMES.items():
+            start = f"two_sample_{name}"
+            if f"{start}_auc" in figures:
+                verdict = "told apart" if figures[f"{start}_told_apart"] else "not told apart"
+                sentences.append(f"Two-sample test, {title}: AUC {figures[f'{start}_auc']:.2f}, {verdict} (by chance: "
+                                 f"up to {figures[f'{start}_chance_high']:.2f}).")
         if "signal_correlation" in figures:
             sentences.append("The correlation of generated and clean images around particles is "
                              f"{figures['signal_correlation']:.3f}.")

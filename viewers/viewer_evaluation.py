@@ -12,6 +12,7 @@ from cryogem_scipion.engine.figures import picks
 from cryogem_scipion.engine.figures.evaluation import FIGURE_SIZE, draw_evaluation
 from cryogem_scipion.engine.figures.poses import draw_poses
 from cryogem_scipion.engine.figures.report_files import read_report
+from cryogem_scipion.engine.figures.two_sample import TWO_SAMPLE_FIGURE_SIZE, draw_two_sample, has_two_sample
 from cryogem_scipion.protocols import ProtCryogemEvaluate, ProtCryogemEvaluatePicks, ProtCryogemEvaluatePoses
 from cryogem_scipion.viewers.figure_window import open_figure
 from cryogem_scipion.viewers.image_display import show_image
@@ -28,8 +29,12 @@ class CryogemEvaluateViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj: ProtCryogemEvaluate, **kwargs: Any) -> list[View]:
-        return open_figure(self, "Generated and real micrographs", FIGURE_SIZE,
-                           lambda figure: draw_evaluation(figure, obj.outFolder()))
+        views = open_figure(self, "Generated and real micrographs", FIGURE_SIZE,
+                            lambda figure: draw_evaluation(figure, obj.outFolder()))
+        if has_two_sample(obj.outFolder()):
+            views += open_figure(self, "Two-sample test", TWO_SAMPLE_FIGURE_SIZE,
+                                 lambda figure: draw_two_sample(figure, obj.outFolder()))
+        return views
 
 
 class CryogemPicksViewer(ProtocolViewer):

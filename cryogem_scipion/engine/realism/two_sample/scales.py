@@ -22,6 +22,9 @@ class Layer(NamedTuple):
 STRIDED = (Layer(16, 5, 2), Layer(24, 3, 2), Layer(32, 3, 2), Layer(48, 3, 1))
 """Receptive field of 41 pixels."""
 
+TEXTURE = (Layer(16, 5, 1), Layer(24, 3, 2), Layer(32, 3, 2), Layer(48, 3, 2))
+"""Receptive field of 19 pixels; the first layer sees every pixel, as noise differs most at high frequencies."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -74,7 +77,7 @@ def chosen_scales(pixel_size: float, shortest_edge: int, diameter_angstrom: floa
     particle = max(pixel_size, diameter_angstrom / PARTICLE_PIXELS)
     scales = [Scale("pixels", pixel_size, 24, (Layer(16, 5, 1), Layer(24, 3, 1), Layer(24, 1, 1)), 64)]
     if shortest_edge >= 96:
-        scales.append(Scale("textures", pixel_size, 96, STRIDED, 32))
+        scales.append(Scale("textures", pixel_size, 96, TEXTURE, 32))
     if 1.1 * particle <= field:
         scales.append(Scale("particles", particle, 64, (Layer(8, 5, 1), Layer(16, 3, 2), *STRIDED[2:]), 32))
     if field > pixel_size:

@@ -128,7 +128,7 @@ def run_trial(trial: Trial, scale: Scale, images: tuple[Sequence[Tensor], Sequen
     if not trial.with_evidence:
         return TrialResult(verdict, None)
     middle = (_middle(matrix[:first]), _middle(matrix[first:]))
-    maps = [square_evidence(network, scale, part[index].to(device), precision).cpu() - offset
+    maps = [square_evidence(network, part[index].to(device), precision).cpu() - offset
             for part, index in zip(judged, middle, strict=True)]
     telling = [_telling(torch.stack(squares[part]), sign * matrix[part])
                for part, sign in ((slice(first), 1), (slice(first, None), -1))]
