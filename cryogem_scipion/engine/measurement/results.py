@@ -222,7 +222,7 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
         reason = f"the Thon rings tell the defocus of {certain} of {len(fits)} micrographs only"
         reasons |= dict.fromkeys(DEFOCUS_SETTINGS, reason)
     if _told_by_spectrum(particles):
-        return reasons | {"particles_sigma": NOT_COUNTED, "signal_envelope": NOT_COUNTED}
+        return reasons | dict.fromkeys(("particles_sigma", "signal_envelope"), NOT_COUNTED) | _too_few(particles)
     reason = ""
     if not reliable:
         reason = f"{reasons['defocus_min']}, and the search for particles needs it"
@@ -232,11 +232,18 @@ def _not_reliable(fits: Sequence[CtfFit], reliable: Sequence[CtfFit], particles:
         reason = particles.problem
     if reason:
         reasons |= dict.fromkeys((*PARTICLE_SETTINGS, "signal_envelope"), reason)
-    elif len(particles.counts) < LEAST_RELIABLE:
-        few = f"fewer than {LEAST_RELIABLE} micrographs do not tell"
-        reasons["particles_sigma"] = f"{few} how the number of particles varies"
-        reasons["snr"] = f"{few} the signal-to-noise ratio, which differs between micrographs"
+    else:
+        reasons |= _too_few(particles)
     return reasons
+
+
+def _too_few(particles: ParticleMeasurement) -> dict[str, str]:
+    """The settings that one or two micrographs do not tell; none if there are more."""
+    if len(particles.counts) >= LEAST_RELIABLE:
+        return {}
+    few = f"fewer than {LEAST_RELIABLE} micrographs do not tell"
+    return {"particles_sigma": f"{few} how the number of particles varies",
+            "snr": f"{few} the signal-to-noise ratio, which differs between micrographs"}
 
 
 def _told_by_spectrum(particles: ParticleMeasurement) -> bool:
