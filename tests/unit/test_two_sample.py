@@ -55,6 +55,7 @@ def test_white_noise_is_told_apart_from_coloured_noise_and_halves_of_one_set_are
         assert not result.floor.auc > result.floor.chance_high
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_for_any_number_of_threads(generator, tmp_path, one_seed):
     sets = [write_set(tmp_path / "a", 4, generator), write_set(tmp_path / "b", 5, generator)]
     first, second = (two_sample_test(sets, 100.0, training(2, threads), threads, torch.Generator().manual_seed(3))
@@ -123,6 +124,7 @@ def test_every_micrograph_gets_one_grey_scale_and_large_ones_are_cut(generator, 
         read_stacks([open_set("real", [tmp_path / "a/flat.mrc"], None)], scales, 1)
 
 
+@pytest.mark.slow
 def test_the_stage_writes_report_arrays_and_figure(generator, tmp_path, one_seed):
     write_set(tmp_path / "a", 4, generator)
     write_set(tmp_path / "b", 8, generator, 0.5)

@@ -9,7 +9,7 @@ from cryogem_scipion.engine.settings.base import read_json
 __all__ = ["MEASURED", "NEEDED", "measurement_problems", "read_measurement", "with_measured"]
 
 MEASURED = ("micrograph_size", "particles_mean", "particles_sigma", "particle_distance", "snr", "defocus_min",
-            "defocus_max", "astigmatism_angstrom")
+            "defocus_max", "astigmatism_angstrom", "contrast_variation")
 """Settings of a simulation that ``cryogem measure`` gives if they can be measured. Forms leave them empty."""
 NEEDED = ("particles_mean", "defocus_min", "defocus_max")
 """Settings without which no simulation is like the real micrographs; a default would be a guess."""
