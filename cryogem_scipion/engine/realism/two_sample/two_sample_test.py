@@ -20,7 +20,7 @@ from cryogem_scipion.engine.runs.progress import track_progress
 __all__ = ["MIN_MICROGRAPHS", "ScaleResult", "Training", "compare_stacks", "two_sample_test"]
 
 MIN_MICROGRAPHS = 4
-"""Smallest number of micrographs of each set: two to learn from and two to judge."""
+"""Smallest number of micrographs of each set. The networks learn from two of them and judge the other two."""
 SEEDS = 2
 """Divisions of the sets into folds; each has networks of its own."""
 
