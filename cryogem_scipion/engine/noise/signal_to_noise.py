@@ -19,7 +19,7 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise, resample_half_plane, tile_periodograms
 
-__all__ = ["ParticleBand", "SnrFit", "band_filtered", "fit_snr", "particle_band"]
+__all__ = ["SnrFit", "fit_snr"]
 
 BACKGROUND_SHARE = 0.4
 """Share of a micrograph's tiles that counts as background: those with the least power in the particles' band."""
@@ -49,7 +49,7 @@ class SnrFit:
 
 
 @dataclass(frozen=True)
-class ParticleBand:
+class _ParticleBand:
     """The frequencies at which particles exceed the noise."""
 
     taper: Float[Tensor, "n half"]
@@ -78,7 +78,7 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     hidden
         For each real micrograph a mask of its contaminants (1); these places are left out.
     """
-    band = particle_band(flats, signals, diameter_pixels)
+    band = _particle_band(flats, signals, diameter_pixels)
     noise_powers, taper = band.noise_powers, band.taper
     powers = parallel_map(lambda flat: _local_power(flat, taper, diameter_pixels), flats)
     real = _quantiles(powers if hidden is None else [
@@ -88,7 +88,7 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
               for i, image in enumerate(signals)]
 
     def products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        n, s = (band_filtered(image, taper) for image in pair)
+        n, s = (_band_filtered(image, taper) for image in pair)
         return tuple(_smoothed(product, diameter_pixels) for product in (n * n, n * s, s * s))
 
     terms = parallel_map(products, list(zip(noises, signals, strict=True)))
@@ -105,8 +105,8 @@ def fit_snr(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tenso
     return SnrFit(snr, misfits[best], is_minimum and snr >= LEAST_RATIO and misfits[best] < MAX_MISFIT)
 
 
-def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
-                  diameter_pixels: float) -> ParticleBand:
+def _particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float[Tensor, "_ _"]],
+                  diameter_pixels: float) -> _ParticleBand:
     """Return the frequencies at which particles exceed the noise; the parameters are those of ``fit_snr``."""
     signal, total = (torch.stack(parallel_map(lambda image: tile_periodograms(image).mean(0), images)).mean(0)
                      for images in (signals, flats))
@@ -115,10 +115,10 @@ def particle_band(flats: Sequence[Float[Tensor, "_ _"]], signals: Sequence[Float
     noise_powers = tuple(parallel_map(lambda flat: _quiet(tile_periodograms(flat), band), flats))
     mean = torch.stack(noise_powers).mean(0)
     taper = _without_slow(signal.sqrt() / mean.clamp_min(1e-20), diameter_pixels)
-    return ParticleBand(taper / taper.max(), noise_powers)
+    return _ParticleBand(taper / taper.max(), noise_powers)
 
 
-def band_filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
+def _band_filtered(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"]) -> Float[Tensor, "y x"]:
     """Return the image with its spectrum multiplied by weights given on a half plane of any size."""
     shape = (image.shape[0], image.shape[1])
     return fourier.irfft2(fourier.rfft2(image) * resample_half_plane(taper, shape), shape)
@@ -132,7 +132,7 @@ def _quiet(powers: Float[Tensor, "tiles n half"], band: Float[Tensor, "n half"])
 
 def _local_power(image: Float[Tensor, "y x"], taper: Float[Tensor, "n half"], size: float) -> Float[Tensor, "v u"]:
     """Power in the particles' band, averaged over about a particle's area."""
-    return _smoothed(band_filtered(image, taper).square(), size)
+    return _smoothed(_band_filtered(image, taper).square(), size)
 
 
 def _smoothed(image: Float[Tensor, "y x"], size: float) -> Float[Tensor, "v u"]:
