@@ -5,29 +5,27 @@ from pathlib import Path
 from pwem.objects import EMObject
 from pyworkflow.object import Float, Integer, String
 
-__all__ = ["CryogemMeasurement", "CryogemModel"]
+__all__ = ["CryogemMeasurement", "CryogemModel", "EngineResult"]
 
 
-class CryogemModel(EMObject):
-    """A noise model: the trained noise translator for one microscope and specimen."""
+class EngineResult(EMObject):
+    """A file of an engine run, with the pixel size and the signal-to-noise ratio for which it holds."""
 
     def __init__(self, filename=None, **kwargs):
         EMObject.__init__(self, **kwargs)
         self._filename = String(filename)
         self._samplingRate = Float()
-        self._crop = Integer()
-        self._steps = Integer()
         self._snr = Float()
 
     def getFileName(self):
-        """Return the path of model.safetensors."""
+        """Return the path of model.safetensors, or of a measurement's settings.json."""
         return self._filename.get()
 
     def setFileName(self, filename):
         self._filename.set(filename)
 
     def getFolder(self):
-        """Return the folder of the training, with manifest, losses and previews."""
+        """Return the folder of the run, with its manifest, tables and figures."""
         return str(Path(self.getFileName()).parent)
 
     def getSamplingRate(self):
@@ -36,6 +34,25 @@ class CryogemModel(EMObject):
 
     def setSamplingRate(self, pixel_size):
         self._samplingRate.set(pixel_size)
+
+    def getSnr(self):
+        """Return the signal-to-noise ratio at the working pixel size."""
+        return self._snr.get()
+
+    def setSnr(self, snr):
+        self._snr.set(snr)
+
+    def getFiles(self):
+        return {self.getFileName()}
+
+
+class CryogemModel(EngineResult):
+    """A noise model: the trained noise translator for one microscope and specimen."""
+
+    def __init__(self, filename=None, **kwargs):
+        EngineResult.__init__(self, filename, **kwargs)
+        self._crop = Integer()
+        self._steps = Integer()
 
     def getCrop(self):
         """Return the edge of the training crops, px."""
@@ -51,16 +68,6 @@ class CryogemModel(EMObject):
     def setSteps(self, steps):
         self._steps.set(steps)
 
-    def getSnr(self):
-        """Return the signal-to-noise ratio of the training."""
-        return self._snr.get()
-
-    def setSnr(self, snr):
-        self._snr.set(snr)
-
-    def getFiles(self):
-        return {self.getFileName()}
-
     def __str__(self):
         parts = [f"{self.getSamplingRate():.2f} Å/px" if self._samplingRate.hasValue() else "",
                  f"{self.getSteps()} steps" if self._steps.hasValue() else "",
@@ -68,36 +75,15 @@ class CryogemModel(EMObject):
         return f"CryogemModel ({', '.join(filter(None, parts)) or 'empty'})"
 
 
-class CryogemMeasurement(EMObject):
+class CryogemMeasurement(EngineResult):
     """What a simulation needs, as measured on real micrographs; values that were not measured are empty."""
 
     def __init__(self, filename=None, **kwargs):
-        EMObject.__init__(self, **kwargs)
-        self._filename = String(filename)
-        self._samplingRate = Float()
+        EngineResult.__init__(self, filename, **kwargs)
         self._micrographs = Integer()
         self._particles = Integer()
-        self._snr = Float()
         self._defocusMin = Float()
         self._defocusMax = Float()
-
-    def getFileName(self):
-        """Return the path of settings.json, with the settings for a simulation."""
-        return self._filename.get()
-
-    def setFileName(self, filename):
-        self._filename.set(filename)
-
-    def getFolder(self):
-        """Return the folder of the measurement, with all values, CTFs and the figure."""
-        return str(Path(self.getFileName()).parent)
-
-    def getSamplingRate(self):
-        """Return the working pixel size, Å, for which the signal-to-noise ratio was measured."""
-        return self._samplingRate.get()
-
-    def setSamplingRate(self, pixel_size):
-        self._samplingRate.set(pixel_size)
 
     def getMicrographs(self):
         """Return the number of micrographs that were measured."""
@@ -113,13 +99,6 @@ class CryogemMeasurement(EMObject):
     def setParticles(self, count):
         self._particles.set(count)
 
-    def getSnr(self):
-        """Return the signal-to-noise ratio at the working pixel size."""
-        return self._snr.get()
-
-    def setSnr(self, snr):
-        self._snr.set(snr)
-
     def getDefocusRange(self):
         """Return the smallest and the largest defocus, Å."""
         return self._defocusMin.get(), self._defocusMax.get()
@@ -127,9 +106,6 @@ class CryogemMeasurement(EMObject):
     def setDefocusRange(self, smallest, largest):
         self._defocusMin.set(smallest)
         self._defocusMax.set(largest)
-
-    def getFiles(self):
-        return {self.getFileName()}
 
     def __str__(self):
         smallest, largest = self.getDefocusRange()
