@@ -6,6 +6,7 @@ from typing import Any
 
 from cryogem_scipion.engine.errors import CryogemError
 from cryogem_scipion.engine.settings import (
+    GUESSED,
     MEASURED,
     SimulateSettings,
     measurement_problems,
@@ -63,9 +64,8 @@ def measurement_warnings(folder: Path, chosen: dict[str, Any]) -> list[str]:
                 if chosen.get(name) is not None and name in measured and _text(chosen[name]) != _text(measured[name])]
     warnings = [f"These values of the form are used instead of the measured ones: {', '.join(replaced)}. Empty the "
                 "fields to use the measured values."] if replaced else []
-    # A default of 0 means none of it: no variation was certain.
-    usual = [f"{fields[name].title} ({_text(fields[name].default)})" for name in MEASURED
-             if name not in values and fields[name].default and not (chosen.get("ctfs") and name in OPTICS)]
+    usual = [f"{fields[name].title} ({_text(fields[name].default)})" for name in GUESSED
+             if name not in values and fields[name].default is not None and not (chosen.get("ctfs") and name in OPTICS)]
     if usual:
         warnings.append(f"These values could not be measured and are not set; usual ones are used: {', '.join(usual)}.")
     maps, measured_maps = (list(map(os.path.realpath, values.get("volume", ()))) for values in (chosen, measured))

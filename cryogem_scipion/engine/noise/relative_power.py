@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import parallel_map
-from cryogem_scipion.engine.noise.spectrum import TILE, smoothed_power, tile_periodograms
+from cryogem_scipion.engine.noise.spectrum import smoothed_power, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import ThonRings, without_thon_rings
 
 __all__ = ["relative_powers"]
@@ -37,20 +37,19 @@ def relative_powers(flats: Sequence[Float[Tensor, "_ _"]], rings: ThonRings | No
     rings
         Their Thon rings, which are taken out before; None if they have none.
     """
-    def power(index: int) -> Float[Tensor, "n half"]:
+    def power(index: int) -> tuple[Float[Tensor, "n half"], int]:
         tiles = tile_periodograms(flats[index])
         if rings is not None:
             tiles = without_thon_rings(tiles, rings.modulated_share, rings.exposures[index])
         # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
-        return (tiles.median(0).values / math.log(2)).clamp(min=1e-12)
+        return (tiles.median(0).values / math.log(2)).clamp(min=1e-12), len(tiles)
 
     powers = parallel_map(power, range(len(flats)))
-    mean = torch.stack([values.double().log() for values in powers]).mean(0).exp().float()
+    mean = torch.stack([values.double().log() for values, _ in powers]).mean(0).exp().float()
 
-    def ratio(pair: tuple[Float[Tensor, "n half"], Float[Tensor, "_ _"]]) -> Float[Tensor, "n half"]:
-        values, flat = pair
-        tiles = (flat.shape[0] // (TILE // 2) - 1) * (flat.shape[1] // (TILE // 2) - 1)
+    def ratio(measured: tuple[Float[Tensor, "n half"], int]) -> Float[Tensor, "n half"]:
+        values, tiles = measured
         limited = (values / mean).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
         return smoothed_power(limited, max(1.0, SMOOTHED_TILES / tiles**0.5))
 
-    return tuple(parallel_map(ratio, list(zip(powers, flats, strict=True))))
+    return tuple(parallel_map(ratio, powers))

@@ -7,6 +7,7 @@ from cryogem_scipion.engine.settings.generate import GenerateSettings
 from cryogem_scipion.engine.settings.import_model import ImportModelSettings
 from cryogem_scipion.engine.settings.measure import MeasureSettings
 from cryogem_scipion.engine.settings.measured import (
+    GUESSED,
     MEASURED,
     NEEDED,
     measurement_problems,
@@ -20,7 +21,7 @@ from cryogem_scipion.engine.settings.preview import PreviewSettings
 from cryogem_scipion.engine.settings.simulate import SimulateSettings
 from cryogem_scipion.engine.settings.train import TrainSettings
 
-__all__ = ["MEASURED", "NEEDED", "STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings",
+__all__ = ["GUESSED", "MEASURED", "NEEDED", "STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings",
            "ImportModelSettings", "MeasureSettings", "PhantomSettings", "PicksSettings", "PosesSettings",
            "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "error_messages",
            "measurement_problems", "option", "parse", "read_json", "read_measurement", "with_measured"]

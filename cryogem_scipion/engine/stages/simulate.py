@@ -21,7 +21,7 @@ from cryogem_scipion.engine.runs.folder import (
 )
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import (
-    MEASURED,
+    GUESSED,
     MeasureSettings,
     SimulateSettings,
     measurement_problems,
@@ -107,9 +107,7 @@ def _with_measurement(settings: SimulateSettings) -> tuple[SimulateSettings, tup
     not repeated.
     """
     chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
-    # A default of 0, such as no variation of the contrast, is no guess: it alone needs no measurement.
-    open_settings = [name for name in MEASURED
-                     if name not in chosen and SimulateSettings.model_fields[name].default != 0
+    open_settings = [name for name in GUESSED if name not in chosen
                      and not (settings.ctfs and name in ("defocus_min", "defocus_max", "astigmatism_angstrom"))]
     if not settings.real or not open_settings:
         return settings, ()
