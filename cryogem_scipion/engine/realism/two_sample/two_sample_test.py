@@ -17,7 +17,7 @@ from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scale
 from cryogem_scipion.engine.realism.two_sample.trials import Evidence, Trial, TrialResult, fold_trials, run_trial
 from cryogem_scipion.engine.runs.progress import track_progress
 
-__all__ = ["MIN_MICROGRAPHS", "ScaleResult", "Training", "compare_stacks", "two_sample_test"]
+__all__ = ["MIN_MICROGRAPHS", "ScaleResult", "Training", "two_sample_test"]
 
 MIN_MICROGRAPHS = 4
 """Smallest number of micrographs of each set. The networks learn from two of them and judge the other two."""
@@ -89,10 +89,10 @@ def two_sample_test(sets: Sequence[MicrographSet], diameter_angstrom: float, tra
         return []
     scales = chosen_scales(sets[0].working_pixel_size, min(micrographs.shortest_edge() for micrographs in sets),
                            diameter_angstrom)
-    return compare_stacks(scales, read_stacks(sets, scales, readers), training, generator)
+    return _compare_stacks(scales, read_stacks(sets, scales, readers), training, generator)
 
 
-def compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStack]], training: Training,
+def _compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStack]], training: Training,
                    generator: torch.Generator) -> list[ScaleResult]:
     """Run the test on images in memory.
 
