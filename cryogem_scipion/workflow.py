@@ -102,6 +102,7 @@ def new_protocol(project: Any, kind: str, label: str = "", queue: tuple[str, dic
     protocols = project.getDomain().getProtocols()
     if kind not in protocols:
         raise WorkflowError(f"Scipion does not know the protocol {kind!r}; install its plugin, or correct the name")
+    os.chdir(project.path)  # Its paths are relative to it, and another project may have been opened after it.
     protocol = project.newProtocol(protocols[kind])
     protocol.setObjLabel(label or protocols[kind].getClassLabel(False))
     if kind.startswith("ProtCryogem"):
@@ -115,7 +116,7 @@ def new_protocol(project: Any, kind: str, label: str = "", queue: tuple[str, dic
 
 def rerun(project: Any, protocol: Any, show: Callable[[str], None] = print) -> Any:
     """Run a new protocol, or run a protocol again in its run mode (resume or restart); see ``run``."""
-    os.chdir(project.path)  # Another project may have been opened after this one.
+    os.chdir(project.path)  # as in ``new_protocol``
     errors = protocol.validate()
     if errors:
         raise WorkflowError(f"{protocol.getObjLabel()}: {'; '.join(errors)}")

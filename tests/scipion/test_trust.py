@@ -56,7 +56,7 @@ def kill_engine(folder, pattern):
     ("ProtCryogemSimulate", "simulation/micrographs/mic_000003.mrc",
      {"micrographs": 60, "micrographSize": "400 400", "particlesMean": 20.0, "extract": True}),
     ("ProtCryogemTrain", "training/checkpoint.safetensors",
-     {"steps": 60, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4, "checkpointEvery": 5, "snr": 1.0}),
+     {"steps": 60, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4, "checkpointEvery": 5, "snr": 0.5}),
 ])
 def test_continue_after_the_engine_was_killed(kind, pattern, form, project, inputs, simulation):
     """The images or the model are those of an uninterrupted run; finished files are not written again."""
@@ -135,7 +135,7 @@ def test_shell_commands_in_names_are_not_run(scipion, project):
     simulated = run(project, "ProtCryogemSimulate", NAME, inputVolume=(volume, "outputVolume"), pixelSize=PIXEL_SIZE,
                     **SMALL)
     trained = run(project, "ProtCryogemTrain", NAME, inputMicrographs=(real, "outputMicrographs"), steps=1, crop=64,
-                  inputSimulation=(simulated, "outputMicrographs"), generatorWidth=4, discriminatorWidth=4, snr=1.0,
+                  inputSimulation=(simulated, "outputMicrographs"), generatorWidth=4, discriminatorWidth=4, snr=0.5,
                   numberOfThreads=1)
     generated = run(project, "ProtCryogemGenerate", NAME, inputModel=(trained, "outputModel"), micrographs=1,
                     inputSimulation=(simulated, "outputMicrographs"), numberOfThreads=1)

@@ -80,7 +80,7 @@ def test_the_three_stages_are_jobs(queue, inputs, simulation, trained):
     simulated = run(queue, "ProtCryogemSimulate", "simulated", queue=QUEUE, inputVolume=inputs["volume"],
                     inputMicrographs=inputs["real"], pixelSize=8.0, micrographs=4, micrographSize="160 201",
                     particlesMean=6.0, particlesSigma=1.0, extract=True, seed=3, phaseShiftDegrees=20.0,
-                    numberOfThreads=1)
+                    measureMicrographs=False, numberOfThreads=1)
     assert states(simulated) == {f"{simulated.getObjId()}.job": "COMPLETED"}
     assert simulated.outputMicrographs.getSize() == 4
     assert images(simulated) == images(simulation)
