@@ -218,7 +218,8 @@ def test_number_ratio_distance_and_sign_are_measured(measured, micrographs):
 def test_each_measured_value_has_an_error_an_interval_and_a_bias(measured, micrographs):
     found = measured[1]["estimates"]
     # The CTFs are known here: they have no estimate.
-    assert set(found) == {"particles_mean", "particles_sigma", "particle_distance", "snr", "contrast_variation"}
+    assert set(found) == {"particles_mean", "particles_sigma", "particle_distance", "clusters", "snr",
+                          "contrast_variation"}
     for estimate in found.values():
         low, high = estimate["interval"]
         assert low <= estimate["value"] <= high

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.comparison import compare, dark_advantage
-from cryogem_scipion.engine.measurement.neighbours import distance_difference
+from cryogem_scipion.engine.measurement.neighbours import clustering_in_real, distance_difference
 from cryogem_scipion.engine.measurement.particle_search import ParticleSearcher, Trial
 from cryogem_scipion.engine.measurement.peak_mixture import FieldPeaks, fit_peaks, peak_model
 from cryogem_scipion.engine.measurement.synthesis import Assumption
@@ -35,6 +35,9 @@ class Calibration:
     """Of the mean of all fields."""
     distance_bias_angstrom: float
     distance_error_angstrom: float
+    clusters_bias: float
+    """Of the degree of clustering, a probability."""
+    clusters_error: float
     spread_square_bias: float
     """Of the squared spread of the contrast between particles."""
     spread_square_error: float
@@ -59,25 +62,33 @@ def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Ass
     B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (Chapman & Hall, 1993), section 6.5.
     """
     found: list[FieldPeaks] = []
-    distances, ratios, true_counts = [], [], []
+    distances, clusters, ratios, true_counts = [], [], [], []
     for number, trial in enumerate(trials):
         others = [*trials[:number], *trials[number + 1:]]
         found.append(fit_peaks(peak_model(others), trial.searches, highest))
         true_counts.append([len(field.centres) for field in trial.fields])
         distances.append(distance_difference(searcher, trial.searches, others, highest))
+        clusters.append(clustering_in_real(searcher, trial.searches, others, assumed, highest))
         ratios.append(compare(searcher, trial.searches, others[number % len(others)], assumed, highest).amplitude_ratio)
     counts, true = np.array([one.counts for one in found]), np.array(true_counts, float)
     bias = float(counts.sum() / max(true.sum(), 1) - 1)
     residuals = counts / (1 + bias) - true
     levels = np.array([np.log(one.contrasts).mean() for one in found])
-    known = [distance for distance in distances if distance is not None]
+    distance_bias, distance_error = _mean_and_error(distances)
+    clusters_mean, clusters_error = _mean_and_error(clusters)
     inverted = parallel_map(lambda i: searcher.search(searcher.fields[i], trials[0].fields[i].image, -1.0),
                             range(len(searcher.fields)))
     # A ratio of two sets has twice the variance of one.
     envelope_error = np.std(np.log(ratios), axis=0) / np.sqrt(2)
     return Calibration(
         bias, float((residuals**2).sum() / max(true.sum(), 1)), float(levels.mean()), float(levels.std(ddof=1)),
-        float(np.mean(known)) if known else 0.0, float(np.std(known, ddof=1)) if len(known) > 1 else 0.0,
+        distance_bias, distance_error, clusters_mean - assumed.clusters if clusters_error else 0.0, clusters_error,
         float(np.mean([one.spread_square for one in found])),
         float(np.std([one.spread_square for one in found], ddof=1)), envelope_error,
         dark_advantage(searcher, trials[0].searches, inverted, assumed))
+
+
+def _mean_and_error(values: Sequence[float | None]) -> tuple[float, float]:
+    """Mean and standard deviation of the known values; 0 without two of them."""
+    known = [value for value in values if value is not None]
+    return (float(np.mean(known)), float(np.std(known, ddof=1))) if len(known) > 1 else (0.0, 0.0)

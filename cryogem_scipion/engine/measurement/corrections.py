@@ -16,7 +16,7 @@ from cryogem_scipion.engine.measurement.comparison import (
     relative_peak_heights,
     score_bin_edges,
 )
-from cryogem_scipion.engine.measurement.neighbours import distance_difference
+from cryogem_scipion.engine.measurement.neighbours import MOST_CLUSTERS, clustering_in_real, distance_difference
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial
 from cryogem_scipion.engine.measurement.peak_mixture import FieldPeaks, fit_peaks, peak_model
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption
@@ -58,7 +58,8 @@ def first_step(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
         counts.append(float(max(before, 1) ** (1 - COUNT_STEP) * max(count, 1) ** COUNT_STEP))
     level = float(np.clip(comparison.real_level / max(comparison.generated_level, 1e-3), 0.3, 3.0))
     return replace(assumed, counts=tuple(counts), amplitude=_amplitude(assumed, comparison, level**STEP),
-                   distance=_distance(searcher, real_searches, trial, assumed, highest))
+                   distance=_distance(searcher, real_searches, trial, assumed, highest),
+                   clusters=_clusters(searcher, real_searches, trial, assumed, highest))
 
 
 def step_by_peaks(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial, assumed: Assumption,
@@ -78,11 +79,12 @@ def step_by_peaks(searcher: ParticleSearcher, real_searches: Sequence[FieldSearc
     contrasts = _contrasts(assumed, (found.contrasts / level) ** STEP)
     return Assumption(tuple(counts.tolist()), _distance(searcher, real_searches, trial, assumed, highest),
                       _amplitude(assumed, comparison, float(np.clip(level, 0.3, 3.0)) ** STEP), contrasts,
-                      _spread(assumed, STEP * found.spread_square))
+                      _spread(assumed, STEP * found.spread_square),
+                      _clusters(searcher, real_searches, trial, assumed, highest))
 
 
 def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Assumption, calibration: Calibration,
-                     distance_change: float | None, areas: Sequence[float]) -> Assumption:
+                     distance_change: float | None, clusters: float | None, areas: Sequence[float]) -> Assumption:
     """Return the assumption after a whole step, with the biases of the estimators taken off.
 
     Parameters
@@ -91,6 +93,8 @@ def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Ass
         What the real fields' peaks tell, compared with fields generated with ``assumed``.
     distance_change
         By how much farther apart particles lie in the real fields, Å; None: not measured.
+    clusters
+        Degree of clustering of the real fields; None: not measured.
     areas
         Of each field, in areas of a particle.
     """
@@ -102,7 +106,9 @@ def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Ass
                                                             MOST_DISTANCE * searcher.diameter)),
                       assumed.amplitude * math.exp(level - calibration.amplitude_bias),
                       _contrasts(assumed, found.contrasts / math.exp(level)),
-                      _spread(assumed, found.spread_square - calibration.spread_square_bias))
+                      _spread(assumed, found.spread_square - calibration.spread_square_bias),
+                      assumed.clusters if clusters is None else
+                      float(np.clip(clusters - calibration.clusters_bias, 0.0, MOST_CLUSTERS)))
 
 
 def mean_assumption(assumptions: Sequence[Assumption]) -> Assumption:
@@ -113,7 +119,8 @@ def mean_assumption(assumptions: Sequence[Assumption]) -> Assumption:
                       float(np.mean([assumption.distance for assumption in assumptions])),
                       np.exp(np.mean(amplitudes, axis=0)),
                       tuple(np.mean(contrasts, axis=0).tolist()) if all(contrasts) else (),
-                      float(np.mean([assumption.spread for assumption in assumptions])))
+                      float(np.mean([assumption.spread for assumption in assumptions])),
+                      float(np.mean([assumption.clusters for assumption in assumptions])))
 
 
 def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Array:
@@ -178,3 +185,10 @@ def _distance(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], 
         return assumed.distance
     return float(np.clip(assumed.distance + STEP * difference, LEAST_DISTANCE * searcher.diameter,
                          MOST_DISTANCE * searcher.diameter))
+
+
+def _clusters(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial, assumed: Assumption,
+              highest: float) -> float:
+    """The degree of clustering, nearer to that at which as many particles lie beside each other as in real fields."""
+    wanted = clustering_in_real(searcher, real_searches, [trial], assumed, highest)
+    return assumed.clusters if wanted is None else (1 - STEP) * assumed.clusters + STEP * wanted

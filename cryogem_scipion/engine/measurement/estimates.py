@@ -46,6 +46,7 @@ def estimates(measurement: Measurement, fits: Sequence[CtfFit], particles: Parti
         found["particles_sigma"] = _estimate(sigma, sigma / math.sqrt(2 * (count - 1)), max(raw - sigma, 0.0))
     found["particle_distance"] = _estimate(measurement.particle_distance, calibration.distance_error_angstrom,
                                            calibration.distance_bias_angstrom)
+    found["clusters"] = _estimate(particles.clusters, calibration.clusters_error, calibration.clusters_bias)
     if "snr" not in measurement.not_reliable:
         found["snr"] = _estimate(measurement.snr, measurement.snr * particles.signal_error,
                                  2 * calibration.amplitude_bias * measurement.snr)

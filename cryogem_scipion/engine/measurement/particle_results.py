@@ -42,6 +42,8 @@ class ParticleMeasurement:
     """Particles in each field, excluded places filled at the same density."""
     count_errors: tuple[float, ...]
     distance_angstrom: float
+    clusters: float
+    """Probability that a particle lies beside an earlier one; 0 if the particles are not counted."""
     frequency: Array
     """1/Å, of the amplitude."""
     amplitude: Array
@@ -146,7 +148,7 @@ def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[Fie
     histograms = [np.sum([np.histogram(search.by_all.scores, edges)[0] for search in searches], axis=0,
                          dtype=np.float64) for searches in (real_searches, *(trial.searches for trial in trials))]
     return ParticleMeasurement(
-        final.counts, tuple(errors), final.distance,
+        final.counts, tuple(errors), final.distance, final.clusters,
         (np.arange(BANDS) + 0.5) / BANDS / 2 / fields[0].pixel_size, final.amplitude * grey,
         final.amplitude * band_error * grey,
         float(np.mean([generated.signal_variance * factor for trial in trials

@@ -21,7 +21,7 @@ from cryogem_scipion.engine.measurement.corrections import (
     mean_assumption,
     step_by_peaks,
 )
-from cryogem_scipion.engine.measurement.neighbours import distance_difference
+from cryogem_scipion.engine.measurement.neighbours import clustering_in_real, distance_difference
 from cryogem_scipion.engine.measurement.particle_results import (
     NOT_COUNTED,
     ParticleMeasurement,
@@ -89,9 +89,9 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
         correct = first_step if number < PEAKS_FROM else step_by_peaks
         assumed = correct(searcher, real_searches, trial, assumed, comparison, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %.0f particles, distance %.0f Å, spread of contrast %.2f; level %.3f ± %.3f, generated "
-                  "%.3f; spectral %.2f", number, sum(assumed.counts), assumed.distance, assumed.spread,
-                  comparison.real_level, comparison.level_error, comparison.generated_level, comparison.power_ratio)
+        log.debug("round %d: %.0f particles, distance %.0f Å, clusters %.2f, spread of contrast %.2f; level %.3f ± "
+                  "%.3f, generated %.3f; spectral %.2f", number, sum(assumed.counts), assumed.distance,
+                  assumed.clusters, assumed.spread, comparison.real_level, comparison.level_error, comparison.generated_level, comparison.power_ratio)
     return _concluded(searcher, real_searches, mean_assumption(history[-2:]), history, highest, areas,
                       advantage_of_dark, seed)
 
@@ -106,7 +106,8 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     calibration = calibrated(searcher, trials, assumed, highest)
     found = fit_peaks(peak_model(trials), real_searches, highest)
     difference = distance_difference(searcher, real_searches, trials, highest)
-    final = final_assumption(searcher, found, assumed, calibration, difference, areas)
+    clusters = clustering_in_real(searcher, real_searches, trials, assumed, highest)
+    final = final_assumption(searcher, found, assumed, calibration, difference, clusters, areas)
     problem = fit_problem([*history, final], comparison, areas, searcher.diameter)
     return particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
                                 problem, final, calibration)

@@ -26,7 +26,7 @@ LEAST_RELIABLE = 3
 SIGN_ERRORS = 3.0
 """Standard errors by which one contrast sign has to fit better than the other."""
 CERTAIN_ERRORS = 2.0
-"""Standard errors by which a variation of the contrast has to exceed 0."""
+"""Standard errors by which clustering and variation of the contrast have to exceed 0."""
 PARTICLE_SETTINGS = ("particles_mean", "particles_sigma", "particle_distance", "snr")
 DEFOCUS_SETTINGS = ("defocus_min", "defocus_max", "astigmatism_angstrom")
 
@@ -60,6 +60,8 @@ class Measurement:
     """The same as a smooth curve, for a simulation; no points if it was not measured."""
     b_factor_angstrom2: float
     """Of the envelope: exp(−B/4 u²)."""
+    clusters: float | None
+    """Probability that a particle lies beside an earlier one; None if it does not exceed 0 with certainty."""
     contrast_variation: float | None
     """Relative standard deviation of the contrast between particles; None if it does not exceed 0 with certainty."""
     contrast_sign: str
@@ -89,8 +91,10 @@ class Measurement:
             known["keep_snr"] = True
         if self.signal_envelope and "signal_envelope" not in self.not_reliable:
             known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
-        if self.contrast_variation is not None:
-            known["contrast_variation"] = round(self.contrast_variation, 3)
+        for name in ("clusters", "contrast_variation"):
+            value = getattr(self, name)
+            if value is not None:
+                known[name] = round(value, 3)
         return known
 
 
@@ -156,8 +160,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         largest_astigmatism(reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        envelope, _b_factor(particles), _contrast_variation(particles), sign, particles.advantage_of_dark,
-        particles.detected, particles.counted, not_reliable,
+        envelope, _b_factor(particles), _clusters(particles), _contrast_variation(particles), sign,
+        particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 
 
@@ -203,6 +207,14 @@ def _b_factor(particles: ParticleMeasurement) -> float:
     middle = np.average(square, weights=weight)
     slope = float((weight * (square - middle) * logarithm).sum() / (weight * (square - middle) ** 2).sum())
     return max(0.0, -4 * slope)
+
+
+def _clusters(particles: ParticleMeasurement) -> float | None:
+    """The degree of clustering, where single particles are found and it is larger than its error."""
+    if particles.calibration is None or not particles.detected or particles.problem:
+        return None
+    certain = particles.clusters > CERTAIN_ERRORS * particles.calibration.clusters_error
+    return particles.clusters if certain else None
 
 
 def _contrast_variation(particles: ParticleMeasurement) -> float | None:

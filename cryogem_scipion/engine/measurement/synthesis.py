@@ -49,6 +49,8 @@ class Assumption:
     """Contrast of the particles in each field over that of the set; empty: the same in all fields."""
     spread: float = 0.0
     """Relative standard deviation of the contrast between particles of a field."""
+    clusters: float = 0.0
+    """Probability that a particle is placed beside an earlier one."""
 
     def contrast(self, number: int) -> float:
         """Return the contrast of the particles in the field with a ``number``, over that of the set."""
@@ -90,7 +92,8 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, nu
     margin = int(diameter / real.pixel_size)
     shape = (real.shape[0] + 2 * margin, real.shape[1] + 2 * margin)
     wanted = round(assumption.counts[number] * shape[0] * shape[1] / (real.shape[0] * real.shape[1]))
-    placed = place_centres(wanted, shape, assumption.distance / real.pixel_size, draw)
+    placed = place_centres(wanted, shape, assumption.distance / real.pixel_size, draw,
+                           clusters=assumption.clusters)
     box = 2 * (int(projector.radius_angstrom / real.pixel_size) + 2)
     images = project(projector, uniform_rotations(len(placed), draw), placed - placed.floor(), box, real.pixel_size)
     curve = assumption.contrast(number) * np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2,

@@ -9,10 +9,10 @@ from cryogem_scipion.engine.settings.base import read_json
 __all__ = ["GUESSED", "MEASURED", "NEEDED", "measurement_problems", "read_measurement", "with_measured"]
 
 MEASURED = ("micrograph_size", "particles_mean", "particles_sigma", "particle_distance", "snr", "defocus_min",
-            "defocus_max", "astigmatism_angstrom", "contrast_variation")
+            "defocus_max", "astigmatism_angstrom", "clusters", "contrast_variation")
 """Settings of a simulation that ``cryogem measure`` gives if they can be measured. Forms leave them empty."""
-GUESSED = tuple(name for name in MEASURED if name != "contrast_variation")
-"""Those whose default is a guess. Particles without variation of the contrast are no guess, but the plain case."""
+GUESSED = tuple(name for name in MEASURED if name not in {"clusters", "contrast_variation"})
+"""Those whose default is a guess. Particles at random places and of one contrast are no guess, but the plain case."""
 NEEDED = ("particles_mean", "defocus_min", "defocus_max")
 """Settings without which no simulation is like the real micrographs; a default would be a guess."""
 SPECIMEN = {"volume", "volume_pixel_size"}

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from cryogem_scipion.engine.errors import SettingsError
 
-__all__ = ["draw_particle_count", "place_centres"]
+__all__ = ["CLUSTER_REACH", "draw_particle_count", "place_centres"]
 
 MAX_MISSES = 200  # random positions in a row that are not free, before the free squares are searched
 NEIGHBOUR_ATTEMPTS = 30  # positions tried near a neighbour, before a clustered centre is placed anywhere
-CLUSTER_REACH = 1.3  # largest distance of a clustered centre from its neighbour, in particle distances
+CLUSTER_REACH = 1.15  # largest distance of a clustered centre from its neighbour, in particle distances
 MAX_HALVINGS = 24  # halvings of the free squares; more would be below the rounding error
 
 
@@ -161,10 +161,11 @@ def _place(count, size_y, size_x, distance, clusters, seed):  # type: ignore[no-
     heads = np.full((int(size_y / cell) + 1, int(size_x / cell) + 1), -1, np.int64)
     placed = 0
     misses = 0
+    alone = max(1, round((1.0 - clusters) * count))  # centres that are placed anywhere, before the others beside them
     while placed < count and misses < MAX_MISSES:
         has_room = False
         y = x = 0.0
-        if placed > 0 and clusters > 0.0 and _uniform(state) < clusters:
+        if placed >= alone:
             for _ in range(NEIGHBOUR_ATTEMPTS):
                 neighbour = int(_uniform(state) * placed)
                 reach = max(distance, 1.0) * math.sqrt(1.0 + _uniform(state) * (CLUSTER_REACH**2 - 1.0))
