@@ -83,14 +83,17 @@ def step_by_peaks(searcher: ParticleSearcher, real_searches: Sequence[FieldSearc
                       _clusters(searcher, real_searches, trial, assumed, highest))
 
 
-def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Assumption, calibration: Calibration,
-                     distance_change: float | None, clusters: float | None, areas: Sequence[float]) -> Assumption:
+def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Assumption, comparison: Comparison,
+                     calibration: Calibration, distance_change: float | None, clusters: float | None,
+                     areas: Sequence[float]) -> Assumption:
     """Return the assumption after a whole step, with the biases of the estimators taken off.
 
     Parameters
     ----------
     found
         What the real fields' peaks tell, compared with fields generated with ``assumed``.
+    comparison
+        Of the real fields with these; it corrects the shape of the amplitude.
     distance_change
         By how much farther apart particles lie in the real fields, Å; None: not measured.
     clusters
@@ -104,7 +107,7 @@ def final_assumption(searcher: ParticleSearcher, found: FieldPeaks, assumed: Ass
         assumed.distance + distance_change - calibration.distance_bias_angstrom
     return Assumption(tuple(counts.tolist()), float(np.clip(distance, LEAST_DISTANCE * searcher.diameter,
                                                             MOST_DISTANCE * searcher.diameter)),
-                      assumed.amplitude * math.exp(level - calibration.amplitude_bias),
+                      assumed.amplitude * _shape(comparison) * math.exp(level - calibration.amplitude_bias),
                       _contrasts(assumed, found.contrasts / math.exp(level)),
                       _spread(assumed, found.spread_square - calibration.spread_square_bias),
                       assumed.clusters if clusters is None else
@@ -125,10 +128,7 @@ def mean_assumption(assumptions: Sequence[Assumption]) -> Assumption:
 
 def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Array:
     """The amplitude after a step: by a factor for all bands, and by each band's own correction."""
-    # A band's own correction counts as far as it is measured.
-    trust = comparison.weight / (comparison.weight + 4)
-    shape = np.clip(comparison.amplitude_ratio / _best_measured_ratio(comparison), 0.5, 2.0) ** (STEP * trust)
-    amplitude = assumed.amplitude * factor * shape
+    amplitude = assumed.amplitude * factor * _shape(comparison) ** STEP
     weight = comparison.weight + 1e-3
     amplitude = ndimage.gaussian_filter1d(amplitude * weight, 0.8) / ndimage.gaussian_filter1d(weight, 0.8)
     amplitude = _continued(amplitude, comparison.weight)
@@ -137,6 +137,13 @@ def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Ar
     changed = np.average(np.log(np.maximum(amplitude, 1e-12) / np.maximum(assumed.amplitude, 1e-12)), weights=weight)
     scaled: Array = amplitude * factor / np.exp(changed)
     return scaled
+
+
+def _shape(comparison: Comparison) -> Array:
+    """Return each band's own correction, relative to that of the best measured bands, as far as it is measured."""
+    trust = comparison.weight / (comparison.weight + 4)
+    shape: Array = np.clip(comparison.amplitude_ratio / _best_measured_ratio(comparison), 0.5, 2.0) ** trust
+    return shape
 
 
 def _best_measured_ratio(comparison: Comparison) -> float:

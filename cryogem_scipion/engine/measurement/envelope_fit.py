@@ -17,9 +17,8 @@ LEAST_ERROR = 0.05
 of them is far too small."""
 OUTLIER = 3.0
 """A band that deviates by more errors is left out. Now and then a band near a zero of all CTFs is wrong by a factor."""
-AGREEMENT = 0.35
-"""Mean squared deviation, in units of the errors, that the fit may have. The amplitudes of neighbouring bands were
-averaged with a Gaussian of 0.8 bands, which leaves 1 / (2 √π 0.8) of the variance of independent bands."""
+AGREEMENT = 1.0
+"""Mean squared deviation, in units of the errors, that the fit may have."""
 SMOOTHNESS = 10.0 ** np.arange(1, -7, -0.25)
 """Weights of the smoothness that are tried, Å⁻², the strongest first."""
 

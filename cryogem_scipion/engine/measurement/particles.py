@@ -102,12 +102,14 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     """The result after the last round: several sets are generated, and the estimators' bias on them is taken off."""
     trials = [try_assumption(searcher, assumed, (seed, "last", number))
               for number in track_progress(range(TRIALS), TRIALS, "trying the measurement on generated micrographs")]
-    comparison = compare(searcher, real_searches, trials[0], assumed, highest)
+    comparisons = [compare(searcher, real_searches, trial, assumed, highest) for trial in trials]
+    comparison = replace(comparisons[0], amplitude_ratio=np.exp(np.mean(
+        [np.log(one.amplitude_ratio) for one in comparisons], axis=0)))
     calibration = calibrated(searcher, trials, assumed, highest)
     found = fit_peaks(peak_model(trials), real_searches, highest)
     difference = distance_difference(searcher, real_searches, trials, highest)
     clusters = clustering_in_real(searcher, real_searches, trials, assumed, highest)
-    final = final_assumption(searcher, found, assumed, calibration, difference, clusters, areas)
+    final = final_assumption(searcher, found, assumed, comparison, calibration, difference, clusters, areas)
     problem = fit_problem([*history, final], comparison, areas, searcher.diameter)
     return particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
                                 problem, final, calibration)
