@@ -10,10 +10,10 @@ FREQUENCY = (np.arange(24) + 0.5) * 0.00375
 
 
 def measured(truth, relative_error, seed):
-    """Amplitudes with an error that grows with the frequency, averaged over bands as the measurement does it."""
+    """Amplitudes with independent errors."""
     random = np.random.default_rng(seed)
     error = relative_error * truth.max() * np.ones(24)
-    return truth + 0.6 * error * random.standard_normal(24), error
+    return truth + error * random.standard_normal(24), error
 
 
 def fitted(truth, relative_error, seed):
@@ -33,8 +33,8 @@ def fitted(truth, relative_error, seed):
 def test_the_envelope_is_recovered_without_ripples(truth):
     for seed in range(5):
         _, amplitude, expected = fitted(truth, 0.05, seed)
-        # The error of a single band is 5 % of the peak; the fit averages several.
-        assert np.abs(amplitude - expected).max() < 0.07
+        # The error of a single band is 5 % of the peak, so 2 of the 120 bands would be wrong by 12 % without a fit.
+        assert np.abs(amplitude - expected).max() < 0.09
         assert (np.diff(amplitude) <= 1e-9).all()
         assert amplitude.max() == 1
 
