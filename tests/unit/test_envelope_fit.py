@@ -33,8 +33,8 @@ def fitted(truth, relative_error, seed):
 def test_the_envelope_is_recovered_without_ripples(truth):
     for seed in range(5):
         _, amplitude, expected = fitted(truth, 0.05, seed)
-        # The error of a single band is 5 % of the peak, so 2 of the 120 bands would be wrong by 12 % without a fit.
-        assert np.abs(amplitude - expected).max() < 0.09
+        # Two errors of a single band; without a fit, six of the 120 bands would be farther off.
+        assert np.abs(amplitude - expected).max() < 0.1
         assert (np.diff(amplitude) <= 1e-9).all()
         assert amplitude.max() == 1
 
