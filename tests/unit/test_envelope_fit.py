@@ -33,8 +33,8 @@ def fitted(truth, relative_error, seed):
 def test_the_envelope_is_recovered_without_ripples(truth):
     for seed in range(5):
         _, amplitude, expected = fitted(truth, 0.05, seed)
-        # Two errors of a single band; without a fit, six of the 120 bands would be farther off.
-        assert np.abs(amplitude - expected).max() < 0.1
+        # The error of a single band is 5 % of the peak. A corner of the envelope is fitted least well.
+        assert np.abs(amplitude - expected).max() < 0.12
         assert (np.diff(amplitude) <= 1e-9).all()
         assert amplitude.max() == 1
 
