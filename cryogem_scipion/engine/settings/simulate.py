@@ -158,7 +158,7 @@ class SimulateSettings(RunSettings):
         section="Particles", advanced=True, ge=0, le=1)
     clusters: float = option(
         0.0, "Clustering", "Probability that a particle is placed directly beside an earlier one. A higher value makes "
-        "larger groups: 0 places all particles at random, 0.5 makes groups, 1 makes one large group.",
+        "larger groups: 0 places all particles at random, 0.5 makes pairs and small groups, 1 makes one large group.",
         section="Particles", advanced=True, ge=0, le=1)
     border: Literal["cut", "inside"] = option(
         "cut", "Particles at the border", "cut: particles may be anywhere, as on real micrographs, and those cut by "

@@ -71,7 +71,7 @@ def place_centres(
         Centres lie in [inset, size − inset), pixels. With half the box size all particles are whole, with 0 the border
         cuts some, and with a negative inset some centres lie outside the micrograph.
     clusters
-        Probability, from 0 to 1, that a centre is placed near an earlier one.
+        Probability, from 0 to 1, that a centre is placed directly beside an earlier one. The others are placed first.
 
     Returns
     -------
