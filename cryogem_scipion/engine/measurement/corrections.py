@@ -128,7 +128,7 @@ def mean_assumption(assumptions: Sequence[Assumption]) -> Assumption:
 
 def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Array:
     """The amplitude after a step: by a factor for all bands, and by each band's own correction."""
-    amplitude = assumed.amplitude * factor * _shape(comparison) ** STEP
+    amplitude: Array = assumed.amplitude * factor * _shape(comparison) ** STEP
     weight = comparison.weight + 1e-3
     amplitude = ndimage.gaussian_filter1d(amplitude * weight, 0.8) / ndimage.gaussian_filter1d(weight, 0.8)
     amplitude = _continued(amplitude, comparison.weight)
