@@ -103,7 +103,7 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     trials = [try_assumption(searcher, assumed, (seed, "last", number))
               for number in track_progress(range(TRIALS), TRIALS, "trying the measurement on generated micrographs")]
     comparison = compare(searcher, real_searches, trials[0], assumed, highest)
-    calibration = calibrated(searcher, trials, assumed, highest)
+    calibration = calibrated(searcher, real_searches, trials, assumed, highest)
     found = fit_peaks(peak_model(trials), real_searches, highest)
     difference = distance_difference(searcher, real_searches, trials, highest)
     final = final_assumption(searcher, found, assumed, calibration, difference, areas)
