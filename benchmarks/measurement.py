@@ -268,9 +268,9 @@ def print_displacement(clear, strengths, pixel_size):
     """How far the particles lie from where the clear images show them, and the labels' ratio without that."""
     square, error = displacement(clear, strengths)
     ratio, scatter = signal_to_noise(without_displacement(strengths, square), pixel_size)
-    print(f"\nAgainst the images of --align, the particles' amplitude falls as that of particles which lie {square:.0f} ± "
-          f"{error:.0f} Å² (mean square along one direction) beside their places. If it is so, and not a blur of these "
-          f"micrographs, the labels' signal-to-noise ratio is {ratio:.3g} ± {scatter:.1g}.\n")
+    print("\nAgainst the images of --align, the particles' amplitude falls as that of particles which lie beside their "
+          f"places by {square:.0f} ± {error:.0f} Å² (mean square along one direction). If it is so, and not a blur of "
+          f"these micrographs, the labels' signal-to-noise ratio is {ratio:.3g} ± {scatter:.1g}.\n")
 
 
 def used_envelope(settings, frequency):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers of particles by halves of the Fourier coefficients: they differ where real peaks are unlike generated ones."""
+"""Numbers of particles by halves of the coefficients: they differ where real peaks are unlike generated ones."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +22,8 @@ def searched(draw, unlike=0):
     places = 10 * np.stack(np.unravel_index(np.arange(PARTICLES + OTHERS), (40, 40)), 1).astype(float)
 
     def peaks(height, height_of_unlike):
-        scores = np.concatenate([height + 0.7 * draw.standard_normal(PARTICLES), 3 + 0.4 * draw.standard_normal(OTHERS)])
+        scores = np.concatenate([height + 0.7 * draw.standard_normal(PARTICLES),
+                                 3 + 0.4 * draw.standard_normal(OTHERS)])
         scores[PARTICLES:PARTICLES + unlike] = height_of_unlike
         return Peaks(places, scores, np.zeros(len(scores), int))
 
