@@ -61,6 +61,18 @@ def test_the_curvature_of_a_parabola_gives_its_errors():
     assert errors == pytest.approx([30, 40, 50], rel=1e-3)  # rounding of differences of chi square
 
 
+def test_no_minimum_gives_a_large_error_that_is_finite():
+    class Valley(RingModel):
+        def __init__(self):
+            self.count = np.ones(50)
+
+        def chi(self, optics):
+            return 50 + ((optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2 - 15000) ** 2 / 900
+
+    errors = curvature_errors(Valley(), with_components(BASE, np.array([15000.0, 300, 0])))
+    assert errors == pytest.approx([30, 300, 300], rel=1e-3)
+
+
 def test_components_are_those_of_the_optics():
     optics = Optics(300, 2.7, 0.1, 15300, 14700, 25)
     assert components(optics) == pytest.approx([15000, 600 * math.cos(math.radians(50)),

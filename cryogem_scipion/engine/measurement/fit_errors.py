@@ -19,6 +19,8 @@ __all__ = ["ErrorSources", "astigmatism_factors", "curvature_errors", "pooled_er
 
 STEPS = (40.0, 60.0, 60.0)
 """Å, by which mean defocus and astigmatism are changed to find the curvature of chi square."""
+LARGEST = 5.0
+"""Largest error, in these steps; chi square has no minimum along some direction if it is reached."""
 ROUNDS = 30
 """Of the estimate of the spread of astigmatism in a set."""
 
@@ -61,8 +63,7 @@ def curvature_errors(model: RingModel, optics: Optics) -> Array:
             together, apart = steps[i] + steps[j], steps[i] - steps[j]
             curvature[i, j] = curvature[j, i] = (rise(together, -together) - rise(apart, -apart)) / 2
     values, directions = np.linalg.eigh(curvature)
-    # Along a direction with no minimum the error is that of a step.
-    covariance = (directions / np.maximum(values / 2, 1.0)) @ directions.T
+    covariance = (directions / np.maximum(values / 2, LARGEST**-2)) @ directions.T
     errors: Array = np.sqrt(np.diag(covariance)) * STEPS
     return errors
 
