@@ -233,8 +233,12 @@ def _peak(values: torch.Tensor, place: int) -> float:
     return 0.0 if bend >= 0 else 0.5 * (before - after) / bend
 
 
-def matching_correction(fields: list[Field], projector: Projector, diameter: float, seed: int = 1) -> np.ndarray:
+def matching_correction(fields: list[Field], projector: Projector, diameter: float, seed: int = 1,
+                        other_images: bool = False) -> np.ndarray:
     """What matching loses: amplitude in each band of fields with known orientations, over that after matching.
+
+    With ``other_images``, places and orientations are used on other images of the same fields. What matching gains by
+    fitting the noise is not in these, so the amplitudes after matching are those in the signal without noise.
 
     The synthetic fields have the centres, the optics, the strength and the noise's power of the given, matched fields,
     random orientations, and labels that err as much as the given ones were moved.
@@ -249,16 +253,45 @@ def matching_correction(fields: list[Field], projector: Projector, diameter: flo
         noise = fourier.irfft2(fourier.rfft2(left).abs() * phases / phases.abs().clamp_min(1e-12), left.shape)
         known = replace(field, image=left, rotations=uniform_rotations(len(field.centres), generator).float())
         signal = strength(known, projector, diameter).signal
-        known = replace(known, image=noise + filtered(signal, field.pixel_size, measured.frequency, amplitude))
+        signal = filtered(signal, field.pixel_size, measured.frequency, amplitude)
+        known = replace(known, image=noise + signal)
         marks = known.centres + torch.randn(known.centres.shape, generator=generator)
         true.append(strength(known, projector, diameter))
-        found.append(strength(matched(replace(known, centres=marks, rotations=None), projector, diameter, seed),
-                              projector, diameter))
+        placed = matched(replace(known, centres=marks, rotations=None), projector, diameter, seed)
+        found.append(strength(placed, projector, diameter))
+        if other_images:
+            found[-1] = replace(found[-1], amplitude=strength(replace(placed, image=signal), projector,
+                                                              diameter).amplitude)
     before, after = (np.average([one.amplitude for one in some], axis=0, weights=[1 / one.error**2 for one in some])
                      for some in (true, found))
     # Where nothing can be measured, nothing is corrected.
     error = 1 / np.sqrt(sum(1 / one.error**2 for one in found))
     return np.where((after > 3 * error) & (before > 3 * error), before / np.where(after == 0, 1, after), 1.0)
+
+
+def displacement(clear: list[Strength], other: list[Strength]) -> tuple[float, float]:
+    """Mean square displacement (Å²) of the particles along one direction in other images, and its standard error.
+
+    Particles that lie elsewhere in other images of the same fields have lost amplitude there against the clear images,
+    by exp(−2π² square k²) at the frequency k. A blur that the clear images do not have gives the same.
+    """
+    def mean(strengths: list[Strength]) -> tuple[np.ndarray, np.ndarray]:
+        weights = np.array([1 / one.error**2 for one in strengths])
+        return np.average([one.amplitude for one in strengths], axis=0, weights=weights), 1 / np.sqrt(weights.sum(0))
+
+    (reference, reference_error), (amplitude, error) = mean(clear), mean(other)
+    used = (above_noise(amplitude, error) > 0) & (amplitude > 2 * error) & (reference > 2 * reference_error)
+    relative = np.hypot(error / amplitude, reference_error / reference)[used]
+    columns = np.stack([np.ones(used.sum()), -2 * math.pi**2 * clear[0].frequency[used] ** 2], 1) / relative[:, None]
+    covariance = np.linalg.inv(columns.T @ columns)
+    solution = covariance @ columns.T @ (np.log(amplitude[used] / reference[used]) / relative)
+    return float(solution[1]), math.sqrt(covariance[1, 1])
+
+
+def without_displacement(strengths: list[Strength], square: float) -> list[Strength]:
+    """The strengths as they would be without a mean square displacement (Å²) along each direction."""
+    factor = np.exp(2 * math.pi**2 * max(square, 0.0) * strengths[0].frequency ** 2)
+    return [replace(one, amplitude=one.amplitude * factor, error=one.error * factor) for one in strengths]
 
 
 def registered(field: Field, projector: Projector, diameter: float, reach: int = 8) -> Field:

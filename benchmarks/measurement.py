@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from labelled_truth import (
     Field,
+    displacement,
     matched,
     matching_correction,
     mean_envelope,
@@ -38,6 +39,7 @@ from labelled_truth import (
     registered,
     signal_to_noise,
     strength,
+    without_displacement,
 )
 from markdown_table import MarkdownTable
 
@@ -137,19 +139,22 @@ def border_distance(particle, args, file):
 
 
 def with_orientations(fields, args, projector, diameter):
-    """The fields with orientations, and the factor by which matching has lost amplitude in each band."""
+    """The fields with orientations, the factor by which matching has lost amplitude in each band, and the clear images.
+
+    The last are those of --align with their orientations, or none.
+    """
     if fields[0].rotations is not None:
-        return fields, 1.0
+        return fields, 1.0, []
     clear = fields
     if args.align:
         paths = {path.stem: path for path in real_files(args.align)}
         clear = [replace(field, image=working_image(paths[field.name], args, None)[0]) for field in fields]
     clear = [matched(field, projector, diameter) for field in clear]
-    correction = matching_correction(clear[:SYNTHETIC_FIELDS], projector, diameter)
-    if args.align:
-        clear = [registered(replace(found, image=field.image), projector, diameter)
-                 for found, field in zip(clear, fields, strict=True)]
-    return clear, correction
+    correction = matching_correction(clear[:SYNTHETIC_FIELDS], projector, diameter, other_images=bool(args.align))
+    if not args.align:
+        return clear, correction, []
+    return [registered(replace(found, image=field.image), projector, diameter)
+            for found, field in zip(clear, fields, strict=True)], correction, clear
 
 
 def generated_fields(folder, base):
@@ -259,6 +264,15 @@ def print_quantities(report, fields, labels_snr, found, labelled, generated, gen
           f"({difference(found.sum(), labelled.sum())}).\n")
 
 
+def print_displacement(clear, strengths, pixel_size):
+    """How far the particles lie from where the clear images show them, and the labels' ratio without that."""
+    square, error = displacement(clear, strengths)
+    ratio, scatter = signal_to_noise(without_displacement(strengths, square), pixel_size)
+    print("\nAgainst the images of --align, the particles' amplitude falls as that of particles which lie beside their "
+          f"places by {square:.0f} ± {error:.0f} Å² (mean square along one direction). If it is so, and not a blur of "
+          f"these micrographs, the labels' signal-to-noise ratio is {ratio:.3g} ± {scatter:.1g}.\n")
+
+
 def used_envelope(settings, frequency):
     """Amplitude that the simulation applies at some frequencies (1/Å): the measured curve, or that of its B-factor."""
     if settings.get("signal_envelope"):
@@ -357,12 +371,15 @@ def main():
     generated = generated_fields(args.out / "gen", base)
     print(f"#### {args.name}\n")
     found, labelled = print_fields(report, fields)
-    placed, correction = with_orientations(fields, args, projector, diameter)
+    placed, correction, clear = with_orientations(fields, args, projector, diameter)
     strengths = [strength(field, projector, diameter) for field in placed]
     strengths = [replace(one, amplitude=one.amplitude * correction, error=one.error * correction) for one in strengths]
     made = [strength(field, projector, diameter) for field in generated]
     print_quantities(report, fields, signal_to_noise(strengths, placed[0].pixel_size), found, labelled, generated,
                      signal_to_noise(made, generated[0].pixel_size))
+    if clear:
+        print_displacement([strength(field, projector, diameter) for field in clear], strengths,
+                           placed[0].pixel_size)
     print_envelope(report, strengths, correction)
     print_profiles(placed, generated, diameter)
     for warning in report["warnings"]:

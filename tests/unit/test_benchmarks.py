@@ -202,6 +202,52 @@ def test_labels_tell_the_signal_to_noise_ratio_and_the_envelope(labelled):
     assert abs(profile[-4:].mean()) < 0.2
 
 
+def test_displaced_particles_are_told_and_their_ratio_is_corrected(labelled):
+    """Labels that are 2 pixels off lose half of the ratio; the loss at each frequency tells how far they are off."""
+    truth, projector, diameter, fields, ratio = labelled
+    generator = torch.Generator().manual_seed(5)
+    shifted = [replace(field, centres=field.centres + 2 * torch.randn(field.centres.shape, generator=generator))
+               for field in fields]
+    clear, other = ([truth.strength(field, projector, diameter) for field in some] for some in (fields, shifted))
+    assert truth.signal_to_noise(other, 5.0)[0] < 0.6 * ratio
+    square, error = truth.displacement(clear, other)
+    # 120 particles: their mean square is known to 9 %, and the fit's own error is about as large.
+    assert square == pytest.approx(100, abs=3 * math.hypot(9, error))
+    assert truth.signal_to_noise(truth.without_displacement(other, square), 5.0)[0] == pytest.approx(ratio, rel=0.15)
+    same, error = truth.displacement(clear, clear)
+    assert same == pytest.approx(0, abs=1e-6)
+    assert truth.without_displacement(clear, -5.0)[0].amplitude == pytest.approx(clear[0].amplitude)
+
+
+def test_each_given_ratio_gets_a_row_with_distances_or_a_refusal(tmp_path, monkeypatch, capsys):
+    module = benchmark("given_ratios")
+    (tmp_path / "manifest.json").write_text(json.dumps({"contrast": {"snr": 0.2}}))
+    ratios = []
+
+    def stage(name, *arguments):
+        if name == "generate":
+            ratios.append(float(arguments[arguments.index("--snr") + 1]))
+            if ratios[-1] > 0.3:
+                return f"cryogem: snr is {ratios[-1]:g}, too much; set snr to at most 0.24, or leave it empty"
+            return ""
+        folder = Path(arguments[arguments.index("--out") + 1])
+        folder.mkdir(parents=True)
+        figures = {"spectrum": {"halves": 0.05, "floor": 0.06}, "histogram": {"halves": 0.002, "floor": 0.001}}
+        (folder / "evaluation.json").write_text(json.dumps({"figures": figures}))
+        return ""
+
+    monkeypatch.setattr(module, "cryogem", stage)
+    monkeypatch.setattr(sys, "argv", ["given_ratios.py", "--real", "*.mrc", "--simulation", str(tmp_path), "--out",
+                                      str(tmp_path / "out"), "--factors", "0.1", "3"])
+    module.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert ratios == [0.02, 0.6, 0.24]
+    assert lines[2] == "| 0.1 | 0.02 | 0.05 | 0.06 | **0.002** | 0.001 |"
+    assert lines[3] == "| 3 | 0.6 | refused | – | – | – |"
+    assert lines[4].startswith("| 1.2 (largest) | 0.24 | 0.05 |")
+    assert lines[-1] == "- 3 times: cryogem: snr is 0.6, too much; set snr to at most 0.24, or leave it empty"
+
+
 def test_matching_finds_centres_and_its_loss_is_corrected(labelled, monkeypatch):
     truth, projector, diameter, fields, _ = labelled
     fields = fields[:2]

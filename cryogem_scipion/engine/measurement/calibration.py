@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.comparison import compare, dark_advantage
+from cryogem_scipion.engine.measurement.half_counts import half_differences, model_errors
 from cryogem_scipion.engine.measurement.neighbours import clustering_in_real, distance_difference
-from cryogem_scipion.engine.measurement.particle_search import ParticleSearcher, Trial
+from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial
 from cryogem_scipion.engine.measurement.peak_mixture import FieldPeaks, fit_peaks, peak_model
 from cryogem_scipion.engine.measurement.synthesis import Assumption
 
@@ -45,13 +46,18 @@ class Calibration:
     """Of each band, relative."""
     advantage_of_dark: float
     """What the test of the contrast sign gives for generated dark particles, in standard errors."""
+    model_errors: Array
+    """Particles by which the number in each real field errs because its peaks are unlike those of generated fields."""
 
 
-def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Assumption, highest: float) -> Calibration:
+def calibrated(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trials: Sequence[Trial],
+               assumed: Assumption, highest: float) -> Calibration:
     """Measure each of two or more sets of generated fields with the help of the others.
 
     Parameters
     ----------
+    real_searches
+        Of the real fields, which are compared with the generated ones.
     trials
         Sets that were generated with the same assumption and different seeds.
     highest
@@ -62,10 +68,11 @@ def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Ass
     B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (Chapman & Hall, 1993), section 6.5.
     """
     found: list[FieldPeaks] = []
-    distances, clusters, ratios, true_counts = [], [], [], []
+    distances, clusters, ratios, true_counts, differences = [], [], [], [], []
     for number, trial in enumerate(trials):
         others = [*trials[:number], *trials[number + 1:]]
         found.append(fit_peaks(peak_model(others), trial.searches, highest))
+        differences.append(half_differences(searcher, trial.searches, others, highest, found[-1]))
         true_counts.append([len(field.centres) for field in trial.fields])
         distances.append(distance_difference(searcher, trial.searches, others, highest))
         clusters.append(clustering_in_real(searcher, trial.searches, others, assumed, highest))
@@ -78,6 +85,8 @@ def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Ass
     clusters_mean, clusters_error = _mean_and_error(clusters)
     inverted = parallel_map(lambda i: searcher.search(searcher.fields[i], trials[0].fields[i].image, -1.0),
                             range(len(searcher.fields)))
+    real = half_differences(searcher, real_searches, trials, highest,
+                            fit_peaks(peak_model(trials), real_searches, highest))
     # A ratio of two sets has twice the variance of one.
     envelope_error = np.std(np.log(ratios), axis=0) / np.sqrt(2)
     return Calibration(
@@ -85,7 +94,7 @@ def calibrated(searcher: ParticleSearcher, trials: Sequence[Trial], assumed: Ass
         distance_bias, distance_error, clusters_mean - assumed.clusters if clusters_error else 0.0, clusters_error,
         float(np.mean([one.spread_square for one in found])),
         float(np.std([one.spread_square for one in found], ddof=1)), envelope_error,
-        dark_advantage(searcher, trials[0].searches, inverted, assumed))
+        dark_advantage(searcher, trials[0].searches, inverted, assumed), model_errors(real, np.array(differences)))
 
 
 def _mean_and_error(values: Sequence[float | None]) -> tuple[float, float]:

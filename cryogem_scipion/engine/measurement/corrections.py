@@ -128,7 +128,7 @@ def mean_assumption(assumptions: Sequence[Assumption]) -> Assumption:
 
 def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Array:
     """The amplitude after a step: by a factor for all bands, and by each band's own correction."""
-    amplitude: Array = assumed.amplitude * factor * _shape(comparison) ** STEP
+    amplitude: Array = assumed.amplitude * factor * np.power(_shape(comparison), STEP)
     weight = comparison.weight + 1e-3
     amplitude = ndimage.gaussian_filter1d(amplitude * weight, 0.8) / ndimage.gaussian_filter1d(weight, 0.8)
     amplitude = _continued(amplitude, comparison.weight)
@@ -142,7 +142,7 @@ def _amplitude(assumed: Assumption, comparison: Comparison, factor: float) -> Ar
 def _shape(comparison: Comparison) -> Array:
     """Return each band's own correction, relative to that of the best measured bands, as far as it is measured."""
     trust = comparison.weight / (comparison.weight + 4)
-    shape: Array = np.clip(comparison.amplitude_ratio / _best_measured_ratio(comparison), 0.5, 2.0) ** trust
+    shape: Array = np.power(np.clip(comparison.amplitude_ratio / _best_measured_ratio(comparison), 0.5, 2.0), trust)
     return shape
 
 

@@ -16,8 +16,20 @@ from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.measurement.fit_errors import (
+    ErrorSources,
+    astigmatism_factors,
+    curvature_errors,
+    pooled_errors,
+)
 from cryogem_scipion.engine.measurement.polar_spectrum import polar_spectrum
-from cryogem_scipion.engine.measurement.ring_model import DEFOCI, RingModel, at_defocus
+from cryogem_scipion.engine.measurement.ring_model import (
+    DEFOCI,
+    RingModel,
+    at_defocus,
+    components,
+    with_components,
+)
 from cryogem_scipion.engine.simulation.optics import Optics
 
 __all__ = ["CtfFit", "check_size_for_rings", "fit_ctfs", "known_fit"]
@@ -31,14 +43,14 @@ SOLE = 25.0
 """Gain in chi square over any other defocus from which a micrograph alone tells the strength of the rings ..."""
 CERTAIN = 20.0
 """... and from which its defocus is certain, at strengths that the set shares."""
-MORE_BENDS = 2
+MORE_BENDS = (1, 2)
 """Added to the degree of the floor, to see how much the defocus depends on it."""
 ROUNDS = 4
 CANDIDATES = 20
 FINE, COARSE = 2.0, 8.0
-"""Å to which the optics are refined: of the micrograph, and of its halves and generated spectra, which give errors."""
+"""Å to which the optics are refined: of the micrograph, and of its halves and other floors, which give errors."""
 DRAWS = 2
-"""Generated spectra of each micrograph on which the fit is tried."""
+"""Generated spectra of each micrograph, on which the bias of the fit is found."""
 ASTIGMATISM = 1500.0
 """Å; astigmatism is expected to be of this size, so that noise does not make a larger one."""
 
@@ -51,12 +63,13 @@ class CtfFit:
 
     optics: Optics
     error_angstrom: float
-    """Standard error of the mean defocus: from halves of the field, or from generated spectra if these say more, and
-    from a floor with more bends."""
+    """Standard error of the mean defocus, from halves of the field, from floors with more bends, and from the set."""
     bias_angstrom: float
     """Mean defocus found in generated spectra minus the true one."""
     astigmatism_error_angstrom: float
     """Standard error of the astigmatism along one direction, from the same sources."""
+    astigmatism_bias_angstrom: float
+    """What noise added to the length of the astigmatism that was found; ``optics`` is without it."""
     score: float
     """Correlation of the spectrum without its floor with the fitted rings, from −1 to 1."""
     advantage: float
@@ -123,7 +136,8 @@ def fit_ctfs(images: Iterable[Float[Tensor, "_ _"]], pixel_size: float, base: Op
     starts = [at_defocus(base, float(DEFOCI[chi.argmin()])) for chi in chis]
     advantages = np.array([_advantage(chi, model) for chi, model in zip(chis, wholes, strict=True)])
     jobs = list(zip(models, starts, advantages.tolist(), strict=True))
-    return parallel_map(lambda job: _fit(*job), jobs)
+    fits = parallel_map(lambda job: _fit(*job), jobs)
+    return _with_errors([fit for fit, _ in fits], [sources for _, sources in fits])
 
 
 def check_size_for_rings(shape: tuple[int, int], pixel_size: float) -> None:
@@ -140,12 +154,12 @@ def check_size_for_rings(shape: tuple[int, int], pixel_size: float) -> None:
 def known_fit(optics: Optics) -> CtfFit:
     """Return optics that another program has measured in the form of a fit, without curves."""
     nothing = np.zeros(0)
-    return CtfFit(optics, 0.0, 0.0, 0.0, 1.0, math.inf, True, 0.0, nothing, nothing, nothing)
+    return CtfFit(optics, 0.0, 0.0, 0.0, 0.0, 1.0, math.inf, True, 0.0, nothing, nothing, nothing)
 
 
 def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
             particle_power: tuple[Array, Array] | None) -> list[RingModel]:
-    """The model of the whole field, of its top, bottom, left and right half, and of the whole with another floor."""
+    """The model of the whole field, of its top, bottom, left and right half, and of the whole with other floors."""
     image, pixel_size = _resampled(image.to(torch.float32), pixel_size)
     y, x = image.shape[0] // 2, image.shape[1] // 2
     highest = min(HIGHEST, 0.47 / pixel_size)
@@ -155,8 +169,8 @@ def _models(image: Float[Tensor, "y x"], pixel_size: float, base: Optics,
         power = None if particle_power is None else np.interp(spectrum.frequency, *particle_power)
         models.append(RingModel(spectrum, base, power, highest))
         if part is image:
-            bent = RingModel(spectrum, base, power, highest, MORE_BENDS)
-    return [*models, bent]
+            bent = [RingModel(spectrum, base, power, highest, more) for more in MORE_BENDS]
+    return [*models, *bent]
 
 
 def _common_scans(models: Sequence[RingModel], strength: Array) -> list[Array]:
@@ -189,76 +203,68 @@ def _advantage(chi: Array, model: RingModel) -> float:
     return (min(float(chi[far].min()), model.chi_without_rings) - float(chi[best])) / noise
 
 
-def _fit(models: list[RingModel], start: Optics, advantage: float) -> CtfFit:
+def _fit(models: list[RingModel], start: Optics, advantage: float) -> tuple[CtfFit, ErrorSources]:
+    """The optics of a micrograph without errors, and what tells the errors."""
     whole = models[0]
     optics = _refined(whole, start)
-    top, bottom, left, right, bent = (_components(_refined(part, optics, COARSE)) for part in models[1:])
-    halves = _error_from_halves([top, bottom, left, right])
-    bias, scatter, astigmatism_error = _trial(whole, optics) if advantage > CERTAIN else (0.0, 0.0, 0.0)
-    # Halves and generated spectra share what the model of the floor gets wrong. About half of what another floor
-    # changes is due to each of the two.
-    floors = (bent - _components(optics)) / 2
-    error = math.hypot(max(float(halves[0]), scatter), float(floors[0]))
-    astigmatism_error = math.hypot(max(_root_mean_square(halves[1:]), astigmatism_error), _root_mean_square(floors[1:]))
-    _, floor, rings = whole.fit(optics)
-    found = whole.values - floor[:, None]
-    own = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
-    inside = DEFOCI[0] < own < DEFOCI[-1]
+    found = components(optics)
+    others = [components(_refined(part, optics, COARSE)) for part in models[1:]]
+    top, bottom, left, right = others[:4]
+    # Halves and whole share what the model of the floor gets wrong. About half of what another floor changes is due to
+    # each of the two.
+    sources = ErrorSources(curvature_errors(whole, optics), np.stack([top - bottom, left - right]) / 2,
+                           np.stack([bent - found for bent in others[4:]]) / 2)
+    bias = _bias(whole, optics) if advantage > CERTAIN else 0.0
+    own = float(found[0])
     near = abs(own - start.defocus_u_angstrom) < max(0.1 * own, 500)
-    reliable = advantage > CERTAIN and error < max(0.03 * own, 300) and inside and near
-    relative = whole.rotational_mean(found), whole.rotational_mean(rings)
-    return CtfFit(optics, error, bias, astigmatism_error, _correlation(found, rings, whole.count), advantage,
-                  bool(reliable), _resolution(whole, *relative), whole.frequency, *relative)
+    reliable = bool(advantage > CERTAIN and DEFOCI[0] < own < DEFOCI[-1] and near)
+    _, floor, rings = whole.fit(optics)
+    values = whole.values - floor[:, None]
+    relative = whole.rotational_mean(values), whole.rotational_mean(rings)
+    return CtfFit(optics, 0.0, bias, 0.0, 0.0, _correlation(values, rings, whole.count), advantage, reliable,
+                  _resolution(whole, *relative), whole.frequency, *relative), sources
 
 
-def _trial(model: RingModel, optics: Optics) -> tuple[float, float, float]:
-    """Mean error and scatter of the mean defocus, and scatter of the astigmatism, in generated spectra."""
+def _with_errors(fits: Sequence[CtfFit], sources: Sequence[ErrorSources]) -> list[CtfFit]:
+    """The fits with errors, and with the astigmatism without what noise adds to it."""
+    certain = np.array([fit.reliable for fit in fits])
+    errors = pooled_errors(sources, certain)
+    found = np.array([components(fit.optics) for fit in fits])
+    factors = astigmatism_factors(found[:, 1:], errors[:, 1], certain)
+    results = []
+    for fit, values, (error, astigmatism_error), factor in zip(fits, found, errors.tolist(), factors.tolist(),
+                                                               strict=True):
+        results.append(replace(
+            fit, optics=with_components(fit.optics, values * (1, factor, factor)), error_angstrom=error,
+            astigmatism_error_angstrom=astigmatism_error * math.sqrt(factor),
+            astigmatism_bias_angstrom=(1 - factor) * float(np.hypot(values[1], values[2])),
+            reliable=fit.reliable and error < max(0.03 * fit.defocus_angstrom, 300)))
+    return results
+
+
+def _bias(model: RingModel, optics: Optics) -> float:
+    """Mean error of the mean defocus in generated spectra."""
     draw = np.random.default_rng(0)
-    errors = np.array([_components(_refined(model.redrawn(optics, draw), optics, COARSE)) for _ in range(DRAWS)]) \
-        - _components(optics)
-    # The scatter is around the truth: with few draws the mean is no better known.
-    return float(errors[:, 0].mean()), _root_mean_square(errors[:, 0]), _root_mean_square(errors[:, 1:])
-
-
-def _root_mean_square(values: Array) -> float:
-    return math.sqrt(float((values**2).mean()))
-
-
-def _components(optics: Optics) -> Array:
-    """Mean defocus, and astigmatism along 0° and 45°."""
-    astigmatism = optics.defocus_u_angstrom - optics.defocus_v_angstrom
-    angle = 2 * math.radians(optics.defocus_angle_degrees)
-    return np.array([(optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2, astigmatism * math.cos(angle),
-                     astigmatism * math.sin(angle)])
+    found = [components(_refined(model.redrawn(optics, draw), optics, COARSE))[0] for _ in range(DRAWS)]
+    return float(np.mean(found) - components(optics)[0])
 
 
 def _refined(model: RingModel, start: Optics, tolerance: float = FINE) -> Optics:
     """The optics at the least chi square near a start."""
-    first = _components(start) * (1, 0.5, 0.5)
     noise = max(model.chi(start) / model.count.size, 1e-30)
+
+    def optics(values: Array) -> Optics:
+        return with_components(start, values * (1, 2, 2))
 
     def cost(values: Array) -> float:
         prior = float(values[1] ** 2 + values[2] ** 2) / (ASTIGMATISM / 2) ** 2
-        return model.chi(_with(start, values)) / noise + prior
+        return model.chi(optics(values)) / noise + prior
 
     step = np.array([[0, 0, 0], [150, 0, 0], [0, 150, 0], [0, 0, 150]], float)
-    found = minimize(cost, first, method="Nelder-Mead",
-                     options={"initial_simplex": first + step, "xatol": tolerance, "fatol": 1e-2, "maxfev": 120})
-    return _with(start, found.x)
-
-
-def _error_from_halves(found: Sequence[Array]) -> Array:
-    """Standard error of what was found, from top, bottom, left and right half: their mean errs by half a difference."""
-    error: Array = np.sqrt(((found[0] - found[1]) ** 2 + (found[2] - found[3]) ** 2) / 2) / 2
-    return error
-
-
-def _with(base: Optics, values: Array) -> Optics:
-    """The optics with a mean defocus and astigmatism along two directions."""
-    half = float(np.hypot(values[1], values[2]))
-    angle = math.degrees(math.atan2(values[2], values[1])) / 2 % 180
-    return replace(base, defocus_u_angstrom=float(values[0]) + half, defocus_v_angstrom=float(values[0]) - half,
-                   defocus_angle_degrees=angle)
+    found = minimize(cost, components(start) * (1, 0.25, 0.25), method="Nelder-Mead",
+                     options={"initial_simplex": components(start) * (1, 0.25, 0.25) + step, "xatol": tolerance,
+                              "fatol": 1e-2, "maxfev": 120})
+    return optics(found.x)
 
 
 def _resampled(image: Float[Tensor, "y x"], pixel_size: float) -> tuple[Float[Tensor, "v u"], float]:

@@ -64,12 +64,11 @@ def _of_optics(measurement: Measurement, fits: Sequence[CtfFit]) -> dict[str, Es
         return {}
     lowest, highest = (choose(fits, key=lambda fit: fit.defocus_angstrom) for choose in (min, max))
     bias = float(np.mean([fit.bias_angstrom for fit in fits]))
-    largest = max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in fits)
-    error = math.sqrt(float(np.mean([fit.astigmatism_error_angstrom**2 for fit in fits])))
-    astigmatism = measurement.astigmatism_angstrom or 0.0
+    largest = max(fits, key=lambda fit: fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom)
     return {"defocus_min": _estimate(measurement.defocus_min, lowest.error_angstrom, bias),
             "defocus_max": _estimate(measurement.defocus_max, highest.error_angstrom, bias),
-            "astigmatism_angstrom": _estimate(astigmatism, error, largest - astigmatism)}
+            "astigmatism_angstrom": _estimate(measurement.astigmatism_angstrom or 0.0,
+                                              largest.astigmatism_error_angstrom, largest.astigmatism_bias_angstrom)}
 
 
 def _estimate(value: float, error: float, bias: float) -> Estimate:

@@ -172,10 +172,11 @@ def _power_factors(assumed: Assumption, final: Assumption) -> Array:
 
 
 def _count_errors(searcher: ParticleSearcher, final: Assumption, calibration: Calibration) -> list[float]:
-    """Standard error of each field's number: what the search gets wrong, and what lies in places not searched."""
+    """Standard error of each field's number: what the search gets wrong, peaks that are unlike generated ones, and what
+    lies in places not searched."""
     parts = [max(field.searched, 1e-3) for field in searcher.fields]
-    return [math.sqrt(max(count, 1) * (calibration.count_factor / part + 1 - part))
-            for count, part in zip(final.counts, parts, strict=True)]
+    return [math.sqrt(max(count, 1) * (calibration.count_factor / part + 1 - part) + (unlike / part) ** 2)
+            for count, part, unlike in zip(final.counts, parts, calibration.model_errors.tolist(), strict=True)]
 
 
 def _likelihood_errors(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trial: Trial,

@@ -26,7 +26,7 @@ from cryogem_scipion.engine.measurement.synthesis import (
 )
 from cryogem_scipion.engine.simulation.projection import Projector
 
-__all__ = ["FieldSearch", "ParticleSearcher", "Trial", "try_assumption"]
+__all__ = ["FieldSearch", "ParticleSearcher", "Trial", "found_particles", "try_assumption"]
 
 TEMPLATES = 12
 EXCLUSION = 0.6
@@ -128,17 +128,26 @@ def try_assumption(searcher: ParticleSearcher, assumed: Assumption, seed: tuple[
         field = searcher.fields[number]
         generated = synthetic_field(field, searcher.projector, searcher.diameter, number, assumed, (*seed, number))
         search = searcher.search(field, generated.image)
-        return generated, search, _hits(search.by_all, generated.centres, NEAR * searcher.diameter / field.pixel_size)
+        hits = found_particles(search.by_all, generated.centres, searcher.diameter / field.pixel_size)
+        return generated, search, hits
 
     results = parallel_map(search_generated, range(len(searcher.fields)))
     return Trial([field for field, _, _ in results], [search for _, search, _ in results],
                  [hit for _, _, hit in results])
 
 
-def _hits(peaks: Peaks, centres: Array, reach: float) -> NDArray[np.bool_]:
-    """Which peaks are particles."""
+def found_particles(peaks: Peaks, centres: Array, diameter: float) -> NDArray[np.bool_]:
+    """Return which peaks are particles.
+
+    Parameters
+    ----------
+    centres
+        True (y, x) of the particles.
+    diameter
+        Of a particle, in pixels of the search.
+    """
     hit = np.zeros(len(peaks.scores), bool)
     if len(centres) and len(hit):
-        distance, nearest = cKDTree(peaks.centres).query(centres, distance_upper_bound=reach)
+        distance, nearest = cKDTree(peaks.centres).query(centres, distance_upper_bound=NEAR * diameter)
         hit[nearest[np.isfinite(distance)]] = True
     return hit

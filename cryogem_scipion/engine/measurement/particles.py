@@ -89,9 +89,10 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
         correct = first_step if number < PEAKS_FROM else step_by_peaks
         assumed = correct(searcher, real_searches, trial, assumed, comparison, highest, areas)
         history.append(assumed)
-        log.debug("round %d: %.0f particles, distance %.0f Å, clusters %.2f, spread of contrast %.2f; level %.3f ± "
-                  "%.3f, generated %.3f; spectral %.2f", number, sum(assumed.counts), assumed.distance,
-                  assumed.clusters, assumed.spread, comparison.real_level, comparison.level_error, comparison.generated_level, comparison.power_ratio)
+        log.debug("round %d: %.0f particles, distance %.0f Å, clusters %.2f, spread of contrast %.2f; "
+                  "level %.3f ± %.3f, generated %.3f; spectral %.2f", number, sum(assumed.counts), assumed.distance,
+                  assumed.clusters, assumed.spread, comparison.real_level, comparison.level_error,
+                  comparison.generated_level, comparison.power_ratio)
     return _concluded(searcher, real_searches, mean_assumption(history[-2:]), history, highest, areas,
                       advantage_of_dark, seed)
 
@@ -105,7 +106,7 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     comparisons = [compare(searcher, real_searches, trial, assumed, highest) for trial in trials]
     comparison = replace(comparisons[0], amplitude_ratio=np.exp(np.mean(
         [np.log(one.amplitude_ratio) for one in comparisons], axis=0)))
-    calibration = calibrated(searcher, trials, assumed, highest)
+    calibration = calibrated(searcher, real_searches, trials, assumed, highest)
     found = fit_peaks(peak_model(trials), real_searches, highest)
     difference = distance_difference(searcher, real_searches, trials, highest)
     clusters = clustering_in_real(searcher, real_searches, trials, assumed, highest)

@@ -17,7 +17,7 @@ from cryogem_scipion.engine.measurement.particle_results import NOT_COUNTED, Par
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
 from cryogem_scipion.engine.simulation.envelope import Envelope
 
-__all__ = ["Measurement", "largest_astigmatism", "reliable_fits", "summarised", "write_ctfs"]
+__all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
 
 Array = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class Measurement:
     """None if too few fits are reliable."""
     defocus_max: float | None
     astigmatism_angstrom: float | None
-    """Largest astigmatism of the reliable fits, without what their errors add."""
+    """Largest astigmatism of the reliable fits, each without what its error adds."""
     snr: float
     snr_largest: float | None
     """Largest signal-to-noise ratio that the power spectra allow with ``particles_mean`` particles; None if they do not
@@ -107,17 +107,6 @@ def reliable_fits(fits: Sequence[CtfFit]) -> list[CtfFit]:
     return reliable if len(reliable) >= max(min(LEAST_RELIABLE, len(fits)), len(fits) / 2) else []
 
 
-def largest_astigmatism(fits: Sequence[CtfFit]) -> float:
-    """Return the largest astigmatism of fits (Å) without what their errors add: an error makes a length longer.
-
-    The mean square of what is found is the true one and that of the errors along two directions.
-    """
-    found = np.array([fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in fits])
-    added = 2 * float(np.mean([fit.astigmatism_error_angstrom**2 for fit in fits]))
-    mean_square = float((found**2).mean())
-    return float(found.max()) * math.sqrt(max(0.0, 1 - added / mean_square)) if mean_square > 0 else 0.0
-
-
 def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_areas: Sequence[float],
                noise_variances: Sequence[float], working_pixel_size: float, diameter: float) -> Measurement:
     """Bring the measurements of optics and particles together.
@@ -157,7 +146,7 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
         density * 1e8, particles.distance_angstrom, min(defoci) if defoci else None, max(defoci) if defoci else None,
-        largest_astigmatism(reliable) if reliable else None,
+        max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
         envelope, _b_factor(particles), _clusters(particles), _contrast_variation(particles), sign,

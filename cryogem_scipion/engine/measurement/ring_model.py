@@ -17,7 +17,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.polar_spectrum import SECTORS, PolarSpectrum
 from cryogem_scipion.engine.simulation.optics import Optics, electron_wavelength, phase_terms
 
-__all__ = ["DEFOCI", "RingModel", "at_defocus"]
+__all__ = ["DEFOCI", "RingModel", "at_defocus", "components", "with_components"]
 
 DEFOCI = np.arange(3000.0, 50_000.0, 100.0)
 """Defocus values that are tried, Å."""
@@ -183,6 +183,22 @@ class RingModel:
 def at_defocus(base: Optics, defocus: float) -> Optics:
     """Return the optics at a defocus without astigmatism."""
     return replace(base, defocus_u_angstrom=defocus, defocus_v_angstrom=defocus, defocus_angle_degrees=0.0)
+
+
+def components(optics: Optics) -> Array:
+    """Return mean defocus, and astigmatism along 0° and 45°, Å."""
+    astigmatism = optics.defocus_u_angstrom - optics.defocus_v_angstrom
+    angle = 2 * math.radians(optics.defocus_angle_degrees)
+    return np.array([(optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2, astigmatism * math.cos(angle),
+                     astigmatism * math.sin(angle)])
+
+
+def with_components(base: Optics, values: Array) -> Optics:
+    """Return the optics with a mean defocus and astigmatism along 0° and 45°, Å."""
+    half = float(np.hypot(values[1], values[2])) / 2
+    angle = math.degrees(math.atan2(values[2], values[1])) / 2 % 180
+    return replace(base, defocus_u_angstrom=float(values[0]) + half, defocus_v_angstrom=float(values[0]) - half,
+                   defocus_angle_degrees=angle)
 
 
 def _floor_degree(base: Optics, highest: float) -> int:

@@ -11,7 +11,8 @@ __all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio", "kept_ratio"]
 LARGEST_PART = 0.95
 """Of the ratio from which particles alone exceed the real power, the part that is used at most: noise has a share."""
 EXCEEDED = 1.25
-"""Factor by which a ratio that was measured on single particles may be above the largest one by the spectrum."""
+"""Factor by which a ratio that was given, or measured on single particles, may be above the largest one by the
+spectrum: at single frequencies the particles' power is uncertain by about this much (``spectral_ratio.MAP_ERROR``)."""
 DIFFERENCE = 1.25
 """Factor by which local power and spectrum have to differ for a warning."""
 
@@ -32,12 +33,12 @@ def check_given_ratio(snr: float, spectrum: SetSpectrum | None) -> None:
     Raises
     ------
     DataError
-        The particles alone would have more power than the real micrographs.
+        The particles alone would have more power than the real micrographs, by more than their own power is uncertain.
     """
-    if spectrum is not None and snr > spectrum.largest_possible:
+    if spectrum is not None and snr > EXCEEDED * spectrum.largest_possible:
         raise DataError(f"snr is {snr:g}, but particles alone would then have more power than the real micrographs at "
                         f"a resolution of {spectrum.exceeded_period:.0f} Å; set snr to at most "
-                        f"{_rounded_down(spectrum.largest_possible)}, or leave it empty")
+                        f"{_rounded_down(EXCEEDED * spectrum.largest_possible)}, or leave it empty")
 
 
 def kept_ratio(snr: float, spectrum: SetSpectrum | None) -> ChosenRatio:

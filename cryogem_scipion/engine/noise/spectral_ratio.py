@@ -35,9 +35,9 @@ BAND_WIDTH = 1 / 16
 """Frequencies are averaged over bands of this relative width, a few for each ring of a particle."""
 ICE_FACTORS = (0.0, 100.0, 400.0, 1600.0)
 """B (Å²) of the curves exp(−B/2 k²) of which the ice's part of the noise is composed."""
-PARTICLE_FACTORS = (0.0, 1000.0, 3000.0)
-"""B (Å²) by which the real particles' power may fall faster than the simulated one, exp(−B/2 k²). 3000 Å² is a motion
-of 6 Å (standard deviation in each direction), as in frames that are not aligned."""
+PARTICLE_FACTORS = (0.0, 1000.0, 3000.0, 6000.0)
+"""B (Å²) by which the real particles' power may fall faster than the simulated one, exp(−B/2 k²). 6000 Å² is a motion
+of 9 Å (standard deviation in each direction), as in frames that are not aligned."""
 STEEPNESSES = (0.1, 0.3, 1.0)
 """Typical change of the noise's logarithm for one of the frequency's. Detectors and ice differ this much."""
 MAP_ERROR = 0.2
