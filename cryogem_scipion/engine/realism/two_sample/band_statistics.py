@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Statistics of a micrograph's bands of spatial frequencies, and the linear network that judges them.
+
+A network that learns its filters needs many micrographs to find differences that are weak everywhere, such as weaker
+particles. Fixed filters followed by a linear layer have few free parameters and find them in few micrographs.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.realism.two_sample.scales import Scale
+
+__all__ = ["BandJudge", "band_statistics", "train_band_judge"]
+
+LEAST_VARIANCE = 1e-8
+"""Smallest variance of a band, so that images without contents at some frequencies have finite statistics."""
+
+
+@dataclass(frozen=True)
+class BandJudge:
+    """A linear network that judges the statistics of squares."""
+
+    centre: Float[Tensor, " statistics"]
+    weights: Float[Tensor, " statistics"]
+
+    def evidence(self, statistics: Float[Tensor, "v u statistics"]) -> Float[Tensor, "v u"]:
+        """Evidence for the positive set in each square."""
+        return (statistics - self.centre) @ self.weights
+
+
+def band_statistics(image: Float[Tensor, "y x"], scale: Scale) -> Float[Tensor, "v u statistics"]:
+    """Return six statistics of each band in overlapping squares, ``scale.step`` pixels apart.
+
+    The first three are the logarithm of the standard deviation, the skewness and the logarithm of the kurtosis. The
+    others tell how the band depends on the band of particles: at places where particles are likely, the finer details
+    of particles change its variance and its mean.
+
+    Parameters
+    ----------
+    image
+        Grey values.
+    scale
+        Edge of the squares, and widths of the filters.
+    """
+    def averages(values: Float[Tensor, "bands y x"]) -> Float[Tensor, "bands v u"]:
+        return avg_pool2d(values[None], scale.edge, scale.step)[0]
+
+    bands = _bands(image, scale.band_widths)
+    particles = bands[scale.particle_band]
+    particles = (particles - particles.mean()) / (particles.var() + LEAST_VARIANCE).sqrt()
+    square = bands.square()
+    mean, second, third, fourth = (averages(values) for values in (bands, square, square * bands, square * square))
+    variance = second - mean.square() + LEAST_VARIANCE
+    skewness = (third - 3 * mean * second + 2 * mean**3) / variance**1.5
+    kurtosis = (fourth - 4 * mean * third + 6 * mean.square() * second - 3 * mean**4) / variance.square()
+    strength = averages(particles[None].square())
+    joint = [averages(square * particles) / variance, averages(square * particles.square()) / (variance * strength),
+             averages(bands * particles.square()) / (variance.sqrt() * strength)]
+    statistics = [variance.log() / 2, skewness, kurtosis.clamp(min=LEAST_VARIANCE).log(), *joint]
+    return torch.cat(statistics).permute(1, 2, 0).contiguous()
+
+
+def train_band_judge(positive: Sequence[Float[Tensor, "_ _ statistics"]],
+                     negative: Sequence[Float[Tensor, "_ _ statistics"]]) -> BandJudge:
+    """Return the linear network that tells the squares of two sets apart: Fisher's discriminant.
+
+    Micrographs of one set differ from each other, for example in defocus. So the covariance is that of the micrographs'
+    means. The unit matrix is added to it, because there are more statistics than micrographs.
+
+    Parameters
+    ----------
+    positive, negative
+        Statistics of the micrographs of both sets.
+
+    References
+    ----------
+    doi:10.1080/01621459.1989.10478752, for the regularised discriminant.
+    """
+    sets = [[statistics.flatten(0, 1).double() for statistics in one_set] for one_set in (positive, negative)]
+    deviation = torch.cat([squares for one_set in sets for squares in one_set]).std(0).clamp(min=LEAST_VARIANCE)
+    means = [torch.stack([squares.mean(0) for squares in one_set]) / deviation for one_set in sets]
+    centres = [values.mean(0) for values in means]
+    residuals = torch.cat([values - centre for values, centre in zip(means, centres, strict=True)])
+    covariance = residuals.T @ residuals
+    covariance = covariance / covariance.diagonal().mean().clamp(min=LEAST_VARIANCE)
+    weights = torch.linalg.solve(covariance + torch.eye(len(deviation)), centres[0] - centres[1]) / deviation
+    return BandJudge(((centres[0] + centres[1]) / 2 * deviation).float(), weights.float())
+
+
+def _bands(image: Float[Tensor, "y x"], widths: Sequence[float]) -> Float[Tensor, "bands y x"]:
+    """The image in bands of spatial frequencies, from fine to coarse: differences of Gaussian blurs."""
+    shape = (image.shape[0], image.shape[1])
+    spectrum = fourier.rfft2(image)
+    squares = fourier.fftfreq(shape[0])[:, None].square() + fourier.rfftfreq(shape[1]).square()
+    blurred = [fourier.irfft2(spectrum * torch.exp(-2 * (torch.pi * width) ** 2 * squares), shape) for width in widths]
+    return torch.stack([fine - coarse for fine, coarse in zip([image, *blurred[:-1]], blurred, strict=True)])
