@@ -15,8 +15,10 @@ from torch.nn.functional import avg_pool2d
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.realism.two_sample.scales import Scale
 
-__all__ = ["BandJudge", "band_statistics", "train_band_judge"]
+__all__ = ["BandJudge", "band_statistics", "chance_aucs", "train_band_judge"]
 
+BAND_PERMUTATIONS = 499
+"""Random assignments of the micrographs to the two sets."""
 LEAST_VARIANCE = 1e-8
 """Smallest variance of a band, so that images without contents at some frequencies have finite statistics."""
 
@@ -28,7 +30,7 @@ class BandJudge:
     centre: Float[Tensor, " statistics"]
     weights: Float[Tensor, " statistics"]
 
-    def evidence(self, statistics: Float[Tensor, "v u statistics"]) -> Float[Tensor, "v u"]:
+    def evidence(self, statistics: Float[Tensor, "*squares statistics"]) -> Float[Tensor, "*squares"]:
         """Evidence for the positive set in each square."""
         return (statistics - self.centre) @ self.weights
 
@@ -62,12 +64,11 @@ def band_statistics(image: Float[Tensor, "y x"], scale: Scale) -> Float[Tensor, 
     joint = [averages(square * particles) / variance, averages(square * particles.square()) / (variance * strength),
              averages(bands * particles.square()) / (variance.sqrt() * strength)]
     statistics = [variance.log() / 2, skewness, kurtosis.clamp(min=LEAST_VARIANCE).log(), *joint]
-    return torch.cat(statistics).permute(1, 2, 0).contiguous()
+    return torch.cat(statistics).permute(1, 2, 0).double()
 
 
-def train_band_judge(positive: Sequence[Float[Tensor, "_ _ statistics"]],
-                     negative: Sequence[Float[Tensor, "_ _ statistics"]]) -> BandJudge:
-    """Return the linear network that tells the squares of two sets apart: Fisher's discriminant.
+def train_band_judge(positive: Float[Tensor, "m n statistics"], negative: Float[Tensor, "k n statistics"]) -> BandJudge:
+    """Return the linear network that tells the squares of two sets apart: a regularised discriminant of Fisher.
 
     Micrographs of one set differ from each other, for example in defocus. So the covariance is that of the micrographs'
     means. The unit matrix is added to it, because there are more statistics than micrographs.
@@ -75,21 +76,56 @@ def train_band_judge(positive: Sequence[Float[Tensor, "_ _ statistics"]],
     Parameters
     ----------
     positive, negative
-        Statistics of the micrographs of both sets.
+        Statistics of the squares of each micrograph of both sets; float64.
 
     References
     ----------
-    doi:10.1080/01621459.1989.10478752, for the regularised discriminant.
+    doi:10.1080/01621459.1989.10478752
     """
-    sets = [[statistics.flatten(0, 1).double() for statistics in one_set] for one_set in (positive, negative)]
-    deviation = torch.cat([squares for one_set in sets for squares in one_set]).std(0).clamp(min=LEAST_VARIANCE)
-    means = [torch.stack([squares.mean(0) for squares in one_set]) / deviation for one_set in sets]
+    sets = positive, negative
+    deviation = torch.cat([one_set.flatten(0, 1) for one_set in sets]).std(0).clamp(min=LEAST_VARIANCE)
+    means = [one_set.mean(1) / deviation for one_set in sets]
     centres = [values.mean(0) for values in means]
     residuals = torch.cat([values - centre for values, centre in zip(means, centres, strict=True)])
     covariance = residuals.T @ residuals
     covariance = covariance / covariance.diagonal().mean().clamp(min=LEAST_VARIANCE)
     weights = torch.linalg.solve(covariance + torch.eye(len(deviation)), centres[0] - centres[1]) / deviation
-    return BandJudge(((centres[0] + centres[1]) / 2 * deviation).float(), weights.float())
+    return BandJudge((centres[0] + centres[1]) / 2 * deviation, weights)
+
+
+def chance_aucs(statistics: Float[Tensor, "m n statistics"], first: int, folds: int, generator: torch.Generator
+                ) -> Float[Tensor, " draws"]:
+    """AUCs when the micrographs are assigned to the sets at random, each time with new networks.
+
+    Parameters
+    ----------
+    statistics
+        Statistics of the squares of each micrograph; float64.
+    first
+        Number of micrographs of the first set.
+    folds
+        Parts of each set; a network learns from all parts but one.
+    generator
+        Random generator of the assignments.
+    """
+    values = []
+    for _ in range(BAND_PERMUTATIONS):
+        order = torch.randperm(len(statistics), generator=generator)
+        sets = order[:first], order[first:]
+        aucs = []
+        for fold in range(folds):
+            judged = [one_set[fold::folds] for one_set in sets]
+            trained = [one_set[torch.arange(len(one_set)) % folds != fold] for one_set in sets]
+            judge = train_band_judge(statistics[trained[0]], statistics[trained[1]])
+            aucs.append(_auc(*(judge.evidence(statistics[one_set]).flatten() for one_set in judged)))
+        values.append(sum(aucs) / folds)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _auc(positive: Float[Tensor, " m"], negative: Float[Tensor, " k"]) -> float:
+    """Share of the pairs in which the first value is the higher one."""
+    below = torch.searchsorted(negative.sort().values, positive)
+    return float(below.double().mean()) / len(negative)
 
 
 def _bands(image: Float[Tensor, "y x"], widths: Sequence[float]) -> Float[Tensor, "bands y x"]:

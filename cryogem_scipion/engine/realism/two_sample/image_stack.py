@@ -36,8 +36,8 @@ class ImageStack:
     files: tuple[Path, ...]
     images: tuple[Tensor, ...]
     """float16, (y, x), all divided by the same number for both sets."""
-    band_statistics: tuple[Tensor, ...] = ()
-    """Statistics of frequency bands of each image, at the scale of bands only."""
+    band_statistics: Tensor | None = None
+    """(micrograph, v, u, statistics): statistics of frequency bands of each image, at the scale of bands only."""
 
 
 def read_stacks(sets: Sequence[MicrographSet], scales: Sequence[Scale], threads: int) -> list[list[ImageStack]]:

@@ -63,7 +63,8 @@ def pair_matrix(scores: Float[Tensor, "micrographs squares"]) -> Float[Tensor, "
     return (higher.double() + 0.5 * equal.double()).mean((2, 3))
 
 
-def estimate_auc(verdicts: Sequence[Verdict], sizes: tuple[int, int], generator: torch.Generator) -> AucEstimate:
+def estimate_auc(verdicts: Sequence[Verdict], sizes: tuple[int, int], generator: torch.Generator,
+                 by_chance: Float[Tensor, " draws"] | None = None) -> AucEstimate:
     """Combine the verdicts of all folds and seeds.
 
     The networks never saw the micrographs that they judge. So without a difference between the sets, the labels of
@@ -79,10 +80,17 @@ def estimate_auc(verdicts: Sequence[Verdict], sizes: tuple[int, int], generator:
         Number of micrographs of the two sets.
     generator
         Random generator of permutations and bootstrap samples.
+    by_chance
+        AUCs of random assignments with new networks for each. If they are given, what chance gives comes from them, and
+        exactly.
     """
     auc = float(torch.stack([verdict.across.mean() for verdict in verdicts]).mean())
-    spread = sum(_permutation_deviation(verdict, generator) for verdict in verdicts) / len(verdicts)
     low, high = _bootstrap_interval(verdicts, sizes, generator)
+    if by_chance is not None:
+        limits = torch.quantile(by_chance, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        p = (1 + int((by_chance >= auc).sum())) / (1 + len(by_chance))
+        return AucEstimate(auc, min(low, auc), max(high, auc), limits[0], limits[1], p)
+    spread = sum(_permutation_deviation(verdict, generator) for verdict in verdicts) / len(verdicts)
     # Networks whose scores are all equal have an AUC of 0.5 and no spread.
     p = 0.5 * math.erfc((auc - 0.5) / max(spread, 1e-12) / math.sqrt(2))
     return AucEstimate(auc, min(low, auc), max(high, auc), 0.5 - NORMAL_97_5 * spread, 0.5 + NORMAL_97_5 * spread, p)

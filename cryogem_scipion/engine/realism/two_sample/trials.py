@@ -18,10 +18,12 @@ from cryogem_scipion.engine.realism.two_sample.image_stack import ImageStack, sq
 from cryogem_scipion.engine.realism.two_sample.pair_statistics import Verdict, pair_matrix
 from cryogem_scipion.engine.realism.two_sample.scales import Scale
 
-__all__ = ["Evidence", "Trial", "TrialResult", "fold_trials", "run_trial"]
+__all__ = ["BAND_FOLDS", "FOLDS", "Evidence", "Trial", "TrialResult", "fold_trials", "run_trial"]
 
 FOLDS = 2
 """Parts of each set; a network learns from all parts but one."""
+BAND_FOLDS = 4
+"""Parts of each set for networks on frequency bands. Their training takes little time."""
 TELLING_SQUARES = 4
 """Squares of each set that are kept because they give their set away most."""
 
@@ -69,7 +71,7 @@ class TrialResult:
 
 
 def fold_trials(sets: tuple[Sequence[int], Sequence[int]], scale_index: int, seed_index: int, floor: bool,
-                generator: torch.Generator) -> list[Trial]:
+                generator: torch.Generator, folds: int = FOLDS) -> list[Trial]:
     """Trainings that together judge each micrograph once, for a random division of the sets into folds.
 
     Parameters
@@ -80,11 +82,13 @@ def fold_trials(sets: tuple[Sequence[int], Sequence[int]], scale_index: int, see
         Fields of the trials.
     generator
         Random generator of the division and of the seeds of the trainings.
+    folds
+        Parts of each set.
     """
     orders = [torch.randperm(len(one_set), generator=generator).tolist() for one_set in sets]
     trials = []
-    for fold in range(FOLDS):
-        judged = tuple(tuple(sorted(order[fold::FOLDS])) for order in orders)
+    for fold in range(folds):
+        judged = tuple(tuple(sorted(order[fold::folds])) for order in orders)
         seed = int(torch.randint(2**31, (), generator=generator))
         trials.append(Trial(scale_index, seed_index, floor, seed, (tuple(sets[0]), tuple(sets[1])),
                             (judged[0], judged[1]), not floor and seed_index == 0 and fold == 0))
@@ -167,16 +171,15 @@ def _judge_with_network(trained: Sequence[Sequence[int]], judged: Sequence[Seque
 def _judge_bands(trained: Sequence[Sequence[int]], judged: Sequence[Sequence[int]], scale: Scale,
                  stacks: tuple[ImageStack, ImageStack]) -> _Judgements:
     """Train a linear network on frequency bands, and judge squares on a regular grid."""
-    positive, negative = ([stack.band_statistics[index] for index in indices]
-                          for stack, indices in zip(stacks, trained, strict=True))
+    statistics = [stack.band_statistics for stack in stacks if stack.band_statistics is not None]
+    positive, negative = (values[indices].flatten(1, 2) for values, indices in zip(statistics, trained, strict=True))
     judge = train_band_judge(positive, negative)
-    maps = [judge.evidence(stack.band_statistics[index])
-            for stack, indices in zip(stacks, judged, strict=True) for index in indices]
-    columns = min(evidence.shape[1] for evidence in maps)
-    rows = min(evidence.shape[0] for evidence in maps)
+    maps = [judge.evidence(values[indices]).float() for values, indices in zip(statistics, judged, strict=True)]
+    rows, columns = maps[0].shape[1:]
     grid = [(scale.step * row, scale.step * column) for row in range(rows) for column in range(columns)]
-    return _Judgements([evidence[:rows, :columns].flatten() for evidence in maps], [grid] * len(maps),
-                       lambda part, index: judge.evidence(stacks[part].band_statistics[index]))
+    scores = [evidence.flatten() for one_set in maps for evidence in one_set]
+    places = [{index: place for place, index in enumerate(indices)} for indices in judged]
+    return _Judgements(scores, [grid] * len(scores), lambda part, index: maps[part][places[part][index]])
 
 
 def _square(image: Tensor, position: tuple[int, int], edge: int) -> Float[Tensor, "edge edge"]:

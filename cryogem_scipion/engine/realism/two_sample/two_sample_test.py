@@ -11,11 +11,19 @@ from torch.nn.functional import avg_pool2d
 
 from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.realism.micrograph_sets import MicrographSet
-from cryogem_scipion.engine.realism.two_sample.band_statistics import band_statistics
+from cryogem_scipion.engine.realism.two_sample.band_statistics import band_statistics, chance_aucs
 from cryogem_scipion.engine.realism.two_sample.image_stack import ImageStack, read_stacks
 from cryogem_scipion.engine.realism.two_sample.pair_statistics import AucEstimate, adjusted_for_all, estimate_auc
 from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scales
-from cryogem_scipion.engine.realism.two_sample.trials import Evidence, Trial, TrialResult, fold_trials, run_trial
+from cryogem_scipion.engine.realism.two_sample.trials import (
+    BAND_FOLDS,
+    FOLDS,
+    Evidence,
+    Trial,
+    TrialResult,
+    fold_trials,
+    run_trial,
+)
 from cryogem_scipion.engine.runs.progress import track_progress
 
 __all__ = ["MIN_MICROGRAPHS", "ScaleResult", "Training", "two_sample_test"]
@@ -115,7 +123,7 @@ def _compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStac
         Random generator of folds, seeds and bootstrap samples.
     """
     sizes = [len(stack.images) for stack in stacks[0]]
-    trials = _all_trials(len(scales), sizes[0], sizes[1], training.with_floor, generator)
+    trials = _all_trials(scales, sizes[0], sizes[1], training.with_floor, generator)
 
     def work(trial: Trial) -> TrialResult:
         generated, real = stacks[trial.scale_index]
@@ -123,7 +131,7 @@ def _compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStac
                          training.device, training.precision)
 
     threads = training.threads if training.device.type == "cpu" else 1
-    stacks = [_with_band_statistics(scale, of_scale, training.threads) if scale.band_widths else of_scale
+    stacks = [_with_band_statistics(scale, of_scale, threads) if scale.band_widths else of_scale
               for scale, of_scale in zip(scales, stacks, strict=True)]
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         results = list(track_progress(map_in_order(work, trials, threads), len(trials), "two-sample test: training"))
@@ -134,20 +142,25 @@ def _compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStac
 
 
 def _with_band_statistics(scale: Scale, stacks: Sequence[ImageStack], threads: int) -> list[ImageStack]:
-    """The images with the statistics of their frequency bands."""
-    return [replace(stack, band_statistics=tuple(map_in_order(
-        lambda image: band_statistics(image.float(), scale), stack.images, threads))) for stack in stacks]
+    """The images with the statistics of their frequency bands, on a grid that all images hold."""
+    measured = [list(map_in_order(lambda image: band_statistics(image.float(), scale), stack.images, threads))
+                for stack in stacks]
+    rows, columns = (min(values.shape[axis] for one_set in measured for values in one_set) for axis in (0, 1))
+    return [replace(stack, band_statistics=torch.stack([values[:rows, :columns] for values in one_set]))
+            for stack, one_set in zip(stacks, measured, strict=True)]
 
 
-def _all_trials(scales: int, generated: int, real: int, with_floor: bool, generator: torch.Generator) -> list[Trial]:
+def _all_trials(scales: Sequence[Scale], generated: int, real: int, with_floor: bool,
+                generator: torch.Generator) -> list[Trial]:
     """All trainings: each scale, seed and fold, and the floor of each scale."""
     trials = []
-    for scale_index in range(scales):
-        for seed_index in range(SEEDS):
-            trials += fold_trials((range(generated), range(real)), scale_index, seed_index, False, generator)
+    for index, scale in enumerate(scales):
+        seeds, folds = (1, BAND_FOLDS) if scale.band_widths else (SEEDS, FOLDS)
+        for seed_index in range(seeds):
+            trials += fold_trials((range(generated), range(real)), index, seed_index, False, generator, folds)
         if with_floor and real >= 2 * MIN_MICROGRAPHS:
             order = torch.randperm(real, generator=generator).tolist()
-            trials += fold_trials((order[::2], order[1::2]), scale_index, 0, True, generator)
+            trials += fold_trials((order[::2], order[1::2]), index, 0, True, generator, folds)
     return trials
 
 
@@ -155,9 +168,9 @@ def _scale_result(index: int, scale: Scale, stacks: Sequence[ImageStack],
                   results: Sequence[tuple[Trial, TrialResult]], generator: torch.Generator) -> ScaleResult:
     """Combine the trainings of one scale; its probability is not adjusted yet."""
     own = [(trial, result) for trial, result in results if trial.scale_index == index]
-    between = _estimate([pair for pair in own if not pair[0].floor], generator)
+    between = _estimate([pair for pair in own if not pair[0].floor], stacks, generator)
     floors = [pair for pair in own if pair[0].floor]
-    floor = _estimate(floors, generator) if floors else None
+    floor = _estimate(floors, (stacks[1], stacks[1]), generator) if floors else None
     (evidence,) = (result.evidence for _, result in own if result.evidence is not None)
     images = [_small(stack.images[place].float()) for stack, place in zip(stacks, evidence.micrographs, strict=True)]
     files = [stack.files[place] for stack, place in zip(stacks, evidence.micrographs, strict=True)]
@@ -165,10 +178,15 @@ def _scale_result(index: int, scale: Scale, stacks: Sequence[ImageStack],
                        between.p)
 
 
-def _estimate(results: Sequence[tuple[Trial, TrialResult]], generator: torch.Generator) -> AucEstimate:
+def _estimate(results: Sequence[tuple[Trial, TrialResult]], stacks: Sequence[ImageStack], generator: torch.Generator
+              ) -> AucEstimate:
     """AUC of all folds and seeds of one comparison."""
-    first, second = results[0][0].sets
-    return estimate_auc([result.verdict for _, result in results], (len(first), len(second)), generator)
+    sets = results[0][0].sets
+    sizes = len(sets[0]), len(sets[1])
+    statistics = [stack.band_statistics[list(indices)].flatten(1, 2)
+                  for stack, indices in zip(stacks, sets, strict=True) if stack.band_statistics is not None]
+    by_chance = chance_aucs(torch.cat(statistics), sizes[0], BAND_FOLDS, generator) if statistics else None
+    return estimate_auc([result.verdict for _, result in results], sizes, generator, by_chance)
 
 
 def _small(image: Float[Tensor, "y x"]) -> Float[Tensor, "v u"]:
