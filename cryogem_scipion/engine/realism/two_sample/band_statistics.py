@@ -60,7 +60,7 @@ def band_statistics(image: Float[Tensor, "y x"], scale: Scale) -> Float[Tensor, 
     variance = second - mean.square() + LEAST_VARIANCE
     skewness = (third - 3 * mean * second + 2 * mean**3) / variance**1.5
     kurtosis = (fourth - 4 * mean * third + 6 * mean.square() * second - 3 * mean**4) / variance.square()
-    strength = averages(particles[None].square())
+    strength = averages(particles[None].square()) + LEAST_VARIANCE
     joint = [averages(square * particles) / variance, averages(square * particles.square()) / (variance * strength),
              averages(bands * particles.square()) / (variance.sqrt() * strength)]
     statistics = [variance.log() / 2, skewness, kurtosis.clamp(min=LEAST_VARIANCE).log(), *joint]

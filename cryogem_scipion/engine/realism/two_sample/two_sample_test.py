@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from cryogem_scipion.engine.compute.parallel import map_in_order
+from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.realism.micrograph_sets import MicrographSet
 from cryogem_scipion.engine.realism.two_sample.band_statistics import band_statistics, chance_aucs
 from cryogem_scipion.engine.realism.two_sample.image_stack import ImageStack, read_stacks
@@ -135,8 +136,9 @@ def _compare_stacks(scales: Sequence[Scale], stacks: Sequence[Sequence[ImageStac
               for scale, of_scale in zip(scales, stacks, strict=True)]
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         results = list(track_progress(map_in_order(work, trials, threads), len(trials), "two-sample test: training"))
-    of_scales = [_scale_result(index, scale, stacks[index], list(zip(trials, results, strict=True)), generator)
-                 for index, scale in enumerate(scales)]
+    with one_thread():
+        of_scales = [_scale_result(index, scale, stacks[index], list(zip(trials, results, strict=True)), generator)
+                     for index, scale in enumerate(scales)]
     adjusted = adjusted_for_all([result.between.p for result in of_scales])
     return [replace(result, adjusted_p=p) for result, p in zip(of_scales, adjusted, strict=True)]
 
