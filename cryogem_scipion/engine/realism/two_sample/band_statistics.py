@@ -4,7 +4,6 @@
 A network that learns its filters needs many micrographs to find differences that are weak everywhere, such as weaker
 particles. Fixed filters followed by a linear layer have few free parameters and find them in few micrographs.
 """
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,22 +48,42 @@ def band_statistics(image: Float[Tensor, "y x"], scale: Scale) -> Float[Tensor, 
     scale
         Edge of the squares, and widths of the filters.
     """
-    def averages(values: Float[Tensor, "bands y x"]) -> Float[Tensor, "bands v u"]:
-        return avg_pool2d(values[None], scale.edge, scale.step)[0]
+    shape = (image.shape[0], image.shape[1])
+    spectrum = fourier.rfft2(image)
+    squares = fourier.fftfreq(shape[0])[:, None].square() + fourier.rfftfreq(shape[1]).square()
 
-    bands = _bands(image, scale.band_widths)
-    particles = bands[scale.particle_band]
+    def blurred(index: int) -> Float[Tensor, "y x"]:
+        """The image without the bands up to this one."""
+        if index < 0:
+            return image
+        return fourier.irfft2(spectrum * torch.exp(-2 * (torch.pi * scale.band_widths[index]) ** 2 * squares), shape)
+
+    particles = blurred(scale.particle_band - 1) - blurred(scale.particle_band)
     particles = (particles - particles.mean()) / (particles.var() + LEAST_VARIANCE).sqrt()
-    square = bands.square()
-    mean, second, third, fourth = (averages(values) for values in (bands, square, square * bands, square * square))
+    statistics, fine = [], image
+    for index in range(len(scale.band_widths)):
+        coarse = blurred(index)
+        statistics.append(_square_statistics(fine - coarse, particles, scale))
+        fine = coarse
+    return torch.stack(statistics, -1).flatten(2).double()
+
+
+def _square_statistics(band: Float[Tensor, "y x"], particles: Float[Tensor, "y x"], scale: Scale
+                       ) -> Float[Tensor, "v u 6"]:
+    """The six statistics of one band."""
+    def averages(values: Float[Tensor, "y x"]) -> Float[Tensor, "v u"]:
+        return avg_pool2d(values[None, None], scale.edge, scale.step)[0, 0]
+
+    square = band.square()
+    mean, second, third, fourth = (averages(values) for values in (band, square, square * band, square.square()))
     variance = second - mean.square() + LEAST_VARIANCE
     skewness = (third - 3 * mean * second + 2 * mean**3) / variance**1.5
     kurtosis = (fourth - 4 * mean * third + 6 * mean.square() * second - 3 * mean**4) / variance.square()
-    strength = averages(particles[None].square()) + LEAST_VARIANCE
-    joint = [averages(square * particles) / variance, averages(square * particles.square()) / (variance * strength),
-             averages(bands * particles.square()) / (variance.sqrt() * strength)]
-    statistics = [variance.log() / 2, skewness, kurtosis.clamp(min=LEAST_VARIANCE).log(), *joint]
-    return torch.cat(statistics).permute(1, 2, 0).double()
+    power = particles.square()
+    strength = averages(power) + LEAST_VARIANCE
+    return torch.stack([
+        variance.log() / 2, skewness, kurtosis.clamp(min=LEAST_VARIANCE).log(), averages(square * particles) / variance,
+        averages(square * power) / (variance * strength), averages(band * power) / (variance.sqrt() * strength)], -1)
 
 
 def train_band_judge(positive: Float[Tensor, "m n statistics"], negative: Float[Tensor, "k n statistics"]) -> BandJudge:
@@ -126,12 +145,3 @@ def _auc(positive: Float[Tensor, " m"], negative: Float[Tensor, " k"]) -> float:
     """Share of the pairs in which the first value is the higher one."""
     below = torch.searchsorted(negative.sort().values, positive)
     return float(below.double().mean()) / len(negative)
-
-
-def _bands(image: Float[Tensor, "y x"], widths: Sequence[float]) -> Float[Tensor, "bands y x"]:
-    """The image in bands of spatial frequencies, from fine to coarse: differences of Gaussian blurs."""
-    shape = (image.shape[0], image.shape[1])
-    spectrum = fourier.rfft2(image)
-    squares = fourier.fftfreq(shape[0])[:, None].square() + fourier.rfftfreq(shape[1]).square()
-    blurred = [fourier.irfft2(spectrum * torch.exp(-2 * (torch.pi * width) ** 2 * squares), shape) for width in widths]
-    return torch.stack([fine - coarse for fine, coarse in zip([image, *blurred[:-1]], blurred, strict=True)])
