@@ -33,8 +33,8 @@ BENCHMARKS = {
 }
 """Name and command of each benchmark that needs no data from outside the repository."""
 WITH_DATA = {"noise_models": "noise_models.py", "particle_signal": "particle_signal.py", "poses": "poses.py",
-             "measurement": "measurement.py", "ctf_fits": "ctf_fits.py"}
-"""Name and file of the benchmarks that take the paths of data and programs as arguments."""
+             "measurement": "measurement.py", "ctf_fits": "ctf_fits.py", "two_sample": "two_sample.py"}
+"""Name and file of the benchmarks that take the paths of data and programs as arguments, or that take very long."""
 
 
 def run_benchmark(command):
