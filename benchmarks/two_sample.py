@@ -89,7 +89,9 @@ PLANTED = {
 
 
 def write_micrographs(folder, properties, seed, arguments):
-    """Write the micrographs of a set; return their files."""
+    """Write the micrographs of a set, if its folder does not exist; return their files."""
+    if folder.is_dir():
+        return sorted(folder.glob("*.mrc"))
     folder.mkdir()
     volume = folder.parent / "map.mrc"
     if not volume.exists():
@@ -214,17 +216,20 @@ def main():
     parser.add_argument("--steps", type=int, default=EvaluateSettings.model_fields["two_sample_steps"].default,
                         help="training steps for the planted differences")
     parser.add_argument("--draw-steps", type=int, default=10, help="training steps for the halves")
+    parser.add_argument("--folder", type=Path, help="folder for the micrographs, which are used again if they are there")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
-        base = write_micrographs(Path(name) / "base", Properties(), 1, arguments)
+        folder = arguments.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        base = write_micrographs(folder / "base", Properties(), 1, arguments)
         print(f"{arguments.micrographs} micrographs in a set, {arguments.size} x {arguments.size} px at "
               f"{PIXEL_SIZE:g} Å, about {arguments.particles:g} particles of {DIAMETER:g} Å, SNR {SNR}, "
               f"{arguments.steps} steps.\n")
         if arguments.planted:
-            compare_planted(base, Path(name), arguments)
+            compare_planted(base, folder, arguments)
         if arguments.draws:
             count_false_alarms(base, arguments)
 

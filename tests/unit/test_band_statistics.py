@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from cryogem_scipion.engine.realism.two_sample.band_statistics import band_statistics, chance_aucs, train_band_judge
+from cryogem_scipion.engine.realism.two_sample.band_statistics import (
+    STATISTICS,
+    band_differences,
+    band_statistics,
+    chance_aucs,
+    train_band_judge,
+)
 from cryogem_scipion.engine.realism.two_sample.scales import chosen_scales
 
 
@@ -45,6 +51,19 @@ def test_a_stronger_image_changes_the_standard_deviations_only(generator):
 
 def test_a_constant_image_has_finite_statistics():
     assert band_statistics(torch.zeros(300, 300), bands_scale()).isfinite().all()
+
+
+def test_the_largest_difference_names_statistic_and_period(generator):
+    scale = bands_scale()
+    count = len(scale.band_widths)
+    statistics = torch.randn(16, 9, 6 * count, generator=generator, dtype=torch.float64)
+    statistics[:8, :, count + 2] -= 3
+    largest, second = band_differences(statistics[:8], statistics[8:], scale)[:2]
+    assert largest.statistic == STATISTICS[1] == "skewness"
+    # The band lies between Gaussians of 1 and 1.4 px. Means of 9 squares have a deviation of 1/3.
+    assert largest.period_angstrom == pytest.approx(4.0 * math.pi * scale.band_widths[1] / math.sqrt(math.log(2) / 2))
+    assert largest.deviations == pytest.approx(-9, rel=0.5)
+    assert abs(second.deviations) < 3
 
 
 def test_the_judge_tells_sets_apart_and_new_networks_for_random_assignments_do_not(generator):

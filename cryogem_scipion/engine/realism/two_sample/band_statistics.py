@@ -4,7 +4,9 @@
 A network that learns its filters needs many micrographs to find differences that are weak everywhere, such as weaker
 particles. Fixed filters followed by a linear layer have few free parameters and find them in few micrographs.
 """
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -14,12 +16,26 @@ from torch.nn.functional import avg_pool2d
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.realism.two_sample.scales import Scale
 
-__all__ = ["BandJudge", "band_statistics", "chance_aucs", "train_band_judge"]
+__all__ = ["BandDifference", "BandJudge", "band_differences", "band_statistics", "chance_aucs", "train_band_judge"]
 
 BAND_PERMUTATIONS = 499
 """Random assignments of the micrographs to the two sets."""
+STATISTICS = ("standard deviation", "skewness", "kurtosis", "variance where particles are bright or dark",
+              "variance where particles are strong", "mean where particles are strong")
+"""Names of the statistics of a band, in their order."""
 LEAST_VARIANCE = 1e-8
 """Smallest variance of a band, so that images without contents at some frequencies have finite statistics."""
+
+
+@dataclass(frozen=True)
+class BandDifference:
+    """Difference of one statistic of one band between two sets. The field names are keys in ``evaluation.json``."""
+
+    statistic: str
+    period_angstrom: float
+    """Period at which the band is strongest, Å."""
+    deviations: float
+    """Mean of the first set minus mean of the second, in standard deviations between the micrographs of a set."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,35 @@ def train_band_judge(positive: Float[Tensor, "m n statistics"], negative: Float[
     covariance = covariance / covariance.diagonal().mean().clamp(min=LEAST_VARIANCE)
     weights = torch.linalg.solve(covariance + torch.eye(len(deviation)), centres[0] - centres[1]) / deviation
     return BandJudge((centres[0] + centres[1]) / 2 * deviation, weights)
+
+
+def band_differences(positive: Float[Tensor, "m n statistics"], negative: Float[Tensor, "k n statistics"], scale: Scale
+                     ) -> list[BandDifference]:
+    """Return the differences of all statistics and bands between two sets, the largest first.
+
+    Parameters
+    ----------
+    positive, negative
+        Statistics of the squares of each micrograph of both sets; float64.
+    scale
+        Widths of the filters.
+    """
+    means = [one_set.mean(1) for one_set in (positive, negative)]
+    deviation = ((means[0].var(0) + means[1].var(0)) / 2 + LEAST_VARIANCE).sqrt()
+    differences = ((means[0].mean(0) - means[1].mean(0)) / deviation).tolist()
+    widths = (0.0, *scale.band_widths)
+    periods = [_strongest_period(*pair) * scale.pixel_size for pair in pairwise(widths)]
+    found = [BandDifference(STATISTICS[index // len(periods)], periods[index % len(periods)], value)
+             for index, value in enumerate(differences)]
+    return sorted(found, key=lambda difference: -abs(difference.deviations))
+
+
+def _strongest_period(fine: float, coarse: float) -> float:
+    """Period (px) at which the difference of two Gaussian blurs (standard deviations in px) is strongest."""
+    if fine == 0:
+        return 2.0
+    frequency = math.sqrt(math.log(coarse / fine) / (coarse**2 - fine**2)) / math.pi
+    return max(2.0, 1 / frequency)
 
 
 def chance_aucs(statistics: Float[Tensor, "m n statistics"], first: int, folds: int, generator: torch.Generator

@@ -14,7 +14,8 @@ def report_entry(results: Sequence[ScaleResult]) -> list[dict[str, Any]]:
     return [{"scale": result.scale.name, "pixel_size": result.scale.pixel_size, "edge": result.scale.edge,
              **asdict(result.between), "floor": None if result.floor is None else asdict(result.floor),
              "adjusted_p": result.adjusted_p, "told_apart": result.told_apart, "map_step": result.evidence.map_step,
-             "map_micrographs": [path.name for path in result.map_files]} for result in results]
+             "map_micrographs": [path.name for path in result.map_files],
+             "differences": [asdict(difference) for difference in result.band_differences]} for result in results]
 
 
 def verdict(results: Sequence[ScaleResult]) -> dict[str, Any] | None:
@@ -64,4 +65,9 @@ def result_line(result: ScaleResult) -> str:
            f"by chance: up to {between.chance_high:.3f}"
     if floor is not None:
         text += f"; two halves of the real set (floor): {floor.auc:.3f}"
-    return text + ("; told apart" if result.told_apart else "; not told apart")
+    text += "; told apart" if result.told_apart else "; not told apart"
+    if result.told_apart and result.band_differences:
+        largest = result.band_differences[0]
+        text += f"; largest difference: {largest.statistic} at {largest.period_angstrom:.3g} Å, " \
+                f"{largest.deviations:+.1f} deviations"
+    return text

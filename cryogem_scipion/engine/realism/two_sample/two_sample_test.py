@@ -12,7 +12,12 @@ from torch.nn.functional import avg_pool2d
 from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.threads import one_thread
 from cryogem_scipion.engine.realism.micrograph_sets import MicrographSet
-from cryogem_scipion.engine.realism.two_sample.band_statistics import band_statistics, chance_aucs
+from cryogem_scipion.engine.realism.two_sample.band_statistics import (
+    BandDifference,
+    band_differences,
+    band_statistics,
+    chance_aucs,
+)
 from cryogem_scipion.engine.realism.two_sample.image_stack import ImageStack, read_stacks
 from cryogem_scipion.engine.realism.two_sample.pair_statistics import AucEstimate, adjusted_for_all, estimate_auc
 from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scales
@@ -36,6 +41,8 @@ FALSE_ALARM_RATE = 0.05
 SEEDS = 2
 """Divisions of the sets into folds; each has networks of its own."""
 
+SHOWN_DIFFERENCES = 5
+"""Differences of frequency bands that are reported."""
 SHOWN_EDGE = 480
 """Largest edge (px) of the micrographs beside their maps of evidence."""
 
@@ -68,6 +75,8 @@ class ScaleResult:
     """The micrographs of the maps of evidence, at this scale or coarser."""
     map_files: tuple[Path, Path]
     """Files of these micrographs."""
+    band_differences: tuple[BandDifference, ...]
+    """The largest differences of frequency bands; empty at the other scales."""
     adjusted_p: float
     """Probability by chance, adjusted for the number of scales."""
 
@@ -177,7 +186,15 @@ def _scale_result(index: int, scale: Scale, stacks: Sequence[ImageStack],
     images = [_small(stack.images[place].float()) for stack, place in zip(stacks, evidence.micrographs, strict=True)]
     files = [stack.files[place] for stack, place in zip(stacks, evidence.micrographs, strict=True)]
     return ScaleResult(scale, between, floor, evidence, (images[0], images[1]), (files[0], files[1]),
-                       between.p)
+                       _band_differences(scale, stacks), between.p)
+
+
+def _band_differences(scale: Scale, stacks: Sequence[ImageStack]) -> tuple[BandDifference, ...]:
+    """The largest differences of frequency bands; empty at the other scales."""
+    statistics = [stack.band_statistics.flatten(1, 2) for stack in stacks if stack.band_statistics is not None]
+    if not statistics:
+        return ()
+    return tuple(band_differences(statistics[0], statistics[1], scale)[:SHOWN_DIFFERENCES])
 
 
 def _estimate(results: Sequence[tuple[Trial, TrialResult]], stacks: Sequence[ImageStack], generator: torch.Generator
