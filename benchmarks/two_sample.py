@@ -216,7 +216,7 @@ def main():
     parser.add_argument("--steps", type=int, default=EvaluateSettings.model_fields["two_sample_steps"].default,
                         help="training steps for the planted differences")
     parser.add_argument("--draw-steps", type=int, default=10, help="training steps for the halves")
-    parser.add_argument("--folder", type=Path, help="folder for the micrographs, which are used again if they are there")
+    parser.add_argument("--folder", type=Path, help="folder for the micrographs; those that are there are used again")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
