@@ -27,7 +27,7 @@ def verdict(results: Sequence[ScaleResult]) -> dict[str, Any] | None:
     chance = f"probability by chance {'below 0.001' if p < 0.001 else f'{p:.3f}'}"
     if scales:
         names = scales[0] if len(scales) == 1 else f"{', '.join(scales[:-1])} and {scales[-1]}"
-        text = f"the sets differ: told apart by {names} ({chance}, over all scales)"
+        text = f"the sets differ, told apart at the scale of {names} ({chance}, over all scales)"
     else:
         text = f"no difference was found at any scale ({chance}, over all scales)"
     return {"told_apart": bool(scales), "p": p, "false_alarm_rate": FALSE_ALARM_RATE, "text": text}
