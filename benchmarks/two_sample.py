@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Differences that the two-sample test of ``cryogem evaluate`` tells apart, and false alarms between halves of one set.
 
-    python benchmarks/two_sample.py [--planted NAME ...] [--draws 50] [--micrographs 24] [--size 640] [--threads 1]
+    python benchmarks/two_sample.py [--planted NAME ...] [--draws 50] [--micrographs 24] [--size 1024] [--threads 1]
 
 The micrographs are simulated: particles of the package's phantom, each micrograph with its own defocus, in noise that
 falls with the spatial frequency and has Thon rings. The engine's own functions make particles, CTF and noise.
@@ -11,7 +11,7 @@ falls with the spatial frequency and has Thon rings. The engine's own functions 
 2. *False alarms.* Each draw divides one set, without any difference, at random into two halves. --draw-steps sets the
    training steps here. They can be few: what chance gives is computed for the networks as they are.
 
-Both parts take about 40 minutes on one idle core. --planted without a name, and --draws 0, leave a part out.
+Each part takes less than half an hour on one idle core. --planted without a name, and --draws 0, leave a part out.
 """
 import argparse
 import math
@@ -211,8 +211,8 @@ def main():
     parser.add_argument("--planted", nargs="*", choices=PLANTED, default=list(PLANTED))
     parser.add_argument("--draws", type=int, default=50, help="random divisions of one set into halves; 0: none")
     parser.add_argument("--micrographs", type=int, default=24, help="of each set")
-    parser.add_argument("--size", type=int, default=640, help="edge of the micrographs, pixels")
-    parser.add_argument("--particles", type=float, default=160, help="mean number in a micrograph")
+    parser.add_argument("--size", type=int, default=1024, help="edge of the micrographs, pixels")
+    parser.add_argument("--particles", type=float, default=410, help="mean number in a micrograph")
     parser.add_argument("--steps", type=int, default=EvaluateSettings.model_fields["two_sample_steps"].default,
                         help="training steps for the planted differences")
     parser.add_argument("--draw-steps", type=int, default=10, help="training steps for the halves")

@@ -108,8 +108,8 @@ def test_the_verdict_names_the_scales_that_tell_the_sets_apart():
     assert equal["text"] == "no difference was found at any scale (probability by chance 0.200, over all scales)"
     assert not equal["told_apart"]
     apart = verdict([result("pixels", 0.0001), result("fields", 0.2), result("bands", 0.04), result("textures", 0.01)])
-    assert apart["text"].startswith("the sets differ, told apart at the scale of pixels, bands and textures (probability "
-                                    "by chance below 0.001")
+    assert apart["text"].startswith("the sets differ, told apart at the scale of pixels, bands and textures "
+                                    "(probability by chance below 0.001")
     assert apart["told_apart"]
 
 
