@@ -96,6 +96,9 @@ class ProtCryogemEvaluate(ProtCryogemStage):
                 verdict = "told apart" if figures[f"{start}_told_apart"] else "not told apart"
                 sentences.append(f"Two-sample test, {title}: AUC {figures[f'{start}_auc']:.2f}, {verdict} (by chance: "
                                  f"up to {figures[f'{start}_chance_high']:.2f}).")
+        if "two_sample_told_apart" in figures:
+            sentences.append("Two-sample test over all scales: " + (
+                "the sets differ." if figures["two_sample_told_apart"] else "no difference was found."))
         if "signal_correlation" in figures:
             sentences.append("The correlation of generated and clean images around particles is "
                              f"{figures['signal_correlation']:.3f}.")

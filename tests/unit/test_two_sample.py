@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Two-sample test: what small networks tell apart, and what they cannot."""
 import json
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from cryogem_scipion.engine.figures.two_sample import has_two_sample
 from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.realism.micrograph_sets import open_set
 from cryogem_scipion.engine.realism.two_sample.image_stack import draw_squares, read_stacks, square_positions
-from cryogem_scipion.engine.realism.two_sample.pair_statistics import Verdict, estimate_auc, pair_matrix
+from cryogem_scipion.engine.realism.two_sample.pair_statistics import (
+    Verdict,
+    adjusted_for_all,
+    estimate_auc,
+    pair_matrix,
+)
+from cryogem_scipion.engine.realism.two_sample.report import verdict
 from cryogem_scipion.engine.realism.two_sample.scales import chosen_scales
 from cryogem_scipion.engine.realism.two_sample.trials import fold_trials
 from cryogem_scipion.engine.realism.two_sample.two_sample_test import Training, two_sample_test
@@ -79,6 +87,32 @@ def test_the_limits_of_chance_hold_the_nominal_share_of_draws(generator):
     assert outside / draws < 0.05 + 3 * 0.011
 
 
+def test_the_verdict_over_all_scales_keeps_the_rate_of_false_alarms():
+    assert adjusted_for_all([0.03, 0.005, 0.2, 0.5]) == pytest.approx([0.09, 0.02, 0.4, 0.5])
+    assert adjusted_for_all([0.6, 0.6]) == [1.0, 1.0]
+    assert adjusted_for_all([]) == []
+    # 5 scales, half of whose scores are common to all of them.
+    random = np.random.default_rng(1)
+    scores = np.sqrt(0.5) * (random.standard_normal((4000, 1)) + random.standard_normal((4000, 5)))
+    alarms = sum(min(adjusted_for_all(0.5 * np.vectorize(math.erfc)(row / math.sqrt(2)))) <= 0.05 for row in scores)
+    # A share of 5 % of 4000 draws has a standard deviation of 0.35 %.
+    assert alarms / 4000 < 0.05 + 3 * 0.0035
+
+
+def test_the_verdict_names_the_scales_that_tell_the_sets_apart():
+    def result(name, adjusted_p):
+        return SimpleNamespace(scale=SimpleNamespace(name=name), adjusted_p=adjusted_p, told_apart=adjusted_p <= 0.05)
+
+    assert verdict([]) is None
+    equal = verdict([result("pixels", 1.0), result("fields", 0.2)])
+    assert equal["text"] == "no difference was found at any scale (probability by chance 0.200, over all scales)"
+    assert not equal["told_apart"]
+    apart = verdict([result("pixels", 0.0001), result("fields", 0.2), result("bands", 0.04), result("textures", 0.01)])
+    assert apart["text"].startswith("the sets differ, told apart at the scale of pixels, bands and textures "
+                                    "(probability by chance below 0.001")
+    assert apart["told_apart"]
+
+
 def test_the_pair_matrix_is_the_auc_of_each_pair():
     matrix = pair_matrix(torch.tensor([[1.0, 2.0], [1.5, 3.0], [0.0, 0.0]]))
     assert matrix.diagonal().tolist() == [0.5, 0.5, 0.5]
@@ -136,6 +170,9 @@ def test_the_stage_writes_report_arrays_and_figure(generator, tmp_path, one_seed
     entry = report["two_sample"][0]
     assert entry["low"] <= entry["auc"] <= entry["high"]
     assert entry["floor"]["chance_high"] > 0.5
+    assert entry["p"] <= entry["adjusted_p"] <= 2 * entry["p"]
+    assert report["two_sample_verdict"]["told_apart"] == any(scale["told_apart"] for scale in report["two_sample"])
+    assert manifest.figures["two_sample_told_apart"] == report["two_sample_verdict"]["told_apart"]
     assert manifest.figures["two_sample_pixels_auc"] == entry["auc"]
     with np.load(tmp_path / "out/evaluation.npz") as arrays:
         assert arrays["two_sample_pixels_squares"].shape == (2, 4, 24, 24)

@@ -11,9 +11,10 @@ from cryogem_scipion.engine.figures.report_files import read_report
 
 __all__ = ["SCALE_NAMES", "TWO_SAMPLE_FIGURE_SIZE", "draw_two_sample", "has_two_sample"]
 
-TWO_SAMPLE_FIGURE_SIZE = (15.0, 12.5)
+TWO_SAMPLE_FIGURE_SIZE = (15.0, 14.5)
 REPORT_NAME = "evaluation"
-SCALE_NAMES = {"pixels": "single pixels", "textures": "textures", "particles": "particles", "fields": "whole fields"}
+SCALE_NAMES = {"pixels": "single pixels", "textures": "textures", "particles": "particles", "fields": "whole fields",
+               "bands": "frequency bands"}
 """Title of each scale."""
 REAL, GENERATED, CHANCE = "#1f1f1f", "#d1495b", "#9fb8c8"
 COLOURS = {"generated": GENERATED, "real": REAL}
@@ -55,7 +56,13 @@ def draw_two_sample(figure: Figure, folder: Path) -> None:
         _squares(bottom, rows, row, scale, arrays)
     sets = report["sets"]
     figure.suptitle(f"Two-sample test: {sets['generated']['micrographs']} generated against "
-                    f"{sets['real']['micrographs']} real micrographs", fontsize=13)
+                    f"{sets['real']['micrographs']} real micrographs{_verdict(report)}", fontsize=13)
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    """The result over all scales, on a line of its own; empty for reports of version 0.1."""
+    conclusion = report.get("two_sample_verdict")
+    return f"\n{conclusion['text']}" if conclusion else ""
 
 
 def _aucs(axis: Any, scales: list[dict[str, Any]]) -> None:

@@ -52,6 +52,7 @@ from cryogem_scipion.engine.realism.two_sample.report import (
     report_arrays,
     report_entry,
     result_line,
+    verdict,
 )
 from cryogem_scipion.engine.realism.two_sample.two_sample_test import (
     MIN_MICROGRAPHS,
@@ -120,7 +121,9 @@ def run(settings: EvaluateSettings) -> Manifest:
     two_sample = _two_sample_test(settings, sets, device, threads) if settings.two_sample else []
     warnings = _warnings(settings, sets, measurements, patches)
     report = _report(settings, sets, measurements, distances, patches, signal, warnings)
-    write_report(out, REPORT_NAME, {**report, "two_sample": report_entry(two_sample)},
+    conclusion = verdict(two_sample)
+    write_report(out, REPORT_NAME,
+                 {**report, "two_sample": report_entry(two_sample), "two_sample_verdict": conclusion},
                  {**_figure_arrays(generated, real), **report_arrays(two_sample)})
     _draw_figures(out, bool(two_sample))
     manifest = Manifest(stage="evaluate", **provenance(), settings=settings.model_dump(mode="json"),
@@ -132,6 +135,8 @@ def run(settings: EvaluateSettings) -> Manifest:
         log.info("%s", _distance_line(name, distance))
     for result in two_sample:
         log.info("%s", result_line(result))
+    if conclusion is not None:
+        log.info("two-sample test: %s", conclusion["text"])
     for warning in warnings:
         log.warning("warning: %s", warning)
     log.info("compared %d generated with %d real micrographs: %s", len(sets[0].files), len(sets[1].files),

@@ -36,6 +36,8 @@ class ImageStack:
     files: tuple[Path, ...]
     images: tuple[Tensor, ...]
     """float16, (y, x), all divided by the same number for both sets."""
+    band_statistics: Tensor | None = None
+    """(micrograph, v, u, statistics): statistics of frequency bands of each image, at the scale of bands only."""
 
 
 def read_stacks(sets: Sequence[MicrographSet], scales: Sequence[Scale], threads: int) -> list[list[ImageStack]]:
@@ -52,30 +54,32 @@ def read_stacks(sets: Sequence[MicrographSet], scales: Sequence[Scale], threads:
 
     Returns
     -------
-    For each scale, one stack for each set. The images of a scale have standard deviation 1 over both sets.
+    For each scale, one stack for each set. Scales with the same pixel size share their images. Images of a scale have
+    standard deviation 1 over both sets.
 
     Raises
     ------
     DataError
         A micrograph has no contents.
     """
+    pixel_sizes = list(dict.fromkeys(scale.pixel_size for scale in scales))
     images: list[list[list[Tensor]]] = []
     chosen = [tuple(evenly_spaced(micrographs.files, MAX_MICROGRAPHS)) for micrographs in sets]
     for micrographs, files in zip(sets, chosen, strict=True):
         def resampled(item: tuple[int, Path], source: MicrographSet = micrographs) -> list[Tensor]:
             image = _standardised(source.image(item[1]), item[1])
-            return [_corner(_resampled(image, scale.pixel_size / source.working_pixel_size), item[0]).half()
-                    for scale in scales]
+            return [_corner(_resampled(image, pixel_size / source.working_pixel_size), item[0]).half()
+                    for pixel_size in pixel_sizes]
 
         results = map_in_order(resampled, enumerate(files), threads)
         images.append(list(track_progress(results, len(files), f"two-sample test: reading {micrographs.name}")))
-    stacks = []
-    for index in range(len(scales)):
+    stacks = {}
+    for index, pixel_size in enumerate(pixel_sizes):
         of_scale = [[image[index] for image in one_set] for one_set in images]
         factor = 1 / _deviation(of_scale)
-        stacks.append([ImageStack(files, tuple((image.float() * factor).half() for image in one_set))
-                       for files, one_set in zip(chosen, of_scale, strict=True)])
-    return stacks
+        stacks[pixel_size] = [ImageStack(files, tuple((image.float() * factor).half() for image in one_set))
+                              for files, one_set in zip(chosen, of_scale, strict=True)]
+    return [stacks[scale.pixel_size] for scale in scales]
 
 
 def square_positions(shape: tuple[int, int], edge: int, count: int, generator: torch.Generator

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""AUC of judged micrographs, its interval over micrographs and seeds, and the interval that chance gives."""
+"""AUC of judged micrographs, its interval over micrographs and seeds, and what chance gives."""
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["AucEstimate", "Verdict", "estimate_auc", "pair_matrix"]
+__all__ = ["AucEstimate", "Verdict", "adjusted_for_all", "estimate_auc", "pair_matrix"]
 
 BOOTSTRAP_DRAWS = 1000
 """Bootstrap samples for an interval."""
@@ -47,6 +48,8 @@ class AucEstimate:
     chance_low: float
     chance_high: float
     """Limits in which 95 % of the values lie if the two sets do not differ."""
+    p: float
+    """Probability of this AUC or a higher one if the two sets do not differ."""
 
 
 def pair_matrix(scores: Float[Tensor, "micrographs squares"]) -> Float[Tensor, "micrographs micrographs"]:
@@ -60,7 +63,8 @@ def pair_matrix(scores: Float[Tensor, "micrographs squares"]) -> Float[Tensor, "
     return (higher.double() + 0.5 * equal.double()).mean((2, 3))
 
 
-def estimate_auc(verdicts: Sequence[Verdict], sizes: tuple[int, int], generator: torch.Generator) -> AucEstimate:
+def estimate_auc(verdicts: Sequence[Verdict], sizes: tuple[int, int], generator: torch.Generator,
+                 by_chance: Float[Tensor, " draws"] | None = None) -> AucEstimate:
     """Combine the verdicts of all folds and seeds.
 
     The networks never saw the micrographs that they judge. So without a difference between the sets, the labels of
@@ -76,11 +80,43 @@ def estimate_auc(verdicts: Sequence[Verdict], sizes: tuple[int, int], generator:
         Number of micrographs of the two sets.
     generator
         Random generator of permutations and bootstrap samples.
+    by_chance
+        AUCs of random assignments with new networks for each. If they are given, what chance gives comes from them, and
+        exactly.
     """
     auc = float(torch.stack([verdict.across.mean() for verdict in verdicts]).mean())
-    spread = sum(_permutation_deviation(verdict, generator) for verdict in verdicts) / len(verdicts)
     low, high = _bootstrap_interval(verdicts, sizes, generator)
-    return AucEstimate(auc, min(low, auc), max(high, auc), 0.5 - NORMAL_97_5 * spread, 0.5 + NORMAL_97_5 * spread)
+    if by_chance is not None:
+        limits = torch.quantile(by_chance, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        p = (1 + int((by_chance >= auc).sum())) / (1 + len(by_chance))
+        return AucEstimate(auc, min(low, auc), max(high, auc), limits[0], limits[1], p)
+    spread = sum(_permutation_deviation(verdict, generator) for verdict in verdicts) / len(verdicts)
+    # Networks whose scores are all equal have an AUC of 0.5 and no spread.
+    p = 0.5 * math.erfc((auc - 0.5) / max(spread, 1e-12) / math.sqrt(2))
+    return AucEstimate(auc, min(low, auc), max(high, auc), 0.5 - NORMAL_97_5 * spread, 0.5 + NORMAL_97_5 * spread, p)
+
+
+def adjusted_for_all(probabilities: Sequence[float]) -> list[float]:
+    """Return probabilities of several tests, adjusted for their number by the method of Holm.
+
+    If none of the tests has anything to find, the probability that any adjusted value is below 0.05 is at most 5 %. The
+    tests may depend on each other.
+
+    Parameters
+    ----------
+    probabilities
+        Probability by chance of each test's result.
+
+    References
+    ----------
+    S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    adjusted, largest = [0.0] * len(probabilities), 0.0
+    order = sorted(range(len(probabilities)), key=lambda index: probabilities[index])
+    for rank, index in enumerate(order):
+        largest = min(1.0, max(largest, (len(order) - rank) * probabilities[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def _permutation_deviation(verdict: Verdict, generator: torch.Generator) -> float:

@@ -4,17 +4,33 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cryogem_scipion.engine.realism.two_sample.two_sample_test import ScaleResult
+from cryogem_scipion.engine.realism.two_sample.two_sample_test import FALSE_ALARM_RATE, ScaleResult
 
-__all__ = ["manifest_figures", "report_arrays", "report_entry", "result_line"]
+__all__ = ["manifest_figures", "report_arrays", "report_entry", "result_line", "verdict"]
 
 
 def report_entry(results: Sequence[ScaleResult]) -> list[dict[str, Any]]:
     """Entry ``two_sample`` of evaluation.json: one object for each scale."""
     return [{"scale": result.scale.name, "pixel_size": result.scale.pixel_size, "edge": result.scale.edge,
              **asdict(result.between), "floor": None if result.floor is None else asdict(result.floor),
-             "told_apart": result.told_apart, "map_step": result.evidence.map_step,
-             "map_micrographs": [path.name for path in result.map_files]} for result in results]
+             "adjusted_p": result.adjusted_p, "told_apart": result.told_apart, "map_step": result.evidence.map_step,
+             "map_micrographs": [path.name for path in result.map_files],
+             "differences": [asdict(difference) for difference in result.band_differences]} for result in results]
+
+
+def verdict(results: Sequence[ScaleResult]) -> dict[str, Any] | None:
+    """Entry ``two_sample_verdict`` of evaluation.json: the result over all scales; None if there was no test."""
+    if not results:
+        return None
+    scales = [result.scale.name for result in results if result.told_apart]
+    p = min(result.adjusted_p for result in results)
+    chance = f"probability by chance {'below 0.001' if p < 0.001 else f'{p:.3f}'}"
+    if scales:
+        names = scales[0] if len(scales) == 1 else f"{', '.join(scales[:-1])} and {scales[-1]}"
+        text = f"the sets differ, told apart at the scale of {names} ({chance}, over all scales)"
+    else:
+        text = f"no difference was found at any scale ({chance}, over all scales)"
+    return {"told_apart": bool(scales), "p": p, "false_alarm_rate": FALSE_ALARM_RATE, "text": text}
 
 
 def report_arrays(results: Sequence[ScaleResult]) -> dict[str, Any]:
@@ -37,6 +53,8 @@ def manifest_figures(results: Sequence[ScaleResult]) -> dict[str, float]:
         if result.floor is not None:
             values[f"{start}_floor"] = result.floor.auc
         values[f"{start}_told_apart"] = float(result.told_apart)
+    if results:
+        values["two_sample_told_apart"] = float(any(result.told_apart for result in results))
     return values
 
 
@@ -47,4 +65,9 @@ def result_line(result: ScaleResult) -> str:
            f"by chance: up to {between.chance_high:.3f}"
     if floor is not None:
         text += f"; two halves of the real set (floor): {floor.auc:.3f}"
-    return text + ("; told apart" if result.told_apart else "; not told apart")
+    text += "; told apart" if result.told_apart else "; not told apart"
+    if result.told_apart and result.band_differences:
+        largest = result.band_differences[0]
+        text += f"; largest difference: {largest.statistic} at {largest.period_angstrom:.3g} Å, " \
+                f"{largest.deviations:+.1f} deviations"
+    return text

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The scales of the two-sample test: pixel size, size of the squares and network of each."""
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 __all__ = ["Layer", "Scale", "chosen_scales"]
@@ -9,6 +10,13 @@ PARTICLE_PIXELS = 28
 """Diameter of a particle in pixels at the scale of particles: outline and domains can be seen, no finer detail."""
 FIELD_PIXELS = 80
 """Shorter side of a micrograph in pixels at the scale of whole fields."""
+
+FINEST_WIDTH, WIDTH_RATIO = 0.7, 2**0.5
+"""Standard deviation (px) of the narrowest Gaussian of the frequency bands, and ratio of neighbouring ones."""
+PARTICLE_WIDTHS = 4.0, 6.0
+"""Particle diameter over the widest Gaussian, and over the finer Gaussian of the band of particles."""
+BAND_EDGES = 64, 256
+"""Smallest and largest edge (px) of the squares whose frequency bands are judged."""
 
 
 class Layer(NamedTuple):
@@ -31,14 +39,24 @@ class Scale:
     """Squares of one size at one pixel size, and the network that judges them."""
 
     name: str
-    """pixels, textures, particles or fields."""
+    """pixels, textures, particles, fields or bands."""
     pixel_size: float
     """Å per pixel."""
     edge: int
     """Edge of the squares in pixels."""
     layers: tuple[Layer, ...]
     squares: int
-    """Squares of each micrograph that are judged."""
+    """Squares of each micrograph that are judged; 0: all on a regular grid."""
+    band_widths: tuple[float, ...] = ()
+    """Standard deviations (px) of the Gaussians between which the frequency bands lie. Empty: the network learns its
+    filters."""
+    particle_band: int = 0
+    """Index of the band in which particles are strong."""
+
+    @property
+    def step(self) -> int:
+        """Distance (px) of the squares whose frequency bands are judged."""
+        return self.edge // 2
 
     @property
     def receptive_field(self) -> int:
@@ -82,4 +100,16 @@ def chosen_scales(pixel_size: float, shortest_edge: int, diameter_angstrom: floa
         scales.append(Scale("particles", particle, 64, (Layer(8, 5, 1), Layer(16, 3, 2), *STRIDED[2:]), 32))
     if field > pixel_size:
         scales.append(Scale("fields", field, 64, STRIDED, 9))
+    if shortest_edge >= 2 * BAND_EDGES[0]:
+        scales.append(_bands(pixel_size, shortest_edge, diameter_angstrom))
     return tuple(scales)
+
+
+def _bands(pixel_size: float, shortest_edge: int, diameter_angstrom: float) -> Scale:
+    """Squares of a quarter of the shortest edge, and bands from single pixels to particles."""
+    edge = min(max(shortest_edge // 4, BAND_EDGES[0]), BAND_EDGES[1])
+    widest, of_particles = (min(diameter_angstrom / pixel_size, edge) / ratio for ratio in PARTICLE_WIDTHS)
+    widths = tuple(takewhile(lambda width: width <= max(widest, 1.0) * WIDTH_RATIO**1.5,
+                             (FINEST_WIDTH * WIDTH_RATIO**index for index in range(40))))
+    particle_band = sum(width <= of_particles for width in widths)
+    return Scale("bands", pixel_size, edge, (), 0, widths, min(particle_band, len(widths) - 1))
