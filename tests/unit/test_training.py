@@ -27,7 +27,7 @@ from cryogem_scipion.engine.translator.training import (
     ModelProperties,
     train,
 )
-from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOutSet, ValidationMetric
+from cryogem_scipion.engine.translator.validation import VALUES, HeldOutSet, ValidationMetric
 
 CPU = torch.device("cpu")
 
@@ -104,11 +104,11 @@ def best_is_third(monkeypatch):
     """Replace the metric by given values, one for each new state of the network; the same state has the same value."""
     values = {}
 
-    def metric(self, network):
+    def metric(self, network, precision):
         weights = b"".join(value.numpy().tobytes() for value in network.state_dict().values())
         if weights not in values:
             values[weights] = (3.0, 2.0, 1.0, 4.0, 5.0)[len(values)]
-        return dict.fromkeys(("realism", *DISTANCES), values[weights])
+        return {**dict.fromkeys(VALUES, values[weights]), "realism": 1.0}
 
     monkeypatch.setattr(ValidationMetric, "__call__", metric)
 
@@ -125,10 +125,10 @@ def test_the_best_weights_become_the_model_also_after_a_stop(data_and_held_out_s
     assert same((uninterrupted, continued), MODEL, "model")
     assert same((uninterrupted, continued), CHECKPOINT, "checkpoint")
     assert (uninterrupted / REALISM).read_bytes() == (continued / REALISM).read_bytes()
-    rows = [(int(row["step"]), float(row["realism"])) for row in csv.DictReader((uninterrupted / REALISM).open())]
+    rows = [(int(row["step"]), float(row["auc"])) for row in csv.DictReader((uninterrupted / REALISM).open())]
     assert rows == [(0, 3.0), (3, 2.0), (6, 1.0), (9, 4.0), (10, 5.0)]
     model = load_model(uninterrupted / MODEL)
-    assert (model.details["best_step"], model.details["realism"]) == (6, 1.0)
+    assert (model.details["best_step"], model.details["auc"]) == (6, 1.0)
     # The weights are those of that step: a training that stops there has them as its average.
     trained(tmp_path / "short", data, 6, **{**changes, "checkpoint_every": 6})
     tensors, _ = load_tensors(tmp_path / "short" / CHECKPOINT, "checkpoint")

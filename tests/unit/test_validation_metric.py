@@ -51,7 +51,7 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
     def build():
         return prepare_validation_metric(
             Blur(0.0), HeldOutSet(held_out, PhysicalNoise(0.05)), training_set,
-            SimulatedImages([clean], [clean]), torch.Generator().manual_seed(1))
+            SimulatedImages([clean], [clean]), PhysicalNoise(0.05), torch.Generator().manual_seed(1))
     metric = build()
     results = {weight: metric(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
     values = [result["realism"] for result in results.values()]
@@ -59,7 +59,8 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
     assert 0.7 < values[2] < 1.6  # as near as other real images, within chance
     assert values[0] > 2.5
     assert results[0.15] == build()(Blur(0.15))
-    assert set(results[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet"}
+    assert set(results[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet", "auc", "auc_pixels",
+                                 "auc_textures"}
 
 
 def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
@@ -67,7 +68,7 @@ def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
     simulated = SimulatedImages([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
     network = build_generator({"name": "residual", "width": 4})
     held_out = HeldOutSet(tiny, PhysicalNoise(0.05))
-    assert prepare_validation_metric(network, held_out, tiny, simulated, generator) is None
+    assert prepare_validation_metric(network, held_out, tiny, simulated, PhysicalNoise(0.05), generator) is None
     assert "too small for the validation metric" in caplog.text
 
 

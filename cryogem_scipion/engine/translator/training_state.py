@@ -7,6 +7,7 @@ weights, the states of the optimisers and the number of steps.
 import copy
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from cryogem_scipion.engine.translator.networks import (
     latent_noise,
 )
 from cryogem_scipion.engine.translator.preview import write_preview
+from cryogem_scipion.engine.translator.state_choice import StateChoice
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors, strip_prefix
 
 __all__ = ["CHECKPOINT", "HALFWAY_CHECKPOINT", "ModelProperties", "TrainingState", "checkpoint_disk_bytes",
@@ -116,7 +118,7 @@ class TrainingState:
         for network in (self.generator, self.discriminator, self.projections):
             network.to(self.dtype)
         self.average = copy.deepcopy(self.generator)
-        self.best, self.best_step, self.best_realism = copy.deepcopy(self.generator), 0, math.inf
+        self.best, self.choice, self.stopped_early = copy.deepcopy(self.generator), StateChoice(), False
         # Fused: a loop over the weights of the published networks takes a noticeable part of a step
         # (benchmarks/training.py).
         adam = partial(torch.optim.Adam, lr=settings.learning_rate, betas=(0.5, 0.999), fused=True)
@@ -211,20 +213,35 @@ class TrainingState:
         """Generator with averaged weights, in float32."""
         return self.average if self.dtype == torch.float32 else copy.deepcopy(self.average).float()
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the training was stopped early."""
+        return self.stopped_early or self.step >= self.settings.steps
+
     @torch.no_grad()
-    def update_best(self, realism: float) -> None:
-        """Keep the averaged weights as the best ones if their validation metric ``realism`` is the lowest so far."""
-        if realism < self.best_realism:
-            self.best_step, self.best_realism = self.step, realism
+    def update_best(self, validation: Mapping[str, float]) -> None:
+        """Keep the averaged weights as the best ones if their validation is the best so far."""
+        self.choice = self.choice.after(self.step, validation)
+        if self.choice.best_step == self.step:
             self.best.load_state_dict(self.average.state_dict())
+
+    def stop_without_improvement(self) -> None:
+        """Stop all processes if the last validations of rank 0 were not better; every process has to call this."""
+        if self.settings.patience:
+            stops = self._lost_patience() if self.processes.is_rank_zero else False
+            self.stopped_early = self.processes.mean({"stops": torch.tensor(float(stops), device=self.device)})["stops"] > 0
+
+    def _lost_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.choice.without_improvement
 
     def model(self) -> Translator:
         """Model with the best weights so far; without a validation metric, with the averaged weights of this step."""
         properties, details = self.properties, {**self.properties.details, "steps": self.step,
                                                 "precision": self.precision}
         network = self.average
-        if self.best_realism < math.inf:
-            network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
+        if self.choice.best_auc is not None:
+            network, details = self.best, {**details, "best_step": self.choice.best_step,
+                                           "realism": self.choice.best_realism, "auc": self.choice.best_auc}
         return Translator(copy.deepcopy(network).eval().float(), self.config, properties.physical, properties.scale,
                           properties.pixel_size, properties.snr, properties.signal_factor, details)
 
@@ -237,9 +254,7 @@ class TrainingState:
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
             "step": self.step, "steps": self.settings.steps, "threads": self.threads, "precision": self.precision,
-            "digest": self._settings_digest(),
-            "best_step": self.best_step,
-            "best_realism": self.best_realism if self.best_realism < math.inf else None})
+            "digest": self._settings_digest(), **self.choice.values()})
 
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint in a folder, if there is one.
@@ -277,11 +292,10 @@ class TrainingState:
                     index, _, entry = key.partition(".")
                     states.setdefault(int(index), {})[entry] = tensor
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-            self.step, self.best_step = int(values["step"]), int(values["best_step"])
+            self.step, self.choice = int(values["step"]), StateChoice.from_values(values)
+            self.stopped_early = self._lost_patience()
             self.threads = int(values.get("threads", self.threads))
             self.precision = str(values.get("precision", self.precision))
-            best = values["best_realism"]
-            self.best_realism = math.inf if best is None else float(best)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it to begin again") from None
 
@@ -310,7 +324,8 @@ class TrainingState:
 
     def _settings_digest(self) -> str:
         """Digest of the settings that must not change when a training continues."""
-        may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
+        may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "patience",
+                      "real", "simulation",
                       *(["processes"] if self.settings.processes == 1 else [])}
         return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
 

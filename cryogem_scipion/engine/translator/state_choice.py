@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choice of the checkpoint that becomes the model, and of the end of a training that no longer improves."""
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+__all__ = ["LARGEST_GROWTH", "SMALLEST_IMPROVEMENT", "StateChoice"]
+
+LARGEST_GROWTH = 1.2
+"""A checkpoint whose distance metric is more than this many times that of the first validation never becomes the model.
+The critic sees small squares only, and this keeps larger structures and the ice."""
+SMALLEST_IMPROVEMENT = 0.005
+"""By how much the AUC has to fall for another checkpoint to become the best one. Smaller differences are chance."""
+
+
+@dataclass(frozen=True)
+class StateChoice:
+    """The best validation so far. The field names are keys of a checkpoint."""
+
+    first_realism: float | None = None
+    """Distance metric of the first validation; None before it."""
+    best_step: int = 0
+    best_realism: float | None = None
+    """Distance metric of the best checkpoint; None before the first validation."""
+    best_auc: float | None = None
+    """Mean AUC of the critic for the best checkpoint."""
+    without_improvement: int = 0
+    """Number of validations since the best one."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "StateChoice":
+        """Read the choice from the values of a checkpoint.
+
+        In a checkpoint of a version without the critic, the AUC is missing. Then the next validation counts as the
+        first one.
+        """
+        if values.get("best_auc") is None:
+            return cls(best_step=int(values["best_step"]))
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def values(self) -> dict[str, Any]:
+        """Values for a checkpoint."""
+        return asdict(self)
+
+    def after(self, step: int, validation: Mapping[str, float]) -> "StateChoice":
+        """Choice after another validation; ``best_step`` is ``step`` if this is the best one.
+
+        Parameters
+        ----------
+        step
+            Number of finished steps.
+        validation
+            Result of ``ValidationMetric``.
+        """
+        realism, auc = validation["realism"], validation["auc"]
+        first = realism if self.first_realism is None else self.first_realism
+        best = math.inf if self.best_auc is None else self.best_auc
+        if realism <= LARGEST_GROWTH * first and auc < best - SMALLEST_IMPROVEMENT:
+            return StateChoice(first, step, realism, auc, 0)
+        return replace(self, first_realism=first, without_improvement=self.without_improvement + 1)
