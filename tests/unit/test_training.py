@@ -27,6 +27,7 @@ from cryogem_scipion.engine.translator.training import (
     ModelProperties,
     train,
 )
+from cryogem_scipion.engine.translator.training_results import training_results
 from cryogem_scipion.engine.translator.validation import VALUES, HeldOutSet, ValidationMetric
 
 CPU = torch.device("cpu")
@@ -135,21 +136,51 @@ def test_the_best_weights_become_the_model_also_after_a_stop(data_and_held_out_s
     assert all(torch.equal(value, tensors[f"average.{name}"]) for name, value in model.network.state_dict().items())
 
 
-def test_a_training_without_improvement_gives_the_untrained_model(data_and_held_out_set, tmp_path):
-    """The real micrographs have the noise of the physical images."""
-    (_, simulated), _ = data_and_held_out_set
-    rng = np.random.default_rng(8)
-    real, held_out = (RealImages([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)],
-                                      [500.0] * 2, [25.0] * 2) for _ in range(2))
-    trained(tmp_path, (real, simulated), steps=4, judge_every=2, learning_rate=0.05, averaging=0.0,
-            held_out=HeldOutSet(held_out, PhysicalNoise(0.05)))
-    rows = [float(row["realism"]) for row in csv.DictReader((tmp_path / REALISM).open())]
-    assert rows[0] == min(rows)
+@pytest.fixture
+def never_better(monkeypatch):
+    """Replace the validation by one in which no later state is better than the first."""
+    aucs = iter([0.6, *[0.7] * 99])
+    monkeypatch.setattr(ValidationMetric, "__call__", lambda *_: {**dict.fromkeys(VALUES, 1.0), "auc": next(aucs)})
+
+
+@pytest.mark.usefixtures("never_better")
+def test_a_training_without_improvement_stops_early_and_gives_the_untrained_model(data_and_held_out_set, tmp_path,
+                                                                                  caplog):
+    data, held_out = data_and_held_out_set
+    changes = {"steps": 40, "judge_every": 2, "learning_rate": 0.05, "averaging": 0.0, "held_out": held_out}
+    with caplog.at_level("INFO", "cryogem"):
+        records = trained(tmp_path, data, patience=3, **changes)
+    assert [record.step for record in records] == list(range(1, 7))
+    assert "stopped early at step 6 of 40: no better validation since step 0 (patience 3)" in caplog.text
+    results = training_results(tmp_path)
+    assert (results["stopped_early_at"], results["best_step"], results["auc"]) == (6, 0, 0.6)
     model = load_model(tmp_path / MODEL)
     assert model.details["best_step"] == 0
     images = [noise_model(torch.ones(96, 96), torch.Generator().manual_seed(1))
               for noise_model in (model, AnalyticModel(model.physical, model.scale, model.snr))]
     assert torch.equal(*images)  # the untrained network returns the physical image
+    # A stopped training stays stopped, and goes on with more patience.
+    assert trained(tmp_path, data, patience=3, **changes) == []
+    assert [record.step for record in trained(tmp_path, data, patience=4, **changes)] == [7, 8]
+
+
+@pytest.mark.usefixtures("never_better")
+def test_without_patience_all_steps_are_done(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    records = trained(tmp_path, data, steps=6, judge_every=1, patience=0, held_out=held_out)
+    assert len(records) == 6
+    assert "stopped_early_at" not in training_results(tmp_path)
+
+
+def test_the_critic_gives_the_same_bytes_after_a_stop(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    changes = {"steps": 4, "judge_every": 2, "checkpoint_every": 2, "held_out": held_out, "precision": "float32"}
+    trained(tmp_path / "uninterrupted", data, **changes)
+    trained(tmp_path / "continued", data, 3, **changes)
+    trained(tmp_path / "continued", data, **changes)
+    tables = [(tmp_path / folder / REALISM).read_bytes() for folder in ("uninterrupted", "continued")]
+    assert tables[0] == tables[1]
+    assert b"auc_textures" in tables[0]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
 from cryogem_scipion.engine.translator.tensorboard import TENSORBOARD, TensorBoardWriter
 from cryogem_scipion.engine.translator.validation import HeldOutSet, prepare_validation_metric
+from cryogem_scipion.engine.translator.validation_critic import prepare_validation_critic
 
 
 def coloured(fall, shape, generator):
@@ -61,6 +62,33 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
     assert results[0.15] == build()(Blur(0.15))
     assert set(results[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet", "auc", "auc_pixels",
                                  "auc_textures"}
+
+
+def test_the_critic_tells_other_noise_apart_and_its_own_noise_not(generator):
+    """Each set of images learns against white noise and is judged against other white noise."""
+    def images(fall, count=4):
+        return [coloured(fall, (128, 128), generator) for _ in range(count)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryogem_scipion.engine.translator.validation_critic.CRITIC_STEPS", {"pixels": 40, "textures": 20})
+        patch.setattr("cryogem_scipion.engine.translator.validation_critic.JUDGED_SQUARES", 128)
+        critic = prepare_validation_critic(images(0), images(0), 1)
+        same, near, far = (critic(images(fall), images(fall), torch.device("cpu"), "float32") for fall in (0, 0.5, 4))
+        again = critic([image.clone() for image in critic.real_training], list(critic.real_judged),
+                       torch.device("cpu"), "float32")
+    assert 0.5 <= same["auc"] < 0.65  # 128 squares: chance gives 0.5 with a deviation of 0.04
+    assert same["auc"] < far["auc"]
+    assert near["auc"] <= far["auc"]
+    assert far["auc_pixels"] > 0.9
+    assert far["auc_textures"] > 0.9
+    assert again["auc"] < 0.65
+
+
+def test_small_crops_have_no_scale_of_textures(generator):
+    crops = [torch.randn(80, 80, generator=generator) for _ in range(3)]
+    values = prepare_validation_critic(crops, crops, 1)(crops, crops, torch.device("cpu"), "float32")
+    assert np.isnan(values["auc_textures"])
+    assert values["auc"] == max(values["auc_pixels"], 0.5)
 
 
 def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
