@@ -13,7 +13,7 @@ from cryogem_scipion.engine.compute.processor import read_processor
 from cryogem_scipion.engine.errors import CheckpointError, DataError, SettingsError
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings, parse
-from cryogem_scipion.engine.translator import training_state
+from cryogem_scipion.engine.translator import discriminator_advantage, training_state
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import build_generator
@@ -33,6 +33,12 @@ from cryogem_scipion.engine.translator.validation import VALUES, HeldOutSet, Val
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def short_average(monkeypatch):
+    """The generator learns from the third step on."""
+    monkeypatch.setattr(discriminator_advantage, "STEPS", 3)
+
+
 @pytest.fixture
 def data():
     rng = np.random.default_rng(4)
@@ -48,7 +54,7 @@ PROPERTIES = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0
 
 def settings(folder, **changes):
     values = {"steps": 6, "crop": 32, "batch": 2, "generator_width": 4, "discriminator_width": 4,
-              "preview_every": 3, "checkpoint_every": 2, "discriminator": "patch"}
+              "preview_every": 3, "checkpoint_every": 2, "discriminator": "patch", "adaptive_rate": False}
     return parse(TrainSettings, {"real": ("a.mrc",), "simulation": "sim", "out": folder, **values, **changes})
 
 
@@ -61,7 +67,8 @@ def trained(folder, data, count=None, held_out=None, **changes):
     return records
 
 
-@pytest.mark.parametrize("changes", [{}, {"generator": "published", "contrastive_form": "published"}])
+@pytest.mark.parametrize("changes", [{"adaptive_rate": True}, {"generator": "published",
+                                                                 "contrastive_form": "published"}])
 def test_a_stopped_and_continued_training_equals_one_without_a_stop(changes, data, tmp_path):
     uninterrupted = trained(tmp_path / "uninterrupted", data, **changes)
     # Killed after step 5: the last checkpoint is that of step 4.
@@ -233,6 +240,16 @@ def test_a_finished_training_that_is_started_again_only_writes_the_model(data, t
     (tmp_path / MODEL).unlink()
     assert trained(tmp_path, data) == []
     assert (tmp_path / MODEL).is_file()
+
+
+@pytest.mark.parametrize(("advantage", "adaptive", "moves"), [(0.0, True, False), (-1.0, True, False),
+                                                              (0.5, True, True), (0.0, False, True)])
+def test_the_generator_learns_only_while_the_discriminator_tells_its_images_apart(advantage, adaptive, moves, data,
+                                                                                   tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "score_difference", lambda *_: torch.tensor(advantage))
+    trained(tmp_path, data, steps=5, adaptive_rate=adaptive, averaging=0.0)
+    network = load_model(tmp_path / MODEL).network
+    assert bool(network.leave.weight.any()) == moves
 
 
 def test_another_seed_gives_other_losses(data, tmp_path):

@@ -57,6 +57,10 @@ class TrainSettings(RunSettings):
         2e-4, "Learning rate", "Learning rate of the optimiser (Adam). It is constant in the first half of the "
         "training and then falls to zero. A higher value makes training faster and less stable; 5e-5 to 5e-4 is usual.",
         section="Training", advanced=True, gt=0, le=1)
+    adaptive_rate: bool = option(
+        True, "Adaptive learning rate", "Yes: the generator learns only while the discriminator tells generated from "
+        "real crops, and faster the better it does. Otherwise the generator would drift at random. No: always at the "
+        "full learning rate, as in the CryoGEM paper.", section="Training", advanced=True)
     generator: Literal["residual", "published"] = option(
         "residual", "Generator", "Architecture of the generator. residual: a network that adds a correction to the "
         "physical image (the simulated image with ice and noise). published: the U-Net of the CryoGEM paper.",

@@ -26,6 +26,7 @@ from cryogem_scipion.engine.translator.crops import (
     draw_real_crops,
     draw_simulated_crops,
 )
+from cryogem_scipion.engine.translator.discriminator_advantage import DiscriminatorAdvantage
 from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
 from cryogem_scipion.engine.translator.losses import (
     at_least_float32,
@@ -33,6 +34,7 @@ from cryogem_scipion.engine.translator.losses import (
     contrastive_loss,
     gradient_penalty,
     least_squares_loss,
+    score_difference,
 )
 from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import (
@@ -118,6 +120,7 @@ class TrainingState:
         for network in (self.generator, self.discriminator, self.projections):
             network.to(self.dtype)
         self.average = copy.deepcopy(self.generator)
+        self.advantage = DiscriminatorAdvantage()
         self.best, self.choice, self.stopped_early = copy.deepcopy(self.generator), StateChoice(), False
         # Fused: a loop over the weights of the published networks takes a noticeable part of a step
         # (benchmarks/training.py).
@@ -139,14 +142,18 @@ class TrainingState:
         arXiv:2312.02235; Adam arXiv:1412.6980
         """
         settings, processes = self.settings, self.processes
-        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * _learning_rate_factor(self.step, settings.steps)
+        learning_rate = settings.learning_rate * _learning_rate_factor(self.step, settings.steps)
         batch = self._draw_batch(real, simulated)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             generated, physical_features = self.generator(batch.physical, batch.latent)
             generated = at_least_float32(generated)
-            discriminator_loss = least_squares_loss(self._scores(generated.detach()), 0.0)
-            discriminator_loss = (discriminator_loss + least_squares_loss(self._scores(batch.real), 1.0)) / 2
+            generated_scores, real_scores = self._scores(generated.detach()), self._scores(batch.real)
+            discriminator_loss = (least_squares_loss(generated_scores, 0.0) + least_squares_loss(real_scores, 1.0)) / 2
+        difference = score_difference(real_scores, generated_scores).detach()
+        self.advantage.add(processes.mean({"difference": difference})["difference"])
+        pace = self.advantage.generator_pace() if settings.adaptive_rate else 1.0
+        self.discriminator_optimiser.param_groups[0]["lr"] = learning_rate
+        self.generator_optimiser.param_groups[0]["lr"] = learning_rate * pace
         if settings.gradient_penalty and self.step % PENALTY_EVERY == 0:
             real_crops = batch.real.detach().requires_grad_()
             penalty = gradient_penalty(self.discriminator(real_crops), real_crops)
@@ -254,6 +261,7 @@ class TrainingState:
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
             "step": self.step, "steps": self.settings.steps, "threads": self.threads, "precision": self.precision,
+            "score_differences": list(self.advantage.differences),
             "digest": self._settings_digest(), **self.choice.values()})
 
     def restore(self, folder: Path) -> None:
@@ -294,6 +302,7 @@ class TrainingState:
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
             self.step, self.choice = int(values["step"]), StateChoice.from_values(values)
             self.stopped_early = self._lost_patience()
+            self.advantage = DiscriminatorAdvantage(values.get("score_differences", ()))
             self.threads = int(values.get("threads", self.threads))
             self.precision = str(values.get("precision", self.precision))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -324,9 +333,10 @@ class TrainingState:
 
     def _settings_digest(self) -> str:
         """Digest of the settings that must not change when a training continues."""
-        may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "patience",
-                      "real", "simulation",
-                      *(["processes"] if self.settings.processes == 1 else [])}
+        may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
+                      *(["processes"] if self.settings.processes == 1 else []),
+                      # Not in the digests of older checkpoints; the run's folder keeps the second one.
+                      "patience", "adaptive_rate"}
         return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
 
 
