@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether the critic of a training's validations ranks generated sets as a two-sample test does.
 
-    python benchmarks/state_choice.py --sets SETS.json [--test PROGRAM] [--markdown RESULT.md]
+    python benchmarks/state_choice.py --sets SETS.json [--test PROGRAM]
 
 SETS.json is a list of groups with the same real set:
 
@@ -78,8 +78,8 @@ def product_test(group, pattern, pixel_size):
         report = Path(folder) / "report"
         subprocess.run([sys.executable, "-m", "cryogem_scipion", "evaluate", "--generated", pattern, "--real",
                         group["real"], "--real-pixel-size", str(group.get("real_pixel_size") or pixel_size),
-                        "--particle-diameter", str(group["diameter"]), "--threads", "1", "--out", str(report)], check=True,
-                       stdout=subprocess.DEVNULL)
+                        "--particle-diameter", str(group["diameter"]), "--threads", "1", "--out", str(report)],
+                       check=True, stdout=subprocess.DEVNULL)
         figures = json.loads((report / "manifest.json").read_text("utf-8"))["figures"]
     return statistics.mean(value for name, value in figures.items() if re.fullmatch("two_sample_[a-z]+_auc", name))
 
@@ -92,6 +92,11 @@ def external_test(program, edges, group, pattern):
                                  str(edge)], check=True, capture_output=True, text=True).stdout
         values.append(float(re.search(r"AUC ([\d.]+)", output)[1]))
     return statistics.mean(values)
+
+
+def rank_correlation(pairs):
+    """Spearman's rank correlation of the first and second values."""
+    return spearmanr(*zip(*pairs, strict=True))[0]
 
 
 def main():
@@ -116,12 +121,12 @@ def main():
             test = external_test(args.test, args.edges, group, pattern) if args.test else product_test(
                 group, pattern, pixel_size)
             of_group.append((critic["auc"], test))
-            table.row(f"{group['name']}: {name}", *(f"{critic[key]:.3f}" for key in ("auc_pixels", "auc_textures", "auc")),
-                      f"{test:.3f}")
+            table.row(f"{group['name']}: {name}", f"{critic['auc_pixels']:.3f}", f"{critic['auc_textures']:.3f}",
+                      f"{critic['auc']:.3f}", f"{test:.3f}")
         pairs += of_group
         if len(of_group) > 2:
-            correlations.append(f"{group['name']} {spearmanr(*zip(*of_group, strict=True))[0]:.2f} ({len(of_group)} sets)")
-    print(f"\nSpearman's rank correlation of both: {spearmanr(*zip(*pairs, strict=True))[0]:.2f} over {len(pairs)} sets"
+            correlations.append(f"{group['name']} {rank_correlation(of_group):.2f} ({len(of_group)} sets)")
+    print(f"\nSpearman's rank correlation of both: {rank_correlation(pairs):.2f} over {len(pairs)} sets"
           + "".join(f"; {line}" for line in correlations) + ".")
 
 

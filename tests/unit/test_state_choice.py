@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cryogem_scipion.engine.translator.state_choice import LARGEST_GROWTH, SMALLEST_IMPROVEMENT, StateChoice
+from cryogem_scipion.engine.translator.state_choice import LARGEST_GROWTH, SMALLEST_AUC_IMPROVEMENT, StateChoice
 
 
 def chosen(*validations):
@@ -16,10 +16,15 @@ def chosen(*validations):
 
 
 def test_the_lowest_auc_is_chosen_and_validations_without_improvement_are_counted():
-    choice = chosen((1.0, 0.9), (1.1, 0.7), (0.5, 0.8), (0.5, 0.7 - SMALLEST_IMPROVEMENT / 2))
+    choice = chosen((1.0, 0.9), (1.1, 0.7), (0.5, 0.8), (1.08, 0.7 - SMALLEST_AUC_IMPROVEMENT / 2))
     assert (choice.best_step, choice.best_realism, choice.best_auc) == (10, 1.1, 0.7)
     assert choice.without_improvement == 2
     assert chosen((1.0, 0.9), (1.0, 0.95), (1.0, 0.6)).without_improvement == 0
+
+
+def test_the_distance_decides_where_the_auc_does_not_rise():
+    assert chosen((1.0, 0.5), (0.9, 0.5), (0.5, 0.51), (0.88, 0.5)).best_step == 10
+    assert chosen((1.0, 0.6), (0.9, 0.598)).best_step == 10
 
 
 def test_a_state_much_farther_than_the_first_is_never_chosen():

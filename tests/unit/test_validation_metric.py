@@ -9,6 +9,7 @@ from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
 from cryogem_scipion.engine.realism.frechet import frechet_distance
+from cryogem_scipion.engine.translator import validation_critic
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
@@ -70,8 +71,8 @@ def test_the_critic_tells_other_noise_apart_and_its_own_noise_not(generator):
         return [coloured(fall, (128, 128), generator) for _ in range(count)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryogem_scipion.engine.translator.validation_critic.CRITIC_STEPS", {"pixels": 40, "textures": 20})
-        patch.setattr("cryogem_scipion.engine.translator.validation_critic.JUDGED_SQUARES", 128)
+        patch.setattr(validation_critic, "CRITIC_STEPS", {"pixels": 40, "textures": 20})
+        patch.setattr(validation_critic, "JUDGED_SQUARES", 128)
         critic = prepare_validation_critic(images(0), images(0), 1)
         same, near, far = (critic(images(fall), images(fall), torch.device("cpu"), "float32") for fall in (0, 0.5, 4))
         again = critic([image.clone() for image in critic.real_training], list(critic.real_judged),

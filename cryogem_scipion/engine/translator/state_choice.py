@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Choice of the checkpoint that becomes the model, and of the end of a training that no longer improves."""
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-__all__ = ["LARGEST_GROWTH", "SMALLEST_IMPROVEMENT", "StateChoice"]
+__all__ = ["LARGEST_GROWTH", "SMALLEST_AUC_IMPROVEMENT", "SMALLEST_REALISM_IMPROVEMENT", "StateChoice"]
 
 LARGEST_GROWTH = 1.2
 """A checkpoint whose distance metric is more than this many times that of the first validation never becomes the model.
 The critic sees small squares only, and this keeps larger structures and the ice."""
-SMALLEST_IMPROVEMENT = 0.005
+SMALLEST_AUC_IMPROVEMENT = 0.005
 """By how much the AUC has to fall for another checkpoint to become the best one. Smaller differences are chance."""
+SMALLEST_REALISM_IMPROVEMENT = 0.05
+"""By which share the distance metric has to fall for another checkpoint to become the best one, where the AUC does not
+rise. So the distance decides where the critic tells nothing apart."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,13 @@ class StateChoice:
         """
         realism, auc = validation["realism"], validation["auc"]
         first = realism if self.first_realism is None else self.first_realism
-        best = math.inf if self.best_auc is None else self.best_auc
-        if realism <= LARGEST_GROWTH * first and auc < best - SMALLEST_IMPROVEMENT:
+        if realism <= LARGEST_GROWTH * first and self._improved_by(realism, auc):
             return StateChoice(first, step, realism, auc, 0)
         return replace(self, first_realism=first, without_improvement=self.without_improvement + 1)
+
+    def _improved_by(self, realism: float, auc: float) -> bool:
+        """Whether the AUC is lower, or, where it is not higher, the distance."""
+        if self.best_auc is None or self.best_realism is None:
+            return True
+        return (auc < self.best_auc - SMALLEST_AUC_IMPROVEMENT
+                or (auc <= self.best_auc and realism < (1 - SMALLEST_REALISM_IMPROVEMENT) * self.best_realism))

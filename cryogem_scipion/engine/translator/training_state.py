@@ -236,7 +236,8 @@ class TrainingState:
         """Stop all processes if the last validations of rank 0 were not better; every process has to call this."""
         if self.settings.patience:
             stops = self._lost_patience() if self.processes.is_rank_zero else False
-            self.stopped_early = self.processes.mean({"stops": torch.tensor(float(stops), device=self.device)})["stops"] > 0
+            stop = torch.tensor(float(stops), device=self.device)
+            self.stopped_early = self.processes.mean({"stop": stop})["stop"] > 0
 
     def _lost_patience(self) -> bool:
         return 0 < self.settings.patience <= self.choice.without_improvement
