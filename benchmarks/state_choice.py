@@ -12,14 +12,15 @@ All files of a group are compared at the pixel size of the generated sets. The c
 micrographs and from the real micrographs that a training would not hold out, and judges the others.
 
 The two-sample test is that of 'cryogem evaluate': the mean of its AUC over its scales. --test gives another one: a
-program that takes --made PATTERN --real PATTERN --edge N and prints 'two-sample AUC 0.9'; its AUC is averaged over the
-edges of --edges. The pixel sizes of the files have to be equal then.
+Python program, with its own options if there are any, that takes --made PATTERN --real PATTERN --edge N and prints
+'two-sample AUC 0.9'; its AUC is averaged over the edges of --edges. The pixel sizes of the files have to be equal then.
 
 It prints a table of all sets, and Spearman's rank correlation of both AUCs within each group and over all sets.
 """
 import argparse
 import json
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def external_test(program, edges, group, pattern):
     """Mean AUC over the edges of another program."""
     values = []
     for edge in edges:
-        output = subprocess.run([sys.executable, program, "--made", pattern, "--real", group["real"], "--edge",
+        output = subprocess.run([sys.executable, *shlex.split(program), "--made", pattern, "--real", group["real"], "--edge",
                                  str(edge)], check=True, capture_output=True, text=True).stdout
         values.append(float(re.search(r"AUC ([\d.]+)", output)[1]))
     return statistics.mean(values)
@@ -103,7 +104,7 @@ def main():
     """Print the table and the correlations."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", type=Path, required=True, help="JSON file with the groups")
-    parser.add_argument("--test", type=Path, help="program of another two-sample test")
+    parser.add_argument("--test", help="another two-sample test: PROGRAM, or 'PROGRAM OPTIONS'")
     parser.add_argument("--edges", type=int, nargs="+", default=[64, 96, 192], help="squares of that program (px)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)

@@ -13,7 +13,7 @@ from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scale
 
 __all__ = ["AUCS", "CRITIC_STEPS", "ValidationCritic", "prepare_validation_critic"]
 
-CRITIC_STEPS = {"pixels": 150, "textures": 100}
+CRITIC_STEPS = {"pixels": 150, "textures": 60}
 """Training steps of the networks at each scale of the two-sample test that the critic has. The other scales need whole
 micrographs."""
 AUCS = tuple(f"auc_{name}" for name in CRITIC_STEPS)
