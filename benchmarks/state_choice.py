@@ -89,8 +89,9 @@ def external_test(program, edges, group, pattern):
     """Mean AUC over the edges of another program."""
     values = []
     for edge in edges:
-        output = subprocess.run([sys.executable, *shlex.split(program), "--made", pattern, "--real", group["real"], "--edge",
-                                 str(edge)], check=True, capture_output=True, text=True).stdout
+        sets = ["--made", pattern, "--real", group["real"]]
+        command = [sys.executable, *shlex.split(program), *sets, "--edge", str(edge)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         values.append(float(re.search(r"AUC ([\d.]+)", output)[1]))
     return statistics.mean(values)
 

@@ -2,9 +2,13 @@
 """Which checkpoint becomes the model, and how many validations were not better."""
 import json
 
+import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
+from cryogem_scipion.engine.translator import validation_critic
 from cryogem_scipion.engine.translator.state_choice import LARGEST_GROWTH, SMALLEST_AUC_IMPROVEMENT, StateChoice
+from tests.unit.test_benchmarks import benchmark
 
 
 def chosen(*validations):
@@ -44,3 +48,16 @@ def test_a_checkpoint_from_before_the_critic_is_read():
     choice = StateChoice.from_values({"best_step": 400, "best_realism": 0.8})
     assert choice.best_step == 400
     assert choice.after(600, {"realism": 9.0, "auc": 0.99}).best_step == 600
+
+
+def test_the_benchmark_of_the_choice_ranks_sets(monkeypatch):
+    module = benchmark("state_choice")
+    monkeypatch.setattr(module, "PIXELS", 2**16)
+    monkeypatch.setattr(validation_critic, "CRITIC_STEPS", {"pixels": 40, "textures": 10})
+    monkeypatch.setattr(validation_critic, "JUDGED_SQUARES", 128)
+    rng = np.random.default_rng(1)
+    white, other, real = (list(rng.normal(size=(6, 128, 128)).astype(np.float32)) for _ in range(3))
+    smooth = [gaussian_filter(image, 0.7) for image in other]
+    aucs = [module.critic_aucs(generated, real, 1)["auc"] for generated in (white, smooth)]
+    assert aucs[0] < 0.7 < aucs[1]
+    assert module.rank_correlation([(0.5, 0.6), (0.7, 0.7), (0.9, 0.8)]) == pytest.approx(1)
