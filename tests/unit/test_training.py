@@ -15,6 +15,7 @@ from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, Physic
 from cryogem_scipion.engine.settings import TrainSettings, parse
 from cryogem_scipion.engine.translator import discriminator_advantage, training_state
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
+from cryogem_scipion.engine.translator.distributed import ProcessGroup
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.tensor_files import load_tensors
@@ -28,6 +29,7 @@ from cryogem_scipion.engine.translator.training import (
     train,
 )
 from cryogem_scipion.engine.translator.training_results import training_results
+from cryogem_scipion.engine.translator.training_state import TrainingState
 from cryogem_scipion.engine.translator.validation import VALUES, HeldOutSet, ValidationMetric
 
 CPU = torch.device("cpu")
@@ -177,6 +179,17 @@ def test_without_patience_all_steps_are_done(data_and_held_out_set, tmp_path):
     records = trained(tmp_path, data, steps=6, judge_every=1, patience=0, held_out=held_out)
     assert len(records) == 6
     assert "stopped_early_at" not in training_results(tmp_path)
+
+
+def test_all_processes_stop_early_with_the_first_one(tmp_path):
+    class SecondProcess(ProcessGroup):
+        def mean(self, values):
+            return dict.fromkeys(values, 0.5)  # one of two processes stops
+
+    for processes, stops in ((SecondProcess(1, 2), True), (ProcessGroup(), False)):
+        state = TrainingState(settings(tmp_path), PROPERTIES, CPU, processes)
+        state.stop_without_improvement()
+        assert state.finished == stops
 
 
 def test_the_critic_gives_the_same_bytes_after_a_stop(data_and_held_out_set, tmp_path):
