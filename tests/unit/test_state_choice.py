@@ -46,8 +46,9 @@ def test_the_choice_survives_a_checkpoint(count):
 
 def test_a_checkpoint_from_before_the_critic_is_read():
     choice = StateChoice.from_values({"best_step": 400, "best_realism": 0.8})
-    assert choice.best_step == 400
-    assert choice.after(600, {"realism": 9.0, "auc": 0.99}).best_step == 600
+    assert (choice.best_step, choice.best_realism) == (400, 0.8)
+    assert choice.after(600, {"realism": 9.0, "auc": 0.99}) == StateChoice(9.0, 600, 9.0, 0.99, 0)
+    assert StateChoice.from_values({"best_step": 0, "best_realism": None}) == StateChoice()
 
 
 def test_the_benchmark_of_the_choice_ranks_sets(monkeypatch):

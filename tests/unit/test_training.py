@@ -18,7 +18,7 @@ from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import ProcessGroup
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import build_generator
-from cryogem_scipion.engine.translator.tensor_files import load_tensors
+from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors
 from cryogem_scipion.engine.translator.training import (
     CHECKPOINT,
     LOSSES,
@@ -179,6 +179,20 @@ def test_without_patience_all_steps_are_done(data_and_held_out_set, tmp_path):
     records = trained(tmp_path, data, steps=6, judge_every=1, patience=0, held_out=held_out)
     assert len(records) == 6
     assert "stopped_early_at" not in training_results(tmp_path)
+
+
+@pytest.mark.usefixtures("never_better")
+def test_a_training_of_a_version_without_the_critic_keeps_its_best_checkpoint(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    changes = {"steps": 4, "judge_every": 2, "held_out": held_out}
+    trained(tmp_path, data, **changes)
+    tensors, values = load_tensors(tmp_path / CHECKPOINT, "checkpoint")
+    for name in ("first_realism", "best_auc", "without_improvement", "score_differences"):
+        del values[name]
+    save_tensors(tmp_path / CHECKPOINT, "checkpoint", tensors, values)
+    (tmp_path / REALISM).write_text("step,realism,spectrum\n0,1,1\n2,3,1\n4,2,1\n")
+    assert trained(tmp_path, data, **changes) == []
+    assert (load_model(tmp_path / MODEL).details["best_step"], training_results(tmp_path)["best_step"]) == (0, 0)
 
 
 def test_all_processes_stop_early_with_the_first_one(tmp_path):

@@ -26,7 +26,7 @@ class StateChoice:
     best_realism: float | None = None
     """Distance metric of the best checkpoint; None before the first validation."""
     best_auc: float | None = None
-    """Mean AUC of the critic for the best checkpoint."""
+    """Mean AUC of the critic for the best checkpoint; None before the first validation."""
     without_improvement: int = 0
     """Number of validations since the best one."""
 
@@ -34,12 +34,10 @@ class StateChoice:
     def from_values(cls, values: Mapping[str, Any]) -> "StateChoice":
         """Read the choice from the values of a checkpoint.
 
-        In a checkpoint of a version without the critic, the AUC is missing. Then the next validation counts as the
-        first one.
+        In a checkpoint of a version without the critic, the AUC is missing. Then the best checkpoint stays the best one
+        until the next validation, which counts as the first one.
         """
-        if values.get("best_auc") is None:
-            return cls(best_step=int(values["best_step"]))
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def values(self) -> dict[str, Any]:
         """Values for a checkpoint."""

@@ -25,6 +25,9 @@ def _best_checkpoint(path: Path) -> dict[str, float]:
     if validations.empty:
         return {}
     best_step = validations["best_step"].iloc[-1]
+    if pd.isna(best_step):  # all validations are of a version that chose by the distance
+        best = validations.loc[validations["realism"].idxmin()]
+        return {"realism": float(best["realism"]), "best_step": float(best["step"])}
     best = validations.loc[validations["step"] == best_step].iloc[-1]
     return {"realism": float(best["realism"]), "auc": float(best["auc"]), "best_step": float(best_step)}
 

@@ -247,7 +247,7 @@ class TrainingState:
         properties, details = self.properties, {**self.properties.details, "steps": self.step,
                                                 "precision": self.precision}
         network = self.average
-        if self.choice.best_auc is not None:
+        if self.choice.best_realism is not None:
             network, details = self.best, {**details, "best_step": self.choice.best_step,
                                            "realism": self.choice.best_realism, "auc": self.choice.best_auc}
         return Translator(copy.deepcopy(network).eval().float(), self.config, properties.physical, properties.scale,
