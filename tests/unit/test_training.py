@@ -198,12 +198,26 @@ def test_a_training_of_a_version_without_the_critic_keeps_its_best_checkpoint(da
 def test_all_processes_stop_early_with_the_first_one(tmp_path):
     class SecondProcess(ProcessGroup):
         def mean(self, values):
-            return dict.fromkeys(values, 0.5)  # one of two processes stops
+            return {name: 0.5 * (name == "stop") for name in values}  # one of two processes stops
 
     for processes, stops in ((SecondProcess(1, 2), True), (ProcessGroup(), False)):
         state = TrainingState(settings(tmp_path), PROPERTIES, CPU, processes)
-        state.stop_without_improvement()
+        state.share_validation()
         assert state.finished == stops
+
+
+def test_a_state_that_is_too_far_returns_to_the_best_one(data, tmp_path):
+    state = TrainingState(settings(tmp_path, averaging=0.0), PROPERTIES, CPU)
+    state.update_best({"realism": 1.0, "auc": 0.6})
+    state.train_step(*data)
+    weights = {name: value.clone() for name, value in state.average.state_dict().items()}
+    state.update_best({"realism": 1.1, "auc": 0.6})
+    assert all(torch.equal(value, weights[name]) for name, value in state.average.state_dict().items())
+    state.update_best({"realism": 1.3, "auc": 0.5})
+    for network in (state.generator, state.average):
+        assert all(torch.equal(value, state.best.state_dict()[name]) for name, value in network.state_dict().items())
+    assert not state.generator.leave.weight.any()
+    assert weights["leave.weight"].any()
 
 
 def test_the_critic_gives_the_same_bytes_after_a_stop(data_and_held_out_set, tmp_path):

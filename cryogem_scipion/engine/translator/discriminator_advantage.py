@@ -9,7 +9,7 @@ __all__ = ["DiscriminatorAdvantage"]
 
 STEPS = 100
 """Number of the last steps over which the advantage is averaged."""
-FULL_ADVANTAGE = 0.1
+FULL_ADVANTAGE = 0.2
 """Advantage from which on the generator learns at the full learning rate."""
 CERTAINTY = 2.0
 """Standard errors that are subtracted from the advantage, so that chance is not taken for an advantage."""

@@ -7,8 +7,8 @@ from typing import Any
 __all__ = ["LARGEST_GROWTH", "SMALLEST_AUC_IMPROVEMENT", "SMALLEST_REALISM_IMPROVEMENT", "StateChoice"]
 
 LARGEST_GROWTH = 1.2
-"""A checkpoint whose distance metric is more than this many times that of the first validation never becomes the model.
-The critic sees small squares only, and this keeps larger structures and the ice."""
+"""If the distance metric is more than this many times that of the first validation, the generator returns to the best
+checkpoint. The critic sees small squares only, and this keeps larger structures and the ice."""
 SMALLEST_AUC_IMPROVEMENT = 0.005
 """By how much the AUC has to fall for another checkpoint to become the best one. Smaller differences are chance."""
 SMALLEST_REALISM_IMPROVEMENT = 0.05
@@ -58,6 +58,16 @@ class StateChoice:
         if realism <= LARGEST_GROWTH * first and self._improved_by(realism, auc):
             return StateChoice(first, step, realism, auc, 0)
         return replace(self, first_realism=first, without_improvement=self.without_improvement + 1)
+
+    def is_too_far(self, validation: Mapping[str, float]) -> bool:
+        """Whether the distance metric of a validation is too much larger than that of the first one.
+
+        Parameters
+        ----------
+        validation
+            Result of ``ValidationMetric``.
+        """
+        return self.first_realism is not None and validation["realism"] > LARGEST_GROWTH * self.first_realism
 
     def _improved_by(self, realism: float, auc: float) -> bool:
         """Whether the AUC is lower, or, where it is not higher, the distance."""

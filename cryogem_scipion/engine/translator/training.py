@@ -95,7 +95,7 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
             while not state.finished:
                 state.train_step(real, simulated)
                 if state.step % settings.judge_every == 0:
-                    state.stop_without_improvement()
+                    state.share_validation()
 
 
 def _train_and_write(state: TrainingState, real: RealImages, simulated: SimulatedImages, folder: Path,
@@ -120,7 +120,7 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
             if metric and (state.finished or state.step % settings.judge_every == 0):
                 _validate(state, metric, realism_file, tensorboard)
             if state.step % settings.judge_every == 0:
-                state.stop_without_improvement()
+                state.share_validation()
             last = state.finished
             if last or state.step % settings.preview_every == 0:
                 state.save_preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")

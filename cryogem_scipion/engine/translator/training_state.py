@@ -6,6 +6,7 @@ weights, the states of the optimisers and the number of steps.
 """
 import copy
 import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_te
 
 __all__ = ["CHECKPOINT", "HALFWAY_CHECKPOINT", "ModelProperties", "TrainingState", "checkpoint_disk_bytes",
            "derived_seed"]
+
+log = logging.getLogger("cryogem")
 
 CHECKPOINT, HALFWAY_CHECKPOINT = "checkpoint.safetensors", "checkpoint_half.safetensors"
 """Checkpoint of the last step, and of the step after which the learning rate falls. A longer training can continue from
@@ -122,6 +125,7 @@ class TrainingState:
         self.average = copy.deepcopy(self.generator)
         self.advantage = DiscriminatorAdvantage()
         self.best, self.choice, self.stopped_early = copy.deepcopy(self.generator), StateChoice(), False
+        self.too_far = False
         # Fused: a loop over the weights of the published networks takes a noticeable part of a step
         # (benchmarks/training.py).
         adam = partial(torch.optim.Adam, lr=settings.learning_rate, betas=(0.5, 0.999), fused=True)
@@ -227,17 +231,34 @@ class TrainingState:
 
     @torch.no_grad()
     def update_best(self, validation: Mapping[str, float]) -> None:
-        """Keep the averaged weights as the best ones if their validation is the best so far."""
+        """Keep the averaged weights as the best ones if their validation is the best so far.
+
+        Parameters
+        ----------
+        validation
+            Result of ``ValidationMetric``; rank 0 has it.
+        """
         self.choice = self.choice.after(self.step, validation)
+        self.too_far = self.choice.is_too_far(validation)
         if self.choice.best_step == self.step:
             self.best.load_state_dict(self.average.state_dict())
+        elif self.too_far:
+            log.info("step %d is too far from the held-out micrographs; the generator returns to step %d", self.step,
+                     self.choice.best_step)
+            for network in (self.generator, self.average):
+                network.load_state_dict(self.best.state_dict())
 
-    def stop_without_improvement(self) -> None:
-        """Stop all processes if the last validations of rank 0 were not better; every process has to call this."""
-        if self.settings.patience:
-            stops = self._lost_patience() if self.processes.is_rank_zero else False
-            stop = torch.tensor(float(stops), device=self.device)
-            self.stopped_early = self.processes.mean({"stop": stop})["stop"] > 0
+    @torch.no_grad()
+    def share_validation(self) -> None:
+        """Let all processes stop, or return to the best weights, as rank 0 does; every process has to call this."""
+        is_rank_zero = self.processes.is_rank_zero
+        flags = {"stop": is_rank_zero and self._lost_patience(), "too_far": is_rank_zero and self.too_far}
+        shared = self.processes.mean({name: torch.tensor(float(flag), device=self.device)
+                                      for name, flag in flags.items()})
+        self.stopped_early = shared["stop"] > 0
+        if shared["too_far"]:
+            for network in (self.generator, self.average):
+                self.processes.broadcast(network.parameters())
 
     def _lost_patience(self) -> bool:
         return 0 < self.settings.patience <= self.choice.without_improvement
