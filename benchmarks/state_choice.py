@@ -9,7 +9,7 @@ SETS.json is a list of groups with the same real set:
       "generated": {"spectrum": "GEN/spectrum/micrographs/*.mrc", "trained": "GEN/trained/micrographs/*.mrc"}}]
 
 All files of a group are compared at the pixel size of the generated sets. The critic learns from half of the generated
-micrographs and from the real micrographs that a training would not hold out, and judges the others.
+micrographs and the real micrographs that it would have in a training, and judges the others.
 
 The two-sample test is that of 'cryogem evaluate': the mean of its AUC over its scales. --test gives another one: a
 Python program, with its own options if there are any, that takes --made PATTERN --real PATTERN --edge N and prints
@@ -36,7 +36,7 @@ from cryogem_scipion.engine.io.file_patterns import matching_files
 from cryogem_scipion.engine.realism.micrograph_sets import open_set
 from cryogem_scipion.engine.translator.crops import RealImages, draw_real_crops
 from cryogem_scipion.engine.translator.validation import EDGE, HELD_OUT_FACTOR, PIXELS
-from cryogem_scipion.engine.translator.validation_critic import prepare_validation_critic
+from cryogem_scipion.engine.translator.validation_critic import critic_sets, prepare_validation_critic
 
 
 def images(pattern, pixel_size, working_pixel_size):
@@ -47,10 +47,14 @@ def images(pattern, pixel_size, working_pixel_size):
     return [micrographs.image(path).numpy() for path in micrographs.files], size
 
 
+def real_images(arrays):
+    """Images with a grey scale each; the critic standardises all crops again."""
+    return RealImages(arrays, [float(np.median(array)) for array in arrays], [float(array.std()) for array in arrays])
+
+
 def crops(arrays, edge, count, random):
-    """Random crops; the critic standardises each of them."""
-    return list(draw_real_crops(RealImages(arrays, [float(np.median(array)) for array in arrays],
-                                           [float(array.std()) for array in arrays]), edge, count, random))
+    """Random crops of images."""
+    return list(draw_real_crops(real_images(arrays), edge, count, random))
 
 
 def held_out(count):
@@ -65,10 +69,9 @@ def critic_aucs(generated, real, seed):
     edge = min(EDGE, *(min(array.shape) for array in (*generated, *real)))
     count = max(PIXELS // edge**2, 2)
     outside = held_out(len(real))
-    learned, judged = ([array for index, array in enumerate(real) if (index in outside) == kept]
-                       for kept in (False, True))
-    critic = prepare_validation_critic(crops(learned, edge, HELD_OUT_FACTOR * count, random),
-                                       crops(judged, edge, HELD_OUT_FACTOR * count, random), seed)
+    parts = [[array for index, array in enumerate(real) if (index in outside) == kept] for kept in (False, True)]
+    critic = prepare_validation_critic(*(list(draw_real_crops(part, edge, HELD_OUT_FACTOR * count, random))
+                                         for part in critic_sets(*(real_images(part) for part in parts))), seed)
     return critic(crops(generated[::2], edge, count, random), crops(generated[1::2], edge, count, random),
                   torch.device("cpu"), "float32")
 

@@ -26,7 +26,12 @@ from cryogem_scipion.engine.translator.crops import (
     draw_simulated_crops,
 )
 from cryogem_scipion.engine.translator.networks import Generator, latent_noise
-from cryogem_scipion.engine.translator.validation_critic import AUCS, ValidationCritic, prepare_validation_critic
+from cryogem_scipion.engine.translator.validation_critic import (
+    AUCS,
+    ValidationCritic,
+    critic_sets,
+    prepare_validation_critic,
+)
 
 __all__ = ["DISTANCES", "VALUES", "HeldOutSet", "ValidationMetric", "prepare_validation_metric"]
 
@@ -150,9 +155,9 @@ def prepare_validation_metric(network: Generator, held_out: HeldOutSet, training
     draws = [_distances(list(draw_real_crops(training_set, edge, count, generator)), statistics, features)
              for _ in range(FLOOR_DRAWS)]
     learned = _physical_images(network, simulated, physical, edge, count, generator)
-    training_crops = list(draw_real_crops(training_set, edge, HELD_OUT_FACTOR * count, generator))
-    critic = prepare_validation_critic(training_crops, held_out_crops,
-                                       int(torch.randint(2**31, (), generator=generator)))
+    real_learned, real_judged = (list(draw_real_crops(real_images, edge, HELD_OUT_FACTOR * count, generator))
+                                 for real_images in critic_sets(training_set, held_out.micrographs))
+    critic = prepare_validation_critic(real_learned, real_judged, int(torch.randint(2**31, (), generator=generator)))
     return ValidationMetric(judged, learned, statistics, features, {
         name: max(sum(distances[name] for distances in draws) / FLOOR_DRAWS, 1e-9) for name in DISTANCES}, critic)
 
