@@ -31,11 +31,10 @@ def quarters(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_no_state_of_a_training_is_much_farther_than_its_start(quarters, tmp_path, seed):
+def test_no_state_of_a_training_is_much_farther_than_its_start(quarters, tmp_path):
     train.run(parse(TrainSettings, {
         "real": [str(quarters / "quarter_*.mrc")], "simulation": quarters / "sim", "out": tmp_path / "run",
-        "seed": seed, "steps": 300, "crop": 64, "judge_every": 100, "patience": 0, "preview_every": 1000,
+        "seed": 1, "steps": 300, "crop": 64, "judge_every": 100, "patience": 0, "preview_every": 1000,
         "checkpoint_every": 1000, "generator_width": 16, "discriminator_width": 16, "precision": "float32",
         "averaging": 0.98}))
     distances = [float(row["realism"]) for row in csv.DictReader((tmp_path / "run" / REALISM).open())]
