@@ -151,6 +151,9 @@ class ProtCryogemTrain(ProtCryogemStage):
         sentences = [f"A noise translator was trained for {settings.get('steps')} steps on crops of "
                      f"{settings.get('crop')} px at {manifest.pixel_size:.3g} Å/px, from "
                      f"{len(settings.get('real', ()))} real micrographs."]
+        if "stopped_early_at" in manifest.figures:
+            sentences.append(f"It stopped early at step {manifest.figures['stopped_early_at']:.0f}, because the "
+                             "validation no longer improved.")
         if manifest.contrast:
             contrast = manifest.contrast
             sentences.append(f"The standard deviation of the background is {contrast.background_deviation:.3g} of its "

@@ -33,7 +33,8 @@ def main(out, batch):
     """Train, and write losses and weights to ``out``."""
     processes, device = join_process_group(torch.device("cpu"))
     settings = TrainSettings(real=("a.mrc",), simulation="sim", out="out", steps=2 * STEPS, crop=32, batch=batch,
-                             generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3)
+                             generator_width=4, discriminator_width=4, precision="float64", learning_rate=1e-3,
+                             adaptive_rate=False)
     state = TrainingState(settings, PROPERTIES, device, processes)
     micrographs = training_images()
     losses = [state.train_step(*micrographs) for _ in range(STEPS)]

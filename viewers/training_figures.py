@@ -22,6 +22,8 @@ __all__ = ["draw_comparison", "draw_ice_maps", "draw_losses", "draw_previews", "
 # Columns of losses.csv that are shown, and their labels.
 LOSSES = {"adversarial": "adversarial", "discriminator": "discriminator", "contrastive": "contrastive",
           "contrast_drift": "change of contrast"}
+# Columns of realism.csv that are shown, and their labels.
+VALIDATION = {"auc": "told apart (AUC)", "realism": "distance from\nheld-out real"}
 MAX_POINTS = 4000
 """Most points of a curve; longer curves are thinned out."""
 COLUMNS = 4
@@ -33,8 +35,8 @@ COLOURS = {"physical": "tab:grey", "generated": "tab:orange", "real": "tab:blue"
 def draw_losses(figure: Figure, table: Path) -> None:
     """Show the losses of a training, updated while it runs: raw values as thin, running means as thick lines.
 
-    Where the training has held-out real micrographs, the lowest panel shows the validation metric: the distance of
-    each checkpoint from them. The best checkpoint is marked.
+    Where the training has held-out real micrographs, the lowest panels show the validations: the AUC with which small
+    networks tell the images of each checkpoint from them, and the distance. The best checkpoint is marked.
     """
     names = [name for name in LOSSES if name in _losses(table)]
     validation_table = table.with_name("realism.csv")
@@ -49,7 +51,8 @@ def draw_losses(figure: Figure, table: Path) -> None:
             return False
         last_read["size"] = size
         values, validation = _losses(table), _validation(validation_table)
-        rows = names + (["realism"] if len(validation) else [])
+        shown = [name for name in VALIDATION if name in validation] if len(validation) else []
+        rows = names + shown
         if list(axes) != rows:  # at the start, and at the first validation
             axes.clear()
             axes.update(_add_panels(figure, rows, lines))
@@ -59,10 +62,10 @@ def draw_losses(figure: Figure, table: Path) -> None:
             smooth = values[name].rolling(max(1, len(values) // 30), min_periods=1, center=True).mean()
             raw.set_data(values["step"][thinned], values[name][thinned])
             mean.set_data(values["step"][thinned], smooth[thinned])
-        if "realism" in axes:
-            best = validation.loc[validation["realism"].idxmin()]
-            lines["realism"][1].set_data(validation["step"], validation["realism"])
-            lines["best"][0].set_data([best["step"]], [best["realism"]])
+        best = _best_validation(validation)
+        for name in shown:
+            lines[name][1].set_data(validation["step"], validation[name])
+            lines[f"best {name}"][0].set_data(best["step"], best[name])
         for axis in axes.values():
             axis.relim()
             axis.autoscale_view()  # does not change an axis that the user has zoomed
@@ -79,12 +82,12 @@ def _add_panels(figure: Figure, rows: list[str], lines: dict[str, Any]) -> dict[
     axes = dict(zip(rows, figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0], strict=True))
     for name, axis in axes.items():
         raw, = axis.plot([], [], linewidth=0.5, alpha=0.4)
-        mean, = axis.plot([], [], color=raw.get_color(), marker="." if name == "realism" else "")
+        mean, = axis.plot([], [], color=raw.get_color(), marker="." if name in VALIDATION else "")
         lines[name] = raw, mean
-        axis.set_ylabel(LOSSES.get(name, "distance from\nheld-out real"))
+        if name in VALIDATION:
+            lines[f"best {name}"] = axis.plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")
+        axis.set_ylabel({**LOSSES, **VALIDATION}[name])
         axis.grid(alpha=0.3)
-    if "realism" in axes:
-        lines["best"] = axes["realism"].plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")
     axes[rows[-1]].set_xlabel("step")
     return axes
 
@@ -199,11 +202,18 @@ def _losses(table: Path) -> pd.DataFrame:
 
 
 def _validation(table: Path) -> pd.DataFrame:
-    """The validation metric by step; empty where there is none yet."""
+    """The validations by step; empty where there is none yet."""
     try:
         return pd.read_csv(table).dropna(subset=["step", "realism"])
     except (OSError, ValueError, KeyError):
         return pd.DataFrame(columns=["step", "realism"])
+
+
+def _best_validation(validation: pd.DataFrame) -> pd.DataFrame:
+    """The row of the best checkpoint; older trainings have no column for it, and take the smallest distance."""
+    if "best_step" in validation:
+        return validation[validation["step"] == validation["best_step"].max()]
+    return validation[validation["realism"] == validation["realism"].min()].head(1)
 
 
 def _training_state(last: pd.Series) -> str:

@@ -160,6 +160,18 @@ def test_the_state_nearest_to_the_held_out_micrographs_is_marked(tmp_path, figur
     assert figure.axes[-1].get_ylabel() == "distance from\nheld-out real"
 
 
+def test_the_state_that_the_critic_tells_apart_least_is_marked(tmp_path, figure):
+    from cryogem_scipion.viewers import training_figures
+    columns = "adversarial,contrastive,discriminator,contrast_drift,steps_per_second"
+    (tmp_path / "losses.csv").write_text(f"step,steps,{columns}\n" + "300,300,1,1,1,0,2\n")
+    (tmp_path / "realism.csv").write_text("step,realism,auc,best_step\n100,9,0.9,100\n200,5,0.6,200\n300,4,0.7,200\n")
+    training_figures.draw_losses(figure, tmp_path / "losses.csv")
+    for axis, value in zip(figure.axes[-2:], (0.6, 5), strict=True):
+        *_, best = axis.lines
+        assert (list(best.get_xdata()), list(best.get_ydata())) == ([200], [value])
+    assert figure.axes[-2].get_ylabel() == "told apart (AUC)"
+
+
 def test_the_first_judged_state_opens_its_row_in_the_open_window(tmp_path, figure):
     from cryogem_scipion.viewers import training_figures
     columns = "adversarial,contrastive,discriminator,contrast_drift,steps_per_second"

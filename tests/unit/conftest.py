@@ -35,10 +35,12 @@ def torch_threads():
 
 @pytest.fixture(scope="session", autouse=True)
 def few_validation_crops():
-    """Let the validation metric of a training use few crops, to save time; its own tests choose other numbers."""
+    """Let the validation of a training use few crops and steps, to save time; its own tests choose other numbers."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("MAX_CROPS", 2), ("HELD_OUT_FACTOR", 1), ("FLOOR_DRAWS", 2)):
             patch.setattr(f"cryogem_scipion.engine.translator.validation.{name}", value)
+        for name, value in (("CRITIC_STEPS", {"pixels": 2, "textures": 2}), ("JUDGED_SQUARES", 16)):
+            patch.setattr(f"cryogem_scipion.engine.translator.validation_critic.{name}", value)
         yield
 
 

@@ -13,11 +13,12 @@ from cryogem_scipion.engine.compute.processor import read_processor
 from cryogem_scipion.engine.errors import CheckpointError, DataError, SettingsError
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings import TrainSettings, parse
-from cryogem_scipion.engine.translator import training_state
+from cryogem_scipion.engine.translator import discriminator_advantage, training_state
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
+from cryogem_scipion.engine.translator.distributed import ProcessGroup
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.networks import build_generator
-from cryogem_scipion.engine.translator.tensor_files import load_tensors
+from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors
 from cryogem_scipion.engine.translator.training import (
     CHECKPOINT,
     LOSSES,
@@ -27,9 +28,17 @@ from cryogem_scipion.engine.translator.training import (
     ModelProperties,
     train,
 )
-from cryogem_scipion.engine.translator.validation import DISTANCES, HeldOutSet, ValidationMetric
+from cryogem_scipion.engine.translator.training_results import training_results
+from cryogem_scipion.engine.translator.training_state import TrainingState
+from cryogem_scipion.engine.translator.validation import VALUES, HeldOutSet, ValidationMetric
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def short_average(monkeypatch):
+    """The generator learns from the third step on."""
+    monkeypatch.setattr(discriminator_advantage, "STEPS", 3)
 
 
 @pytest.fixture
@@ -47,7 +56,7 @@ PROPERTIES = ModelProperties(PhysicalNoise(0.05), GreyScale(500.0, 25.0), 5.0, 0
 
 def settings(folder, **changes):
     values = {"steps": 6, "crop": 32, "batch": 2, "generator_width": 4, "discriminator_width": 4,
-              "preview_every": 3, "checkpoint_every": 2, "discriminator": "patch"}
+              "preview_every": 3, "checkpoint_every": 2, "discriminator": "patch", "adaptive_rate": False}
     return parse(TrainSettings, {"real": ("a.mrc",), "simulation": "sim", "out": folder, **values, **changes})
 
 
@@ -60,7 +69,8 @@ def trained(folder, data, count=None, held_out=None, **changes):
     return records
 
 
-@pytest.mark.parametrize("changes", [{}, {"generator": "published", "contrastive_form": "published"}])
+@pytest.mark.parametrize("changes", [{"adaptive_rate": True}, {"generator": "published",
+                                                                 "contrastive_form": "published"}])
 def test_a_stopped_and_continued_training_equals_one_without_a_stop(changes, data, tmp_path):
     uninterrupted = trained(tmp_path / "uninterrupted", data, **changes)
     # Killed after step 5: the last checkpoint is that of step 4.
@@ -104,11 +114,11 @@ def best_is_third(monkeypatch):
     """Replace the metric by given values, one for each new state of the network; the same state has the same value."""
     values = {}
 
-    def metric(self, network):
+    def metric(self, network, precision):
         weights = b"".join(value.numpy().tobytes() for value in network.state_dict().values())
         if weights not in values:
             values[weights] = (3.0, 2.0, 1.0, 4.0, 5.0)[len(values)]
-        return dict.fromkeys(("realism", *DISTANCES), values[weights])
+        return {**dict.fromkeys(VALUES, values[weights]), "realism": 1.0}
 
     monkeypatch.setattr(ValidationMetric, "__call__", metric)
 
@@ -125,31 +135,100 @@ def test_the_best_weights_become_the_model_also_after_a_stop(data_and_held_out_s
     assert same((uninterrupted, continued), MODEL, "model")
     assert same((uninterrupted, continued), CHECKPOINT, "checkpoint")
     assert (uninterrupted / REALISM).read_bytes() == (continued / REALISM).read_bytes()
-    rows = [(int(row["step"]), float(row["realism"])) for row in csv.DictReader((uninterrupted / REALISM).open())]
+    rows = [(int(row["step"]), float(row["auc"])) for row in csv.DictReader((uninterrupted / REALISM).open())]
     assert rows == [(0, 3.0), (3, 2.0), (6, 1.0), (9, 4.0), (10, 5.0)]
     model = load_model(uninterrupted / MODEL)
-    assert (model.details["best_step"], model.details["realism"]) == (6, 1.0)
+    assert (model.details["best_step"], model.details["auc"]) == (6, 1.0)
     # The weights are those of that step: a training that stops there has them as its average.
     trained(tmp_path / "short", data, 6, **{**changes, "checkpoint_every": 6})
     tensors, _ = load_tensors(tmp_path / "short" / CHECKPOINT, "checkpoint")
     assert all(torch.equal(value, tensors[f"average.{name}"]) for name, value in model.network.state_dict().items())
 
 
-def test_a_training_without_improvement_gives_the_untrained_model(data_and_held_out_set, tmp_path):
-    """The real micrographs have the noise of the physical images."""
-    (_, simulated), _ = data_and_held_out_set
-    rng = np.random.default_rng(8)
-    real, held_out = (RealImages([rng.normal(500, 25, (96, 128)).astype(np.float32) for _ in range(2)],
-                                      [500.0] * 2, [25.0] * 2) for _ in range(2))
-    trained(tmp_path, (real, simulated), steps=4, judge_every=2, learning_rate=0.05, averaging=0.0,
-            held_out=HeldOutSet(held_out, PhysicalNoise(0.05)))
-    rows = [float(row["realism"]) for row in csv.DictReader((tmp_path / REALISM).open())]
-    assert rows[0] == min(rows)
+@pytest.fixture
+def never_better(monkeypatch):
+    """Replace the validation by one in which no later state is better than the first."""
+    aucs = iter([0.6, *[0.7] * 99])
+    monkeypatch.setattr(ValidationMetric, "__call__", lambda *_: {**dict.fromkeys(VALUES, 1.0), "auc": next(aucs)})
+
+
+@pytest.mark.usefixtures("never_better")
+def test_a_training_without_improvement_stops_early_and_gives_the_untrained_model(data_and_held_out_set, tmp_path,
+                                                                                  caplog):
+    data, held_out = data_and_held_out_set
+    changes = {"steps": 40, "judge_every": 2, "learning_rate": 0.05, "averaging": 0.0, "held_out": held_out}
+    with caplog.at_level("INFO", "cryogem"):
+        records = trained(tmp_path, data, patience=3, **changes)
+    assert [record.step for record in records] == list(range(1, 7))
+    assert "stopped early at step 6 of 40: no better validation since step 0 (patience 3)" in caplog.text
+    results = training_results(tmp_path)
+    assert (results["stopped_early_at"], results["best_step"], results["auc"]) == (6, 0, 0.6)
     model = load_model(tmp_path / MODEL)
     assert model.details["best_step"] == 0
     images = [noise_model(torch.ones(96, 96), torch.Generator().manual_seed(1))
               for noise_model in (model, AnalyticModel(model.physical, model.scale, model.snr))]
     assert torch.equal(*images)  # the untrained network returns the physical image
+    # A stopped training stays stopped, and goes on with more patience.
+    assert trained(tmp_path, data, patience=3, **changes) == []
+    assert [record.step for record in trained(tmp_path, data, patience=4, **changes)] == [7, 8]
+
+
+@pytest.mark.usefixtures("never_better")
+def test_without_patience_all_steps_are_done(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    records = trained(tmp_path, data, steps=6, judge_every=1, patience=0, held_out=held_out)
+    assert len(records) == 6
+    assert "stopped_early_at" not in training_results(tmp_path)
+
+
+@pytest.mark.usefixtures("never_better")
+def test_a_training_of_a_version_without_the_critic_keeps_its_best_checkpoint(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    changes = {"steps": 4, "judge_every": 2, "held_out": held_out}
+    trained(tmp_path, data, **changes)
+    tensors, values = load_tensors(tmp_path / CHECKPOINT, "checkpoint")
+    for name in ("first_realism", "best_auc", "without_improvement", "score_differences"):
+        del values[name]
+    save_tensors(tmp_path / CHECKPOINT, "checkpoint", tensors, values)
+    (tmp_path / REALISM).write_text("step,realism,spectrum\n0,1,1\n2,3,1\n4,2,1\n")
+    assert trained(tmp_path, data, **changes) == []
+    assert (load_model(tmp_path / MODEL).details["best_step"], training_results(tmp_path)["best_step"]) == (0, 0)
+
+
+def test_all_processes_stop_early_with_the_first_one(tmp_path):
+    class SecondProcess(ProcessGroup):
+        def mean(self, values):
+            return {name: 0.5 * (name == "stop") for name in values}  # one of two processes stops
+
+    for processes, stops in ((SecondProcess(1, 2), True), (ProcessGroup(), False)):
+        state = TrainingState(settings(tmp_path), PROPERTIES, CPU, processes)
+        state.share_validation()
+        assert state.finished == stops
+
+
+def test_a_state_that_is_too_far_returns_to_the_best_one(data, tmp_path):
+    state = TrainingState(settings(tmp_path, averaging=0.0), PROPERTIES, CPU)
+    state.update_best({"realism": 1.0, "auc": 0.6})
+    state.train_step(*data)
+    weights = {name: value.clone() for name, value in state.average.state_dict().items()}
+    state.update_best({"realism": 1.1, "auc": 0.6})
+    assert all(torch.equal(value, weights[name]) for name, value in state.average.state_dict().items())
+    state.update_best({"realism": 1.3, "auc": 0.5})
+    for network in (state.generator, state.average):
+        assert all(torch.equal(value, state.best.state_dict()[name]) for name, value in network.state_dict().items())
+    assert not state.generator.leave.weight.any()
+    assert weights["leave.weight"].any()
+
+
+def test_the_critic_gives_the_same_bytes_after_a_stop(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    changes = {"steps": 4, "judge_every": 2, "checkpoint_every": 2, "held_out": held_out, "precision": "float32"}
+    trained(tmp_path / "uninterrupted", data, **changes)
+    trained(tmp_path / "continued", data, 3, **changes)
+    trained(tmp_path / "continued", data, **changes)
+    tables = [(tmp_path / folder / REALISM).read_bytes() for folder in ("uninterrupted", "continued")]
+    assert tables[0] == tables[1]
+    assert b"auc_textures" in tables[0]
 
 
 @pytest.mark.slow
@@ -202,6 +281,16 @@ def test_a_finished_training_that_is_started_again_only_writes_the_model(data, t
     (tmp_path / MODEL).unlink()
     assert trained(tmp_path, data) == []
     assert (tmp_path / MODEL).is_file()
+
+
+@pytest.mark.parametrize(("advantage", "adaptive", "moves"), [(0.0, True, False), (-1.0, True, False),
+                                                              (0.5, True, True), (0.0, False, True)])
+def test_the_generator_learns_only_while_the_discriminator_tells_its_images_apart(advantage, adaptive, moves, data,
+                                                                                   tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "score_difference", lambda *_: torch.tensor(advantage))
+    trained(tmp_path, data, steps=5, adaptive_rate=adaptive, averaging=0.0)
+    network = load_model(tmp_path / MODEL).network
+    assert bool(network.leave.weight.any()) == moves
 
 
 def test_another_seed_gives_other_losses(data, tmp_path):

@@ -9,11 +9,13 @@ from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.spectrum import ColouredNoise
 from cryogem_scipion.engine.realism.features.random_filters import random_filter_features
 from cryogem_scipion.engine.realism.frechet import frechet_distance
+from cryogem_scipion.engine.translator import validation_critic
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.networks import build_generator
 from cryogem_scipion.engine.translator.residual_networks import ResidualGenerator
 from cryogem_scipion.engine.translator.tensorboard import TENSORBOARD, TensorBoardWriter
 from cryogem_scipion.engine.translator.validation import HeldOutSet, prepare_validation_metric
+from cryogem_scipion.engine.translator.validation_critic import prepare_validation_critic
 
 
 def coloured(fall, shape, generator):
@@ -51,7 +53,7 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
     def build():
         return prepare_validation_metric(
             Blur(0.0), HeldOutSet(held_out, PhysicalNoise(0.05)), training_set,
-            SimulatedImages([clean], [clean]), torch.Generator().manual_seed(1))
+            SimulatedImages([clean], [clean]), PhysicalNoise(0.05), torch.Generator().manual_seed(1))
     metric = build()
     results = {weight: metric(Blur(weight)) for weight in (0.0, 0.15, 0.3)}
     values = [result["realism"] for result in results.values()]
@@ -59,7 +61,35 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
     assert 0.7 < values[2] < 1.6  # as near as other real images, within chance
     assert values[0] > 2.5
     assert results[0.15] == build()(Blur(0.15))
-    assert set(results[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet"}
+    assert set(results[0.0]) == {"realism", "spectrum", "histogram", "local", "frechet", "auc", "auc_pixels",
+                                 "auc_textures"}
+
+
+def test_the_critic_tells_other_noise_apart_and_its_own_noise_not(generator):
+    """Each set of images learns against white noise and is judged against other white noise."""
+    def images(fall, count=4):
+        return [coloured(fall, (128, 128), generator) for _ in range(count)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation_critic, "CRITIC_STEPS", {"pixels": 40, "textures": 20})
+        patch.setattr(validation_critic, "JUDGED_SQUARES", 128)
+        critic = prepare_validation_critic(images(0), images(0), 1)
+        same, near, far = (critic(images(fall), images(fall), torch.device("cpu"), "float32") for fall in (0, 0.5, 4))
+        again = critic([image.clone() for image in critic.real_training], list(critic.real_judged),
+                       torch.device("cpu"), "float32")
+    assert 0.5 <= same["auc"] < 0.65  # 128 squares: chance gives 0.5 with a deviation of 0.04
+    assert same["auc"] < far["auc"]
+    assert near["auc"] <= far["auc"]
+    assert far["auc_pixels"] > 0.9
+    assert far["auc_textures"] > 0.9
+    assert again["auc"] < 0.65
+
+
+def test_small_crops_have_no_scale_of_textures(generator):
+    crops = [torch.randn(80, 80, generator=generator) for _ in range(3)]
+    values = prepare_validation_critic(crops, crops, 1)(crops, crops, torch.device("cpu"), "float32")
+    assert np.isnan(values["auc_textures"])
+    assert values["auc"] == max(values["auc_pixels"], 0.5)
 
 
 def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
@@ -67,7 +97,7 @@ def test_there_is_no_metric_if_images_are_too_small(generator, caplog):
     simulated = SimulatedImages([np.ones((99, 99), np.float32)], [np.ones((99, 99), np.float32)])
     network = build_generator({"name": "residual", "width": 4})
     held_out = HeldOutSet(tiny, PhysicalNoise(0.05))
-    assert prepare_validation_metric(network, held_out, tiny, simulated, generator) is None
+    assert prepare_validation_metric(network, held_out, tiny, simulated, PhysicalNoise(0.05), generator) is None
     assert "too small for the validation metric" in caplog.text
 
 

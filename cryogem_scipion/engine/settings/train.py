@@ -45,8 +45,8 @@ class TrainSettings(RunSettings):
 
     steps: int = option(
         2000, "Training steps", "More steps take longer. With three or more real micrographs, they do no harm: the "
-        "checkpoint with the best validation metric on held-out micrographs (realism.csv) becomes the model. 1000 to "
-        "20000 is usual.", section="Training", ge=1, le=10_000_000)
+        "checkpoint with the best validation on held-out micrographs (realism.csv) becomes the model, and a training "
+        "that no longer improves stops early. 1000 to 20000 is usual.", section="Training", ge=1, le=10_000_000)
     crop: int = option(
         256, "Crop (px)", "Edge length of the square crops that the networks are trained on. A larger value lets them "
         "learn larger structures and takes longer; 128 to 512 is usual.", section="Training", ge=32, le=4096)
@@ -57,6 +57,10 @@ class TrainSettings(RunSettings):
         2e-4, "Learning rate", "Learning rate of the optimiser (Adam). It is constant in the first half of the "
         "training and then falls to zero. A higher value makes training faster and less stable; 5e-5 to 5e-4 is usual.",
         section="Training", advanced=True, gt=0, le=1)
+    adaptive_rate: bool = option(
+        True, "Adaptive learning rate", "Yes: the generator learns only while the discriminator tells generated from "
+        "real crops, and faster the better it does. Otherwise the generator would drift at random. No: always at the "
+        "full learning rate, as in the CryoGEM paper.", section="Training", advanced=True)
     generator: Literal["residual", "published"] = option(
         "residual", "Generator", "Architecture of the generator. residual: a network that adds a correction to the "
         "physical image (the simulated image with ice and noise). published: the U-Net of the CryoGEM paper.",
@@ -111,9 +115,14 @@ class TrainSettings(RunSettings):
         200, "Steps between previews", "A preview is a PNG with crops of physical, generated and real micrographs. "
         "Fewer steps show the progress in more detail; 50 to 1000 is usual.", section="Training", advanced=True, ge=1)
     judge_every: int = option(
-        200, "Steps between validations", "A validation compares generated crops with held-out real micrographs. The "
-        "checkpoint with the best validation metric becomes the model. Fewer steps find the best checkpoint more "
-        "precisely and take longer; 100 to 1000 is usual.", section="Training", advanced=True, ge=1)
+        200, "Steps between validations", "In a validation, small networks learn to tell generated crops from real "
+        "ones, and judge held-out real micrographs. The checkpoint that they tell apart least becomes the model. Fewer "
+        "steps find the best checkpoint more precisely and take longer; 100 to 1000 is usual.", section="Training",
+        advanced=True, ge=1)
+    patience: int = option(
+        5, "Early stopping (validations)", "The training ends after this many validations in a row without a better "
+        "one. A larger value gives the training more time to improve; 3 to 10 is usual. 0: all steps are done.",
+        section="Training", advanced=True, ge=0, le=10_000)
     checkpoint_every: int = option(
         200, "Steps between checkpoints", "A run that is stopped or killed continues from its last checkpoint. With "
         "fewer steps, less work is lost and files are written more often; 50 to 1000 is usual.", section="Training",

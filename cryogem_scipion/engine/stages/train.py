@@ -135,7 +135,7 @@ def _real_set(settings: TrainSettings, simulated: SimulatedSet, files: list[Path
     The first process measures them. The others wait and then read its results.
     """
     if processes.is_rank_zero:
-        open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps"},
+        open_run_folder(settings, may_change={"preview_every", "checkpoint_every", "steps", "patience"},
                         inputs=input_fingerprints(simulated, files))
     else:
         processes.barrier()

@@ -55,6 +55,12 @@ class ProcessGroup:
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
 
+    def broadcast(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace parameters by those of rank 0."""
+        if self.world_size > 1:
+            for parameter in parameters:
+                distributed.broadcast(parameter.data, 0)
+
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Means of named values over all processes."""
         if self.world_size > 1:

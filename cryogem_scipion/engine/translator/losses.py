@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 __all__ = ["ContrastiveForm", "SamplePoints", "at_least_float32", "contrast_drift", "contrastive_loss",
-           "gradient_penalty", "least_squares_loss", "patch_nce_loss", "sample_points"]
+           "gradient_penalty", "least_squares_loss", "patch_nce_loss", "sample_points", "score_difference"]
 
 MIN_SIGNAL_POWER = 3e-3
 """Smallest mean power of the signal, in noise variances, that the contrast drift is divided by."""
@@ -33,6 +33,18 @@ def least_squares_loss(scores: Sequence[Float[Tensor, "b 1 _ _"]], target: float
     doi:10.1109/ICCV.2017.304
     """
     return torch.stack([(score_map - target).square().mean() for score_map in scores]).mean()
+
+
+def score_difference(real: Sequence[Float[Tensor, "b 1 _ _"]],
+                     generated: Sequence[Float[Tensor, "b 1 _ _"]]) -> Float[Tensor, ""]:
+    """Mean score of real minus mean score of generated images.
+
+    Parameters
+    ----------
+    real, generated
+        Score maps of a discriminator. All maps have the same weight.
+    """
+    return torch.stack([one.mean() - other.mean() for one, other in zip(real, generated, strict=True)]).mean()
 
 
 def gradient_penalty(scores: Sequence[Float[Tensor, "b 1 _ _"]],

@@ -25,7 +25,7 @@ from cryogem_scipion.engine.translator.training_state import (
     derived_seed,
 )
 from cryogem_scipion.engine.translator.validation import (
-    DISTANCES,
+    VALUES,
     HeldOutSet,
     ValidationMetric,
     prepare_validation_metric,
@@ -68,8 +68,9 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
     properties
         What the model has besides the network.
     held_out
-        Held-out micrographs for the validation metric. The model then has the weights with the lowest metric. None:
-        the model has the weights of the last step.
+        Held-out micrographs for the validation. The model then has the weights of the best validation (see
+        ``StateChoice``), and a training without improvement stops early. None: the model has the weights of the last
+        step.
     processes
         Processes that train together. Only rank 0 writes files, computes the validation metric and yields records.
 
@@ -91,8 +92,10 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
         if processes.is_rank_zero:
             yield from _train_and_write(state, real, simulated, folder, held_out)
         else:
-            while state.step < settings.steps:
+            while not state.finished:
                 state.train_step(real, simulated)
+                if state.step % settings.judge_every == 0:
+                    state.share_validation()
 
 
 def _train_and_write(state: TrainingState, real: RealImages, simulated: SimulatedImages, folder: Path,
@@ -103,20 +106,22 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
     columns = [field.name for field in fields(TrainingRecord)]
     metric = _validation_metric(state, real, held_out, simulated)
     with (_CsvFile(folder / LOSSES, columns, state.step) as losses_file,
-          _CsvFile(folder / REALISM, ["step", "realism", *DISTANCES], state.step) as realism_file,
+          _CsvFile(folder / REALISM, ["step", *VALUES, "best_step"], state.step) as realism_file,
           TensorBoardWriter(folder / TENSORBOARD, state.step) as tensorboard):
         if metric and not state.step:
             _validate(state, metric, realism_file, tensorboard)
         start_time, first_step = time.monotonic(), state.step
-        while state.step < settings.steps:
+        while not state.finished:
             losses = state.train_step(real, simulated)
             speed = (state.step - first_step) / max(time.monotonic() - start_time, 1e-9)
             record = TrainingRecord(state.step, settings.steps, **losses, steps_per_second=speed)
             losses_file.add(vars(record))
             tensorboard.add(state.step, {**losses, "steps_per_second": speed})
-            last = state.step == settings.steps
-            if metric and (last or state.step % settings.judge_every == 0):
+            if metric and (state.finished or state.step % settings.judge_every == 0):
                 _validate(state, metric, realism_file, tensorboard)
+            if state.step % settings.judge_every == 0:
+                state.share_validation()
+            last = state.finished
             if last or state.step % settings.preview_every == 0:
                 state.save_preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")
             if state.step == settings.steps // 2:
@@ -124,6 +129,9 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
             if last or state.step % settings.checkpoint_every == 0:
                 state.save(folder / CHECKPOINT)
             yield record
+    if state.stopped_early:
+        log.info("stopped early at step %d of %d: no better validation since step %d (patience %d); a larger patience, "
+                 "or 0, continues the training", state.step, settings.steps, state.choice.best_step, settings.patience)
     save_model(folder / MODEL, state.model())
 
 
@@ -132,18 +140,18 @@ def _validation_metric(state: TrainingState, real: RealImages, held_out: HeldOut
     if held_out is None:
         return None
     random = torch.Generator().manual_seed(derived_seed(state.settings.seed, "realism"))
-    return prepare_validation_metric(state.average, held_out, real, simulated, random)
+    return prepare_validation_metric(state.average, held_out, real, simulated, state.properties.physical, random)
 
 
 def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "_CsvFile",
               tensorboard: TensorBoardWriter) -> None:
-    """Compute and write the validation metric; before the first step it is that of the physical images."""
-    values = metric(state.averaged_generator)
-    state.update_best(values["realism"])
-    realism_file.add({"step": state.step, **values})
+    """Validate and write the values; before the first step they are those of the physical images."""
+    values = metric(state.averaged_generator, "bf16" if state.precision == "bf16" else "float32")
+    state.update_best(values)
+    realism_file.add({"step": state.step, **values, "best_step": state.choice.best_step})
     tensorboard.add(state.step, {f"realism/{name}": value for name, value in values.items()})
-    log.info("step %d: validation metric %.2f, best %.2f at step %d", state.step, values["realism"], state.best_realism,
-             state.best_step)
+    log.info("step %d: AUC of the critic %.3f, distance metric %.2f; best AUC %.3f at step %d", state.step,
+             values["auc"], values["realism"], state.choice.best_auc, state.choice.best_step)
 
 
 class _CsvFile:

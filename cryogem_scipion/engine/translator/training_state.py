@@ -6,7 +6,9 @@ weights, the states of the optimisers and the number of steps.
 """
 import copy
 import hashlib
+import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from cryogem_scipion.engine.translator.crops import (
     draw_real_crops,
     draw_simulated_crops,
 )
+from cryogem_scipion.engine.translator.discriminator_advantage import DiscriminatorAdvantage
 from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
 from cryogem_scipion.engine.translator.losses import (
     at_least_float32,
@@ -32,6 +35,7 @@ from cryogem_scipion.engine.translator.losses import (
     contrastive_loss,
     gradient_penalty,
     least_squares_loss,
+    score_difference,
 )
 from cryogem_scipion.engine.translator.model import Translator
 from cryogem_scipion.engine.translator.networks import (
@@ -42,10 +46,13 @@ from cryogem_scipion.engine.translator.networks import (
     latent_noise,
 )
 from cryogem_scipion.engine.translator.preview import write_preview
+from cryogem_scipion.engine.translator.state_choice import StateChoice
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors, strip_prefix
 
 __all__ = ["CHECKPOINT", "HALFWAY_CHECKPOINT", "ModelProperties", "TrainingState", "checkpoint_disk_bytes",
            "derived_seed"]
+
+log = logging.getLogger("cryogem")
 
 CHECKPOINT, HALFWAY_CHECKPOINT = "checkpoint.safetensors", "checkpoint_half.safetensors"
 """Checkpoint of the last step, and of the step after which the learning rate falls. A longer training can continue from
@@ -116,7 +123,9 @@ class TrainingState:
         for network in (self.generator, self.discriminator, self.projections):
             network.to(self.dtype)
         self.average = copy.deepcopy(self.generator)
-        self.best, self.best_step, self.best_realism = copy.deepcopy(self.generator), 0, math.inf
+        self.advantage = DiscriminatorAdvantage()
+        self.best, self.choice, self.stopped_early = copy.deepcopy(self.generator), StateChoice(), False
+        self.too_far = False
         # Fused: a loop over the weights of the published networks takes a noticeable part of a step
         # (benchmarks/training.py).
         adam = partial(torch.optim.Adam, lr=settings.learning_rate, betas=(0.5, 0.999), fused=True)
@@ -137,14 +146,18 @@ class TrainingState:
         arXiv:2312.02235; Adam arXiv:1412.6980
         """
         settings, processes = self.settings, self.processes
-        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * _learning_rate_factor(self.step, settings.steps)
+        learning_rate = settings.learning_rate * _learning_rate_factor(self.step, settings.steps)
         batch = self._draw_batch(real, simulated)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             generated, physical_features = self.generator(batch.physical, batch.latent)
             generated = at_least_float32(generated)
-            discriminator_loss = least_squares_loss(self._scores(generated.detach()), 0.0)
-            discriminator_loss = (discriminator_loss + least_squares_loss(self._scores(batch.real), 1.0)) / 2
+            generated_scores, real_scores = self._scores(generated.detach()), self._scores(batch.real)
+            discriminator_loss = (least_squares_loss(generated_scores, 0.0) + least_squares_loss(real_scores, 1.0)) / 2
+        difference = score_difference(real_scores, generated_scores).detach()
+        self.advantage.add(processes.mean({"difference": difference})["difference"])
+        pace = self.advantage.generator_pace() if settings.adaptive_rate else 1.0
+        self.discriminator_optimiser.param_groups[0]["lr"] = learning_rate
+        self.generator_optimiser.param_groups[0]["lr"] = learning_rate * pace
         if settings.gradient_penalty and self.step % PENALTY_EVERY == 0:
             real_crops = batch.real.detach().requires_grad_()
             penalty = gradient_penalty(self.discriminator(real_crops), real_crops)
@@ -211,20 +224,53 @@ class TrainingState:
         """Generator with averaged weights, in float32."""
         return self.average if self.dtype == torch.float32 else copy.deepcopy(self.average).float()
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the training was stopped early."""
+        return self.stopped_early or self.step >= self.settings.steps
+
     @torch.no_grad()
-    def update_best(self, realism: float) -> None:
-        """Keep the averaged weights as the best ones if their validation metric ``realism`` is the lowest so far."""
-        if realism < self.best_realism:
-            self.best_step, self.best_realism = self.step, realism
+    def update_best(self, validation: Mapping[str, float]) -> None:
+        """Keep the averaged weights as the best ones if their validation is the best so far.
+
+        Parameters
+        ----------
+        validation
+            Result of ``ValidationMetric``; rank 0 has it.
+        """
+        self.choice = self.choice.after(self.step, validation)
+        self.too_far = self.choice.is_too_far(validation)
+        if self.choice.best_step == self.step:
             self.best.load_state_dict(self.average.state_dict())
+        elif self.too_far:
+            log.info("step %d is too far from the held-out micrographs; the generator returns to step %d", self.step,
+                     self.choice.best_step)
+            for network in (self.generator, self.average):
+                network.load_state_dict(self.best.state_dict())
+
+    @torch.no_grad()
+    def share_validation(self) -> None:
+        """Let all processes stop, or return to the best weights, as rank 0 does; every process has to call this."""
+        is_rank_zero = self.processes.is_rank_zero
+        flags = {"stop": is_rank_zero and self._lost_patience(), "too_far": is_rank_zero and self.too_far}
+        shared = self.processes.mean({name: torch.tensor(float(flag), device=self.device)
+                                      for name, flag in flags.items()})
+        self.stopped_early = shared["stop"] > 0
+        if shared["too_far"]:
+            for network in (self.generator, self.average):
+                self.processes.broadcast(network.parameters())
+
+    def _lost_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.choice.without_improvement
 
     def model(self) -> Translator:
         """Model with the best weights so far; without a validation metric, with the averaged weights of this step."""
         properties, details = self.properties, {**self.properties.details, "steps": self.step,
                                                 "precision": self.precision}
         network = self.average
-        if self.best_realism < math.inf:
-            network, details = self.best, {**details, "best_step": self.best_step, "realism": self.best_realism}
+        if self.choice.best_realism is not None:
+            network, details = self.best, {**details, "best_step": self.choice.best_step,
+                                           "realism": self.choice.best_realism, "auc": self.choice.best_auc}
         return Translator(copy.deepcopy(network).eval().float(), self.config, properties.physical, properties.scale,
                           properties.pixel_size, properties.snr, properties.signal_factor, details)
 
@@ -237,9 +283,8 @@ class TrainingState:
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
         save_tensors(path, "checkpoint", tensors, {
             "step": self.step, "steps": self.settings.steps, "threads": self.threads, "precision": self.precision,
-            "digest": self._settings_digest(),
-            "best_step": self.best_step,
-            "best_realism": self.best_realism if self.best_realism < math.inf else None})
+            "score_differences": list(self.advantage.differences),
+            "digest": self._settings_digest(), **self.choice.values()})
 
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint in a folder, if there is one.
@@ -277,11 +322,11 @@ class TrainingState:
                     index, _, entry = key.partition(".")
                     states.setdefault(int(index), {})[entry] = tensor
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-            self.step, self.best_step = int(values["step"]), int(values["best_step"])
+            self.step, self.choice = int(values["step"]), StateChoice.from_values(values)
+            self.stopped_early = self._lost_patience()
+            self.advantage = DiscriminatorAdvantage(values.get("score_differences", ()))
             self.threads = int(values.get("threads", self.threads))
             self.precision = str(values.get("precision", self.precision))
-            best = values["best_realism"]
-            self.best_realism = math.inf if best is None else float(best)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); delete it to begin again") from None
 
@@ -311,7 +356,9 @@ class TrainingState:
     def _settings_digest(self) -> str:
         """Digest of the settings that must not change when a training continues."""
         may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
-                      *(["processes"] if self.settings.processes == 1 else [])}
+                      *(["processes"] if self.settings.processes == 1 else []),
+                      # Not in the digests of older checkpoints; the run's folder keeps the second one.
+                      "patience", "adaptive_rate"}
         return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
 
 
