@@ -47,6 +47,8 @@ DEFOCUS_TOLERANCE = 2000.0
 """Å by which the defocus of real micrographs may lie outside the simulation's range without a warning."""
 ROUNDS = 4
 """Largest number of rounds in which signal-to-noise ratio and contaminants are measured again."""
+VARIANCE_ROUNDS = 2
+"""Rounds in which the variance of the noise is measured; each makes the error smaller by about the ratio itself."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class _ComparisonResult:
     """For each micrograph that was searched."""
     relative_powers: tuple[Float[Tensor, "_ _"], ...] = ()
     """For each micrograph that was compared."""
+    kept_snr: float | None = None
+    """The simulation's ratio, if it was measured before, over the variance of the micrographs; else None."""
 
 
 def _ratio_figures(result: _ComparisonResult) -> dict[str, float]:
@@ -205,7 +209,8 @@ class _Comparison:
         spectrum = self._compare_spectra(flats, rings) if self.has_particles else None
         if given_snr is not None:
             check_given_ratio(given_snr, spectrum)
-        result = _ComparisonResult(best, spectrum, rings)
+        kept = self._kept_in_deviations(rings) if best is not None and self.simulated.keep_snr else None
+        result = _ComparisonResult(best, spectrum, rings, kept_snr=kept)
         chosen = self.chosen(result)
         noise = self._fit_noise(chosen.snr, rings)
         contaminants: tuple[tuple[Contaminant, ...], ...] = ()
@@ -236,8 +241,8 @@ class _Comparison:
                 f"{simulated:g} of the simulation is used",))
         if result.snr_fit is None:
             return ChosenRatio(simulated, False)
-        if self.simulated.keep_snr:
-            return kept_ratio(simulated, result.spectrum)
+        if result.kept_snr is not None:
+            return kept_ratio(result.kept_snr, result.spectrum)
         return choose_ratio(result.snr_fit, result.spectrum, simulated)
 
     def contaminants_of(self, indices: Sequence[int],
@@ -255,6 +260,17 @@ class _Comparison:
     def _fit_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
         return fit_noise(self.reals, self._simulated_images(snr), self.deviation,
                          seeded_generator(self.seed, "noise"), rings)
+
+    def _kept_in_deviations(self, rings: ThonRings | None) -> float:
+        """The simulation's ratio, which is over the variance of the noise, over that of the micrographs.
+
+        Images are scaled by the deviation of the micrographs, to which particles add. So with many particles, the
+        noise has a variance below 1 in this unit, and the same particles have a lower ratio.
+        """
+        over_noise = ratio = self.simulated.contrast.snr
+        for _ in range(VARIANCE_ROUNDS):
+            ratio = over_noise * self._fit_noise(ratio, rings).noise.variance
+        return ratio
 
     def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
