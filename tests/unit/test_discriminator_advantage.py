@@ -35,3 +35,12 @@ def test_only_the_last_steps_count():
     for _ in range(STEPS):
         advantage.add(0.0)
     assert advantage.generator_pace() == 0
+
+
+@pytest.mark.parametrize("count", [0, 3, STEPS])
+def test_a_checkpoint_keeps_the_differences_in_as_many_values(count):
+    advantage = DiscriminatorAdvantage([0.1 * step for step in range(count)])
+    values = advantage.values()
+    assert values.shape == (STEPS,)
+    assert DiscriminatorAdvantage.from_values(values).differences == advantage.differences
+    assert not DiscriminatorAdvantage.from_values(None).differences

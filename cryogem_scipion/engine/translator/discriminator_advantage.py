@@ -5,6 +5,10 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 __all__ = ["DiscriminatorAdvantage"]
 
 STEPS = 100
@@ -38,6 +42,17 @@ class DiscriminatorAdvantage:
             The score difference, measured before the discriminator learns from these crops.
         """
         self.differences.append(difference)
+
+    def values(self) -> Float[Tensor, " steps"]:
+        """Return the score differences for a checkpoint: always as many values, those that are missing NaN."""
+        values = torch.full((STEPS,), math.nan, dtype=torch.float64)
+        values[:len(self.differences)] = torch.tensor(list(self.differences), dtype=torch.float64)
+        return values
+
+    @classmethod
+    def from_values(cls, values: Float[Tensor, " steps"] | None) -> "DiscriminatorAdvantage":
+        """Return what a checkpoint holds; None: one of a version without it."""
+        return cls([] if values is None else values[~values.isnan()].tolist())
 
     def generator_pace(self) -> float:
         """Factor of the generator's learning rate, from 0 to 1.

@@ -129,7 +129,7 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
             if last or state.step % settings.checkpoint_every == 0:
                 state.save(folder / CHECKPOINT)
             yield record
-    if state.stopped_early:
+    if state.stopped_early and state.step < settings.steps:
         log.info("stopped early at step %d of %d: no better validation since step %d (patience %d); a larger patience, "
                  "or 0, continues the training", state.step, settings.steps, state.choice.best_step, settings.patience)
     save_model(folder / MODEL, state.model())

@@ -281,9 +281,9 @@ class TrainingState:
         for name, optimiser in self._optimisers().items():
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
+        tensors["score_differences"] = self.advantage.values()
         save_tensors(path, "checkpoint", tensors, {
             "step": self.step, "steps": self.settings.steps, "threads": self.threads, "precision": self.precision,
-            "score_differences": list(self.advantage.differences),
             "digest": self._settings_digest(), **self.choice.values()})
 
     def restore(self, folder: Path) -> None:
@@ -324,7 +324,7 @@ class TrainingState:
                 optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
             self.step, self.choice = int(values["step"]), StateChoice.from_values(values)
             self.stopped_early = self._lost_patience()
-            self.advantage = DiscriminatorAdvantage(values.get("score_differences", ()))
+            self.advantage = DiscriminatorAdvantage.from_values(tensors.get("score_differences"))
             self.threads = int(values.get("threads", self.threads))
             self.precision = str(values.get("precision", self.precision))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
