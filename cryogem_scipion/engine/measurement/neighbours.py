@@ -22,6 +22,8 @@ BESIDE = 1.05 * CLUSTER_REACH
 """Particle distances up to which a neighbour counts as beside a particle; the search finds centres inexactly."""
 MOST_CLUSTERS = 0.9
 """Largest degree of clustering. Above it hardly more particles lie beside each other, but all in one group."""
+LEAST_CLUSTERS = 0.2
+"""Degree of clustering below which it counts as 0: a little clustering and a smaller particle distance look alike."""
 DEGREES = np.linspace(0, MOST_CLUSTERS, 19)
 """Degrees of clustering that are tried."""
 PLACEMENTS = 4
@@ -63,7 +65,7 @@ def clustering_in_real(searcher: ParticleSearcher, real_searches: Sequence[Field
 
     Returns
     -------
-    The setting ``clusters`` of a simulation, 0 to 0.9; None if there are too few particles.
+    The setting ``clusters`` of a simulation, 0 or 0.2 to 0.9; None if there are too few particles.
     """
     lowest = _lowest_score(trials)
     if lowest is None:
@@ -76,7 +78,8 @@ def clustering_in_real(searcher: ParticleSearcher, real_searches: Sequence[Field
     expected = np.array([_expected_share(searcher.fields, assumed, float(degree)) for degree in DEGREES])
     expected = np.maximum.accumulate(expected)  # chance may let it fall by a little
     wanted = float(np.interp(assumed.clusters, DEGREES, expected)) * real / generated
-    return float(np.interp(wanted, expected, DEGREES))
+    degree = float(np.interp(wanted, expected, DEGREES))
+    return degree if degree >= LEAST_CLUSTERS else 0.0
 
 
 def _lowest_score(trials: Sequence[Trial]) -> float | None:
