@@ -44,15 +44,15 @@ class DiscriminatorAdvantage:
         self.differences.append(difference)
 
     def values(self) -> Float[Tensor, " steps"]:
-        """Return the score differences for a checkpoint: always as many values, those that are missing NaN."""
-        values = torch.full((STEPS,), math.nan, dtype=torch.float64)
+        """Return the score differences for a checkpoint: always as many values, those that are missing infinite."""
+        values = torch.full((STEPS,), math.inf, dtype=torch.float64)
         values[:len(self.differences)] = torch.tensor(list(self.differences), dtype=torch.float64)
         return values
 
     @classmethod
     def from_values(cls, values: Float[Tensor, " steps"] | None) -> "DiscriminatorAdvantage":
         """Return what a checkpoint holds; None: one of a version without it."""
-        return cls([] if values is None else values[~values.isnan()].tolist())
+        return cls([] if values is None else values[values.isfinite()].tolist())
 
     def generator_pace(self) -> float:
         """Factor of the generator's learning rate, from 0 to 1.
