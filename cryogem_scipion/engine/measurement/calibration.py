@@ -50,14 +50,16 @@ class Calibration:
     """Particles by which the number in each real field errs because its peaks are unlike those of generated fields."""
 
 
-def calibrated(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trials: Sequence[Trial],
-               assumed: Assumption, highest: float) -> Calibration:
+def calibrated(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], real_peaks: FieldPeaks,
+               trials: Sequence[Trial], assumed: Assumption, highest: float) -> Calibration:
     """Measure each of two or more sets of generated fields with the help of the others.
 
     Parameters
     ----------
     real_searches
         Of the real fields, which are compared with the generated ones.
+    real_peaks
+        What these searches tell with the model of all trials.
     trials
         Sets that were generated with the same assumption and different seeds.
     highest
@@ -85,8 +87,7 @@ def calibrated(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     clusters_mean, clusters_error = _mean_and_error(clusters)
     inverted = parallel_map(lambda i: searcher.search(searcher.fields[i], trials[0].fields[i].image, -1.0),
                             range(len(searcher.fields)))
-    real = half_differences(searcher, real_searches, trials, highest,
-                            fit_peaks(peak_model(trials), real_searches, highest))
+    real = half_differences(searcher, real_searches, trials, highest, real_peaks)
     # A ratio of two sets has twice the variance of one.
     envelope_error = np.std(np.log(ratios), axis=0) / np.sqrt(2)
     return Calibration(

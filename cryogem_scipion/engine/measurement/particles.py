@@ -106,8 +106,8 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     comparisons = [compare(searcher, real_searches, trial, assumed, highest) for trial in trials]
     comparison = replace(comparisons[0], amplitude_ratio=np.exp(np.mean(
         [np.log(one.amplitude_ratio) for one in comparisons], axis=0)))
-    calibration = calibrated(searcher, real_searches, trials, assumed, highest)
     found = fit_peaks(peak_model(trials), real_searches, highest)
+    calibration = calibrated(searcher, real_searches, found, trials, assumed, highest)
     difference = distance_difference(searcher, real_searches, trials, highest)
     clusters = clustering_in_real(searcher, real_searches, trials, assumed, highest)
     final = final_assumption(searcher, found, assumed, comparison, calibration, difference, clusters, areas)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.realism.two_sample.classifier import square_logits, train_classifier
-from cryogem_scipion.engine.realism.two_sample.image_stack import draw_squares
+from cryogem_scipion.engine.realism.two_sample.image_stack import CLIPPED_AT, NORMAL_DEVIATION, draw_squares
 from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scales
 from cryogem_scipion.engine.translator.crops import RealImages
 
@@ -23,10 +23,6 @@ LARGEST_EDGE = 64
 """Largest edge (px) of the squares. Textures of the two-sample test have larger squares, which take longer to learn."""
 JUDGED_SQUARES = 512
 """Squares of each set that a network judges."""
-CLIPPED_AT = 8.0
-"""Grey values are clipped at this many robust deviations, as in the two-sample test."""
-NORMAL_DEVIATION = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cryogem_scipion.engine.realism.micrograph_sets import MicrographSet
 from cryogem_scipion.engine.realism.two_sample.scales import Scale
 from cryogem_scipion.engine.runs.progress import track_progress
 
-__all__ = ["ImageStack", "draw_squares", "read_stacks", "square_positions"]
+__all__ = ["CLIPPED_AT", "NORMAL_DEVIATION", "ImageStack", "draw_squares", "read_stacks", "square_positions"]
 
 MAX_MICROGRAPHS = 32
 """Largest number of micrographs of a set; they are spread evenly over it."""
