@@ -12,6 +12,7 @@ from cryogem_scipion.engine.settings.measured import (
     NEEDED,
     measurement_problems,
     read_measurement,
+    with_chosen,
     with_measured,
 )
 from cryogem_scipion.engine.settings.phantom import PhantomSettings
@@ -24,7 +25,7 @@ from cryogem_scipion.engine.settings.train import TrainSettings
 __all__ = ["GUESSED", "MEASURED", "NEEDED", "STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings",
            "ImportModelSettings", "MeasureSettings", "PhantomSettings", "PicksSettings", "PosesSettings",
            "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "error_messages",
-           "measurement_problems", "option", "parse", "read_json", "read_measurement", "with_measured"]
+           "measurement_problems", "option", "parse", "read_json", "read_measurement", "with_chosen", "with_measured"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,
