@@ -122,7 +122,7 @@ class PoseFinder:
         of_class.index_put_((cells.particle, cells.classes), cells.probability, accumulate=True)
         flat = to_asymmetric_unit(rotations.flatten(0, 1), self.estimator.symmetry)
         outliers = self.confidence.outliers
-        return AssignedPoses(flat.unflatten(0, (count, -1)), origins, classes, probabilities * (1 - outliers),
+        return AssignedPoses(flat.reshape(rotations.shape), origins, classes, probabilities * (1 - outliers),
                              self._with_outliers(confidence.clamp(max=1)),
                              of_class * (1 - outliers) + outliers / of_class.shape[1])
 

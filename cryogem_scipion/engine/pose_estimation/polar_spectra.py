@@ -95,9 +95,9 @@ def normalised_spectra(images: Float[Tensor, "n box box"], geometry: ImageGeomet
     Spectra; 0 on rings beyond the Nyquist frequency of the images.
     """
     matrix, mask = _transform(geometry, grid, images.device)
-    reduced = fourier_crop(images, mask.shape) if mask.shape != images.shape[1:] else images
+    reduced = fourier_crop(images, (mask.shape[0], mask.shape[1]))
     reduced = (reduced - (reduced * mask).sum((1, 2), keepdim=True) / mask.sum()) * mask
-    samples = (reduced.flatten(1) @ matrix).unflatten(1, (2, grid.rings, grid.angles // 2))
+    samples = (reduced.flatten(1) @ matrix).reshape(len(images), 2, grid.rings, grid.angles // 2)
     spectra = torch.complex(samples[:, 0], samples[:, 1])
     ring = torch.arange(1.0, grid.rings + 1, device=images.device)
     usable = ring <= usable_rings(geometry, grid)
