@@ -45,8 +45,8 @@ def rotations_by(vectors: Float[Tensor, "*n xyz"]) -> Float[Tensor, "*n 3 3"]:
     return rotations
 
 
-def angles_between(first: Float[Tensor, "*n 3 3"], second: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n"]:
-    """Angles between orientations, degrees."""
+def angles_between(first: Float[Tensor, "*n 3 3"], second: Float[Tensor, "*m 3 3"]) -> Float[Tensor, "*out"]:
+    """Angles between orientations, degrees; a dimension of 1 fits any number."""
     # From the distance of the matrices: the arc cosine of the trace is not exact at small angles.
     distance = (first - second).square().sum((-1, -2)).sqrt() / math.sqrt(8)
     return torch.rad2deg(2 * torch.asin(distance.clamp(max=1)))
