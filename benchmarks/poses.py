@@ -6,9 +6,10 @@
 GEN1, GEN2 and GEN3 are folders that 'cryogem generate' wrote, with extracted particles. On each --train folder,
 'cryogem train-poses' trains an estimator, once for each seed; 'cryogem assign-poses' gives poses to the particles of
 the --held-out folders and to the labelled particles. Settings may be chosen by the first, not by the second. WORLD
-holds acquisition.json and labelled/mic_*.mrc, each with a mic_*.json whose "particles" have x, y (px), matrix (RELION's A)
-and inside; particles that are not inside are left out. They are cut around their true centres, and a second time around
-centres with a random error of --picker-error Å along x and y, as pickers make. A third table is without CTFs.
+holds acquisition.json and labelled/mic_*.mrc, each with a mic_*.json whose "particles" have x, y (px), matrix (RELION's
+matrix A) and inside; particles that are not inside are left out. They are cut around their true centres, and a second
+time around centres with a random error of --picker-error Å along x and y, as pickers make. A third table is without
+CTFs.
 
 --leave-one-out adds an estimator that is trained on the labelled particles themselves: those of all other micrographs.
 
