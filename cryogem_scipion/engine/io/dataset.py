@@ -80,7 +80,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format_version: int = FORMAT_VERSION
     stage: Literal["simulate", "train", "generate", "import-model", "phantom", "evaluate", "picks", "poses", "export",
-                   "preview", "measure"]
+                   "preview", "measure", "train-poses", "assign-poses"]
     version: str = Field(description="version of this program")
     libraries: dict[str, str] = Field(description="versions of the libraries that the results depend on")
     processor: dict[str, str] = Field(

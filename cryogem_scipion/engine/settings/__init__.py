@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """All settings. Each is declared once; form, flag, JSON key, help and range check are made from the declaration."""
+from cryogem_scipion.engine.settings.assign_poses import AssignPosesSettings
 from cryogem_scipion.engine.settings.base import RunSettings, Settings, error_messages, option, parse, read_json
 from cryogem_scipion.engine.settings.evaluate import EvaluateSettings
 from cryogem_scipion.engine.settings.export import ExportSettings
@@ -21,11 +22,13 @@ from cryogem_scipion.engine.settings.poses import PosesSettings
 from cryogem_scipion.engine.settings.preview import PreviewSettings
 from cryogem_scipion.engine.settings.simulate import SimulateSettings
 from cryogem_scipion.engine.settings.train import TrainSettings
+from cryogem_scipion.engine.settings.train_poses import TrainPosesSettings
 
-__all__ = ["GUESSED", "MEASURED", "NEEDED", "STAGES", "EvaluateSettings", "ExportSettings", "GenerateSettings",
-           "ImportModelSettings", "MeasureSettings", "PhantomSettings", "PicksSettings", "PosesSettings",
-           "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainSettings", "error_messages",
-           "measurement_problems", "option", "parse", "read_json", "read_measurement", "with_chosen", "with_measured"]
+__all__ = ["GUESSED", "MEASURED", "NEEDED", "STAGES", "AssignPosesSettings", "EvaluateSettings", "ExportSettings",
+           "GenerateSettings", "ImportModelSettings", "MeasureSettings", "PhantomSettings", "PicksSettings",
+           "PosesSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainPosesSettings",
+           "TrainSettings", "error_messages", "measurement_problems", "option", "parse", "read_json",
+           "read_measurement", "with_chosen", "with_measured"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,
@@ -35,6 +38,8 @@ STAGES: dict[str, type[RunSettings]] = {
     "picks": PicksSettings,
     "export": ExportSettings,
     "poses": PosesSettings,
+    "train-poses": TrainPosesSettings,
+    "assign-poses": AssignPosesSettings,
     "import-model": ImportModelSettings,
     "measure": MeasureSettings,
     "phantom": PhantomSettings,
