@@ -27,10 +27,10 @@ from cryogem_scipion.engine.io.dataset import (
     unquoted_path,
 )
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.objects import CryogemModel
+from cryogem_scipion.objects import CryogemModel, CryogemPoseModel
 
 __all__ = ["coordinates_output", "ctf_output", "micrographs_output", "model_output", "particles_output", "pose",
-           "real_micrographs_output"]
+           "pose_model_output", "real_micrographs_output"]
 
 MAGNIFICATION = 50000.0  # Not used. Without a magnification, Scipion treats the acquisition as missing.
 STAR_COORDINATE = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "cryogemWhole")
@@ -136,6 +136,18 @@ def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
         model.setSteps(int(manifest.settings.get("steps", fields["steps"].default)))
     snr = manifest.contrast.snr if manifest.contrast else manifest.settings.get("snr")
     model.setSnr(snr)
+    return model
+
+
+def pose_model_output(folder: Path, manifest: Manifest) -> CryogemPoseModel:
+    """Return the trained pose estimator, with what it was trained for and its error on held-out particles."""
+    model = CryogemPoseModel(str(folder / (manifest.model or "model.safetensors")))
+    model.setSamplingRate(manifest.pixel_size)
+    model.setSymmetry(str(manifest.settings.get("symmetry") or "C1"))
+    model.setDiameter(manifest.particle_diameter_angstrom)
+    model.setSteps(int(manifest.settings["steps"]))
+    model.setError(manifest.figures.get("held_out_error_degrees"))
+    model.setClasses(int(manifest.figures.get("classes", 1)))
     return model
 
 

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scipion's sets of particles as STAR files for the engine, and its poses as a set of particles."""
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pwem.constants import ALIGN_PROJ
+from pwem.convert.transformations import inverse_matrix
+from pwem.objects import SetOfParticles, Transform
+from pyworkflow.object import Float
+
+from cryogem_scipion.engine.errors import DataError
+from cryogem_scipion.engine.io.dataset import Manifest, read_manifest, read_table, write_table
+from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.protocols.inputs import relion_angles
+from cryogem_scipion.protocols.outputs import pose
+
+__all__ = ["CONFIDENCE", "dataset_manifests", "image_name", "particle_image_errors", "posed_particles",
+           "write_particles"]
+
+CONFIDENCE = "_rlnMaxValueProbDistribution"
+"""Attribute of the particles with the confidence of a pose; RELION's refinements have the same name for it."""
+POSE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+ENGINE_PREFIX = "cryogem"
+
+
+def write_particles(particles: Any, path: Path, with_poses: bool) -> None:
+    """Write a SetOfParticles as a STAR file; disabled particles are left out.
+
+    ``rlnImageId`` is the particle's id. ``rlnClassNumber`` is written only for particles of our own datasets, where it
+    is the number of the particle's map; elsewhere it may be that of a 2D class.
+
+    Parameters
+    ----------
+    with_poses
+        Write the particles' poses, too.
+
+    Raises
+    ------
+    DataError
+        The poses are asked for, and the particles have none; or there is no particle.
+    """
+    if with_poses and not particles.hasAlignmentProj():
+        raise DataError(f"the particles {particles} have no projection angles; choose the output of a 3D refinement")
+    groups: dict[tuple[float, ...], int] = {}
+    pixel_size = particles.getSamplingRate()
+    rows = [_row(item, groups, pixel_size, with_poses) for item in _enabled(particles)]
+    if not rows:
+        raise DataError(f"the particles {particles} are empty; choose another set")
+    write_table(path, "particles", _optics(particles, groups), pd.DataFrame(rows))
+
+
+def image_name(particle: Any) -> str:
+    """Return RELION's name of a particle's image, such as ``000001@/path/stack.mrcs``."""
+    index, stack = particle.getLocation()
+    return f"{index or 1:06d}@{os.path.abspath(_image_file(stack))}"
+
+
+def particle_image_errors(label: str, particles: Any) -> list[str]:
+    """Return an error when the first image of a SetOfParticles cannot be read, or the set is empty."""
+    first = particles.getFirstItem()
+    if first is None:
+        return [f"*{label}*: the set is empty; choose another."]
+    file = Path(_image_file(first.getFileName()))
+    if file.suffix.lower() not in (".mrc", ".mrcs"):
+        return [f"*{label}*: {file.name} is not an MRC stack; convert the particles to MRC first (RELION's 'export "
+                "particles' does it)."]
+    try:
+        read_header(file, 3)
+    except DataError:
+        try:
+            read_header(file, 2)  # a stack of one image
+        except DataError as error:
+            return [f"*{label}*: {error}."]
+    return []
+
+
+def dataset_manifests(particles: Any) -> list[Manifest]:
+    """Return the manifests of the datasets that the particles of a set come from; empty for other particles."""
+    first = particles.getFirstItem()
+    if first is None or not hasattr(first, "_cryogemManifest"):
+        return []
+    paths = {Path(name) for name in particles.getUniqueValues("_cryogemManifest") if name}
+    return [read_manifest(path.parent) for path in sorted(paths) if path.is_file()]
+
+
+def posed_particles(protocol: Any, pointer: Any, table: Path, classes: bool) -> SetOfParticles:
+    """Return the particles of a set with the poses of a STAR file that the engine has made from it.
+
+    Ids, images, CTFs, coordinates, micrographs and other attributes are those of the input.
+
+    Parameters
+    ----------
+    protocol
+        The protocol, whose output the set becomes.
+    pointer
+        Pointer to the input particles.
+    table
+        The engine's STAR file. Its own numbers, in columns such as ``cryogemScore``, become attributes.
+    classes
+        Take over the class of each particle, too.
+
+    Raises
+    ------
+    DataError
+        The file has no row for a particle.
+    """
+    particles = pointer.get()
+    confidence = CONFIDENCE.removeprefix("_")
+    _, rows = read_table(table, "particles", ("rlnImageId", confidence, *POSE_COLUMNS))
+    by_id = {int(row["rlnImageId"]): row for row in rows.to_dict("records")}
+    own = [name for name in rows if name.startswith(ENGINE_PREFIX) and pd.api.types.is_numeric_dtype(rows[name])]
+    output = protocol._createSetOfParticles()
+    output.copyInfo(particles)
+    output.setAlignment(ALIGN_PROJ)
+    pixel_size = particles.getSamplingRate()
+    for item in _enabled(particles):
+        row = by_id.get(item.getObjId())
+        if row is None:
+            raise DataError(f"{table} has no row for particle {item.getObjId()}; restart the protocol")
+        posed = item.clone()
+        posed.setTransform(Transform(pose(row, pixel_size)))
+        setattr(posed, CONFIDENCE, Float(float(row[confidence])))
+        for name in own:
+            setattr(posed, f"_{name}", Float(float(row[name])))
+        if classes:
+            posed.setClassId(int(row["rlnClassNumber"]))
+        output.append(posed)
+    return output
+
+
+def _enabled(particles: Any) -> Iterator[Any]:
+    return (item for item in particles.iterItems() if item.isEnabled())
+
+
+def _row(item: Any, groups: dict[tuple[float, ...], int], pixel_size: float, with_poses: bool) -> dict[str, Any]:
+    """The row of a particle; a new kind of acquisition gets the next number in ``groups``."""
+    acquisition = _acquisition(item)
+    row = {"rlnImageName": image_name(item), "rlnImageId": item.getObjId(),
+           "rlnOpticsGroup": groups.setdefault(acquisition, len(groups) + 1)}
+    if with_poses:
+        matrix = item.getTransform().getMatrix()
+        x, y = -np.asarray(inverse_matrix(matrix))[:2, 3] * pixel_size
+        row |= dict(zip(POSE_COLUMNS, (*relion_angles(matrix), x, y), strict=True))
+    if item.hasCTF() and acquisition:
+        ctf = item.getCTF()
+        u, v, angle = ctf.getDefocus()
+        row |= {"rlnDefocusU": u, "rlnDefocusV": v, "rlnDefocusAngle": angle,
+                "rlnPhaseShift": ctf.getPhaseShift() if ctf.hasPhaseShift() else 0.0}
+    if item.hasCoordinate():
+        coordinate = item.getCoordinate()
+        row |= {"rlnMicrographName": f"{coordinate.getMicId():06d}/{coordinate.getMicName()}",
+                "rlnCoordinateX": coordinate.getX(), "rlnCoordinateY": coordinate.getY()}
+    elif item.hasMicId():
+        row["rlnMicrographName"] = f"{item.getMicId():06d}"
+    if hasattr(item, "_cryogemManifest") and item.getClassId():
+        row["rlnClassNumber"] = item.getClassId()
+    return row
+
+
+def _image_file(name: str) -> str:
+    """The path of an image's file, without the format that Scipion may write behind it (``stack.mrc:mrcs``)."""
+    path, separator, image_format = name.rpartition(":")
+    return path if separator and image_format.isalnum() else name
+
+
+def _acquisition(item: Any) -> tuple[float, ...]:
+    """Voltage, spherical aberration and amplitude contrast; empty where they are not known."""
+    acquisition = item.getAcquisition()
+    values = (acquisition.getVoltage(), acquisition.getSphericalAberration(),
+              acquisition.getAmplitudeContrast()) if acquisition is not None else (None,)
+    return () if None in values else tuple(map(float, values))
+
+
+def _optics(particles: Any, groups: dict[tuple[float, ...], int]) -> pd.DataFrame:
+    coordinates = particles.getCoordinates()
+    micrographs = coordinates.getMicrographs() if coordinates is not None else None
+    common = {"rlnImagePixelSize": particles.getSamplingRate(), "rlnImageSize": particles.getXDim(),
+              "rlnImageDimensionality": 2,
+              "rlnMicrographPixelSize": (micrographs or particles).getSamplingRate()}
+    if particles.isPhaseFlipped():
+        common["rlnCtfDataArePhaseFlipped"] = 1
+    microscope = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+    return pd.DataFrame([
+        {"rlnOpticsGroup": number, "rlnOpticsGroupName": f"opticsGroup{number}", **common,
+         **dict(zip(microscope, acquisition, strict=False))} for acquisition, number in groups.items()])

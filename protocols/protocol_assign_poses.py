@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Protocol *assign poses*: orientations, shifts and confidences of particles from a trained pose estimator."""
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pwem.objects import SetOfParticles
+from pyworkflow.protocol.params import PointerParam
+
+from cryogem_scipion.engine.io.dataset import PARTICLES, Manifest, read_manifest
+from cryogem_scipion.engine.settings import AssignPosesSettings
+from cryogem_scipion.protocols.binding import define_fields
+from cryogem_scipion.protocols.particle_tables import particle_image_errors, posed_particles, write_particles
+from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
+
+__all__ = ["AssignPosesOutputs", "ProtCryogemAssignPoses"]
+
+
+class AssignPosesOutputs(Enum):
+    """The particles with poses."""
+
+    outputParticles = SetOfParticles
+
+
+class ProtCryogemAssignPoses(ProtCryogemStage):
+    """Give particles poses, shifts and confidences with a trained pose estimator.
+
+    The particles may be extracted by any program, at any box size and pixel size,
+    with or without CTFs. The poses are the start of a local refinement in RELION or
+    cryoSPARC. No map is needed here, and no reference biases the poses.
+
+    Run this protocol after *train pose estimator*.
+
+    *Inputs*
+    - _Pose estimator_: output of *train pose estimator* for the same specimen
+    - _Particles_: particles to assign poses to, such as those of a picker
+
+    *Outputs*
+    - outputParticles: the particles with orientations and shifts. The attribute
+      rlnMaxValueProbDistribution has the confidence of each pose: the probability
+      that the pose is right within 15 degrees. Scipion's protocol *filter set* can
+      select the particles with a high confidence.
+
+    Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
+    """
+
+    _label = "assign poses"
+    _possibleOutputs = AssignPosesOutputs
+    _stage = "assign-poses"
+    _settings = AssignPosesSettings
+    _folder = "assignment"
+
+    # --------------------------- Form
+    def _defineParams(self, form: Any) -> None:
+        define_fields(form, AssignPosesSettings, before_section={"Particles": self._addInputs}, after_field={},
+                      conditions={})
+        self._addParallel(form)
+
+    def _addInputs(self, form: Any) -> None:
+        form.addParam("inputModel", PointerParam, pointerClass="CryogemPoseModel", important=True,
+                      label="Pose estimator",
+                      help="Output of train pose estimator. It must have been trained for the same specimen.")
+        form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", important=True,
+                      label="Particles",
+                      help="Particles to assign poses to. Box size and pixel size may differ from those of the training "
+                      "particles. Particles with CTFs get more exact poses. Poses that they have are ignored.")
+
+    # --------------------------- Settings
+    def inputsReady(self) -> bool:
+        return self.inputModel.get() is not None and self.inputParticles.get() is not None
+
+    def inputValues(self) -> dict[str, Any]:
+        return {"model": os.path.abspath(self.inputModel.get().getFileName()), "particles": str(self._star())}
+
+    def writeInputFiles(self) -> None:
+        write_particles(self.inputParticles.get(), self._star(), with_poses=False)
+
+    def _star(self) -> Path:
+        return Path(os.path.abspath(self._getExtraPath("particles.star")))
+
+    # --------------------------- Outputs
+    def createOutputStep(self, key: str) -> None:
+        folder = self.outFolder()
+        read_manifest(folder)
+        particles = posed_particles(self, self.inputParticles, folder / PARTICLES, self._hasClasses())
+        self._defineOutputs(**{AssignPosesOutputs.outputParticles.name: particles})
+        self._defineTransformRelation(self.inputParticles, particles)
+        self._defineSourceRelation(self.inputModel, particles)
+
+    def _hasClasses(self) -> bool:
+        return (self.inputModel.get().getClasses() or 1) > 1
+
+    # --------------------------- Information
+    def inputErrors(self) -> list[str]:
+        model = self.inputModel.get()
+        errors = [] if os.path.isfile(model.getFileName()) else [
+            f"*Pose estimator*: {model.getFileName()} does not exist any more; train it again."]
+        return errors + particle_image_errors("Particles", self.inputParticles.get())
+
+    def inputWarnings(self) -> list[str]:
+        particles, diameter = self.inputParticles.get(), self.inputModel.get().getDiameter()
+        box = particles.getXDim() * particles.getSamplingRate()
+        if not diameter or box >= diameter:
+            return []
+        return [f"The particles' box ({box:.0f} Å) is smaller than the circle of the pose estimator "
+                f"({diameter:.0f} Å). The poses will be less exact; extract the particles with a larger box."]
+
+    def resultSentences(self, manifest: Manifest) -> list[str]:
+        raise NotImplementedError
