@@ -28,7 +28,7 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
 
     The particles may be extracted by any program, at any box size and pixel size,
     with or without CTFs. The poses are the start of a local refinement in RELION or
-    cryoSPARC. No map is needed here, and no reference biases the poses.
+    cryoSPARC.
 
     Run this protocol after *train pose estimator*.
 
@@ -63,8 +63,9 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
                       help="Output of train pose estimator. It must have been trained for the same specimen.")
         form.addParam("inputParticles", PointerParam, pointerClass="SetOfParticles", important=True,
                       label="Particles",
-                      help="Particles to assign poses to. Box size and pixel size may differ from those of the training "
-                      "particles. Particles with CTFs get more exact poses. Poses that they have are ignored.")
+                      help="Particles to assign poses to. Box size and pixel size may differ from those of the "
+                      "training particles. Particles with CTFs get more exact poses. Poses that the particles already "
+                      "have are ignored.")
 
     # --------------------------- Settings
     def inputsReady(self) -> bool:

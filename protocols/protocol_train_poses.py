@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Protocol *train pose estimator*: a network that learns the poses of generated particles."""
+"""Protocol *train pose estimator*: learn to tell a particle's pose from its image."""
 import os
 from enum import Enum
 from pathlib import Path
@@ -30,8 +30,8 @@ class TrainPosesOutputs(Enum):
 class ProtCryogemTrainPoses(ProtCryogemStage):
     """Train a pose estimator on particles whose poses are known.
 
-    A network learns to tell the orientation and the shift of a particle from its
-    image. It learns from generated particles, whose poses are exact. Then
+    The pose estimator learns to tell the orientation and the shift of a particle
+    from its image. It learns from generated particles, whose poses are exact. Then
     *assign poses* gives poses to the particles of your own micrographs.
     _Analyze Results_ shows the learning curve while the training runs. _Continue_
     goes on with a stopped training.
@@ -123,8 +123,8 @@ class ProtCryogemTrainPoses(ProtCryogemStage):
 
     def resultSentences(self, manifest: Manifest) -> list[str]:
         model = pose_model_output(self.outFolder(), manifest)
-        sentences = [f"A pose estimator was trained for {model.getSteps()} steps on {manifest.particles} particles with "
-                     f"the symmetry {model.getSymmetry()}; its circle has a diameter of {model.getDiameter():.0f} Å."]
+        sentences = [f"A pose estimator was trained for {model.getSteps()} steps on {manifest.particles} particles. "
+                     f"The symmetry is {model.getSymmetry()}, the diameter {model.getDiameter():.0f} Å."]
         if model.getError() is not None:
             sentences.append(f"The median angular error on held-out particles is {model.getError():.2g}°.")
         if (model.getClasses() or 1) > 1:

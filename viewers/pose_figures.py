@@ -25,7 +25,7 @@ MAX_POINTS = 4000
 ROWS, COLUMNS = 4, 8
 """Particles on a page of the gallery."""
 DISPLAY_EDGE = 64
-"""Approximate edge (px) of a displayed particle; larger images are binned, so that the particle is seen in the noise."""
+"""Approximate edge (px) of a displayed particle; larger images are binned, so that it is seen in the noise."""
 
 
 def draw_learning_curve(figure: Figure, folder: Path) -> None:
