@@ -12,9 +12,9 @@ __all__ = ["TrainPosesSettings"]
 
 
 class TrainPosesSettings(RunSettings):
-    """Train a pose estimator: a network that gives each particle an orientation, a shift and a confidence."""
+    """Train a pose estimator, which gives each particle an orientation, a shift and a confidence."""
 
-    memory_remedy: ClassVar[str] = "lower batch or width"
+    memory_remedy: ClassVar[str] = "lower batch, or give fewer particles"
 
     particles: Path = option(
         ..., "Particles with known poses", "Dataset folder that was made with extracted particles, or a STAR file of "
@@ -26,48 +26,46 @@ class TrainPosesSettings(RunSettings):
         "equal by symmetry count as equal. Empty uses the symmetry of the simulation, or C1 without a simulation.",
         section="Particles")
     diameter_angstrom: float | None = option(
-        None, "Diameter of the particle (Å)", "Diameter of the circle that the network looks at. It should hold the "
-        "whole particle. A larger circle also shows neighbours and noise; the particle's longest diameter plus 10 to "
-        "20 % is usual. Empty uses the diameter of the simulation, or 0.6 of the box without a simulation.",
+        None, "Diameter of the particle (Å)", "Diameter of the circle inside which particles are compared. It should "
+        "hold the whole particle. A larger circle also shows neighbours and noise; the particle's longest diameter "
+        "plus 5 to 20 % is usual. Empty uses the diameter of the simulation plus 10 %, or 0.6 of the box without a "
+        "simulation.",
         section="Particles", gt=0)
     contrast: Literal["bright", "dark"] = option(
         "bright", "Particle contrast", "Contrast of the protein in the images. bright: as in RELION's stacks and in "
         "the stacks of this program. dark: as on micrographs.", section="Particles", advanced=True)
     largest_shift_angstrom: float | None = option(
         None, "Largest shift (Å)", "Distance by which the particles to assign may lie beside the centre of their box. "
-        "Training images are shifted by up to this distance along x and y. A larger value accepts less exact "
-        "coordinates and makes the poses less exact; 5 to 15 % of the diameter is usual. Empty uses 8 % of the "
-        "diameter.", section="Particles", advanced=True, ge=0)
+        "Shifts up to this distance along x and y are searched. A larger value accepts less exact coordinates and "
+        "takes longer; 5 to 15 % of the diameter is usual. Empty uses 8 % of the diameter.", section="Particles",
+        advanced=True, ge=0)
+    resolution_angstrom: float | None = option(
+        None, "Finest resolution (Å)", "Finest detail that is used to find the poses. A smaller value needs more time "
+        "and less noisy particles, and helps where views differ only in fine details; 8 to 25 is usual. Empty uses one "
+        "fourteenth of the circle's diameter, or what the pixel size allows.", section="Particles", advanced=True, gt=0)
 
     steps: int = option(
-        3000, "Training steps", "More steps take longer and make the poses more exact, up to a limit: the checkpoint "
-        "with the smallest error on held-out particles becomes the model. 1000 to 10000 is usual.",
-        section="Training", ge=1, le=10_000_000)
+        600, "Training steps", "More steps take longer and make the reference more exact, up to a limit: the state "
+        "with the smallest loss on held-out particles becomes the model. 300 to 3000 is usual.", section="Training",
+        ge=1, le=10_000_000)
     batch: int = option(
-        64, "Batch size", "Number of particles in each step. More particles make training more stable, need more "
-        "memory and take longer; 32 to 256 is usual.", section="Training", advanced=True, ge=2, le=4096)
+        256, "Batch size", "Number of particles in each step. More particles make training more stable, need more "
+        "memory and take longer; 64 to 1024 is usual.", section="Training", advanced=True, ge=2, le=65536)
     learning_rate: float = option(
-        2e-3, "Learning rate", "Highest learning rate of the optimiser. It rises in the first steps and then falls to "
-        "zero. A higher value makes training faster and less stable; 5e-4 to 5e-3 is usual.", section="Training",
-        advanced=True, gt=0, le=1)
-    width: int = option(
-        16, "Network width", "Number of channels of the first layer. More channels learn finer differences and take "
-        "longer; 8 to 64 is usual.", section="Training", advanced=True, ge=4, le=512)
-    precision: Literal["auto", "float32", "bf16"] = option(
-        "auto", "Precision", "Number format of the network. auto: bf16 on GPUs and CPUs that multiply matrices in it, "
-        "float32 on others. float32: exact. bf16: less exact, and faster on such hardware.", section="Training",
-        advanced=True)
+        0.1, "Learning rate", "Learning rate of the optimiser (Adam) in the first half of the training; then it falls "
+        "to zero. A higher value makes training faster and less stable; 0.02 to 0.3 is usual.", section="Training",
+        advanced=True, gt=0, le=10)
     processes: int = option(
         1, "Processes", "Number of GPUs to train on at once (without GPUs: number of groups of CPU threads). Each "
         "process has its own batch, so two processes have the same effect as twice the batch size. More processes "
         "train with a larger batch in the same time; 1 to 8 is usual.", form=False, ge=1, le=64)
     validate_every: int = option(
-        200, "Steps between validations", "In a validation, the poses of held-out particles are compared with the true "
-        "ones. Fewer steps find the best checkpoint more precisely and take longer; 100 to 1000 is usual.",
-        section="Training", advanced=True, ge=1)
+        50, "Steps between validations", "In a validation, the loss of held-out particles is computed, and their poses "
+        "are compared with the true ones. Fewer steps find the best state more precisely and take longer; 20 to 200 is "
+        "usual.", section="Training", advanced=True, ge=1)
     checkpoint_every: int = option(
-        200, "Steps between checkpoints", "A run that is stopped or killed continues from its last checkpoint. With "
-        "fewer steps, less work is lost and files are written more often; 50 to 1000 is usual.", section="Training",
+        100, "Steps between checkpoints", "A run that is stopped or killed continues from its last checkpoint. With "
+        "fewer steps, less work is lost and files are written more often; 50 to 500 is usual.", section="Training",
         advanced=True, ge=1)
 
     @field_validator("symmetry")
