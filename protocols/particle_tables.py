@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Scipion's sets of particles as STAR files for the engine, and its poses as a set of particles."""
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pwem.constants import ALIGN_PROJ
 from pwem.convert.transformations import inverse_matrix
 from pwem.objects import SetOfParticles, Transform
@@ -14,12 +15,12 @@ from pyworkflow.object import Float
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import Manifest, read_manifest, read_table, write_table
-from cryogem_scipion.engine.io.mrc import read_header
+from cryogem_scipion.engine.io.mrc import read_images, read_stack_header
 from cryogem_scipion.protocols.inputs import relion_angles
 from cryogem_scipion.protocols.outputs import pose
 
 __all__ = ["CONFIDENCE", "dataset_manifests", "image_name", "particle_image_errors", "posed_particles",
-           "write_particles"]
+           "read_named_images", "write_particles"]
 
 CONFIDENCE = "_rlnMaxValueProbDistribution"
 """Attribute of the particles with the confidence of a pose; RELION's refinements have the same name for it."""
@@ -69,13 +70,22 @@ def particle_image_errors(label: str, particles: Any) -> list[str]:
         return [f"*{label}*: {file.name} is not an MRC stack; convert the particles to MRC first (RELION's 'export "
                 "particles' does it)."]
     try:
-        read_header(file, 3)
-    except DataError:
-        try:
-            read_header(file, 2)  # a stack of one image
-        except DataError as error:
-            return [f"*{label}*: {error}."]
+        read_stack_header(file)
+    except DataError as error:
+        return [f"*{label}*: {error}."]
     return []
+
+
+def read_named_images(names: Sequence[str]) -> list[NDArray[np.float32]]:
+    """Return the images (y, x) with RELION's names; other images of the stacks are not read."""
+    images: dict[str, NDArray[np.float32]] = {}
+    names_of_stack: dict[str, list[str]] = {}
+    for name in names:
+        names_of_stack.setdefault(name.partition("@")[2], []).append(name)
+    for stack, stack_names in names_of_stack.items():
+        indices = np.array([int(name.partition("@")[0]) - 1 for name in stack_names])
+        images |= zip(stack_names, read_images(Path(stack), indices), strict=True)
+    return [images[name] for name in names]
 
 
 def dataset_manifests(particles: Any) -> list[Manifest]:

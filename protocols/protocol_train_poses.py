@@ -17,6 +17,8 @@ from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["ProtCryogemTrainPoses", "TrainPosesOutputs"]
 
+CIRCLE_MARGIN = 1.1
+"""Diameter of the circle over the diameter of the particles, for particles of datasets; as the engine takes it."""
 # A warning comes below this number of particles.
 FEW_PARTICLES = 1000
 
@@ -82,7 +84,7 @@ class ProtCryogemTrainPoses(ProtCryogemStage):
             values["symmetry"] = symmetries.pop()
         diameters = [manifest.particle_diameter_angstrom for manifest in manifests]
         if self.diameterAngstrom.get() is None and all(diameters) and diameters:
-            values["diameter_angstrom"] = max(diameters)
+            values["diameter_angstrom"] = round(CIRCLE_MARGIN * max(diameters), 3)
         return values
 
     def writeInputFiles(self) -> None:

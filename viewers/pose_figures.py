@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
-from cryogem_scipion.engine.io.mrc import read_images
+from cryogem_scipion.protocols.particle_tables import read_named_images
 from cryogem_scipion.viewers.dataset_statistics import ANGLES, draw_angles
 from cryogem_scipion.viewers.image_display import grey_range
 from cryogem_scipion.viewers.paging import Pages, update_regularly
@@ -108,7 +108,7 @@ def draw_particle_gallery(figure: Figure, folder: Path) -> None:
 
     def draw(page: int) -> None:
         shown = slice(page * len(axes), (page + 1) * len(axes))
-        images = read_images(list(names[shown]))
+        images = read_named_images(list(names[shown]))
         for axis in axes:
             axis.clear()
             axis.set_axis_off()

@@ -12,9 +12,13 @@ from pyworkflow.object import Float, Pointer
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_table, write_table
-from cryogem_scipion.engine.io.mrc import read_images
 from cryogem_scipion.protocols.outputs import pose
-from cryogem_scipion.protocols.particle_tables import particle_image_errors, posed_particles, write_particles
+from cryogem_scipion.protocols.particle_tables import (
+    particle_image_errors,
+    posed_particles,
+    read_named_images,
+    write_particles,
+)
 from tests.scipion.conventions import relion_pose, rotation
 
 PIXEL_SIZE, BOX = 2.5, 12
@@ -81,7 +85,7 @@ def test_the_engine_gets_images_ctfs_poses_and_ids(tmp_path):
     # The number of a 2D class is not that of a map.
     assert "rlnClassNumber" not in rows
     with mrcfile.open(tmp_path / "a stack.mrcs") as file:
-        for image, number in zip(read_images(list(rows["rlnImageName"])), (0, 2, 3, 4), strict=True):
+        for image, number in zip(read_named_images(list(rows["rlnImageName"])), (0, 2, 3, 4), strict=True):
             assert (image == file.data[number]).all()
     write_particles(particles(tmp_path / "other", ctf=False), tmp_path / "table.star", with_poses=False)
     _, rows = read_table(tmp_path / "table.star", "particles")
@@ -157,8 +161,8 @@ def test_what_does_not_fit_is_refused(tmp_path, assigned):
         write_particles(particles(tmp_path / "other"), tmp_path / "table.star", with_poses=True)
     with pytest.raises(DataError, match="are empty; choose another set"):
         write_particles(particles(tmp_path / "few", count=2, disabled=(0, 1)), tmp_path / "t.star", with_poses=False)
-    with pytest.raises(DataError, match="has 5 images, so there is no image 9; extract the particles again"):
-        read_images([f"000009@{tmp_path / 'a stack.mrcs'}"])
+    with pytest.raises(DataError, match="has 5 images, but image 9 is asked for"):
+        read_named_images([f"000009@{tmp_path / 'a stack.mrcs'}"])
 
 
 def test_images_that_cannot_be_read_are_named_before_the_run(tmp_path):

@@ -2,7 +2,7 @@
 """Reading and writing of MRC files. Every file is checked when it is read. Equal data give equal bytes."""
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import DataError
 
-__all__ = ["read_header", "read_images", "read_mrc", "read_stack", "write_mrc", "write_stack"]
+__all__ = ["read_header", "read_mrc", "read_stack", "write_mrc", "write_stack"]
 
 LABEL = "CryoGEM for Scipion"
 
@@ -104,38 +104,6 @@ def read_stack(path: Path) -> NDArray[np.float32]:
             raise DataError(f"{path} holds {file.data.dtype} values; give images in real space, not a Fourier "
                             "transform")
         return np.array(file.data, np.float32).reshape(-1, *file.data.shape[-2:])
-
-
-def read_images(names: Sequence[str]) -> list[NDArray[np.float32]]:
-    """Return some images (y, x) of stacks; the others are not read, and the values are not changed.
-
-    Parameters
-    ----------
-    names
-        Number and stack of each image, such as ``000001@stack.mrcs``.
-
-    Raises
-    ------
-    DataError
-        As ``read_header``, the values are complex, or a stack has no image of the number.
-    """
-    images: dict[str, NDArray[np.float32]] = {}
-    numbers_of_stack: dict[str, list[str]] = {}
-    for name in names:
-        numbers_of_stack.setdefault(name.partition("@")[2], []).append(name)
-    for stack, stack_names in numbers_of_stack.items():
-        with _open(Path(stack)) as file:
-            data = file.data.reshape(-1, *file.data.shape[-2:])
-            if data.dtype.kind not in "iuf":
-                raise DataError(f"{stack} holds {data.dtype} values; give images in real space, not a Fourier "
-                                "transform")
-            for name in stack_names:
-                number = int(name.partition("@")[0])
-                if not 1 <= number <= len(data):
-                    raise DataError(f"{stack} has {len(data)} images, so there is no image {number}; extract the "
-                                    "particles again")
-                images[name] = np.array(data[number - 1], np.float32)
-    return [images[name] for name in names]
 
 
 def write_stack(path: Path, stacks: Iterable[NDArray[np.float32]], shape: tuple[int, int, int], pixel_size: float
