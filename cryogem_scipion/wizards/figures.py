@@ -78,12 +78,15 @@ def draw_particle_circle(figure: Figure, particles: ParticleImages, diameter_ang
     """Draw particles and their average, each with a circle of a diameter."""
     images = [*map(_binned, particles.images), particles.average]
     axes = figure.subplots(1, len(images), squeeze=False)[0]
-    half = particles.box_angstrom / 2
+    edge = min(particles.average.shape)
+    # The origin is the centre of pixel N // 2.
+    first = -(edge // 2 + 0.5) * particles.pixel_size
+    last = first + particles.box_angstrom
     for axis, image in zip(axes, images, strict=True):
         low, high = np.percentile(image, [0.5, 99.5])
-        axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=(-half, half, half, -half))
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=(first, last, last, first))
         axis.add_patch(Circle((0, 0), diameter_angstrom / 2, fill=False, edgecolor=MARK_COLOUR, linewidth=1.5))
-        axis.set(xlim=(-half, half), ylim=(half, -half))
+        axis.set(xlim=(first, last), ylim=(last, first))
         axis.set_axis_off()
     axes[-1].set_title(f"average of {particles.averaged} particles", fontsize=10)
     figure.suptitle(f"circle of {diameter_angstrom:.0f} Å in a box of {particles.box_angstrom:.0f} Å: it should hold "

@@ -92,7 +92,8 @@ def test_wizards_open_their_windows(tour):
 def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
     buttons = 0
     for name in ("ProtCryogemMeasure", "ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
-                 "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses"):
+                 "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses", "ProtCryogemTrainPoses",
+                 "ProtCryogemAssignPoses"):
         viewer = project.getDomain().findViewers(project.newProtocol(protocols[name]), "tkinter")[0]
         window = viewer(project=project)
         window.setProtocol(project.newProtocol(protocols[name]))
