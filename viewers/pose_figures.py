@@ -19,7 +19,7 @@ from cryogem_scipion.viewers.training_figures import read_losses, training_state
 __all__ = ["draw_assigned_orientations", "draw_confidence", "draw_learning_curve", "draw_particle_gallery"]
 
 CONFIDENCE = "rlnMaxValueProbDistribution"
-LOSS, ERROR = "loss", "held_out_error_degrees"
+LOSS, HELD_OUT_LOSS, ERROR = "loss", "held_out_loss", "held_out_error_degrees"
 MAX_POINTS = 4000
 """Most points of a curve; longer curves are thinned out."""
 ROWS, COLUMNS = 4, 8
@@ -29,20 +29,24 @@ DISPLAY_EDGE = 64
 
 
 def draw_learning_curve(figure: Figure, folder: Path) -> None:
-    """Show the loss and the error on held-out particles over the steps, updated while the training runs.
+    """Show loss, and loss and error of held-out particles over the steps, updated while the training runs.
 
-    The step whose weights are the best so far is marked: they become the model.
+    The state with the lowest held-out loss so far is marked: it becomes the model.
     """
     table = folder / "losses.csv"
     figure.set_layout_engine("constrained")
     read_losses(table, ["step", LOSS])  # refuses before anything is drawn
     above, below = figure.subplots(2, 1, sharex=True)
-    raw, = above.plot([], [], linewidth=0.5, alpha=0.4)
-    mean, = above.plot([], [], color=raw.get_color())
+    lines = {LOSS: above.plot([], [], linewidth=0.8, alpha=0.6, label="training particles")[0],
+             HELD_OUT_LOSS: above.plot([], [], marker=".", label="held-out particles")[0]}
     above.set(ylabel="loss")
-    errors, = below.plot([], [], marker=".")
-    best, = below.plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")
+    above.legend(loc="upper right", fontsize=8)
+    lines[ERROR], = below.plot([], [], marker=".", color="tab:orange")
     below.set(xlabel="step", ylabel="median error of\nheld-out particles (°)")
+    best = {name: axis.plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")[0]
+            for name, axis in ((HELD_OUT_LOSS, above), (ERROR, below))}
+    for axis in (above, below):
+        axis.grid(alpha=0.3)
     last_read = {"size": -1}
 
     def refresh() -> bool:
@@ -51,19 +55,17 @@ def draw_learning_curve(figure: Figure, folder: Path) -> None:
             return False
         last_read["size"] = size
         values = read_losses(table, ["step", LOSS])
-        thinned = slice(None, None, -(-len(values) // MAX_POINTS))
-        smooth = values[LOSS].rolling(max(1, len(values) // 30), min_periods=1, center=True).mean()
-        raw.set_data(values["step"][thinned], values[LOSS][thinned])
-        mean.set_data(values["step"][thinned], smooth[thinned])
-        validated = values.dropna(subset=[ERROR])
-        errors.set_data(validated["step"], validated[ERROR])
-        lowest = validated[validated[ERROR] == validated[ERROR].min()].head(1)
-        best.set_data(lowest["step"], lowest[ERROR])
+        thinned = values[::-(-len(values) // MAX_POINTS)]
+        lines[LOSS].set_data(thinned["step"], thinned[LOSS])
+        validated = values.dropna(subset=[HELD_OUT_LOSS])
+        lowest = validated[validated[HELD_OUT_LOSS] == validated[HELD_OUT_LOSS].min()].head(1)
+        for name, mark in best.items():
+            lines[name].set_data(validated["step"], validated[name])
+            mark.set_data(lowest["step"], lowest[name])
         for axis in (above, below):
-            axis.grid(alpha=0.3)
             axis.relim()
             axis.autoscale_view()  # does not change an axis that the user has zoomed
-        error = "" if lowest.empty else f"; lowest error {lowest[ERROR].iloc[0]:.1f}°"
+        error = "" if lowest.empty else f"; best state: step {lowest['step'].iloc[0]:.0f}, {lowest[ERROR].iloc[0]:.1f}°"
         figure.suptitle(training_state(values.iloc[-1]) + error, fontsize=11)
         return True
 

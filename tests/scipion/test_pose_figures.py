@@ -36,13 +36,16 @@ def test_the_learning_curve_follows_the_run(tmp_path, figure):
     assert figure.get_suptitle() == "step 10 of 600, 2 steps a second, 5 min left"
     assert len(below.lines[0].get_xdata()) == 0
     with table.open("a") as file:
-        file.write("11,600,3.5,3.6,20.5,0.1,2\n12,600,3.4,3.5,9.25,0.1,2\n13,600,3.3,3.5,11,0.1,2\n14,60")
+        file.write("11,600,3.5,3.6,20.5,0.1,2\n12,600,3.4,3.4,9.75,0.1,2\n13,600,3.3,3.5,9,0.1,2\n14,60")
     [(refresh, *_)] = figure.cryogem_timer.callbacks
     refresh()
-    assert np.max(above.lines[1].get_xdata()) == 13  # the row that is being written is left out
-    assert list(below.lines[0].get_ydata()) == [20.5, 9.25, 11]
-    assert (list(below.lines[1].get_xdata()), list(below.lines[1].get_ydata())) == ([12], [9.25])
-    assert figure.get_suptitle().endswith("lowest error 9.2°")
+    assert np.max(above.lines[0].get_xdata()) == 13  # the row that is being written is left out
+    assert list(above.lines[1].get_ydata()) == [3.6, 3.4, 3.5]
+    assert list(below.lines[0].get_ydata()) == [20.5, 9.75, 9]
+    # The lowest held-out loss decides, not the lowest error.
+    assert (list(above.lines[2].get_xdata()), list(above.lines[2].get_ydata())) == ([12], [3.4])
+    assert (list(below.lines[1].get_xdata()), list(below.lines[1].get_ydata())) == ([12], [9.75])
+    assert figure.get_suptitle().endswith("best state: step 12, 9.8°")
 
 
 @pytest.fixture
