@@ -67,8 +67,8 @@ def particle_image_errors(label: str, particles: Any) -> list[str]:
         return [f"*{label}*: the set is empty; choose another."]
     file = Path(_image_file(first.getFileName()))
     if file.suffix.lower() not in (".mrc", ".mrcs"):
-        return [f"*{label}*: {file.name} is not an MRC stack; convert the particles to MRC first (RELION's 'export "
-                "particles' does it)."]
+        return [f"*{label}*: {file.name} is not an MRC stack; convert the particles to MRC first, for example with "
+                "RELION's 'preprocess particles'."]
     try:
         read_stack_header(file)
     except DataError as error:
