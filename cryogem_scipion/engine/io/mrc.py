@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import DataError
 
-__all__ = ["read_header", "read_mrc", "read_stack", "write_mrc", "write_stack"]
+__all__ = ["read_header", "read_images", "read_mrc", "read_stack", "read_stack_header", "write_mrc", "write_stack"]
 
 LABEL = "CryoGEM for Scipion"
 
@@ -104,6 +104,48 @@ def read_stack(path: Path) -> NDArray[np.float32]:
             raise DataError(f"{path} holds {file.data.dtype} values; give images in real space, not a Fourier "
                             "transform")
         return np.array(file.data, np.float32).reshape(-1, *file.data.shape[-2:])
+
+
+def read_images(path: Path, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return some images (n, y, x) of a stack, without reading the others.
+
+    Parameters
+    ----------
+    indices
+        Numbers of the images (n,), from 0.
+
+    Raises
+    ------
+    DataError
+        As ``read_header``; or the stack has fewer images, or values that are complex or not finite.
+    """
+    with _open(path) as file:
+        if file.data.dtype.kind not in "iuf":
+            raise DataError(f"{path} holds {file.data.dtype} values; give images in real space, not a Fourier "
+                            "transform")
+        stack = file.data.reshape(-1, *file.data.shape[-2:])
+        if len(indices) and indices.max() >= len(stack):
+            raise DataError(f"{path} has {len(stack)} images, but image {indices.max() + 1} is asked for; correct the "
+                            "STAR file, or copy the stack again")
+        images = np.array(stack[indices], np.float32)
+    if not np.isfinite(images).all():
+        raise DataError(f"{path} holds {np.count_nonzero(~np.isfinite(images))} values that are not finite; replace "
+                        "them, or remove these particles")
+    return images
+
+
+def read_stack_header(path: Path) -> tuple[tuple[int, int, int], float | None]:
+    """Return shape (images, y, x) and pixel size (Å, None where the header has none) of a stack, without its data.
+
+    Raises
+    ------
+    DataError
+        The file is missing, is not an MRC file, or is shorter than its header says.
+    """
+    with _open(path) as file:
+        shape = file.data.shape
+        images = 1 if len(shape) == 2 else int(np.prod(shape[:-2]))
+        return (images, int(shape[-2]), int(shape[-1])), _pixel_size(path, file)
 
 
 def write_stack(path: Path, stacks: Iterable[NDArray[np.float32]], shape: tuple[int, int, int], pixel_size: float

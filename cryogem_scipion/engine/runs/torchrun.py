@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cryogem_scipion import launcher
-from cryogem_scipion.engine.settings import TrainSettings
+from cryogem_scipion.engine.settings import TrainPosesSettings, TrainSettings
 
 __all__ = ["is_distributed", "run_distributed"]
 
@@ -18,7 +18,7 @@ def is_distributed() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def run_distributed(settings: TrainSettings) -> NoReturn:
+def run_distributed(stage: str, settings: TrainSettings | TrainPosesSettings) -> NoReturn:
     """Run the training in several processes, and exit with their status.
 
     The processes share the threads. They print their error messages themselves.
@@ -29,6 +29,6 @@ def run_distributed(settings: TrainSettings) -> NoReturn:
         config = Path(folder) / "run.json"
         config.write_text(shared.model_dump_json(), "utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-                   str(settings.processes), str(launcher.__file__), "train", "--config", str(config)]
+                   str(settings.processes), str(launcher.__file__), stage, "--config", str(config)]
         finished = subprocess.run(command, env={**os.environ, "TORCHELASTIC_ERROR_FILE": ""})
     raise SystemExit(min(2, finished.returncode) if finished.returncode >= 0 else 2)

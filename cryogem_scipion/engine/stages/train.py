@@ -62,7 +62,7 @@ def run(settings: TrainSettings) -> Manifest:
     _check(settings, simulated, files)
     warnings = check_contrast_sign(settings, simulated, files)
     if settings.processes > 1 and not is_distributed():
-        run_distributed(settings)
+        run_distributed("train", settings)
     processes, device = join_process_group(device)
     # Ice and noise of the real micrographs.
     reals = _real_set(settings, simulated, files, processes)

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Training loop with a record for each step; a stopped training continues exactly from its last checkpoint."""
-import csv
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 
 from cryogem_scipion.engine.compute.threads import torch_threads
-from cryogem_scipion.engine.io.files import replacing
+from cryogem_scipion.engine.io.csv_log import CsvLog
 from cryogem_scipion.engine.settings.train import TrainSettings
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
@@ -105,8 +104,8 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
     (folder / PREVIEWS).mkdir(exist_ok=True)
     columns = [field.name for field in fields(TrainingRecord)]
     metric = _validation_metric(state, real, held_out, simulated)
-    with (_CsvFile(folder / LOSSES, columns, state.step) as losses_file,
-          _CsvFile(folder / REALISM, ["step", *VALUES, "best_step"], state.step) as realism_file,
+    with (CsvLog(folder / LOSSES, columns, state.step) as losses_file,
+          CsvLog(folder / REALISM, ["step", *VALUES, "best_step"], state.step) as realism_file,
           TensorBoardWriter(folder / TENSORBOARD, state.step) as tensorboard):
         if metric and not state.step:
             _validate(state, metric, realism_file, tensorboard)
@@ -143,7 +142,7 @@ def _validation_metric(state: TrainingState, real: RealImages, held_out: HeldOut
     return prepare_validation_metric(state.average, held_out, real, simulated, state.properties.physical, random)
 
 
-def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "_CsvFile",
+def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "CsvLog",
               tensorboard: TensorBoardWriter) -> None:
     """Validate and write the values; before the first step they are those of the physical images."""
     values = metric(state.averaged_generator, "bf16" if state.precision == "bf16" else "float32")
@@ -152,32 +151,3 @@ def _validate(state: TrainingState, metric: ValidationMetric, realism_file: "_Cs
     tensorboard.add(state.step, {f"realism/{name}": value for name, value in values.items()})
     log.info("step %d: AUC of the critic %.3f, distance metric %.2f; best AUC %.3f at step %d", state.step,
              values["auc"], values["realism"], state.choice.best_auc, state.choice.best_step)
-
-
-class _CsvFile:
-    """CSV file to which rows are added; rows after the checkpoint of a stopped training are dropped."""
-
-    def __init__(self, path: Path, columns: list[str], step: int) -> None:
-        rows = []
-        if path.is_file() and step:
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file)
-                        if (row["step"] or "").isdigit() and int(row["step"]) <= step]
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        # Line by line, so that viewers can follow the training.
-        self._file = path.open("a", encoding="utf-8", newline="", buffering=1)
-        self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
-
-    def add(self, values: Mapping[str, int | float]) -> None:
-        """Add a row."""
-        self._writer.writerow({name: value if isinstance(value, int) else f"{value:.6g}"
-                               for name, value in values.items()})
-
-    def __enter__(self) -> "_CsvFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
