@@ -16,6 +16,8 @@ from pwem.convert.transformations import euler_matrix, inverse_matrix
 from pwem.objects import Acquisition, Coordinate, CTFModel, Micrograph, Particle, Transform
 from pyworkflow.object import Float, Integer, Pointer, String
 
+from cryogem_scipion.engine.figures.pose_training import REPORT_NAME as POSE_TRAINING
+from cryogem_scipion.engine.figures.report_files import read_report
 from cryogem_scipion.engine.io.dataset import (
     EXTRACTED,
     MANIFEST,
@@ -141,13 +143,14 @@ def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
 
 def pose_model_output(folder: Path, manifest: Manifest) -> CryogemPoseModel:
     """Return the trained pose estimator, with what it was trained for and its error on held-out particles."""
+    report, _ = read_report(folder, POSE_TRAINING)
     model = CryogemPoseModel(str(folder / (manifest.model or "model.safetensors")))
     model.setSamplingRate(manifest.pixel_size)
-    model.setSymmetry(str(manifest.settings.get("symmetry") or "C1"))
-    model.setDiameter(manifest.particle_diameter_angstrom)
+    model.setSymmetry(report["symmetry"])
+    model.setDiameter(report["diameter_angstrom"])
     model.setSteps(int(manifest.settings["steps"]))
-    model.setError(manifest.figures.get("held_out_error_degrees"))
-    model.setClasses(int(manifest.figures.get("classes", 1)))
+    model.setError(report["held_out"]["median_error_degrees"])
+    model.setClasses(len(report["class_numbers"]))
     return model
 
 

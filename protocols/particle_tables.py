@@ -22,8 +22,8 @@ from cryogem_scipion.protocols.outputs import pose
 __all__ = ["CONFIDENCE", "dataset_manifests", "image_name", "particle_image_errors", "posed_particles",
            "read_named_images", "write_particles"]
 
-CONFIDENCE = "_rlnMaxValueProbDistribution"
-"""Attribute of the particles with the confidence of a pose; RELION's refinements have the same name for it."""
+CONFIDENCE = "rlnMaxValueProbDistribution"
+"""Column with the confidence of a pose, and after an underscore the particles' attribute; RELION's own name."""
 POSE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
 ENGINE_PREFIX = "cryogem"
 
@@ -119,10 +119,10 @@ def posed_particles(protocol: Any, pointer: Any, table: Path, classes: bool) -> 
         The file has no row for a particle.
     """
     particles = pointer.get()
-    confidence = CONFIDENCE.removeprefix("_")
-    _, rows = read_table(table, "particles", ("rlnImageId", confidence, *POSE_COLUMNS))
+    _, rows = read_table(table, "particles", ("rlnImageId", CONFIDENCE, *POSE_COLUMNS))
     by_id = {int(row["rlnImageId"]): row for row in rows.to_dict("records")}
-    own = [name for name in rows if name.startswith(ENGINE_PREFIX) and pd.api.types.is_numeric_dtype(rows[name])]
+    numbers = [CONFIDENCE, *(name for name in rows if name.startswith(ENGINE_PREFIX)
+                             and pd.api.types.is_numeric_dtype(rows[name]))]
     output = protocol._createSetOfParticles()
     output.copyInfo(particles)
     output.setAlignment(ALIGN_PROJ)
@@ -133,8 +133,7 @@ def posed_particles(protocol: Any, pointer: Any, table: Path, classes: bool) -> 
             raise DataError(f"{table} has no row for particle {item.getObjId()}; restart the protocol")
         posed = item.clone()
         posed.setTransform(Transform(pose(row, pixel_size)))
-        setattr(posed, CONFIDENCE, Float(float(row[confidence])))
-        for name in own:
+        for name in numbers:
             setattr(posed, f"_{name}", Float(float(row[name])))
         if classes:
             posed.setClassId(int(row["rlnClassNumber"]))

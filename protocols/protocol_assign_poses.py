@@ -39,7 +39,7 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
     *Outputs*
     - outputParticles: the particles with orientations and shifts. The attribute
       rlnMaxValueProbDistribution has the confidence of each pose: the probability
-      that the pose is right within 15 degrees. Scipion's protocol *filter set* can
+      that it is right within 15 degrees. Scipion's protocol *filter set* can
       select the particles with a high confidence.
 
     Method: [[https://arxiv.org/abs/2312.02235][CryoGEM (Zhang et al., 2024)]]
@@ -99,13 +99,9 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
             f"*Pose estimator*: {model.getFileName()} does not exist any more; train it again."]
         return errors + particle_image_errors("Particles", self.inputParticles.get())
 
-    def inputWarnings(self) -> list[str]:
-        particles, diameter = self.inputParticles.get(), self.inputModel.get().getDiameter()
-        box = particles.getXDim() * particles.getSamplingRate()
-        if not diameter or box >= diameter:
-            return []
-        return [f"The particles' box ({box:.0f} Å) is smaller than the circle of the pose estimator "
-                f"({diameter:.0f} Å). The poses will be less exact; extract the particles with a larger box."]
-
     def resultSentences(self, manifest: Manifest) -> list[str]:
-        raise NotImplementedError
+        figures = manifest.figures
+        return [f"{manifest.particles} particles have poses. The mean confidence is {figures['mean_confidence']:.2f}; "
+                f"{figures['confident']:.0%} of the particles have a confidence of 0.5 or more.",
+                f"The median distance of the particles from the centres of their boxes is "
+                f"{figures['median_shift_angstrom']:.1f} Å."]

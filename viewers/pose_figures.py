@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of a pose estimator: learning curve while it trains; orientations, confidences and images of particles."""
+"""Figures of a pose estimator: learning curve while it trains; orientations and images of particles."""
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
-from cryogem_scipion.protocols.particle_tables import read_named_images
+from cryogem_scipion.protocols.particle_tables import CONFIDENCE, read_named_images
 from cryogem_scipion.viewers.dataset_statistics import ANGLES, draw_angles
 from cryogem_scipion.viewers.image_display import grey_range
 from cryogem_scipion.viewers.paging import Pages, update_regularly
 from cryogem_scipion.viewers.training_figures import read_losses, training_state
 
-__all__ = ["draw_assigned_orientations", "draw_confidence", "draw_learning_curve", "draw_particle_gallery"]
+__all__ = ["draw_assigned_orientations", "draw_learning_curve", "draw_particle_gallery"]
 
-CONFIDENCE = "rlnMaxValueProbDistribution"
 LOSS, HELD_OUT_LOSS, ERROR = "loss", "held_out_loss", "held_out_error_degrees"
 MAX_POINTS = 4000
 """Most points of a curve; longer curves are thinned out."""
@@ -80,25 +78,6 @@ def draw_assigned_orientations(figure: Figure, folder: Path, least_confidence: f
     if particles.empty:
         raise DataError(f"no particle has a confidence of {least_confidence:g} or more; lower it")
     draw_angles(figure, particles)
-
-
-def draw_confidence(figure: Figure, folder: Path) -> None:
-    """Show how many particles have each confidence, and how many have at least each confidence."""
-    confidence = _assigned(folder)[CONFIDENCE].to_numpy(float)
-    figure.set_layout_engine("constrained")
-    left, right = figure.subplots(1, 2)
-    left.hist(confidence, bins=50, range=(0, 1))
-    left.axvline(np.median(confidence), color="black", linewidth=0.8)
-    left.set(xlabel="confidence", ylabel="particles", title=f"median {np.median(confidence):.2f}, mean "
-                                                            f"{confidence.mean():.2f}", xlim=(0, 1))
-    right.step(np.sort(confidence), np.arange(len(confidence), 0, -1), where="post")
-    right.set(xlabel="least confidence", ylabel="particles", title="particles with at least this confidence",
-              xlim=(0, 1), ylim=(0, None))
-    right.grid(alpha=0.3)
-    for axis in (left, right):
-        axis.title.set_fontsize(10)
-    figure.suptitle(f"{len(confidence)} particles. The mean confidence is the fraction of poses that should be right "
-                    "within 15°.", fontsize=11)
 
 
 def draw_particle_gallery(figure: Figure, folder: Path) -> None:

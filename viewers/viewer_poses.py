@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from pyworkflow.protocol.params import FloatParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
+from cryogem_scipion.engine.figures import assignment, pose_training
 from cryogem_scipion.objects import CryogemPoseModel
 from cryogem_scipion.protocols import ProtCryogemAssignPoses, ProtCryogemTrainPoses
 from cryogem_scipion.viewers.figure_window import open_figure
 from cryogem_scipion.viewers.pose_figures import (
     draw_assigned_orientations,
-    draw_confidence,
     draw_learning_curve,
     draw_particle_gallery,
 )
@@ -25,6 +25,10 @@ TRAINING_BUTTONS: dict[str, tuple[str, str, tuple[float, float], Callable[[Figur
     "displayLosses": ("Learning curve", "Loss and median error of held-out particles over the steps, updated while the "
                       "training runs. Training is long enough when the error no longer falls.", (8, 6),
                       draw_learning_curve),
+    "displayReport": ("Errors and confidence", "Held-out particles after the training has finished: errors of "
+                      "orientation and shift, and how often poses of each confidence are right. The points should lie "
+                      "on the line. Also the noise, and a section of the learned reference.", pose_training.FIGURE_SIZE,
+                      pose_training.draw_pose_training),
 }
 
 
@@ -60,7 +64,7 @@ class CryogemPoseModelViewer(Viewer):
 
 
 class CryogemAssignPosesViewer(ProtocolViewer):
-    """Assigned poses: orientations, confidences, and images from the highest to the lowest confidence."""
+    """Assigned poses: confidences, views and shifts, orientations, and images sorted by confidence."""
 
     _label = "assigned poses"
     _targets = [ProtCryogemAssignPoses]
@@ -68,8 +72,9 @@ class CryogemAssignPosesViewer(ProtocolViewer):
 
     def _defineParams(self, form: Any) -> None:
         form.addSection(label="Visualization")
-        form.addParam("displayConfidence", LabelParam, label="Confidence",
-                      help="Histogram of the confidences, and the number of particles with at least each confidence.")
+        form.addParam("displayReport", LabelParam, label="Poses and confidence",
+                      help="Histograms of the confidences, views, in-plane angles and shifts of all particles, and of "
+                      "their classes if the pose estimator knows several maps.")
         form.addParam("displayOrientations", LabelParam, label="Orientations",
                       help="The particles' viewing directions on an equal-area map, and their in-plane angles.")
         form.addParam("leastConfidence", FloatParam, default=0.0, label="Orientations from confidence",
@@ -79,12 +84,12 @@ class CryogemAssignPosesViewer(ProtocolViewer):
                       "keys show the others.")
 
     def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
-        return {"displayConfidence": self._confidence, "displayOrientations": self._orientations,
+        return {"displayReport": self._report, "displayOrientations": self._orientations,
                 "displayParticles": self._particles}
 
-    def _confidence(self, name: str | None = None) -> list[View]:
-        return open_figure(self, "Confidence", (10, 4.4), lambda figure: draw_confidence(
-            figure, self.protocol.outFolder()))
+    def _report(self, name: str | None = None) -> list[View]:
+        return open_figure(self, "Poses and confidence", assignment.FIGURE_SIZE, lambda figure: (
+            assignment.draw_assignment(figure, self.protocol.outFolder())))
 
     def _orientations(self, name: str | None = None) -> list[View]:
         return open_figure(self, "Orientations", (10, 4.6), lambda figure: draw_assigned_orientations(

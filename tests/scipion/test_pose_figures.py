@@ -75,21 +75,14 @@ def test_particles_are_shown_from_the_highest_confidence(assigned, figure):
     assert figure.get_suptitle().startswith("particles 65 to 70 of 70")
 
 
-def test_confidence_and_orientations_of_what_is_confident(assigned, figure):
+def test_orientations_of_the_confident_particles(assigned, figure):
     folder, confidence = assigned
-    pose_figures.draw_confidence(figure, folder)
-    left, right = figure.axes
-    assert sum(bar.get_height() for bar in left.patches) == 70
-    x, y = right.lines[0].get_data()
-    # At a confidence x, the curve has the number of particles with x or more.
-    assert all((confidence >= value).sum() == count for value, count in zip(x, y, strict=True))
-    figure.clear()
     pose_figures.draw_assigned_orientations(figure, folder, 0.5)
     assert figure.get_suptitle() == f"{(confidence >= 0.5).sum()} particles"
     with pytest.raises(DataError, match=r"no particle has a confidence of 1\.5 or more"):
         pose_figures.draw_assigned_orientations(figure, folder, 1.5)
     with pytest.raises(DataError, match="is written when the poses have been assigned"):
-        pose_figures.draw_confidence(figure, folder / "nothing")
+        pose_figures.draw_particle_gallery(figure, folder / "nothing")
 
 
 def test_the_circle_has_the_diameter_on_particles_and_on_their_average(tmp_path, figure):
