@@ -29,7 +29,6 @@ has_relion = pytest.mark.skipif(not (shutil.which("relion_reconstruct") and impo
                                 reason="RELION or scipion-em-relion is not installed")
 # Other programs' pixel size, and the box of our 28 px in it.
 OTHER_EDGE = 35
-CHANCE_DEGREES = 132  # median error of random poses without symmetry
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +41,14 @@ def simulation(scipion, project):
 
 def generate(project, simulation, label, micrographs, seed):
     return run(project, "ProtCryogemGenerate", label, inputSimulation=(simulation, "outputMicrographs"),
-               noise="gaussian", snr=0.5, micrographs=micrographs, seed=seed, numberOfThreads=2)
+               noise="gaussian", snr=4.0, micrographs=micrographs, seed=seed, numberOfThreads=2)
 
 
 @pytest.fixture(scope="module")
 def training(project, simulation):
     """A pose estimator, trained on about 300 generated particles."""
     generated = generate(project, simulation, "to train on", 8, seed=1)
-    return run(project, "ProtCryogemTrainPoses", "training", inputParticles=(generated, "outputParticles"), steps=100,
+    return run(project, "ProtCryogemTrainPoses", "training", inputParticles=(generated, "outputParticles"), steps=50,
                validateEvery=25, numberOfThreads=2)
 
 
@@ -81,9 +80,9 @@ def test_the_model_says_what_it_was_trained_for(scipion, project, training, simu
     training = open_project(scipion, "tests").getProtocol(training.getObjId())  # read from the database
     model = training.outputModel
     assert Path(model.getFileName()).is_file()
-    assert (model.getSymmetry(), model.getSteps(), model.getClasses()) == ("C1", 100, 1)
+    assert (model.getSymmetry(), model.getSteps(), model.getClasses()) == ("C1", 50, 1)
     assert model.getDiameter() == pytest.approx(1.1 * simulation.manifest().particle_diameter_angstrom, abs=0.01)
-    assert 0 < model.getError() < 0.3 * CHANCE_DEGREES
+    assert 0 < model.getError() < 15  # measured 5; random poses have 132
     assert "C1, diameter" in str(model)
     assert f"The median angular error on held-out particles is {model.getError():.2g}°." in training.summary()
 
@@ -93,7 +92,7 @@ def test_fresh_particles_get_their_poses_and_keep_all_else(scipion, assigned, fr
     found, given = assigned.outputParticles, fresh.outputParticles
     assert found.getSize() == given.getSize()
     assert found.getAlignment() == ALIGN_PROJ
-    assert np.median(errors(found, given)) < 0.25 * CHANCE_DEGREES
+    assert np.median(errors(found, given)) < 15
     given_items = {item.getObjId(): item.clone() for item in given.iterItems()}
     shifts = []
     for item in found.iterItems():
@@ -149,7 +148,7 @@ def test_particles_of_another_program_without_ctf_get_poses(project, training, f
               @ rotation(*relion_pose(truth[item.getObjId()].getTransform().getMatrix())[0]).T).magnitude()
               for item in found.iterItems()]
     assert len(angles) == len(truth)
-    assert np.degrees(np.median(angles)) < 0.4 * CHANCE_DEGREES
+    assert np.degrees(np.median(angles)) < 15
 
 
 @has_relion
