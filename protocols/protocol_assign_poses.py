@@ -8,6 +8,8 @@ from typing import Any
 from pwem.objects import SetOfParticles
 from pyworkflow.protocol.params import PointerParam
 
+from cryogem_scipion.engine.figures.assignment import REPORT_NAME
+from cryogem_scipion.engine.figures.report_files import read_report
 from cryogem_scipion.engine.io.dataset import PARTICLES, Manifest, read_manifest
 from cryogem_scipion.engine.settings import AssignPosesSettings
 from cryogem_scipion.protocols.binding import define_fields
@@ -101,7 +103,10 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
 
     def resultSentences(self, manifest: Manifest) -> list[str]:
         figures = manifest.figures
+        classes = read_report(self.outFolder(), REPORT_NAME)[0]["classes"]
+        counts = ", ".join(f"{count} of map {number}" for number, count in classes.items())
         return [f"{manifest.particles} particles have poses. The mean confidence is {figures['mean_confidence']:.2f}; "
                 f"{figures['confident']:.0%} of the particles have a confidence of 0.5 or more.",
                 f"The median distance of the particles from the centres of their boxes is "
-                f"{figures['median_shift_angstrom']:.1f} Å."]
+                f"{figures['median_shift_angstrom']:.1f} Å.",
+                *([f"Particles by map: {counts}."] if len(classes) > 1 else [])]

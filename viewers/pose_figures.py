@@ -43,6 +43,7 @@ def draw_learning_curve(figure: Figure, folder: Path) -> None:
     below.set(xlabel="step", ylabel="median error of\nheld-out particles (°)")
     best = {name: axis.plot([], [], "o", markersize=8, fillstyle="none", color="tab:red")[0]
             for name, axis in ((HELD_OUT_LOSS, above), (ERROR, below))}
+    below.axhline(0, color="none")  # so that the error's axis begins at 0
     for axis in (above, below):
         axis.grid(alpha=0.3)
     last_read = {"size": -1}
