@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cryogem_scipion"
 
 def checked_modules():
     """Yield the names of the modules whose array shapes are checked in tests: all except those that numba compiles."""
-    for path in [path for package in ("compute", "simulation", "noise", "measurement", "translator", "realism")
+    for path in [path for package in ("compute", "simulation", "noise", "measurement", "translator", "realism",
+                                                  "pose_estimation")
                  for path in PACKAGE.glob(f"engine/{package}/*.py")]:
         if "import numba" not in path.read_text("utf-8"):
             yield ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)

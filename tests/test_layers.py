@@ -24,6 +24,7 @@ ROOMS = {
     "measurement": {"errors", "io", "compute", "runs", "noise", "simulation"},
     "realism": {"errors", "io", "compute", "runs", "noise"},
     "translator": {*BASE, "compute", "noise", "realism"},
+    "pose_estimation": {*BASE, "compute", "simulation", "translator"},
     "export": {*BASE, "compute", "runs", "simulation"},
     "cli": {"errors", "settings"}}
 """The engine's rooms, and the other rooms that each may import; the stages import all of them."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.pose_estimation.estimator import Confidence, Particles, PoseEstimator
-from cryogem_scipion.engine.pose_estimation.orientations import angles_modulo
+from cryogem_scipion.engine.pose_estimation.orientations import angles_between, angles_modulo
 from cryogem_scipion.engine.pose_estimation.refinement import refine_poses
 from cryogem_scipion.engine.pose_estimation.search import PoseGrid, prepare_grid
 from cryogem_scipion.engine.simulation.symmetry import symmetry_operators, to_asymmetric_unit
@@ -18,6 +18,8 @@ __all__ = ["NEAR_DEGREES", "AssignedPoses", "PoseFinder"]
 
 NEAR_DEGREES = 15.0
 """Poses within this angle count as the same pose: for candidates and for the confidence."""
+FARTHEST_DEGREES = 10.0
+"""Largest angle between a point of the grid and the candidate that is refined from it."""
 NEGLIGIBLE = 16.0
 """Cells whose probability is smaller than the largest one by a factor of exp(16) are left out."""
 GPU_CHUNK, CPU_CHUNK = 64, 2
@@ -108,8 +110,12 @@ class PoseFinder:
             chosen = cells.rotations[best]
             start = self._best_shift(values, cells, best)
             classes[:, rank] = cells.classes[best]
-            rotations[:, rank], origins[:, rank] = refine_poses(
+            refined, origin = refine_poses(
                 self.estimator, self.spectra, particles, chosen, start, classes[:, rank], self.weights)
+            # A candidate that moves far has come to the peak of another one.
+            stayed = angles_between(refined, chosen) <= FARTHEST_DEGREES
+            rotations[:, rank] = torch.where(stayed[:, None, None], refined, chosen)
+            origins[:, rank] = torch.where(stayed[:, None], origin, start)
             same_class = cells.classes == cells.classes[best][cells.particle]
             around_cell = cells.near(chosen, cells.particle, self.operators) & same_class
             around = cells.near(rotations[:, rank], cells.particle, self.operators)
@@ -122,7 +128,7 @@ class PoseFinder:
         of_class.index_put_((cells.particle, cells.classes), cells.probability, accumulate=True)
         flat = to_asymmetric_unit(rotations.flatten(0, 1), self.estimator.symmetry)
         outliers = self.confidence.outliers
-        return AssignedPoses(flat.unflatten(0, (count, -1)), origins, classes, probabilities * (1 - outliers),
+        return AssignedPoses(flat.reshape(rotations.shape), origins, classes, probabilities * (1 - outliers),
                              self._with_outliers(confidence.clamp(max=1)),
                              of_class * (1 - outliers) + outliers / of_class.shape[1])
 

@@ -2,26 +2,23 @@
 """Noise and confidence of a pose estimator, measured on held-out particles."""
 import itertools
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.pose_estimation.estimator import Confidence, Particles, PoseEstimator
-
-if TYPE_CHECKING:
-    from cryogem_scipion.engine.pose_estimation.training import TrainingParticles
+from cryogem_scipion.engine.pose_estimation.training_particles import TrainingParticles
 
 __all__ = ["SHARPNESS", "chosen_confidence", "mean_ctf_particles", "measured_noise"]
 
-SHARPNESS = [1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05]
+SHARPNESS = [1.0, 0.8, 0.6, 0.4, 0.25, 0.15, 0.08, 0.04]
 """Values that are tried; the true noise is never simpler than the model, so none is above 1."""
-OUTLIERS = [0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2]
+OUTLIERS = [0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2]
 
 
 @torch.no_grad()
-def measured_noise(estimator: PoseEstimator, held_out: "TrainingParticles") -> Float[Tensor, "modes rings"]:
+def measured_noise(estimator: PoseEstimator, held_out: TrainingParticles) -> Float[Tensor, "modes rings"]:
     """Power of the noise on each ring: what the reference does not explain, with the CTFs and with the mean CTF."""
     reference, grid = estimator.reference, estimator.grid
     spectra = held_out.centred(grid)

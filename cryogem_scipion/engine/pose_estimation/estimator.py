@@ -20,7 +20,8 @@ from cryogem_scipion.engine.pose_estimation.polar_spectra import (
 from cryogem_scipion.engine.pose_estimation.reference import Reference
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, mismatches, save_tensors
 
-__all__ = ["MODEL", "Confidence", "Particles", "PoseEstimator", "load_estimator", "particle_spectra", "save_estimator"]
+__all__ = ["MODEL", "Confidence", "Particles", "PoseEstimator", "load_estimator", "particle_spectra", "rings_of",
+           "save_estimator"]
 
 MODEL = "model.safetensors"
 FILE_KIND = "pose estimator"

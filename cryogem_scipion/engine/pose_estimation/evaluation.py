@@ -19,11 +19,11 @@ from cryogem_scipion.engine.pose_estimation.calibration import (
 )
 from cryogem_scipion.engine.pose_estimation.estimator import Confidence, PoseEstimator
 from cryogem_scipion.engine.pose_estimation.orientations import angles_modulo
-from cryogem_scipion.engine.pose_estimation.training import TrainingParticles
+from cryogem_scipion.engine.pose_estimation.training_particles import TrainingParticles
 
 __all__ = ["calibrated", "held_out_report"]
 
-MOST = 400
+MOST = 200
 """Largest number of held-out particles that are used."""
 
 

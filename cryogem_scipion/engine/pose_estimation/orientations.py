@@ -31,21 +31,22 @@ def view_frames(spacing_degrees: float, symmetry: str) -> Float[Tensor, "d 3 3"]
 def about_z(radians: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
     """Rotations that turn an image in the plane from x towards y."""
     c, s, o = torch.cos(radians), torch.sin(radians), torch.zeros_like(radians)
-    return torch.stack([c, -s, o, s, c, o, o, o, o + 1], -1).unflatten(-1, (3, 3))
+    return torch.stack([c, -s, o, s, c, o, o, o, o + 1], -1).reshape(*radians.shape, 3, 3)
 
 
 def rotations_by(vectors: Float[Tensor, "*n xyz"]) -> Float[Tensor, "*n 3 3"]:
     """Rotations by rotation vectors (radians)."""
     x, y, z = vectors.unbind(-1)
     o = torch.zeros_like(x)
-    cross = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+    cross = torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).reshape(*x.shape, 3, 3)
     angle = vectors.norm(dim=-1)[..., None, None]
     sine, half_sine = torch.sinc(angle / math.pi), torch.sinc(angle / (2 * math.pi))
-    return torch.eye(3).to(vectors) + sine * cross + half_sine.square() / 2 * (cross @ cross)
+    rotations: Tensor = torch.eye(3).to(vectors) + sine * cross + half_sine.square() / 2 * (cross @ cross)
+    return rotations
 
 
-def angles_between(first: Float[Tensor, "*n 3 3"], second: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n"]:
-    """Angles between orientations, degrees."""
+def angles_between(first: Float[Tensor, "*n 3 3"], second: Float[Tensor, "*m 3 3"]) -> Float[Tensor, "*out"]:
+    """Angles between orientations, degrees; a dimension of 1 fits any number."""
     # From the distance of the matrices: the arc cosine of the trace is not exact at small angles.
     distance = (first - second).square().sum((-1, -2)).sqrt() / math.sqrt(8)
     return torch.rad2deg(2 * torch.asin(distance.clamp(max=1)))

@@ -72,8 +72,11 @@ class ParticleSet:
     def optics_of(self, index: int) -> tuple[Optics, bool]:
         """Microscope state of a particle, and whether its image is phase-flipped."""
         row = self.rows.iloc[index]
-        values = [float(row[name]) for name in (*MICROSCOPE, *DEFOCUS)]
-        return Optics(*values, float(row.get("rlnPhaseShift", 0.0))), bool(row.get("rlnCtfDataArePhaseFlipped", 0))
+        voltage, aberration, amplitude, defocus_u, defocus_v, angle = (float(row[name])
+                                                                       for name in (*MICROSCOPE, *DEFOCUS))
+        phase_shift = float(row.get("rlnPhaseShift", 0.0))
+        optics = Optics(voltage, aberration, amplitude, defocus_u, defocus_v, angle, phase_shift)
+        return optics, bool(row.get("rlnCtfDataArePhaseFlipped", 0))
 
     def micrographs(self) -> "pd.Series[str]":
         """Name that is equal for particles of the same micrograph: the micrograph's, else the stack's."""
@@ -236,7 +239,7 @@ def _optics_table(rows: pd.DataFrame, geometry: ImageGeometry) -> pd.DataFrame:
 def _numbers(path: Path, rows: pd.DataFrame, names: list[str]) -> NDArray[np.float64]:
     """Columns as numbers (n, columns); ``DataError`` if one is not a finite number."""
     try:
-        values = rows[names].to_numpy(float)
+        values: NDArray[np.float64] = rows[names].to_numpy(float)
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} has a value that is not a number ({error}); correct it") from None
     broken = np.flatnonzero(~np.isfinite(values).all(1))

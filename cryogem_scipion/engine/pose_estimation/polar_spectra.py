@@ -21,8 +21,10 @@ from cryogem_scipion.engine.simulation.optics import Optics, phase_turns
 __all__ = ["ImageGeometry", "PolarGrid", "centred_spectra", "ctf_on_rings", "full_turn", "normalised_spectra",
            "usable_rings"]
 
-SOFT_EDGE = 0.06
+SOFT_EDGE = 0.08
 """Width of the soft edge outside the circle, as a fraction of its diameter."""
+BACKGROUND = 0.8
+"""Outer radius of the ring whose mean is the background, as a fraction of the circle's diameter."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class PolarGrid:
     @property
     def period_angstrom(self) -> float:
         """The inverse distance of two rings: a little more than what the circle with its soft edge needs."""
-        return (1 + 2 * SOFT_EDGE + 0.08) * self.diameter_angstrom
+        return (1 + 2 * SOFT_EDGE + 0.04) * self.diameter_angstrom
 
     @property
     def resolution_angstrom(self) -> float:
@@ -79,9 +81,10 @@ def normalised_spectra(images: Float[Tensor, "n box box"], geometry: ImageGeomet
                        ring_power: Float[Tensor, "rings"] | None = None) -> Complex[Tensor, "n rings half"]:
     """Spectra on rings of the images inside the circle, with a mean power of 1.
 
-    The mean inside the circle is removed first. The power is averaged over the frequency plane without the first ring,
+    The mean of the background around the circle is removed first, or that of the circle where the box has no
+    background. The power is averaged over the frequency plane without the first ring,
     where ice and carbon dominate. So the result does not depend on the scale and offset of the images, and not on their
-    box size and pixel size if these suffice. A pixel outside the box counts as the mean.
+    box size and pixel size if these suffice. A pixel outside the box counts as background.
 
     Parameters
     ----------
@@ -94,10 +97,10 @@ def normalised_spectra(images: Float[Tensor, "n box box"], geometry: ImageGeomet
     -------
     Spectra; 0 on rings beyond the Nyquist frequency of the images.
     """
-    matrix, mask = _transform(geometry, grid, images.device)
-    reduced = fourier_crop(images, mask.shape) if mask.shape != images.shape[1:] else images
-    reduced = (reduced - (reduced * mask).sum((1, 2), keepdim=True) / mask.sum()) * mask
-    samples = (reduced.flatten(1) @ matrix).unflatten(1, (2, grid.rings, grid.angles // 2))
+    matrix, mask, background = _transform(geometry, grid, images.device)
+    reduced = fourier_crop(images, (mask.shape[0], mask.shape[1]))
+    reduced = (reduced - (reduced * background).sum((1, 2), keepdim=True)) * mask
+    samples = (reduced.flatten(1) @ matrix).reshape(len(images), 2, grid.rings, grid.angles // 2)
     spectra = torch.complex(samples[:, 0], samples[:, 1])
     ring = torch.arange(1.0, grid.rings + 1, device=images.device)
     usable = ring <= usable_rings(geometry, grid)
@@ -109,37 +112,45 @@ def normalised_spectra(images: Float[Tensor, "n box box"], geometry: ImageGeomet
 
 
 def _transform(geometry: ImageGeometry, grid: PolarGrid, device: torch.device
-               ) -> tuple[Float[Tensor, "pixels values"], Float[Tensor, "y x"]]:
-    """Matrix from the pixels of a reduced image to real and imaginary parts, and the mask of the circle."""
+               ) -> tuple[Float[Tensor, "pixels values"], Float[Tensor, "y x"], Float[Tensor, "y x"]]:
+    """Matrix from the pixels of a reduced image to real and imaginary parts, mask of the circle, and weights of the
+    pixels whose mean is removed.
+    """
     key = (geometry, grid, device)
     if key not in _transforms:
         field = geometry.box * geometry.pixel_size
-        # Reduced to a little more than twice the finest frequency, so that large boxes take no longer than small ones.
-        reduced = min(geometry.box, math.ceil(field / grid.resolution_angstrom * 2.2))
+        # Reduced to 1.5 times the Nyquist frequency, so that large boxes take no longer than small ones.
+        reduced = min(geometry.box, math.ceil(field / grid.resolution_angstrom * 3))
         positions = (torch.arange(reduced, dtype=torch.float64) * geometry.box / reduced - geometry.box // 2
                      ) * geometry.pixel_size
         radius = torch.hypot(positions[:, None], positions)
         edge = SOFT_EDGE * grid.diameter_angstrom
         fraction = ((grid.diameter_angstrom / 2 + edge - radius) / edge).clamp(0, 1)
         mask = (1 - torch.cos(math.pi * fraction)) / 2
+        background = (1 - mask) * (radius < BACKGROUND * grid.diameter_angstrom)
+        if background.sum() < 0.1 * mask.sum():
+            background = mask
         x, y = grid.frequencies().flatten(1)
         phase = 2 * math.pi * (y[:, None, None] * positions[:, None] + x[:, None, None] * positions)
         matrix = torch.cat([torch.cos(phase), -torch.sin(phase)]).flatten(1).T
         _transforms.clear()
-        _transforms[key] = (matrix.float().contiguous().to(device), mask.float().to(device))
+        _transforms[key] = (matrix.float().contiguous().to(device), mask.float().to(device),
+                            (background / background.sum()).float().to(device))
     return _transforms[key]
 
 
-_transforms: dict[tuple[ImageGeometry, PolarGrid, torch.device], tuple[Tensor, Tensor]] = {}
+_transforms: dict[tuple[ImageGeometry, PolarGrid, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 """The last transform, because all images of a set need the same one."""
 
 
-def centred_spectra(spectra: Complex[Tensor, "*batch rings half"], origins: Float[Tensor, "*batch xy"],
-                    frequencies: Float[Tensor, "xy rings half"]) -> Complex[Tensor, "*batch2 rings half"]:
+def centred_spectra(spectra: Complex[Tensor, "*images rings half"], origins: Float[Tensor, "*shifts xy"],
+                    frequencies: Float[Tensor, "xy rings half"]) -> Complex[Tensor, "*out rings half"]:
     """Spectra of images that are shifted by RELION's origins (x, y), Å: the particle comes to the centre.
 
     Parameters
     ----------
+    origins
+        One for each image, or shape (t, 2) for images (n, 1, rings, half).
     frequencies
         Frequencies of the samples, 1/Å.
     """

@@ -23,6 +23,10 @@ class Reference(nn.Module):
         Number of densities.
     """
 
+    transform: Tensor
+    mask: Tensor
+    points: Tensor
+
     def __init__(self, grid: PolarGrid, classes: int) -> None:
         super().__init__()
         self.grid, self.classes = grid, classes
@@ -71,4 +75,4 @@ class Reference(nn.Module):
         edge = spectra.shape[-1]
         normalised = (points + edge // 2) / (edge - 1) * 2 - 1
         values = functional.grid_sample(spectra[:1], normalised[None, :, :, None], align_corners=True)[0, ..., 0]
-        return torch.complex(values[0], values[1]).unflatten(1, (rings, half))
+        return torch.complex(values[0], values[1]).reshape(len(rotations), rings, half)

@@ -64,19 +64,20 @@ def refine_poses(estimator: PoseEstimator, spectra: Float[Tensor, "classes part 
 def _linearised(estimator: PoseEstimator, spectra: Tensor, particles: Particles, rotations: Tensor, origins: Tensor,
                 classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Log-likelihood (n,), derivatives (n, 5, values) of the weighted projection, and weighted residual (n, values)."""
-    count, step = len(rotations), math.radians(DIFFERENCE_DEGREES)
+    step = math.radians(DIFFERENCE_DEGREES)
     axes = torch.eye(3, device=rotations.device) * step
     turns = rotations_by(torch.cat([torch.zeros_like(axes[:1]), axes, -axes]))
     turned = (turns[:, None] @ rotations).flatten(0, 1)
-    slices = estimator.reference.slices(spectra, turned, classes.repeat(7)).unflatten(0, (7, count))
+    slices = estimator.reference.slices(spectra, turned, classes.repeat(7))
     amplitude = particles.ctf * weights.sqrt()[:, None]
-    slices = slices * amplitude
+    slices = slices.reshape(7, *amplitude.shape) * amplitude
     projection, derivatives = slices[0], (slices[1:4] - slices[4:7]) / (2 * step)
     frequencies = estimator.grid.frequencies(rotations.device)
     data = centred_spectra(particles.spectra * weights.sqrt()[:, None], origins, frequencies)
     residual = data - projection
-    # The data move with the origin; the derivative of the projection is the opposite one.
-    by_shift = 2j * math.pi * frequencies.float()[:, None] * data
+    # A shift of the particle moves the projection the other way. The derivative of the projection has no noise, so that
+    # its square is not too large.
+    by_shift = 2j * math.pi * frequencies.float()[:, None] * projection
     jacobian = torch.cat([derivatives, by_shift.to(derivatives.dtype)]).permute(1, 0, 2, 3)
     fit = -residual.abs().square().sum((1, 2))
     return fit, torch.view_as_real(jacobian).flatten(2), torch.view_as_real(residual).flatten(1)
@@ -91,4 +92,5 @@ def _step(jacobian: Float[Tensor, "n p values"], residual: Float[Tensor, "n valu
     scaled = normal * scale[:, :, None] * scale[:, None, :]
     scaled = scaled + DAMPING * torch.eye(scaled.shape[1], device=scaled.device)
     right = (jacobian @ residual[..., None])[..., 0] * scale
-    return torch.linalg.solve(scaled, right) * scale
+    step: Tensor = torch.linalg.solve(scaled, right) * scale
+    return step

@@ -84,7 +84,7 @@ def prepare_grid(estimator: PoseEstimator, knows_ctf: bool, rings: int, spacing_
     forward, _ = _angular_transforms(grid.angles, device)
     coefficients, powers = [], []
     for index in range(estimator.reference.classes):
-        for part in frames.split(64):
+        for part in torch.split(frames, 64):
             values = full_turn(estimator.reference.slices(spectra[index:index + 1], part)[:, :used])
             powers.append(values.square().sum(2))
             coefficients.append(values @ forward)

@@ -13,55 +13,27 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.io.csv_log import CsvLog
 from cryogem_scipion.engine.pose_estimation.assignment import PoseFinder
 from cryogem_scipion.engine.pose_estimation.calibration import measured_noise
-from cryogem_scipion.engine.pose_estimation.estimator import Confidence, Particles, PoseEstimator
+from cryogem_scipion.engine.pose_estimation.estimator import Confidence, PoseEstimator
 from cryogem_scipion.engine.pose_estimation.orientations import angles_modulo
-from cryogem_scipion.engine.pose_estimation.polar_spectra import PolarGrid, centred_spectra
 from cryogem_scipion.engine.pose_estimation.reference import Reference
+from cryogem_scipion.engine.pose_estimation.training_particles import TrainingParticles
 from cryogem_scipion.engine.settings.train_poses import TrainPosesSettings
 from cryogem_scipion.engine.simulation.symmetry import symmetry_operators
 from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors, strip_prefix
 
-__all__ = ["CHECKPOINT", "LOSSES", "PoseRecord", "PoseTraining", "TrainingParticles", "train_poses"]
+__all__ = ["CHECKPOINT", "LOSSES", "PoseRecord", "PoseTraining", "train_poses"]
 
 CHECKPOINT, LOSSES = "checkpoint.safetensors", "losses.csv"
 VALIDATED = 64
 """Number of held-out particles whose poses are found in each validation."""
-
-
-@dataclass(frozen=True)
-class TrainingParticles:
-    """Particles with known poses."""
-
-    particles: Particles
-    rotations: Float[Tensor, "n 3 3"]
-    origins: Float[Tensor, "n xy"]
-    """RELION's origins, Å."""
-    classes: Int[Tensor, "n"]
-
-    def __len__(self) -> int:
-        return len(self.particles)
-
-    def subset(self, indices: Int[Tensor, "m"]) -> "TrainingParticles":
-        """Some of the particles."""
-        chosen = Particles(self.particles.spectra[indices], self.particles.ctf[indices])
-        return TrainingParticles(chosen, self.rotations[indices], self.origins[indices], self.classes[indices])
-
-    def moved_to(self, device: torch.device) -> "TrainingParticles":
-        """The same particles on another device."""
-        moved = Particles(self.particles.spectra.to(device), self.particles.ctf.to(device))
-        return TrainingParticles(moved, self.rotations.to(device), self.origins.to(device), self.classes.to(device))
-
-    def centred(self, grid: PolarGrid) -> Complex[Tensor, "n rings half"]:
-        """Spectra of the particles, each shifted to its centre."""
-        return centred_spectra(self.particles.spectra, self.origins, grid.frequencies(self.origins.device))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,17 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.errors import DataError, SettingsError
 from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, read_manifest
-from cryogem_scipion.engine.pose_estimation.estimator import Particles, PoseEstimator, particle_spectra
+from cryogem_scipion.engine.pose_estimation.estimator import (
+    Confidence,
+    Particles,
+    PoseEstimator,
+    particle_spectra,
+    rings_of,
+)
 from cryogem_scipion.engine.pose_estimation.particle_images import KnownPoses, ParticleSet, known_poses, read_particles
-from cryogem_scipion.engine.pose_estimation.polar_spectra import PolarGrid, usable_rings
+from cryogem_scipion.engine.pose_estimation.polar_spectra import PolarGrid
 from cryogem_scipion.engine.pose_estimation.reference import Reference
-from cryogem_scipion.engine.pose_estimation.training import TrainingParticles
+from cryogem_scipion.engine.pose_estimation.training_particles import TrainingParticles
 from cryogem_scipion.engine.settings.simulate import symmetry_name
 from cryogem_scipion.engine.settings.train_poses import TrainPosesSettings
 
@@ -137,8 +143,7 @@ def _hold_out(particles: ParticleSet, seed: int) -> tuple[Tensor, Tensor, list[s
 def read_training_particles(data: TrainingSet, settings: TrainPosesSettings, device: torch.device) -> TrainingParticles:
     """Spectra of all particles of a training set, in the memory of the CPU."""
     mean_ctf = None if data.particles.has_ctf else torch.ones(data.grid.rings)
-    rings = min(usable_rings(geometry, data.grid) for geometry in set(data.particles.geometries))
-    if rings < data.grid.rings:
+    if rings_of(data.particles, data.grid) < data.grid.rings:
         raise SettingsError("the particles have different pixel sizes, and the resolution is beyond that of the "
                             "coarsest; give resolution_angstrom")
     spectra = spectra_of_all(data.particles, list(range(len(data.particles))), data.grid, device,
@@ -162,7 +167,6 @@ def spectra_of_all(particles: ParticleSet, indices: list[int], grid: PolarGrid, 
 
 def new_estimator(data: TrainingSet, training: TrainingParticles, device: torch.device) -> PoseEstimator:
     """An estimator with an empty reference."""
-    from cryogem_scipion.engine.pose_estimation.estimator import Confidence
     grid = data.grid
     ring_power = training.particles.spectra.abs().square().double().mean((0, 2)).float().to(device)
     mean_ctf = training.particles.ctf.double().mean((0, 2)).float().to(device)

@@ -45,8 +45,8 @@ class TrainPosesSettings(RunSettings):
         "fourteenth of the circle's diameter, or what the pixel size allows.", section="Particles", advanced=True, gt=0)
 
     steps: int = option(
-        600, "Training steps", "More steps take longer and make the reference more exact, up to a limit: the state "
-        "with the smallest loss on held-out particles becomes the model. 300 to 3000 is usual.", section="Training",
+        400, "Training steps", "More steps take longer and make the reference more exact, up to a limit: the state "
+        "with the smallest loss on held-out particles becomes the model. 200 to 2000 is usual.", section="Training",
         ge=1, le=10_000_000)
     batch: int = option(
         256, "Batch size", "Number of particles in each step. More particles make training more stable, need more "
