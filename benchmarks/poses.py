@@ -1,229 +1,157 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Pose estimators trained on generated particles, and their errors on particles whose poses are known.
 
-    python benchmarks/poses.py --train spectrum=GEN1 trained=GEN2 --held-out other=GEN3 --labelled LABELLED
+    python benchmarks/poses.py --train spectrum=GEN1 gaussian=GEN2 --held-out other=GEN3 --labelled WORLD --out FOLDER
 
-GEN1, GEN2 and GEN3 are folders that 'cryogem generate' wrote, with extracted particles. One small network is trained on
-each --train folder, from the same start and for the same number of steps. It is scored on the --held-out folders and on
-the particles of the labelled micrographs. Settings may be chosen by the first, not by the second. LABELLED holds
-mic_*.mrc, each with a mic_*.json whose "particles" have x, y (px), matrix (RELION's A) and inside. Particles are cut at
-their true centres; those that are not inside are left out.
+GEN1, GEN2 and GEN3 are folders that 'cryogem generate' wrote, with extracted particles. On each --train folder,
+'cryogem train-poses' trains an estimator, once for each seed; 'cryogem assign-poses' gives poses to the particles of
+the --held-out folders and to the labelled particles. Settings may be chosen by the first, not by the second. WORLD
+holds acquisition.json and labelled/mic_*.mrc, each with a mic_*.json whose "particles" have x, y (px), matrix (RELION's
+matrix A) and inside; particles that are not inside are left out. They are cut around their true centres, and a second
+time around centres with a random error of --picker-error Å along x and y, as pickers make. A third table is without
+CTFs.
 
-The network sees a particle at twice the pixel size and gives a probability for each of 4608 orientations, which are 15°
-apart (a Fibonacci lattice of viewing directions times rotations in the plane). It trains on images that are rotated in
-the plane at random; their poses are rotated in the same way. The predicted orientation is the mean around the most
-probable one. No pose is refined against a map, so the errors are larger than those of a refinement.
+--leave-one-out adds an estimator that is trained on the labelled particles themselves: those of all other micrographs.
 
-References: doi:10.1145/1201775.882360 (grids on SO(3)), arXiv:2106.05965 (probabilities over SO(3)).
+No pose is refined against a map by another program.
 """
 import argparse
 import json
+import logging
 import math
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from markdown_table import MarkdownTable
-from torch import nn
-from torch.nn import functional
 
-from cryogem_scipion.engine.compute.resampling import fourier_crop
-from cryogem_scipion.engine.io.dataset import EXTRACTED, read_manifest, read_table
-from cryogem_scipion.engine.io.mrc import read_mrc
+from cryogem_scipion.engine.io.dataset import EXTRACTED, PARTICLES, read_table, write_table
+from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.scoring.alignment import random_pose_errors, rotation_angles
 from cryogem_scipion.engine.scoring.particles import relion_matrices
+from cryogem_scipion.engine.settings import AssignPosesSettings, TrainPosesSettings
+from cryogem_scipion.engine.simulation.projection import euler_angles
+from cryogem_scipion.engine.stages import assign_poses, train_poses
 
-DIRECTIONS, ROTATIONS = 192, 24
-"""Number of viewing directions, 15° apart, and of rotations in the plane for each."""
-EDGE = 32
-"""Edge (px) of the images that the network sees."""
-
-
-def orientation_grid():
-    """Matrices A (DIRECTIONS · ROTATIONS, 3, 3) of uniform orientations: a Fibonacci lattice times rotations."""
-    index = np.arange(DIRECTIONS)
-    tilt = np.degrees(np.arccos(1 - (2 * index + 1) / DIRECTIONS))
-    rot = (index * 360 / ((1 + math.sqrt(5)) / 2)) % 360
-    psi = np.arange(ROTATIONS) * 360 / ROTATIONS
-    angles = np.stack([np.repeat(rot, ROTATIONS), np.repeat(tilt, ROTATIONS), np.tile(psi, DIRECTIONS)], axis=1)
-    return torch.from_numpy(relion_matrices(angles)).float()
+ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
+ORIGIN = ["rlnOriginXAngst", "rlnOriginYAngst"]
+DEFOCUS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
 
 
-class PoseNetwork(nn.Module):
-    """A residual network from an image to the logits of all orientations."""
-
-    def __init__(self, orientations, width=16):
-        super().__init__()
-        widths = [width, 2 * width, 4 * width, 8 * width]
-        layers = [nn.Conv2d(1, width, 5, padding=2), nn.BatchNorm2d(width), nn.ReLU()]
-        for before, after in zip([width, *widths], widths, strict=False):
-            layers.append(ResidualBlock(before, after))
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2))
-        self.head = nn.LazyLinear(orientations)
-
-    def forward(self, images):
-        """Logits (n, orientations) of images (n, y, x)."""
-        return self.head(self.layers(images[:, None]))
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions with a shortcut, then half the size."""
-
-    def __init__(self, before, after):
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
-            nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after))
-        self.shortcut = nn.Conv2d(before, after, 1, bias=False)
-
-    def forward(self, values):
-        """Features of half the size."""
-        values = functional.relu(self.convolutions(values) + self.shortcut(values))
-        return functional.avg_pool2d(values, 2, ceil_mode=True)
+def cut_labelled(world, box, picker_error, out):
+    """Cut the labelled particles, protein bright, and write their table; returns its path."""
+    acquisition = json.loads((world / "acquisition.json").read_text("utf-8"))
+    pixel_size, random = acquisition["sampling_rate"], np.random.default_rng(0)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for path in sorted((world / "labelled").glob("*.json")):
+        micrograph, labels, images = read_mrc(path.with_suffix(".mrc"), 2)[0], json.loads(path.read_text("utf-8")), []
+        for particle in labels["particles"]:
+            centre = np.array([particle["x"], particle["y"]])
+            coordinate = np.floor(centre + random.normal(0, picker_error, 2) / pixel_size)
+            x, y = coordinate.astype(int) - box // 2
+            if particle["inside"] and min(x, y) >= 0 and y + box <= len(micrograph) and x + box <= len(micrograph[0]):
+                images.append(-micrograph[y:y + box, x:x + box])
+                matrix = torch.tensor(particle["matrix"], dtype=torch.float64).reshape(1, 3, 3)
+                rows.append({
+                    "rlnImageName": f"{len(images):06d}@{path.stem}.mrcs", "rlnMicrographName": f"{path.stem}.mrc",
+                    "rlnOpticsGroup": 1, **dict(zip(ANGLES, euler_angles(matrix)[0].tolist(), strict=True)),
+                    **dict(zip(ORIGIN, (coordinate - centre) * pixel_size, strict=True)),
+                    "rlnDefocusU": labels["defocus_u"], "rlnDefocusV": labels["defocus_v"],
+                    "rlnDefocusAngle": labels["defocus_angle"]})
+        write_mrc(out / f"{path.stem}.mrcs", np.stack(images), pixel_size, stack=True)
+    optics = pd.DataFrame([{
+        "rlnOpticsGroup": 1, "rlnOpticsGroupName": "world", "rlnVoltage": acquisition["voltage_kv"],
+        "rlnSphericalAberration": acquisition["cs_mm"], "rlnAmplitudeContrast": acquisition["amplitude_contrast"],
+        "rlnImagePixelSize": pixel_size, "rlnImageSize": box, "rlnImageDimensionality": 2}])
+    write_table(out / PARTICLES, "particles", optics, pd.DataFrame(rows))
+    return out / PARTICLES
 
 
-def normalised_images(stack, box):
-    """Centre of each image, ``box`` pixels wide, Fourier-cropped to EDGE pixels; mean 0, standard deviation 1."""
-    start = (stack.shape[-1] - box) // 2
-    images = torch.stack([fourier_crop(image[start:start + box, start:start + box], (EDGE, EDGE)) for image in stack])
-    return (images - images.mean((1, 2), keepdim=True)) / images.std((1, 2), keepdim=True)
+def with_rows(star, name, change):
+    """Write a table beside another one, with other rows; returns its path."""
+    optics, rows = read_table(star, "particles")
+    write_table(star.with_name(name), "particles", optics, change(rows))
+    return star.with_name(name)
 
 
-def read_generated(folder, box):
-    """Images and poses of the extracted particles of a generated folder."""
-    if read_manifest(folder).box_size < box:
-        raise SystemExit(f"{folder} has a box size of {read_manifest(folder).box_size} px; set --box to at most that")
-    _, rows = read_table(folder / EXTRACTED, "particles", ("rlnImageName", "rlnAngleRot"))
-    images = []
-    for stack_name in dict.fromkeys(name.partition("@")[2] for name in rows["rlnImageName"]):
-        images.append(normalised_images(torch.tensor(np.atleast_3d(read_mrc(folder / stack_name, 3)[0])), box))
-    angles = rows[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(float)
-    return torch.cat(images), torch.from_numpy(relion_matrices(angles)).float()
+def errors(model, star, out):
+    """Angles (degrees) and distances (Å) between assigned and true poses, and the confidences."""
+    assign_poses.run(AssignPosesSettings(model=model, particles=star, out=out))
+    found, truth = (read_table(path, "particles")[1] for path in (out / PARTICLES, star))
+    first, second = (relion_matrices(rows[ANGLES].to_numpy(float)) for rows in (found, truth))
+    angles = rotation_angles(first @ second.transpose(0, 2, 1))
+    shifts = np.linalg.norm(found[ORIGIN].to_numpy(float) - truth[ORIGIN].to_numpy(float), axis=1)
+    return angles, shifts, found["rlnMaxValueProbDistribution"].to_numpy(float)
 
 
-def read_labelled(folder, box):
-    """Images and poses of the labelled particles, cut at their true centres; protein is made bright."""
-    images, poses = [], []
-    for path in sorted(folder.glob("*.json")):
-        micrograph = torch.tensor(read_mrc(path.with_suffix(".mrc"), 2)[0])
-        for particle in json.loads(path.read_text("utf-8"))["particles"]:
-            corner = [math.floor(particle[axis]) - box // 2 for axis in "yx"]
-            fits = all(first >= 0 and first + box <= edge
-                       for first, edge in zip(corner, micrograph.shape, strict=True))
-            if particle["inside"] and fits:
-                images.append(-micrograph[corner[0]:corner[0] + box, corner[1]:corner[1] + box])
-                poses.append(particle["matrix"])
-    return normalised_images(torch.stack(images), box), torch.tensor(poses).float().reshape(-1, 3, 3)
+def leave_one_out(star, tests, settings, out):
+    """Errors of estimators that are trained on the labelled particles of all other micrographs."""
+    collected = {name: [] for name in tests}
+    names = list(dict.fromkeys(read_table(star, "particles")[1]["rlnMicrographName"]))
+    for number, micrograph in enumerate(names):
+        def same(rows, micrograph=micrograph):
+            return rows["rlnMicrographName"] == micrograph
 
-
-def rotate_in_plane(images, poses, degrees):
-    """Images rotated in the plane, and their poses: a rotation of the image by w rotates A about z by w."""
-    angle = torch.deg2rad(degrees)
-    c, s, o = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
-    # grid_sample takes the source of each pixel. Its centre is half a pixel from ours, which is N // 2.
-    shift = 1 / EDGE
-    matrix = torch.stack([c, s, shift * (1 - c - s), -s, c, shift * (1 - c + s)], 1).reshape(-1, 2, 3)
-    sources = functional.affine_grid(matrix, [len(images), 1, EDGE, EDGE], align_corners=False)
-    rotated = functional.grid_sample(images[:, None], sources, mode="bicubic", padding_mode="reflection",
-                                  align_corners=False)[:, 0]
-    about_z = torch.stack([c, -s, o, s, c, o, o, o, o + 1], 1).reshape(-1, 3, 3)
-    return rotated, about_z @ poses
-
-
-def soft_targets(poses, orientations, spread_degrees=12.0):
-    """Target probabilities (n, orientations): they fall with the angle to the true pose."""
-    cosine = (torch.einsum("nij,mij->nm", poses, orientations) - 1) / 2
-    return torch.softmax((cosine - 1) / math.radians(spread_degrees) ** 2, 1)
-
-
-def train(images, poses, orientations, steps, seed):
-    """A network, trained for a number of steps with batches of 64 images."""
-    torch.manual_seed(seed)
-    network = PoseNetwork(len(orientations))
-    network(images[:2])
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.2)
-    start = time.process_time()
-    for step in range(steps):
-        batch_indices = torch.randint(len(images), (64,))
-        batch, truth = rotate_in_plane(images[batch_indices], poses[batch_indices], 360 * torch.rand(64))
-        loss = functional.cross_entropy(network(batch), soft_targets(truth, orientations))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 199:
-            seconds = (time.process_time() - start) / (step + 1)
-            print(f"  step {step + 1}: loss {float(loss.detach()):.3f}, {seconds:.2f} core-s a step", file=sys.stderr)
-    return network.eval()
-
-
-@torch.no_grad()
-def predict(network, images, orientations):
-    """Mean orientation (n, 3, 3) around the most probable one; probabilities are means over four rotations by 90°."""
-    probabilities = []
-    for quarter in range(4):
-        degrees = torch.full((len(images),), 90.0 * quarter)
-        rotated, _ = rotate_in_plane(images, torch.eye(3).expand(len(images), 3, 3), degrees)
-        probability = torch.cat([functional.softmax(network(batch), 1) for batch in rotated.split(256)])
-        # A rotation of the image by 90° lowers psi by 90°; the roll undoes this.
-        by_direction = probability.reshape(len(images), DIRECTIONS, ROTATIONS)
-        probabilities.append(by_direction.roll(quarter * ROTATIONS // 4, 2).reshape(len(images), -1))
-    probability = torch.stack(probabilities).mean(0)
-    best = orientations[probability.argmax(1)]
-    near = torch.einsum("nij,mij->nm", best, orientations) > 1 + 2 * math.cos(math.radians(30))
-    mean = torch.einsum("nm,mij->nij", probability * near, orientations)
-    left, _, right = torch.linalg.svd(mean)
-    sign = torch.linalg.det(left @ right)
-    return (left @ torch.diag_embed(torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], 1)) @ right)
-
-
-def angular_errors(predicted, truth):
-    """Angles (degrees) between predicted and true orientations; both have the same frame."""
-    return rotation_angles((predicted @ truth.mT).double().numpy())
+        others = with_rows(star, f"others_{number}.star", lambda rows, same=same: rows[~same(rows)])
+        train_poses.run(TrainPosesSettings(particles=others, out=out / f"model_{number}", **settings))
+        for name, test in tests.items():
+            one = with_rows(test, f"one_{number}.star", lambda rows, same=same: rows[same(rows)])
+            collected[name].append(errors(out / f"model_{number}/model.safetensors", one, out / f"{name}_{number}"))
+    return {name: tuple(map(np.concatenate, zip(*parts, strict=True))) for name, parts in collected.items()}
 
 
 def main():
-    """Print the table: median error (lowest and highest seed), particles within 15°, within 30°."""
+    """Print the table: median error (lowest and highest seed), particles within 15° and 30°, shift, confidence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", nargs="+", required=True, metavar="NAME=FOLDER", help="sets to train on")
     parser.add_argument("--held-out", nargs="*", default=[], metavar="NAME=FOLDER", help="generated sets to score on")
-    parser.add_argument("--labelled", type=Path, help="folder of labelled micrographs to score on")
-    parser.add_argument("--box", type=int, default=64, help="box size (px) at the pixel size of the micrographs")
-    parser.add_argument("--steps", type=int, default=600, help="training steps")
-    parser.add_argument("--seeds", type=int, default=2, help="networks for each set")
-    parser.add_argument("--limit", type=int, help="train on at most so many particles")
+    parser.add_argument("--labelled", type=Path, metavar="WORLD", help="folder with labelled micrographs to score on")
+    parser.add_argument("--leave-one-out", action="store_true", help="also train on labelled particles")
+    parser.add_argument("--diameter", type=float, help="diameter (Å) of the circle; default: that of each set")
+    parser.add_argument("--box", type=int, default=76, help="box size (px) of the labelled particles")
+    parser.add_argument("--picker-error", type=float, default=8.0, help="error (Å) of the coordinates along x and y")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each set")
+    parser.add_argument("--steps", type=int, default=TrainPosesSettings.model_fields["steps"].default)
+    parser.add_argument("--out", type=Path, required=True, help="folder for all models and poses")
     args = parser.parse_args()
-    orientations = orientation_grid()
-    tests = {name: read_generated(Path(folder), args.box)
-             for name, folder in (argument.split("=", 1) for argument in args.held_out)}
+    logging.basicConfig(level=logging.WARNING)
+    tests = {name: Path(folder) / EXTRACTED for name, folder in (text.split("=", 1) for text in args.held_out)}
     if args.labelled:
-        tests["labelled"] = read_labelled(args.labelled, args.box)
-    sets = {name: tuple(values[:args.limit] for values in read_generated(Path(folder), args.box))
-            for name, folder in (argument.split("=", 1) for argument in args.train)}
-    errors = {(name, test): [] for name in sets for test in tests}
-    for seed in range(args.seeds):
-        for name, (images, poses) in sets.items():
-            print(f"{name}, seed {seed}: {len(images)} particles", file=sys.stderr)
-            network = train(images, poses, orientations, args.steps, seed)
-            for test, (test_images, truth) in tests.items():
-                errors[name, test].append(angular_errors(predict(network, test_images, orientations), truth))
-                print(f"  {test}: {summary(errors[name, test][-1:])}", file=sys.stderr)
-    table = MarkdownTable("trained on", *(f"{test} ({len(images)} particles)" for test, (images, _) in tests.items()))
-    for name in sets:
-        table.row(name, *(summary(errors[name, test]) for test in tests))
-    print(f"\nEach cell: median error, particles within 15°, within 30°. Chance gives a median of "
-          f"{np.median(random_pose_errors(np.eye(3)[None])):.1f}°.")
+        tests["labelled"] = cut_labelled(args.labelled, args.box, 0.0, args.out / "labelled")
+        tests["picked"] = cut_labelled(args.labelled, args.box, args.picker_error, args.out / "picked")
+        tests["without CTF"] = with_rows(tests["labelled"], "no_ctf.star", lambda rows: rows.drop(columns=DEFOCUS))
+    common = {"steps": args.steps, "diameter_angstrom": args.diameter}
+    results = {}
+    for name, folder in (text.split("=", 1) for text in args.train):
+        for seed in range(args.seeds):
+            out = args.out / f"{name}_{seed}"
+            train_poses.run(TrainPosesSettings(particles=folder, out=out / "model", seed=seed, **common))
+            for test, star in tests.items():
+                found = errors(out / "model/model.safetensors", star, out / test.replace(" ", "_"))
+                results.setdefault(name, {}).setdefault(test, []).append(found)
+    if args.leave_one_out:
+        both = {name: tests[name] for name in ("labelled", "picked")}
+        found = leave_one_out(tests["labelled"], both, common, args.out / "leave_one_out")
+        results["labelled, leave one out"] = {name: [values] for name, values in found.items()}
+    table = MarkdownTable("trained on", *(f"{test} ({len(read_table(star, 'particles')[1])} particles)"
+                                          for test, star in tests.items()))
+    for name, cells in results.items():
+        table.row(name, *(summary(cells[test]) if test in cells else "–" for test in tests))
+    print(f"\nEach cell: median error (lowest and highest of {args.seeds} seeds), particles within 15°, within 30°, "
+          f"median error of the shift, mean confidence. Chance gives a median of "
+          f"{np.median(random_pose_errors(np.eye(3)[None])):.0f}°.")
 
 
 def summary(runs):
-    """Median error, the lowest and highest of the seeds, and the part of the particles within 15° and 30°."""
-    medians = [np.median(angles) for angles in runs]
-    interval = f" ({min(medians):.1f}–{max(medians):.1f})" if len(runs) > 1 else ""
-    all_errors = np.concatenate(runs)
-    return f"{np.mean(medians):.1f}°{interval}, {np.mean(all_errors < 15):.0%}, {np.mean(all_errors < 30):.0%}"
+    """One cell of the table."""
+    medians = [np.median(angles) for angles, _, _ in runs]
+    interval = f" ({min(medians):.2f}–{max(medians):.2f})" if len(runs) > 1 else ""
+    angles, shifts, confidence = (np.concatenate(values) for values in zip(*runs, strict=True))
+    assert not math.isnan(angles.sum())
+    return (f"{np.mean(medians):.2f}°{interval}, {np.mean(angles < 15):.1%}, {np.mean(angles < 30):.1%}, "
+            f"{np.median(shifts):.1f} Å, {confidence.mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,13 @@ def draw_pose_training(figure: Figure, folder: Path) -> None:
 def draw_learning_curve(axis: Any, folder: Path) -> None:
     """Draw the losses of a training, also of one that still runs.
 
+    Parameters
+    ----------
+    axis
+        Axis to draw into.
+    folder
+        Folder of the training.
+
     Raises
     ------
     DataError
@@ -72,7 +79,15 @@ def draw_learning_curve(axis: Any, folder: Path) -> None:
 
 
 def reliability(confidence: Any, right: Any, bins: int = 10) -> tuple[Any, Any, Any]:
-    """Mean confidence, fraction of right poses and number of particles in groups of equal size."""
+    """Mean confidence, fraction of right poses and number of particles in groups of equal size.
+
+    Parameters
+    ----------
+    confidence, right
+        Confidence of each particle (n,), and whether its pose is right.
+    bins
+        Number of groups.
+    """
     order = np.argsort(confidence, kind="stable")
     groups = [group for group in np.array_split(order, min(bins, len(order))) if len(group)]
     means = [np.array([values[group].mean() for group in groups]) for values in (confidence, right)]

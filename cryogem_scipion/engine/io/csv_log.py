@@ -27,7 +27,13 @@ class CsvLog:
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
 
     def add(self, values: Mapping[str, int | float | None]) -> None:
-        """Add a row; None becomes an empty cell."""
+        """Add a row.
+
+        Parameters
+        ----------
+        values
+            Values by column; None becomes an empty cell.
+        """
         self._writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value
                                for name, value in values.items()})
 

@@ -70,7 +70,15 @@ def candidate_rows(particles: ParticleSet, poses: AssignedPoses, estimator: Pose
 
 def assignment_report(poses: AssignedPoses, estimator: PoseEstimator, knows_ctf: bool, rings: int
                       ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Numbers and arrays of the figure."""
+    """Numbers and arrays of the figure.
+
+    Parameters
+    ----------
+    knows_ctf
+        Whether the poses were found with the particles' CTFs.
+    rings
+        Number of rings that the particles have.
+    """
     confidence = poses.confidence.double().numpy()
     shift = poses.origins[:, 0].double().norm(dim=1).numpy()
     numbers = np.array(estimator.class_numbers)[poses.classes[:, 0].numpy()]

@@ -21,7 +21,7 @@ NEAR_DEGREES = 15.0
 FARTHEST_DEGREES = 10.0
 """Largest angle between a point of the grid and the candidate that is refined from it."""
 NEGLIGIBLE = 16.0
-"""Cells whose probability is smaller than the largest one by a factor of exp(16) are left out."""
+"""Cells whose likelihood is smaller than the largest one by a factor of exp(16) are left out."""
 GPU_CHUNK, CPU_CHUNK = 64, 2
 """Particles whose log-likelihoods are in memory at the same time."""
 
@@ -82,8 +82,9 @@ class PoseFinder:
         near, right = torch.empty(2, len(sharpness), len(particles))
         for index in range(len(particles)):
             values = self.grid.log_likelihoods(particles.part(index, index + 1))
+            at_best_shift = values.amax(1)
             for row, factor in enumerate(sharpness):
-                cells = _Cells(self.grid, values, factor)
+                cells = _Cells(self.grid, values, at_best_shift, factor)
                 rows = torch.zeros_like(cells.particle)
                 close = cells.near(rotations[index:index + 1], rows, self.operators)
                 near[row, index] = (cells.probability * close).sum()
@@ -94,7 +95,7 @@ class PoseFinder:
     def find(self, particles: Particles) -> AssignedPoses:
         """Poses of a few particles at once."""
         values = self.grid.log_likelihoods(particles)
-        cells = _Cells(self.grid, values, self.confidence.sharpness)
+        cells = _Cells(self.grid, values, values.amax(1), self.confidence.sharpness)
         count, device = len(particles), self.estimator.device
         rotations = torch.eye(3, device=device).repeat(count, self.candidates, 1, 1)
         origins = torch.zeros(count, self.candidates, 2, device=device)
@@ -153,12 +154,14 @@ def with_outliers(probability: Tensor, confidence: Confidence, order: int) -> Te
 class _Cells:
     """Cells of the grid over classes, directions and rotations in the plane that are not negligible."""
 
-    def __init__(self, grid: PoseGrid, values: Float[Tensor, "n t c d angles"], sharpness: float) -> None:
-        scaled = torch.logsumexp(values * sharpness, 1)
-        largest = scaled.amax((1, 2, 3), keepdim=True)
-        chosen = (scaled > largest - NEGLIGIBLE).nonzero()
+    def __init__(self, grid: PoseGrid, values: Float[Tensor, "n t c d angles"],
+                 at_best_shift: Float[Tensor, "n c d angles"], sharpness: float) -> None:
+        largest = at_best_shift.amax((1, 2, 3))
+        # Only the cells that count are summed over the shifts, which takes most of the time.
+        chosen = (at_best_shift > largest[:, None, None, None] - NEGLIGIBLE / sharpness).nonzero()
         self.particle, self.classes, self.directions, self.turns = chosen.unbind(1)
-        weight = torch.exp(scaled - largest)[tuple(chosen.T)]
+        over_shifts = values.movedim(1, -1)[tuple(chosen.T)] - largest[self.particle, None]
+        weight = torch.exp(over_shifts * sharpness).sum(1)
         total = torch.zeros(len(values), device=values.device).index_add(0, self.particle, weight)
         self.probability = weight / total[self.particle]
         self.rotations = grid.rotations(self.directions, self.turns)

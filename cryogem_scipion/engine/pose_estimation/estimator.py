@@ -86,7 +86,13 @@ class PoseEstimator:
         return self.noise.device
 
     def weights(self, knows_ctf: bool, rings: int) -> Float[Tensor, "rings"]:
-        """Weight of each sample in the log-likelihood; 0 beyond the first ``rings`` rings."""
+        """Weight of each sample in the log-likelihood; 0 beyond the first ``rings`` rings.
+
+        Parameters
+        ----------
+        knows_ctf
+            Whether the particles' CTFs are used; otherwise the noise is that with the mean CTF.
+        """
         grid = self.grid
         samples = grid.independent_samples().float().to(self.device) / (grid.angles // 2)
         usable = torch.arange(grid.rings, device=self.device) < rings
@@ -105,6 +111,8 @@ def particle_spectra(particles: ParticleSet, indices: list[int], grid: PolarGrid
 
     Parameters
     ----------
+    indices
+        Rows of the particles in the table.
     bright
         Whether protein is bright in the files.
     ring_power

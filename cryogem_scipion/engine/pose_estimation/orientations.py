@@ -59,7 +59,13 @@ def angles_modulo(first: Float[Tensor, "*n 3 3"], second: Float[Tensor, "*n 3 3"
 
 
 def shift_grid(largest: float, step: float) -> Float[Tensor, "t xy"]:
-    """Shifts (x, y) on a square grid inside a circle that touches the largest shift on each axis."""
+    """Shifts (x, y) on a square grid that reaches the largest shift on each axis; its corners are left out.
+
+    Parameters
+    ----------
+    step
+        Largest distance of two points along an axis.
+    """
     count = math.ceil(largest / step - 1e-6) if largest > 0 else 0
     axis = torch.arange(-count, count + 1, dtype=torch.float32) * (largest / count if count else 0.0)
     x, y = torch.meshgrid(axis, axis, indexing="xy")

@@ -57,7 +57,15 @@ class ParticleSet:
         return {*DEFOCUS, *MICROSCOPE} <= set(self.rows)
 
     def images(self, indices: Sequence[int], bright: bool) -> Float[Tensor, "n y x"]:
-        """Images of particles with the same box size; protein is bright if it is so in the file as ``bright`` says."""
+        """Images of particles with the same box size; protein is bright.
+
+        Parameters
+        ----------
+        indices
+            Rows of the particles in the table.
+        bright
+            Whether protein is bright in the files; otherwise the images get the other sign.
+        """
         out: list[NDArray[np.float32] | None] = [None] * len(indices)
         by_stack: dict[Path, list[int]] = {}
         for place, index in enumerate(indices):

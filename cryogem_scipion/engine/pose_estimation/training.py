@@ -32,7 +32,7 @@ from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_te
 __all__ = ["CHECKPOINT", "LOSSES", "PoseRecord", "PoseTraining", "train_poses"]
 
 CHECKPOINT, LOSSES = "checkpoint.safetensors", "losses.csv"
-VALIDATED = 64
+VALIDATED = 48
 """Number of held-out particles whose poses are found in each validation."""
 
 

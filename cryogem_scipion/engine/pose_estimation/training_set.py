@@ -141,7 +141,13 @@ def _hold_out(particles: ParticleSet, seed: int) -> tuple[Tensor, Tensor, list[s
 
 
 def read_training_particles(data: TrainingSet, settings: TrainPosesSettings, device: torch.device) -> TrainingParticles:
-    """Spectra of all particles of a training set, in the memory of the CPU."""
+    """Spectra of all particles of a training set, in the memory of the CPU.
+
+    Raises
+    ------
+    SettingsError
+        Particles with a coarser pixel size than the others do not have all rings.
+    """
     mean_ctf = None if data.particles.has_ctf else torch.ones(data.grid.rings)
     if rings_of(data.particles, data.grid) < data.grid.rings:
         raise SettingsError("the particles have different pixel sizes, and the resolution is beyond that of the "
@@ -154,7 +160,13 @@ def read_training_particles(data: TrainingSet, settings: TrainPosesSettings, dev
 
 def spectra_of_all(particles: ParticleSet, indices: list[int], grid: PolarGrid, device: torch.device, bright: bool,
                    ring_power: Tensor | None, mean_ctf: Tensor | None) -> Particles:
-    """Spectra of many particles, computed on all available threads."""
+    """Spectra of many particles, computed on all available threads.
+
+    Parameters
+    ----------
+    indices, bright, ring_power, mean_ctf
+        As for ``particle_spectra``.
+    """
     chunks = [indices[start:start + CHUNK] for start in range(0, len(indices), CHUNK)]
 
     def transform(chunk: list[int]) -> Particles:

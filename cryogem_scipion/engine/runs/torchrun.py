@@ -19,9 +19,14 @@ def is_distributed() -> bool:
 
 
 def run_distributed(stage: str, settings: TrainSettings | TrainPosesSettings) -> NoReturn:
-    """Run the training in several processes, and exit with their status.
+    """Run a training in several processes, and exit with their status.
 
     The processes share the threads. They print their error messages themselves.
+
+    Parameters
+    ----------
+    stage
+        Name of the command.
     """
     threads = settings.threads or len(os.sched_getaffinity(0))
     shared = settings.model_copy(update={"threads": max(1, threads // settings.processes)})
