@@ -15,12 +15,12 @@ from pyworkflow.object import Float
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import Manifest, read_manifest, read_table, write_table
-from cryogem_scipion.engine.io.mrc import read_images, read_stack_header
+from cryogem_scipion.engine.io.mrc import read_images
 from cryogem_scipion.protocols.inputs import relion_angles
 from cryogem_scipion.protocols.outputs import pose
 
-__all__ = ["CONFIDENCE", "dataset_manifests", "image_name", "particle_image_errors", "posed_particles",
-           "read_named_images", "write_particles"]
+__all__ = ["CONFIDENCE", "dataset_manifests", "image_file", "image_name", "posed_particles", "read_named_images",
+           "spread_image_names", "write_particles"]
 
 CONFIDENCE = "rlnMaxValueProbDistribution"
 """Column with the confidence of a pose, and after an underscore the particles' attribute; RELION's own name."""
@@ -54,26 +54,24 @@ def write_particles(particles: Any, path: Path, with_poses: bool) -> None:
     write_table(path, "particles", _optics(particles, groups), pd.DataFrame(rows))
 
 
+def image_file(name: str) -> str:
+    """Return the path of an image's file, without the format that Scipion may write behind it (``stack.mrc:mrcs``)."""
+    path, separator, image_format = name.rpartition(":")
+    return path if separator and image_format.isalnum() else name
+
+
 def image_name(particle: Any) -> str:
     """Return RELION's name of a particle's image, such as ``000001@/path/stack.mrcs``."""
     index, stack = particle.getLocation()
-    return f"{index or 1:06d}@{os.path.abspath(_image_file(stack))}"
+    return f"{index or 1:06d}@{os.path.abspath(image_file(stack))}"
 
 
-def particle_image_errors(label: str, particles: Any) -> list[str]:
-    """Return an error when the first image of a SetOfParticles cannot be read, or the set is empty."""
-    first = particles.getFirstItem()
-    if first is None:
-        return [f"*{label}*: the set is empty; choose another."]
-    file = Path(_image_file(first.getFileName()))
-    if file.suffix.lower() not in (".mrc", ".mrcs"):
-        return [f"*{label}*: {file.name} is not an MRC stack; convert the particles to MRC first, for example with "
-                "RELION's 'preprocess particles'."]
-    try:
-        read_stack_header(file)
-    except DataError as error:
-        return [f"*{label}*: {error}."]
-    return []
+def spread_image_names(particles: Any, count: int) -> list[str]:
+    """Return names of at most so many images, evenly spread over a SetOfParticles."""
+    ids = sorted(particles.getIdSet())
+    chosen = ids[::max(1, len(ids) // count)][:count]
+    # The other particles, which may be a million, are not read.
+    return [image_name(item) for item in particles.iterItems(where=f"id IN ({', '.join(map(str, chosen))})")]
 
 
 def read_named_images(names: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -168,12 +166,6 @@ def _row(item: Any, groups: dict[tuple[float, ...], int], pixel_size: float, wit
     if hasattr(item, "_cryogemManifest") and item.getClassId():
         row["rlnClassNumber"] = item.getClassId()
     return row
-
-
-def _image_file(name: str) -> str:
-    """The path of an image's file, without the format that Scipion may write behind it (``stack.mrc:mrcs``)."""
-    path, separator, image_format = name.rpartition(":")
-    return path if separator and image_format.isalnum() else name
 
 
 def _acquisition(item: Any) -> tuple[float, ...]:

@@ -12,8 +12,9 @@ from cryogem_scipion.engine.figures.assignment import REPORT_NAME
 from cryogem_scipion.engine.figures.report_files import read_report
 from cryogem_scipion.engine.io.dataset import PARTICLES, Manifest, read_manifest
 from cryogem_scipion.engine.settings import AssignPosesSettings
-from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.particle_tables import particle_image_errors, posed_particles, write_particles
+from cryogem_scipion.protocols.binding import define_fields, form_values
+from cryogem_scipion.protocols.particle_checks import contrast_warnings, particle_image_errors
+from cryogem_scipion.protocols.particle_tables import posed_particles, write_particles
 from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 
 __all__ = ["AssignPosesOutputs", "ProtCryogemAssignPoses"]
@@ -99,7 +100,27 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
         model = self.inputModel.get()
         errors = [] if os.path.isfile(model.getFileName()) else [
             f"*Pose estimator*: {model.getFileName()} does not exist any more; train it again."]
-        return errors + particle_image_errors("Particles", self.inputParticles.get())
+        errors += particle_image_errors("Particles", self.inputParticles.get())
+        if not errors and self._box() < model.getDiameter() / 2:
+            errors.append(f"*Particles*: their boxes ({self._box():.0f} Å) are less than half of the pose estimator's "
+                          f"circle ({model.getDiameter():.0f} Å); extract larger boxes.")
+        return errors
+
+    def inputWarnings(self) -> list[str]:
+        particles, diameter = self.inputParticles.get(), self.inputModel.get().getDiameter()
+        warnings = []
+        if self._box() < diameter:
+            warnings.append(f"The particles' boxes ({self._box():.0f} Å) are smaller than the circle of the pose "
+                            f"estimator ({diameter:.0f} Å). Larger boxes give more exact poses.")
+        if not particles.hasCTF():
+            warnings.append("The particles have no CTFs. The poses are more exact with them.")
+        bright = form_values(self, AssignPosesSettings)["contrast"] == "bright"
+        return warnings + contrast_warnings("Particles", particles, bright)
+
+    def _box(self) -> float:
+        """Edge of the particles' boxes, Å."""
+        particles = self.inputParticles.get()
+        return float(particles.getXDim() * particles.getSamplingRate())
 
     def resultSentences(self, manifest: Manifest) -> list[str]:
         figures = manifest.figures

@@ -16,7 +16,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.inputs import coordinate_micrographs
-from cryogem_scipion.protocols.particle_tables import image_name, read_named_images
+from cryogem_scipion.protocols.particle_tables import read_named_images, spread_image_names
 
 __all__ = ["MicrographFields", "ParticleImages", "ParticleNumbers", "ParticleViews", "micrograph_fields",
            "particle_images", "particle_numbers", "particle_views"]
@@ -127,9 +127,7 @@ def particle_images(particles: Any) -> ParticleImages:
     """
     if particles is None or not particles.getSize():
         raise DataError("there is no particle to show; first choose particles")
-    step = max(1, particles.getSize() // AVERAGED_PARTICLES)
-    names = [image_name(item) for number, item in enumerate(particles.iterItems()) if number % step == 0]
-    images = read_named_images(names[:AVERAGED_PARTICLES])
+    images = read_named_images(spread_image_names(particles, AVERAGED_PARTICLES))
     average = np.mean(images, axis=0, dtype=np.float64)
     edges = np.concatenate([average[[0, -1]].ravel(), average[:, [0, -1]].ravel()])
     average = (average - edges.mean()) / max(edges.std(), 1e-12)

@@ -13,10 +13,11 @@ from pyworkflow.object import Float, Pointer
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_table, write_table
 from cryogem_scipion.protocols.outputs import pose
+from cryogem_scipion.protocols.particle_checks import contrast_warnings, particle_image_errors
 from cryogem_scipion.protocols.particle_tables import (
-    particle_image_errors,
     posed_particles,
     read_named_images,
+    spread_image_names,
     write_particles,
 )
 from tests.scipion.conventions import relion_pose, rotation
@@ -150,6 +151,12 @@ def test_poses_come_back_to_the_same_particles(tmp_path, assigned, classes):
         assert item.getCTF().getDefocusU() == 15000 + number - 11
 
 
+def test_some_images_are_spread_over_the_set(tmp_path):
+    found = particles(tmp_path, count=7)
+    assert [name[:6] for name in spread_image_names(found, 3)] == ["000001", "000003", "000005"]
+    assert len(spread_image_names(found, 100)) == 7
+
+
 def test_what_does_not_fit_is_refused(tmp_path, assigned):
     found, table = assigned
     for item in list(found.iterItems(iterate=False)):
@@ -177,3 +184,17 @@ def test_images_that_cannot_be_read_are_named_before_the_run(tmp_path):
     found.update(item)
     found.write()
     assert "particles.stk is not an MRC stack; convert" in particle_image_errors("Particles", found)[0]
+
+
+@pytest.mark.parametrize(("strength", "bright", "words"), [
+    (0.4, True, None), (-0.4, True, "protein seems to be dark in these images, but the form says bright"),
+    (-0.4, False, None), (0.4, False, "protein seems to be bright"), (0.0, True, None)])
+def test_the_wrong_contrast_is_seen_in_noisy_images(tmp_path, strength, bright, words):
+    found = particles(tmp_path, count=80)
+    y, x = np.mgrid[:BOX, :BOX] - BOX // 2
+    noise = np.random.default_rng(8).normal(0, 1, (80, BOX, BOX))
+    with mrcfile.open(tmp_path / "a stack.mrcs", mode="r+") as file:
+        file.data[:] = noise + strength * (np.hypot(x, y) < 3)
+    warnings = contrast_warnings("Particles", found, bright)
+    assert len(warnings) == (words is not None)
+    assert words is None or words in warnings[0]
