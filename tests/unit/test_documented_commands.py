@@ -25,6 +25,7 @@ SMALLER = {
     "train": "--steps 2 --crop 64 --generator-width 4 --discriminator-width 4",
     "generate": "--micrographs 1",
     "measure": "--micrographs 2",
+    "train-poses": "--steps 2",
     "phantom": "--box 48"}
 """Flags that make a stage small."""
 NOT_MEASURABLE = "--defocus-min 10000 --defocus-max 20000"
@@ -117,6 +118,9 @@ def inputs(world, tmp_path_factory):
     for line in ("train --real mics/*.mrc --simulation sim --out run",
                  "generate --model run/model.safetensors --simulation sim --out gen --keep optical"):
         assert run(folder, line.split(), "--micrographs", "2") == 0
+    assert run(folder, "train-poses --particles gen --out estimator".split()) == 0
+    particles = (folder / "gen/extracted.star").read_text("utf-8")
+    (folder / "real_particles.star").write_text(particles.replace("@particles/", "@gen/particles/"), "utf-8")
     for name in ("picks.star", "refined.star"):
         shutil.copy(folder / "gen" / PARTICLES, folder / name)
     shutil.copy(folder / "gen" / MICROGRAPHS, folder / "ctfs.star")

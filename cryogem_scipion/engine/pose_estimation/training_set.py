@@ -42,8 +42,8 @@ RESOLUTION = 14
 """Diameter of the circle divided by the finest resolution."""
 FEWEST_RINGS, FEWEST_PARTICLES = 5, 4
 LARGEST_SHIFT = 0.08
-HELD_OUT = 0.1
-"""Fraction of the micrographs that is held out."""
+HELD_OUT, LARGEST_HELD_OUT, MOST_HELD_OUT = 0.1, 0.34, 2000
+"""Fraction of the particles that is held out, the largest fraction, and the largest number."""
 CHUNK = 64
 
 
@@ -128,15 +128,17 @@ def _grid(settings: TrainPosesSettings, particles: ParticleSet, manifest: Manife
 def _hold_out(particles: ParticleSet, seed: int) -> tuple[Tensor, Tensor, list[str]]:
     """Indices of training and held-out particles: whole micrographs, if there are several."""
     random = np.random.default_rng([seed, 0x9E05E])
-    groups, warnings = particles.micrographs().to_numpy(), []
-    names = sorted(set(groups))
-    if len(names) == 1:
-        warnings.append("all particles are of one micrograph; held-out particles are of the same micrograph, so the "
-                        "errors on them may be too small")
-        groups = np.array([f"{index:09d}" for index in range(len(particles))])
-        names = list(groups)
-    chosen = random.permutation(len(names))[:max(1, round(HELD_OUT * len(names)))]
-    is_held_out = np.isin(groups, [names[index] for index in chosen])
+    names, group = np.unique(particles.micrographs().to_numpy(str), return_inverse=True)
+    counts, count = np.bincount(group), len(particles)
+    wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * count)))
+    # Random micrographs, until they have enough particles.
+    order = random.permutation(len(names))
+    needed = int(np.searchsorted(counts[order].cumsum(), wanted)) + 1
+    is_held_out, warnings = np.isin(group, order[:needed]), []
+    if is_held_out.sum() > LARGEST_HELD_OUT * count:
+        warnings.append(f"the particles are of {len(names)} micrographs, too few to hold out a whole one; held-out "
+                        "particles are of the same micrographs, so the errors on them may be too small")
+        is_held_out = np.isin(np.arange(count), random.permutation(count)[:wanted])
     return torch.from_numpy(np.flatnonzero(~is_held_out)), torch.from_numpy(np.flatnonzero(is_held_out)), warnings
 
 
