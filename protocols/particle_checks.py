@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.mrc import read_stack_header
@@ -15,6 +16,8 @@ INSPECTED = 100
 """Particles whose contrast is inspected."""
 CLEAR_DIFFERENCE = 5.0
 """Difference between particles and background, in standard errors, that is not due to noise."""
+RINGS = 8
+"""Rings of the radial profile; the last one is the background."""
 
 
 def particle_image_errors(label: str, particles: Any) -> list[str]:
@@ -49,14 +52,31 @@ def contrast_warnings(label: str, particles: Any, bright: bool) -> list[str]:
         images = read_named_images(spread_image_names(particles, INSPECTED))
     except DataError:
         return []  # The run names the cause.
-    y, x = (np.arange(edge) - edge // 2 for edge in images[0].shape)
-    radius = np.hypot(y[:, None], x) / (min(images[0].shape) / 2)
-    # Brightness of the middle above that of a ring near the border, for each particle.
-    differences = np.array([image[radius < 0.4].mean() - image[(radius > 0.8) & (radius < 1)].mean()
-                            for image in images])
-    significance = differences.mean() / max(differences.std() / len(differences) ** 0.5, 1e-12)
-    if len(images) < 2 or (significance if bright else -significance) > -CLEAR_DIFFERENCE:
+    if len(images) < 2:
+        return []
+    deviation = _strongest_deviation(np.stack(images))
+    if (deviation if bright else -deviation) >= 0:
         return []
     found, other = ("dark", "bright") if bright else ("bright", "dark")
     return [f"*{label}*: protein seems to be {found} in these images, but the form says {other}; choose {found} as "
             "the particle contrast."]
+
+
+def _strongest_deviation(images: NDArray[np.float32]) -> float:
+    """Largest deviation from the background in the mean radial profile of particles; 0 where noise can explain it.
+
+    The deviation of the protein is stronger than that of the fringe around it, also in a hollow particle.
+
+    Parameters
+    ----------
+    images
+        (n, y, x).
+    """
+    y, x = (np.arange(edge) - edge // 2 for edge in images.shape[1:])
+    half = min(images.shape[1:]) // 2
+    ring = np.minimum((np.hypot(y[:, None], x) / half * RINGS).astype(int), RINGS)
+    profiles = np.stack([images[:, ring == number].mean(1) for number in range(RINGS)], axis=1)
+    deviations = (profiles - profiles[:, -1:])[:, :-1]
+    mean, error = deviations.mean(0), deviations.std(0) / len(images) ** 0.5
+    mean[np.abs(mean) < CLEAR_DIFFERENCE * error] = 0.0
+    return float(mean[np.argmax(np.abs(mean))])

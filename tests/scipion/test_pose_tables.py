@@ -186,15 +186,20 @@ def test_images_that_cannot_be_read_are_named_before_the_run(tmp_path):
     assert "particles.stk is not an MRC stack; convert" in particle_image_errors("Particles", found)[0]
 
 
+@pytest.mark.parametrize("hollow", [False, True])
 @pytest.mark.parametrize(("strength", "bright", "words"), [
-    (0.4, True, None), (-0.4, True, "protein seems to be dark in these images, but the form says bright"),
-    (-0.4, False, None), (0.4, False, "protein seems to be bright"), (0.0, True, None)])
-def test_the_wrong_contrast_is_seen_in_noisy_images(tmp_path, strength, bright, words):
+    (0.5, True, None), (-0.5, True, "protein seems to be dark in these images, but the form says bright"),
+    (-0.5, False, None), (0.5, False, "protein seems to be bright"), (0.0, True, None)])
+def test_the_wrong_contrast_is_seen_in_noisy_images(tmp_path, strength, bright, words, hollow):
+    """Particles with a fringe of the opposite contrast, and with such a middle where they are hollow."""
     found = particles(tmp_path, count=80)
-    y, x = np.mgrid[:BOX, :BOX] - BOX // 2
+    radius = np.hypot(*(np.mgrid[:BOX, :BOX] - BOX // 2))
+    particle = 1.0 * (radius < 3) - 0.5 * ((radius >= 3) & (radius < 4.5))
+    if hollow:
+        particle[radius < 1] = -0.5
     noise = np.random.default_rng(8).normal(0, 1, (80, BOX, BOX))
     with mrcfile.open(tmp_path / "a stack.mrcs", mode="r+") as file:
-        file.data[:] = noise + strength * (np.hypot(x, y) < 3)
+        file.data[:] = noise + strength * particle
     warnings = contrast_warnings("Particles", found, bright)
     assert len(warnings) == (words is not None)
     assert words is None or words in warnings[0]
