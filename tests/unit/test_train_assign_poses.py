@@ -73,6 +73,13 @@ def errors(found, truth):
     return angles, np.linalg.norm(found[ORIGIN].to_numpy(float) - truth[ORIGIN].to_numpy(float), axis=1)
 
 
+@pytest.fixture(scope="module")
+def expected(generated, trained, tmp_path_factory):
+    """Poses of some particles whose images are as they were generated."""
+    folder = tmp_path_factory.mktemp("expected")
+    return assign(trained, some_particles(generated, folder / "some")[0], folder / "out")
+
+
 def some_particles(generated, folder, count=12, change=lambda images: images, **columns):
     """A STAR file with the first particles of the set and their images, changed."""
     folder.mkdir(exist_ok=True)
@@ -129,9 +136,7 @@ def test_the_columns_of_the_input_are_kept_and_candidates_are_written(generated,
 
 
 @pytest.mark.parametrize("case", ["other scale", "dark", "finer", "odd box", "flipped", "no ctf"])
-def test_other_boxes_scales_and_signs_give_the_same_poses(case, generated, trained, tmp_path):
-    star, _ = some_particles(generated, tmp_path / "as is")
-    expected = assign(trained, star, tmp_path / "expected")
+def test_other_boxes_scales_and_signs_give_the_same_poses(case, generated, trained, expected, tmp_path):
     settings, columns, change, tolerance = {}, {}, lambda images: images, 1.5
     if case == "other scale":
         change = lambda images: 40 * images + 1000  # noqa: E731

@@ -46,6 +46,10 @@ def chosen_confidence(probabilities: Float[Tensor, "s n"], chance: float) -> Con
     Returns
     -------
     The best values. The fraction of outliers is at least what so many particles cannot exclude.
+
+    References
+    ----------
+    Scaling of log-likelihoods: arXiv:1706.04599
     """
     count = probabilities.shape[1]
     least = 1 / (count + 2)

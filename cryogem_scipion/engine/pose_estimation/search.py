@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Log-likelihoods of particles on a grid over classes, viewing directions, rotations in the plane and shifts."""
+"""Log-likelihoods of particles on a grid over classes, viewing directions, rotations in the plane and shifts.
+
+The noise is Gaussian and its power depends on the frequency only (doi:10.1006/jsbi.1998.4014).
+"""
 import math
 from dataclasses import dataclass
 

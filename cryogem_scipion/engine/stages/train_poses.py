@@ -82,6 +82,7 @@ def run(settings: TrainPosesSettings) -> Manifest:
     draw_pose_training(figure, out)
     save_figure(figure, out / f"{REPORT_NAME}.png")
     figures = {name: float(value) for name, value in report["held_out"].items() if value is not None}
+    figures["classes"] = float(len(estimator.class_numbers))
     manifest = Manifest(
         stage="train-poses", **provenance(), settings=settings.model_dump(mode="json"), seed=settings.seed,
         pixel_size=data.particles.geometries[0].pixel_size, micrographs=int(data.particles.micrographs().nunique()),
