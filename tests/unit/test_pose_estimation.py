@@ -199,7 +199,7 @@ def test_candidates_are_distinct_and_their_probabilities_are_ordered(generator):
 
 def test_the_confidence_is_right(generator):
     """Particles so noisy that about half of the poses are wrong: the confidence says which."""
-    noise, count = 90.0, 40
+    noise, count = 90.0, 50
     model = estimator(noise=noise)
     rotations = uniform_rotations(2 * count, generator).float()
     particles = projections(model, rotations, torch.zeros(2 * count, 2), generator, noise)
@@ -211,11 +211,12 @@ def test_the_confidence_is_right(generator):
     found = trusted.find_all(particles.part(count, 2 * count))
     right = (angles_between(found.rotations[:, 0], rotations[count:]) <= 15).numpy()
     assert 0.15 < right.mean() < 0.9
-    # The standard error of a fraction of 40 particles is at most 0.08.
+    # The standard error of a fraction of 50 particles is at most 0.07.
     assert found.confidence.mean() == pytest.approx(right.mean(), abs=0.16)
     confidence, fraction, _ = reliability(found.confidence.numpy(), right, 3)
     assert fraction[0] < fraction[2]
-    assert np.abs(confidence - fraction).max() < 0.3
+    # And that of 16 particles is at most 0.125.
+    assert np.abs(confidence - fraction).max() < 0.36
 
 
 def test_overconfident_probabilities_are_softened():

@@ -243,7 +243,8 @@ def test_two_classes_in_the_table_make_two_references(generated, tmp_path):
     write_table(star, "particles", optics, table.assign(rlnClassNumber=[3 if index % 2 else 8 for index in range(60)]))
     train_poses.run(TrainPosesSettings(particles=star, out=tmp_path / "two", **{**QUICK, "steps": 5}))
     assert "class_accuracy" in read_manifest(tmp_path / "two").figures
-    found = assign(tmp_path / "two", star, tmp_path / "out")
+    few = broken(star, tmp_path, lambda o, r: (o, r.iloc[:4]))
+    found = assign(tmp_path / "two", few, tmp_path / "out")
     assert set(found["rlnClassNumber"]) <= {3, 8}
     assert np.allclose(found["cryogemClassProbability3"] + found["cryogemClassProbability8"], 1, atol=1e-3)
 
@@ -316,6 +317,9 @@ def test_particles_without_poses_or_too_few_are_refused(generated, tmp_path):
     without = broken(star, tmp_path, lambda o, r: (o, r.drop(columns="rlnAngleTilt")))
     with pytest.raises(DataError, match="lacks rlnAngleTilt"):
         train_poses.run(TrainPosesSettings(particles=without, out=tmp_path / "out"))
+    many = broken(star, tmp_path, lambda o, r: (o, r.assign(rlnClassNumber=range(len(r)))))
+    with pytest.raises(DataError, match="12 classes, and each would be a map"):
+        train_poses.run(TrainPosesSettings(particles=many, out=tmp_path / "out"))
     few = broken(star, tmp_path, lambda o, r: (o, r.iloc[:3]))
     with pytest.raises(DataError, match="has 3 particles; give 4 or more"):
         train_poses.run(TrainPosesSettings(particles=few, out=tmp_path / "out"))

@@ -68,9 +68,10 @@ def held_out_report(estimator: PoseEstimator, held_out: TrainingParticles
         without = blind.find_all(mean_ctf_particles(estimator, some.particles))
         blind_error = angles_modulo(without.rotations[:, 0], some.rotations, finder.operators)
         numbers["median_error_without_ctf_degrees"] = float(blind_error.median())
+    middle = estimator.reference.density.shape[1] // 2
     arrays = {"error_degrees": error, "shift_error_angstrom": shift, "confidence": found.confidence,
               "direction": some.rotations[:, 2], "noise": estimator.noise[0], "ring_power": estimator.ring_power,
-              "central_section": estimator.reference.density[:, estimator.reference.density.shape[1] // 2]}
+              "central_section": (estimator.reference.density * estimator.reference.mask)[:, middle]}
     report = {"symmetry": estimator.symmetry, "diameter_angstrom": estimator.grid.diameter_angstrom,
               "resolution_angstrom": estimator.grid.resolution_angstrom,
               "largest_shift_angstrom": estimator.largest_shift, "class_numbers": list(estimator.class_numbers),

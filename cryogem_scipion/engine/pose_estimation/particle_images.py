@@ -26,6 +26,8 @@ ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGIN = ["rlnOriginXAngst", "rlnOriginYAngst"]
 DEFOCUS = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"]
 MICROSCOPE = ["rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"]
+MOST_CLASSES = 10
+"""Largest number of classes. More are those of a 2D classification."""
 IMAGE_NAME = re.compile(r"^0*(\d+)@(.+)$")
 
 
@@ -157,7 +159,7 @@ def known_poses(particles: ParticleSet) -> KnownPoses:
     Raises
     ------
     DataError
-        The file has no angles, or values that are not finite numbers.
+        The file has no angles, values that are not finite numbers, or too many classes.
     """
     missing = [name for name in ANGLES if name not in particles.rows]
     if missing:
@@ -171,8 +173,12 @@ def known_poses(particles: ParticleSet) -> KnownPoses:
         origins = _numbers(particles.path, particles.rows, ["rlnOriginX", "rlnOriginY"]) * sizes[:, None]
     else:
         origins = np.zeros((len(particles), 2))
-    numbers, classes = np.unique(particles.rows.get("rlnClassNumber", pd.Series(np.ones(len(particles)))).to_numpy(int),
-                                 return_inverse=True)
+    numbers, classes = np.array([1]), np.zeros(len(particles), np.int64)
+    if "rlnClassNumber" in particles.rows:
+        numbers, classes = np.unique(_numbers(particles.path, particles.rows, ["rlnClassNumber"]), return_inverse=True)
+    if len(numbers) > MOST_CLASSES:
+        raise DataError(f"{particles.path} has {len(numbers)} classes, and each would be a map of its own; at most "
+                        f"{MOST_CLASSES} are possible. Remove rlnClassNumber if these are not 3D classes")
     return KnownPoses(rotation_matrices(torch.from_numpy(angles)).float(), torch.from_numpy(origins).float(),
                       classes.astype(np.int64), [int(number) for number in numbers])
 

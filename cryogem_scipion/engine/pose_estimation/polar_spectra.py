@@ -10,6 +10,7 @@ Rz(w) A, and its ring values are moved by w.
 """
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Complex, Float
@@ -111,36 +112,29 @@ def normalised_spectra(images: Float[Tensor, "n box box"], geometry: ImageGeomet
     return spectra / power.sqrt().clamp(min=1e-20)[:, None, None]
 
 
+@lru_cache(maxsize=8)
 def _transform(geometry: ImageGeometry, grid: PolarGrid, device: torch.device
                ) -> tuple[Float[Tensor, "pixels values"], Float[Tensor, "y x"], Float[Tensor, "y x"]]:
     """Matrix from the pixels of a reduced image to real and imaginary parts, mask of the circle, and weights of the
     pixels whose mean is removed.
     """
-    key = (geometry, grid, device)
-    if key not in _transforms:
-        field = geometry.box * geometry.pixel_size
-        # Reduced to 1.5 times the Nyquist frequency, so that large boxes take no longer than small ones.
-        reduced = min(geometry.box, math.ceil(field / grid.resolution_angstrom * 3))
-        positions = (torch.arange(reduced, dtype=torch.float64) * geometry.box / reduced - geometry.box // 2
-                     ) * geometry.pixel_size
-        radius = torch.hypot(positions[:, None], positions)
-        edge = SOFT_EDGE * grid.diameter_angstrom
-        fraction = ((grid.diameter_angstrom / 2 + edge - radius) / edge).clamp(0, 1)
-        mask = (1 - torch.cos(math.pi * fraction)) / 2
-        background = (1 - mask) * (radius < BACKGROUND * grid.diameter_angstrom)
-        if background.sum() < 0.1 * mask.sum():
-            background = mask
-        x, y = grid.frequencies().flatten(1)
-        phase = 2 * math.pi * (y[:, None, None] * positions[:, None] + x[:, None, None] * positions)
-        matrix = torch.cat([torch.cos(phase), -torch.sin(phase)]).flatten(1).T
-        _transforms.clear()
-        _transforms[key] = (matrix.float().contiguous().to(device), mask.float().to(device),
-                            (background / background.sum()).float().to(device))
-    return _transforms[key]
-
-
-_transforms: dict[tuple[ImageGeometry, PolarGrid, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
-"""The last transform, because all images of a set need the same one."""
+    field = geometry.box * geometry.pixel_size
+    # Reduced to 1.5 times the Nyquist frequency, so that large boxes take no longer than small ones.
+    reduced = min(geometry.box, math.ceil(field / grid.resolution_angstrom * 3))
+    positions = (torch.arange(reduced, dtype=torch.float64) * geometry.box / reduced - geometry.box // 2
+                 ) * geometry.pixel_size
+    radius = torch.hypot(positions[:, None], positions)
+    edge = SOFT_EDGE * grid.diameter_angstrom
+    fraction = ((grid.diameter_angstrom / 2 + edge - radius) / edge).clamp(0, 1)
+    mask = (1 - torch.cos(math.pi * fraction)) / 2
+    background = (1 - mask) * (radius < BACKGROUND * grid.diameter_angstrom)
+    if background.sum() < 0.1 * mask.sum():
+        background = mask
+    x, y = grid.frequencies().flatten(1)
+    phase = 2 * math.pi * (y[:, None, None] * positions[:, None] + x[:, None, None] * positions)
+    matrix = torch.cat([torch.cos(phase), -torch.sin(phase)]).flatten(1).T
+    return (matrix.float().contiguous().to(device), mask.float().to(device),
+            (background / background.sum()).float().to(device))
 
 
 def centred_spectra(spectra: Complex[Tensor, "*images rings half"], origins: Float[Tensor, "*shifts xy"],
