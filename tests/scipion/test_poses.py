@@ -92,7 +92,7 @@ def test_fresh_particles_get_their_poses_and_keep_all_else(scipion, assigned, fr
     found, given = assigned.outputParticles, fresh.outputParticles
     assert found.getSize() == given.getSize()
     assert found.getAlignment() == ALIGN_PROJ
-    assert np.median(errors(found, given)) < 15
+    assert np.median(errors(found, given)) < 15  # measured 9
     given_items = {item.getObjId(): item.clone() for item in given.iterItems()}
     shifts = []
     for item in found.iterItems():
@@ -103,9 +103,8 @@ def test_fresh_particles_get_their_poses_and_keep_all_else(scipion, assigned, fr
         assert item.getCTF().getDefocus() == before.getCTF().getDefocus()
         assert 0 <= item._rlnMaxValueProbDistribution.get() <= 1
         shifts.append([relion_pose(each.getTransform().getMatrix())[1] for each in (item, before)])
-    # Coordinates are rounded down, so the true centres are half a pixel from the middle of the box on average.
     off = np.linalg.norm(np.subtract(*np.moveaxis(shifts, 1, 0)), axis=1)
-    assert np.median(off) * PIXEL_SIZE < 10
+    assert np.median(off) < 0.5  # pixels, measured 0.31; the grid of the search is coarser
     assert f"{found.getSize()} particles" in " ".join(assigned.summary())
 
 
@@ -143,12 +142,17 @@ def test_particles_of_another_program_without_ctf_get_poses(project, training, f
     found = assign(project, training, foreign).outputParticles
     assert found.getSamplingRate() == pytest.approx(6.4, rel=1e-3)
     assert not found.hasCTF()
-    truth = {item.getObjId() + 1000: item.clone() for item in fresh.outputParticles.iterItems()}
-    angles = [Rotation.from_matrix(rotation(*relion_pose(item.getTransform().getMatrix())[0])
-              @ rotation(*relion_pose(truth[item.getObjId()].getTransform().getMatrix())[0]).T).magnitude()
-              for item in found.iterItems()]
-    assert len(angles) == len(truth)
-    assert np.degrees(np.median(angles)) < 15
+    truth = {item.getObjId() + 1000: relion_pose(item.getTransform().getMatrix())
+             for item in fresh.outputParticles.iterItems()}
+    angles, shifts = [], []
+    for item in found.iterItems():
+        pose, origin = relion_pose(item.getTransform().getMatrix())
+        true_pose, true_origin = truth.pop(item.getObjId())
+        angles.append(Rotation.from_matrix(rotation(*pose) @ rotation(*true_pose).T).magnitude())
+        shifts.append(np.linalg.norm(origin * found.getSamplingRate() - true_origin * PIXEL_SIZE))
+    assert truth == {}
+    assert np.degrees(np.median(angles)) < 15  # measured 7
+    assert np.median(shifts) < 0.5 * PIXEL_SIZE  # measured 0.23 pixels
 
 
 @has_relion
@@ -171,8 +175,8 @@ def test_relion_reconstructs_the_map_from_the_poses_of_particles_that_it_extract
     volumes = [run(project, "ProtRelionReconstruct", inputParticles=(protocol, "outputParticles"), doCTF=True)
                for protocol in (posed, fresh)]
     found, true = (np.array(mrcfile.read(each.outputVolume.getFileName().removesuffix(":mrc"))) for each in volumes)
-    # Shells down to 45 Å. With true poses and these few particles, the map is right to about there.
-    assert shell_correlation(found, true)[1:6].min() > 0.7
+    # Shells down to 45 Å: measured 0.96 and more.
+    assert shell_correlation(found, true)[1:6].min() > 0.9
 
 
 @pytest.mark.parametrize("which", ["training", "assigned"])
