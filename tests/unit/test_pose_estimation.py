@@ -9,7 +9,7 @@ import torch
 
 from cryogem_scipion.engine.figures.pose_training import reliability
 from cryogem_scipion.engine.pose_estimation.assignment import PoseFinder, with_outliers
-from cryogem_scipion.engine.pose_estimation.calibration import SHARPNESS, chosen_confidence
+from cryogem_scipion.engine.pose_estimation.calibration import SHARPNESS, chosen_class_sharpness, chosen_confidence
 from cryogem_scipion.engine.pose_estimation.estimator import Confidence, Particles, PoseEstimator
 from cryogem_scipion.engine.pose_estimation.orientations import (
     about_z,
@@ -203,9 +203,8 @@ def test_the_confidence_is_right(generator):
     model = estimator(noise=noise)
     rotations = uniform_rotations(2 * count, generator).float()
     particles = projections(model, rotations, torch.zeros(2 * count, 2), generator, noise)
-    finder, none = PoseFinder(model, True, GRID.rings), torch.zeros(1, dtype=torch.long)
-    near = torch.cat([finder.probabilities_near(particles.part(index, index + 1), rotations[index:index + 1], none,
-                                                SHARPNESS)[0] for index in range(count)], 1)
+    finder = PoseFinder(model, True, GRID.rings)
+    near, _ = finder.probabilities_near(particles.part(0, count), rotations[:count], SHARPNESS)
     chosen = chosen_confidence(near, float(with_outliers(torch.zeros(1), Confidence(1.0, 1.0), 1)))
     trusted = PoseFinder(replace(model, confidence=(chosen, chosen)), True, GRID.rings)
     found = trusted.find_all(particles.part(count, 2 * count))
@@ -239,3 +238,10 @@ def test_with_two_maps_the_class_is_found(generator):
     assert found.classes[:, 0].tolist() == classes.tolist()
     assert torch.allclose(found.class_probabilities.sum(1), torch.ones(6), atol=1e-4)
     assert (found.class_probabilities.argmax(1) == classes).all()
+
+
+def test_classes_that_cannot_be_told_apart_get_soft_probabilities(generator):
+    classes = torch.randint(2, (400,), generator=generator)
+    true_difference = torch.randn(400, generator=generator) + 2.0 * classes - 1.0  # log-likelihood ratio: 2 times this
+    fits = torch.stack([torch.zeros(400), 2 * true_difference / 0.25], 1)  # four times too sure
+    assert chosen_class_sharpness(fits, classes) == pytest.approx(0.25)

@@ -71,25 +71,27 @@ class PoseFinder:
                                for name in AssignedPoses.__dataclass_fields__))
 
     @torch.no_grad()
-    def probabilities_near(self, particles: Particles, rotations: Float[Tensor, "n 3 3"], classes: Int[Tensor, "n"],
-                           sharpness: list[float]) -> tuple[Float[Tensor, "s n"], Float[Tensor, "s n"]]:
-        """Probabilities of the true orientations and of the true classes, for several values of the sharpness.
+    def probabilities_near(self, particles: Particles, rotations: Float[Tensor, "n 3 3"], sharpness: list[float]
+                           ) -> tuple[Float[Tensor, "s n"], Float[Tensor, "n classes"]]:
+        """Probabilities within 15° of the true orientations, for several values of the sharpness, without outliers.
 
         Returns
         -------
-        Probability within 15° of the true orientation, in any class; probability of the true class. Without outliers.
+        The probabilities, in any class; and the result of ``class_fits``.
         """
-        near, right = torch.empty(2, len(sharpness), len(particles))
+        near = torch.empty(len(sharpness), len(particles))
+        fits = []
         for index in range(len(particles)):
-            values = self.grid.log_likelihoods(particles.part(index, index + 1))
+            one = particles.part(index, index + 1)
+            values = self.grid.log_likelihoods(one)
             at_best_shift = values.amax(1)
             for row, factor in enumerate(sharpness):
                 cells = _Cells(self.grid, values, at_best_shift, factor)
                 rows = torch.zeros_like(cells.particle)
                 close = cells.near(rotations[index:index + 1], rows, self.operators)
                 near[row, index] = (cells.probability * close).sum()
-                right[row, index] = (cells.probability * (cells.classes == classes[index])).sum()
-        return near, right
+            fits.append(self.class_fits(one, values))
+        return near, torch.cat(fits)
 
     @torch.no_grad()
     def find(self, particles: Particles) -> AssignedPoses:
@@ -102,16 +104,19 @@ class PoseFinder:
         classes = torch.zeros(count, self.candidates, dtype=torch.long, device=device)
         probabilities = torch.zeros(count, self.candidates, device=device)
         confidence = torch.zeros(count, device=device)
+        of_class = self._class_probabilities(self.class_fits(particles, values))
         left = cells.probability.clone()
         for rank in range(self.candidates):
-            best = cells.largest(left, count)
+            # The first candidate has the most probable class.
+            in_class = cells.classes == of_class.argmax(1)[cells.particle]
+            best = cells.largest(left * in_class if rank == 0 else left, count)
             exists = left[best] > 0
             if not exists.any():
                 break
             chosen = cells.rotations[best]
             start = self._best_shift(values, cells, best)
             classes[:, rank] = cells.classes[best]
-            refined, origin = refine_poses(
+            refined, origin, _ = refine_poses(
                 self.estimator, self.spectra, particles, chosen, start, classes[:, rank], self.weights)
             # A candidate that moves far has come to the peak of another one.
             stayed = angles_between(refined, chosen) <= FARTHEST_DEGREES
@@ -125,13 +130,37 @@ class PoseFinder:
             left = left * ~(around_cell | around & same_class)
             if rank == 0:
                 confidence = mass.index_add(0, cells.particle, cells.probability * around)
-        of_class = torch.zeros(count, self.estimator.reference.classes, device=device)
-        of_class.index_put_((cells.particle, cells.classes), cells.probability, accumulate=True)
         flat = to_asymmetric_unit(rotations.flatten(0, 1), self.estimator.symmetry)
         outliers = self.confidence.outliers
         return AssignedPoses(flat.reshape(rotations.shape), origins, classes, probabilities * (1 - outliers),
                              self._with_outliers(confidence.clamp(max=1)),
                              of_class * (1 - outliers) + outliers / of_class.shape[1])
+
+    @torch.no_grad()
+    def class_fits(self, particles: Particles, values: Float[Tensor, "n t c d angles"]) -> Float[Tensor, "n classes"]:
+        """Log-likelihood of the refined best pose of each class, up to a constant for each particle.
+
+        Parameters
+        ----------
+        values
+            Log-likelihoods of the particles on the grid.
+        """
+        count, classes = len(particles), self.estimator.reference.classes
+        if classes == 1:
+            return torch.zeros(count, 1, device=self.estimator.device)
+        fits = []
+        for index in range(classes):
+            of_class = values[:, :, index].amax(1).flatten(1)
+            direction, turn = of_class.argmax(1) // self.grid.angles, of_class.argmax(1) % self.grid.angles
+            shift = values[torch.arange(count), :, index, direction, turn].argmax(1)
+            _, _, fit = refine_poses(
+                self.estimator, self.spectra, particles, self.grid.rotations(direction, turn), self.grid.shifts[shift],
+                torch.full((count,), index, device=self.estimator.device), self.weights)
+            fits.append(fit)
+        return torch.stack(fits, 1)
+
+    def _class_probabilities(self, fits: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+        return torch.softmax(fits * self.confidence.class_sharpness, 1)
 
     def _with_outliers(self, probability: Tensor) -> Tensor:
         """Probability, if some particles are unlike the model: they have a random orientation."""

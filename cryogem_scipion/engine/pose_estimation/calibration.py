@@ -4,13 +4,13 @@ import itertools
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogem_scipion.engine.pose_estimation.estimator import Confidence, Particles, PoseEstimator
 from cryogem_scipion.engine.pose_estimation.training_particles import TrainingParticles
 
-__all__ = ["SHARPNESS", "chosen_confidence", "mean_ctf_particles", "measured_noise"]
+__all__ = ["SHARPNESS", "chosen_class_sharpness", "chosen_confidence", "mean_ctf_particles", "measured_noise"]
 
 SHARPNESS = [1.0, 0.8, 0.6, 0.4, 0.25, 0.15, 0.08, 0.04]
 """Values that are tried; the true noise is never simpler than the model, so none is above 1."""
@@ -61,3 +61,20 @@ def chosen_confidence(probabilities: Float[Tensor, "s n"], chance: float) -> Con
         if score > best[0]:
             best = (score, Confidence(sharpness, fraction))
     return best[1]
+
+
+def chosen_class_sharpness(fits: Float[Tensor, "n classes"], classes: Int[Tensor, "n"]) -> float:
+    """The factor of the classes' log-likelihoods with which the true classes are most probable.
+
+    Parameters
+    ----------
+    fits
+        Log-likelihood of each class for each held-out particle.
+    classes
+        True class of each particle.
+    """
+    def score(sharpness: float) -> float:
+        logarithms = torch.log_softmax(fits.double() * sharpness, 1)
+        return float(logarithms.gather(1, classes[:, None]).mean())
+
+    return max(SHARPNESS, key=score)

@@ -35,6 +35,8 @@ class Confidence:
     """Factor of the log-likelihoods: below 1, because the noise is not exactly as the model says."""
     outliers: float = 0.0
     """Fraction of particles about which the model knows nothing."""
+    class_sharpness: float = 1.0
+    """Factor of the log-likelihoods of the classes' best poses."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def save_estimator(path: Path, estimator: PoseEstimator) -> None:
             "diameter_angstrom": grid.diameter_angstrom, "rings": grid.rings,
             "resolution_angstrom": grid.resolution_angstrom, "symmetry": estimator.symmetry,
             "uses_ctf": estimator.uses_ctf, "largest_shift_angstrom": estimator.largest_shift,
-            "confidence": [[part.sharpness, part.outliers] for part in estimator.confidence],
+            "confidence": [[part.sharpness, part.outliers, part.class_sharpness] for part in estimator.confidence],
             "class_numbers": list(estimator.class_numbers), "details": estimator.details})
 
 
@@ -175,7 +177,7 @@ def load_estimator(path: Path, device: torch.device) -> PoseEstimator:
             raise ValueError("; ".join(problems))
         reference = Reference(grid, len(numbers))
         reference.load_state_dict({"density": tensors["density"]})
-        first, second = (Confidence(float(sharpness), float(outliers)) for sharpness, outliers in values["confidence"])
+        first, second = (Confidence(*map(float, part)) for part in values["confidence"])
         estimator = PoseEstimator(
             reference.requires_grad_(False), str(values["symmetry"]), tensors["noise"], tensors["ring_power"],
             tensors["mean_ctf"], bool(values["uses_ctf"]), float(values["largest_shift_angstrom"]), (first, second),

@@ -13,6 +13,7 @@ from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.pose_estimation.assignment import NEAR_DEGREES, PoseFinder, with_outliers
 from cryogem_scipion.engine.pose_estimation.calibration import (
     SHARPNESS,
+    chosen_class_sharpness,
     chosen_confidence,
     mean_ctf_particles,
     measured_noise,
@@ -37,14 +38,15 @@ def calibrated(estimator: PoseEstimator, held_out: TrainingParticles) -> PoseEst
         finder = PoseFinder(estimator, knows_ctf, estimator.grid.rings)
         particles = some.particles if knows_ctf else mean_ctf_particles(estimator, some.particles)
 
-        def near(index: int, finder: PoseFinder = finder, particles: Any = particles) -> Tensor:
+        def near(index: int, finder: PoseFinder = finder, particles: Any = particles) -> tuple[Tensor, Tensor]:
             one = slice(index, index + 1)
-            return finder.probabilities_near(particles.part(index, index + 1), some.rotations[one], some.classes[one],
-                                             SHARPNESS)[0]
+            return finder.probabilities_near(particles.part(index, index + 1), some.rotations[one], SHARPNESS)
 
-        probabilities = torch.cat(parallel_map(near, range(len(some))), 1)
+        parts = parallel_map(near, range(len(some)))
+        probabilities, fits = torch.cat([part for part, _ in parts], 1), torch.cat([fit for _, fit in parts])
         chance = with_outliers(torch.zeros(1), Confidence(1.0, 1.0), len(finder.operators))
-        confidences.append(chosen_confidence(probabilities.cpu(), float(chance)))
+        confidence = chosen_confidence(probabilities.cpu(), float(chance))
+        confidences.append(replace(confidence, class_sharpness=chosen_class_sharpness(fits.cpu(), some.classes.cpu())))
         if not estimator.uses_ctf:
             return replace(estimator, confidence=(confidences[0], confidences[0]))
     return replace(estimator, confidence=(confidences[0], confidences[1]))

@@ -23,7 +23,8 @@ DAMPING = 1e-3
 @torch.no_grad()
 def refine_poses(estimator: PoseEstimator, spectra: Float[Tensor, "classes part z y x"], particles: Particles,
                  rotations: Float[Tensor, "n 3 3"], origins: Float[Tensor, "n xy"], classes: Int[Tensor, "n"],
-                 weights: Float[Tensor, "rings"]) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n xy"]]:
+                 weights: Float[Tensor, "rings"]
+                 ) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n xy"], Float[Tensor, "n"]]:
     """Poses with a higher likelihood, near the given ones.
 
     Parameters
@@ -37,8 +38,8 @@ def refine_poses(estimator: PoseEstimator, spectra: Float[Tensor, "classes part 
 
     Returns
     -------
-    Rotations and origins; those to begin with where nothing better is found. Origins stay within 1.5 times the largest
-    shift.
+    Rotations and origins, those to begin with where nothing better is found, and their log-likelihoods up to a constant
+    for each particle. Origins stay within 1.5 times the largest shift.
     """
     limit = 1.5 * estimator.largest_shift
     largest_step = 0.2 * estimator.grid.resolution_angstrom
@@ -58,7 +59,7 @@ def refine_poses(estimator: PoseEstimator, spectra: Float[Tensor, "classes part 
         shift = shift * (largest_step / shift.norm(dim=1, keepdim=True).clamp(min=1e-9)).clamp(max=1)
         rotations = rotations_by(turn) @ best_rotations
         origins = (best_origins + shift).clamp(-limit, limit)
-    return best_rotations, best_origins
+    return best_rotations, best_origins, best
 
 
 def _linearised(estimator: PoseEstimator, spectra: Tensor, particles: Particles, rotations: Tensor, origins: Tensor,
