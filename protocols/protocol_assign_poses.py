@@ -16,6 +16,7 @@ from cryogem_scipion.protocols.binding import define_fields, form_values
 from cryogem_scipion.protocols.particle_checks import contrast_warnings, particle_image_errors
 from cryogem_scipion.protocols.particle_tables import posed_particles, write_particles
 from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
+from cryogem_scipion.protocols.protocol_train_poses import POSE_METHOD, POSE_REFERENCES
 
 __all__ = ["AssignPosesOutputs", "ProtCryogemAssignPoses"]
 
@@ -49,6 +50,8 @@ class ProtCryogemAssignPoses(ProtCryogemStage):
     """
 
     _label = "assign poses"
+    _references = POSE_REFERENCES
+    _methodSentence = POSE_METHOD
     _possibleOutputs = AssignPosesOutputs
     _stage = "assign-poses"
     _settings = AssignPosesSettings
