@@ -19,8 +19,8 @@ from cryogem_scipion.protocols.protocol_stage import ProtCryogemStage
 __all__ = ["POSE_METHOD", "POSE_REFERENCES", "ProtCryogemTrainPoses", "TrainPosesOutputs"]
 
 POSE_REFERENCES = ["Zhang2024", "Sigworth1998"]
-POSE_METHOD = ("The pose estimator learns from generated particles, as in CryoGEM [Zhang2024], and finds poses by maximum "
-               "likelihood [Sigworth1998].")
+POSE_METHOD = ("The pose estimator learns from generated particles, as in CryoGEM [Zhang2024], and finds poses by "
+               "maximum likelihood [Sigworth1998].")
 CIRCLE_MARGIN = 1.1
 """Diameter of the circle over the diameter of the particles, for particles of datasets; as the engine takes it."""
 # A warning comes below this number of particles.
