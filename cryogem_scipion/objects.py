@@ -5,17 +5,16 @@ from pathlib import Path
 from pwem.objects import EMObject
 from pyworkflow.object import Float, Integer, String
 
-__all__ = ["CryogemMeasurement", "CryogemModel", "EngineResult"]
+__all__ = ["CryogemMeasurement", "CryogemModel", "CryogemPoseModel", "EngineResult"]
 
 
 class EngineResult(EMObject):
-    """A file of an engine run, with the pixel size and the signal-to-noise ratio for which it holds."""
+    """A file of an engine run, with the pixel size for which it holds."""
 
     def __init__(self, filename=None, **kwargs):
         EMObject.__init__(self, **kwargs)
         self._filename = String(filename)
         self._samplingRate = Float()
-        self._snr = Float()
 
     def getFileName(self):
         """Return the path of model.safetensors, or of a measurement's settings.json."""
@@ -35,6 +34,17 @@ class EngineResult(EMObject):
     def setSamplingRate(self, pixel_size):
         self._samplingRate.set(pixel_size)
 
+    def getFiles(self):
+        return {self.getFileName()}
+
+
+class _NoisyResult(EngineResult):
+    """A result that holds for one signal-to-noise ratio."""
+
+    def __init__(self, filename=None, **kwargs):
+        EngineResult.__init__(self, filename, **kwargs)
+        self._snr = Float()
+
     def getSnr(self):
         """Return the signal-to-noise ratio at the working pixel size."""
         return self._snr.get()
@@ -42,15 +52,12 @@ class EngineResult(EMObject):
     def setSnr(self, snr):
         self._snr.set(snr)
 
-    def getFiles(self):
-        return {self.getFileName()}
 
-
-class CryogemModel(EngineResult):
+class CryogemModel(_NoisyResult):
     """A noise model: the trained noise translator for one microscope and specimen."""
 
     def __init__(self, filename=None, **kwargs):
-        EngineResult.__init__(self, filename, **kwargs)
+        _NoisyResult.__init__(self, filename, **kwargs)
         self._crop = Integer()
         self._steps = Integer()
 
@@ -75,11 +82,66 @@ class CryogemModel(EngineResult):
         return f"CryogemModel ({', '.join(filter(None, parts)) or 'empty'})"
 
 
-class CryogemMeasurement(EngineResult):
-    """What a simulation needs, as measured on real micrographs; values that were not measured are empty."""
+class CryogemPoseModel(EngineResult):
+    """A pose estimator, trained on particles with known poses."""
 
     def __init__(self, filename=None, **kwargs):
         EngineResult.__init__(self, filename, **kwargs)
+        self._symmetry = String()
+        self._diameter = Float()
+        self._steps = Integer()
+        self._error = Float()
+        self._classes = Integer()
+
+    def getSymmetry(self):
+        """Return the point group of the particle."""
+        return self._symmetry.get()
+
+    def setSymmetry(self, symmetry):
+        self._symmetry.set(symmetry)
+
+    def getDiameter(self):
+        """Return the diameter of the circle that the network sees, Å."""
+        return self._diameter.get()
+
+    def setDiameter(self, diameter):
+        self._diameter.set(diameter)
+
+    def getSteps(self):
+        """Return the number of training steps."""
+        return self._steps.get()
+
+    def setSteps(self, steps):
+        self._steps.set(steps)
+
+    def getError(self):
+        """Return the median angular error on held-out particles of the training set, degrees."""
+        return self._error.get()
+
+    def setError(self, degrees):
+        self._error.set(degrees)
+
+    def getClasses(self):
+        """Return the number of maps that the pose estimator tells apart."""
+        return self._classes.get()
+
+    def setClasses(self, count):
+        self._classes.set(count)
+
+    def __str__(self):
+        parts = [self.getSymmetry() or "",
+                 f"diameter {self.getDiameter():.0f} Å" if self._diameter.hasValue() else "",
+                 f"{self.getSteps()} steps" if self._steps.hasValue() else "",
+                 f"error {self.getError():.2g}°" if self._error.hasValue() else "",
+                 f"{self.getClasses()} maps" if (self.getClasses() or 1) > 1 else ""]
+        return f"CryogemPoseModel ({', '.join(filter(None, parts)) or 'empty'})"
+
+
+class CryogemMeasurement(_NoisyResult):
+    """What a simulation needs, as measured on real micrographs; values that were not measured are empty."""
+
+    def __init__(self, filename=None, **kwargs):
+        _NoisyResult.__init__(self, filename, **kwargs)
         self._micrographs = Integer()
         self._particles = Integer()
         self._defocusMin = Float()

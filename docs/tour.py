@@ -27,7 +27,8 @@ from cryogem_scipion.demo import PROJECT
 from cryogem_scipion.workflow import new_protocol, open_project
 
 SCREEN, WINDOW = "1700x1150x24", "1500x860"
-WIZARD_FIELDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Box size (px)")}
+WIZARD_FIELDS = {"ProtCryogemSimulate": ("Working pixel size (Å)", "Box size (px)"),
+                 "ProtCryogemTrainPoses": ("Diameter of the particle (Å)",)}
 """Fields of each form whose wizards are shown."""
 DRAWING_MS, TIMEOUT_MS = 700, 300_000
 """Time (ms) for drawing a window, and longest time to wait until a window opens."""

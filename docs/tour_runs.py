@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs that the tour shows and the demo does not have: evaluations and an export.
+"""Runs that the tour shows and the demo does not have: evaluations, an export, and a pose estimator and its poses.
 
 The tour has no picker and no refinement. Picks are made from the true coordinates: some are left out, some moved, and
 false ones are added. Refined poses are made from the true poses: each is rotated a little at random, and all together
@@ -21,6 +21,8 @@ MISSED_SHARE, FALSE_SHARE = 0.15, 0.2
 """Missed and false picks, as shares of the true particles."""
 POSITION_ERROR_PX, POSE_ERROR_DEGREES = 1.5, 4.0
 """Standard deviations of the errors of position and pose."""
+POSE_STEPS = 200
+"""Training steps of the pose estimator."""
 MAP_ROTATION = (0.3, 1.2, -0.4)
 """Rotation of the refined map with respect to the true map, as a rotation vector in radians."""
 
@@ -41,9 +43,13 @@ def add_runs(demo: Path) -> None:
                                          "inputTruth": (dataset, "outputCoordinates")},
             "ProtCryogemEvaluatePoses": {"inputParticles": (refined, "outputParticles"),
                                          "inputTruth": (dataset, "outputParticles")},
-            "ProtCryogemExport": {"inputSet": (dataset, "outputMicrographs")}}.items():
+            "ProtCryogemExport": {"inputSet": (dataset, "outputMicrographs")},
+            "ProtCryogemTrainPoses": {"inputParticles": (dataset, "outputParticles"), "steps": POSE_STEPS}}.items():
         if kind not in runs:
-            run(project, kind, **inputs)
+            runs[kind] = run(project, kind, **inputs)
+    if "ProtCryogemAssignPoses" not in runs:
+        run(project, "ProtCryogemAssignPoses", inputModel=(runs["ProtCryogemTrainPoses"], "outputModel"),
+            inputParticles=(dataset, "outputParticles"))
 
 
 def _finished(project: Any, kind: str, label: str, define: Callable[[Any], None]) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""STAR files of picks, poses and truth, which *evaluate picks* and *evaluate poses* compare."""
+"""STAR files of picks and true coordinates, which *evaluate picks* compares."""
 import math
 import os
 from collections import Counter
@@ -7,17 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from pwem.convert.transformations import inverse_matrix
 from pwem.objects import Coordinate
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import MICROGRAPHS, read_manifest, read_table, write_table
-from cryogem_scipion.protocols.inputs import relion_angles
 
-__all__ = ["paired_micrographs", "particle_diameter", "score_attribute", "write_particles", "write_picks",
-           "write_truth"]
+__all__ = ["paired_micrographs", "particle_diameter", "score_attribute", "write_picks", "write_truth"]
 
 # Attributes with the scores of pickers: Topaz; crYOLO; RELION, Gautomatch and cryoSPARC.
 SCORE_ATTRIBUTES = ("_topazScore", "_cryoloScore", "_rlnAutopickFigureOfMerit")
@@ -124,30 +120,6 @@ def write_truth(coordinates: Any, names: dict[int, str], picked_names: set[str],
     _write(path, "particles", rows, pixel_size)
     _write(path.with_name(MICROGRAPHS), "micrographs",
            [{"rlnMicrographName": names[item.getObjId()], "rlnOpticsGroup": 1} for item in picked], pixel_size)
-
-
-def write_particles(particles: Any, path: Path) -> None:
-    """Write a SetOfParticles with poses as a STAR file; ``DataError`` when it has no poses."""
-    if not particles.hasAlignmentProj():
-        raise DataError(f"the particles {particles} have no projection angles; choose the output of a 3D refinement")
-    pixel_size = particles.getSamplingRate()
-    micrographs = particles.getCoordinates().getMicrographs() if particles.getCoordinates() else None
-    rows = []
-    for item in particles.iterItems():
-        matrix = item.getTransform().getMatrix()
-        rot, tilt, psi = relion_angles(matrix)
-        x, y = -np.asarray(inverse_matrix(matrix))[:2, 3] * pixel_size
-        index, stack = item.getLocation()
-        row = {"rlnImageName": f"{index:06d}@{os.path.abspath(stack)}", "rlnOpticsGroup": 1, "rlnAngleRot": rot,
-               "rlnAngleTilt": tilt, "rlnAnglePsi": psi, "rlnOriginXAngst": x, "rlnOriginYAngst": y}
-        if item.hasCTF():
-            row |= {"rlnDefocusU": item.getCTF().getDefocusU(), "rlnDefocusV": item.getCTF().getDefocusV()}
-        if item.hasCoordinate():
-            coordinate = item.getCoordinate()
-            row |= {"rlnMicrographName": f"{coordinate.getMicId():06d}/{coordinate.getMicName()}",
-                    "rlnCoordinateX": coordinate.getX(), "rlnCoordinateY": coordinate.getY()}
-        rows.append(row)
-    _write(path, "particles", rows, (micrographs or particles).getSamplingRate())
 
 
 def _true_rows(micrograph: Any, positions: list[tuple[int, int]], pixel_size: float,

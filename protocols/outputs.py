@@ -16,6 +16,8 @@ from pwem.convert.transformations import euler_matrix, inverse_matrix
 from pwem.objects import Acquisition, Coordinate, CTFModel, Micrograph, Particle, Transform
 from pyworkflow.object import Float, Integer, Pointer, String
 
+from cryogem_scipion.engine.figures.pose_training import REPORT_NAME as POSE_TRAINING
+from cryogem_scipion.engine.figures.report_files import read_report
 from cryogem_scipion.engine.io.dataset import (
     EXTRACTED,
     MANIFEST,
@@ -27,10 +29,10 @@ from cryogem_scipion.engine.io.dataset import (
     unquoted_path,
 )
 from cryogem_scipion.engine.settings import TrainSettings
-from cryogem_scipion.objects import CryogemModel
+from cryogem_scipion.objects import CryogemModel, CryogemPoseModel
 
 __all__ = ["coordinates_output", "ctf_output", "micrographs_output", "model_output", "particles_output", "pose",
-           "real_micrographs_output"]
+           "pose_model_output", "real_micrographs_output"]
 
 MAGNIFICATION = 50000.0  # Not used. Without a magnification, Scipion treats the acquisition as missing.
 STAR_COORDINATE = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "cryogemWhole")
@@ -136,6 +138,19 @@ def model_output(folder: Path, manifest: Manifest) -> CryogemModel:
         model.setSteps(int(manifest.settings.get("steps", fields["steps"].default)))
     snr = manifest.contrast.snr if manifest.contrast else manifest.settings.get("snr")
     model.setSnr(snr)
+    return model
+
+
+def pose_model_output(folder: Path, manifest: Manifest) -> CryogemPoseModel:
+    """Return the trained pose estimator, with what it was trained for and its error on held-out particles."""
+    report, _ = read_report(folder, POSE_TRAINING)
+    model = CryogemPoseModel(str(folder / (manifest.model or "model.safetensors")))
+    model.setSamplingRate(manifest.pixel_size)
+    model.setSymmetry(report["symmetry"])
+    model.setDiameter(report["diameter_angstrom"])
+    model.setSteps(int(manifest.settings["steps"]))
+    model.setError(report["held_out"]["median_error_degrees"])
+    model.setClasses(len(report["class_numbers"]))
     return model
 
 

@@ -9,7 +9,7 @@ from pyworkflow.protocol.params import PointerParam
 from cryogem_scipion.engine.io.dataset import Manifest
 from cryogem_scipion.engine.settings import PosesSettings
 from cryogem_scipion.protocols.binding import define_fields
-from cryogem_scipion.protocols.evaluation_inputs import write_particles
+from cryogem_scipion.protocols.particle_tables import write_particles
 from cryogem_scipion.protocols.protocol_evaluation import ProtCryogemEvaluation
 
 __all__ = ["ProtCryogemEvaluatePoses"]
@@ -63,8 +63,8 @@ class ProtCryogemEvaluatePoses(ProtCryogemEvaluation):
 
     def writeInputFiles(self) -> None:
         self._star("truth").parent.mkdir(exist_ok=True)
-        write_particles(self.inputParticles.get(), self._star("particles"))
-        write_particles(self.inputTruth.get(), self._star("truth"))
+        for name, particles in (("particles", self.inputParticles.get()), ("truth", self.inputTruth.get())):
+            write_particles(particles, self._star(name), with_poses=True)
 
     def _star(self, name: str) -> Path:
         return Path(os.path.abspath(self._getExtraPath("inputs", f"{name}.star")))

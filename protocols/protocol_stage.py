@@ -52,6 +52,8 @@ class ProtCryogemStage(ProtCryogem):
     """Settings of that command."""
     _folder: str
     """Output folder of that command, inside the protocol's extra folder."""
+    _methodSentence = "The method is that of CryoGEM [Zhang2024]."
+    """Last sentence of the methods."""
 
     # --------------------------- What each protocol defines
     def inputsReady(self) -> bool:
@@ -196,7 +198,7 @@ class ProtCryogemStage(ProtCryogem):
         if manifest is None:
             return []
         return [*self.resultSentences(manifest), f"The program was CryoGEM for Scipion {manifest.version} with random "
-                f"seed {manifest.seed}. The method is that of CryoGEM [Zhang2024]."]
+                f"seed {manifest.seed}. {self._methodSentence}"]
 
 
 def _last_line(log: Path, start: int) -> str:

@@ -20,12 +20,14 @@ from pyworkflow.protocol.params import ElementGroup
 from cryogem_scipion.engine.settings import STAGES, GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols import (
+    ProtCryogemAssignPoses,
     ProtCryogemEvaluate,
     ProtCryogemExport,
     ProtCryogemGenerate,
     ProtCryogemImportModel,
     ProtCryogemSimulate,
     ProtCryogemTrain,
+    ProtCryogemTrainPoses,
 )
 from cryogem_scipion.protocols.binding import fill_form, form_values, parameter_name, validation_errors
 
@@ -37,6 +39,8 @@ INPUTS = {
     ProtCryogemGenerate: {"out": "o", "simulation": "/sim", "model": "/m.safetensors"},
     ProtCryogemExport: {"out": "o", "dataset": "/gen"},
     ProtCryogemImportModel: {"out": "o", "generator": "/g.pth", "pixel_size": 5.36},
+    ProtCryogemTrainPoses: {"out": "o", "particles": "/particles.star"},
+    ProtCryogemAssignPoses: {"out": "o", "particles": "/particles.star", "model": "/m.safetensors"},
 }
 PROTOCOLS = list(INPUTS)
 

@@ -60,12 +60,13 @@ CONTENT = """
     assert protocols == {"ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
                          "ProtCryogemImportModel", "ProtCryogemEvaluate", "ProtCryogemEvaluatePicks",
                          "ProtCryogemEvaluatePoses", "ProtCryogemExport", "ProtCryogemReturnCoordinates",
-                         "ProtCryogemMeasure"}, protocols
+                         "ProtCryogemMeasure", "ProtCryogemTrainPoses", "ProtCryogemAssignPoses"}, protocols
     assert {"CryogemDatasetViewer", "CryogemTrainViewer", "CryogemModelViewer", "CryogemEvaluateViewer",
             "CryogemPicksViewer", "CryogemPosesViewer", "CryogemMeasureViewer",
-            "CryogemMeasurementViewer"} <= set(domain.getViewers())
-    assert {"CryogemModel", "CryogemMeasurement"} <= set(domain.getObjects())
-    assert {"CryogemParticleWizard", "CryogemPixelSizeWizard"} <= set(domain.getWizards())
+            "CryogemMeasurementViewer", "CryogemTrainPosesViewer", "CryogemAssignPosesViewer",
+            "CryogemPoseModelViewer"} <= set(domain.getViewers())
+    assert {"CryogemModel", "CryogemMeasurement", "CryogemPoseModel"} <= set(domain.getObjects())
+    assert {"CryogemParticleWizard", "CryogemPixelSizeWizard", "CryogemDiameterWizard"} <= set(domain.getWizards())
 
     from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
     tree = ProtocolTreeConfig.load(domain, str(Path(pwem.__file__).parent / "protocols.conf"))
@@ -83,7 +84,7 @@ CONTENT = """
         assert kind.getPlugin().getName() == "cryogem_scipion"
         viewers = domain.findViewers(protocol, "tkinter")
         assert viewers and viewers[0].__module__.startswith("cryogem_scipion.viewers")
-    for name in ("CryogemModel", "CryogemMeasurement"):
+    for name in ("CryogemModel", "CryogemMeasurement", "CryogemPoseModel"):
         assert domain.findViewers(domain.getObjects()[name](), "tkinter")
     plugin = domain.getPlugins()["cryogem_scipion"].Plugin
     assert plugin.getSupportedVersions() == [cryogem_scipion.__version__]

@@ -16,6 +16,7 @@ from pyworkflow.tests import SMALL, BaseTest, setupTestProject
 from cryogem_scipion import demo
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols import (
+    ProtCryogemAssignPoses,
     ProtCryogemEvaluate,
     ProtCryogemEvaluatePicks,
     ProtCryogemEvaluatePoses,
@@ -24,6 +25,7 @@ from cryogem_scipion.protocols import (
     ProtCryogemReturnCoordinates,
     ProtCryogemSimulate,
     ProtCryogemTrain,
+    ProtCryogemTrainPoses,
 )
 
 REAL_MICROGRAPH, REAL_PIXEL_SIZE = Path(demo.__file__).parent / "data/krios_micrograph_3.4A.mrc", 3.42
@@ -102,6 +104,15 @@ class TestCryogem(BaseTest):
         evaluation = self._run(ProtCryogemEvaluatePoses, inputParticles=self.dataset.outputParticles,
                                inputTruth=self.dataset.outputParticles)
         self.assertIn("particles were compared with the true particles", evaluation.summary()[0])
+
+    def testTrainAndAssignPoses(self):
+        training = self._run(ProtCryogemTrainPoses, inputParticles=self.dataset.outputParticles, steps=2,
+                             numberOfThreads=1)
+        self.assertEqual(training.outputModel.getSteps(), 2)
+        assigned = self._run(ProtCryogemAssignPoses, inputModel=training.outputModel,
+                             inputParticles=self.dataset.outputParticles, numberOfThreads=1)
+        self.assertSetSize(assigned.outputParticles, self.dataset.outputParticles.getSize())
+        self.assertTrue(assigned.outputParticles.hasAlignmentProj())
 
     def testExport(self):
         export = self._run(ProtCryogemExport, inputSet=self.dataset.outputMicrographs, to=0, numberOfThreads=1)

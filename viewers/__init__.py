@@ -5,8 +5,14 @@ from cryogem_scipion.viewers.viewer_dataset import CryogemDatasetViewer
 from cryogem_scipion.viewers.viewer_evaluation import CryogemEvaluateViewer, CryogemPicksViewer, CryogemPosesViewer
 from cryogem_scipion.viewers.viewer_export import CryogemExportViewer
 from cryogem_scipion.viewers.viewer_measurement import CryogemMeasurementViewer, CryogemMeasureViewer
+from cryogem_scipion.viewers.viewer_poses import (
+    CryogemAssignPosesViewer,
+    CryogemPoseModelViewer,
+    CryogemTrainPosesViewer,
+)
 from cryogem_scipion.viewers.viewer_training import CryogemModelViewer, CryogemTrainViewer
 
-__all__ = ["CryogemDatasetViewer", "CryogemEvaluateViewer", "CryogemExportViewer", "CryogemMeasureViewer",
-           "CryogemMeasurementViewer", "CryogemModelViewer", "CryogemPicksViewer", "CryogemPosesViewer",
-           "CryogemReturnViewer", "CryogemTrainViewer"]
+__all__ = ["CryogemAssignPosesViewer", "CryogemDatasetViewer", "CryogemEvaluateViewer", "CryogemExportViewer",
+           "CryogemMeasureViewer", "CryogemMeasurementViewer", "CryogemModelViewer", "CryogemPicksViewer",
+           "CryogemPoseModelViewer", "CryogemPosesViewer", "CryogemReturnViewer", "CryogemTrainPosesViewer",
+           "CryogemTrainViewer"]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.viewers.label_tables import micrograph_rows, particle_columns
 
-__all__ = ["draw_orientations", "draw_statistics"]
+__all__ = ["draw_angles", "draw_orientations", "draw_statistics"]
 
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 PARTICLES_PER_BIN = 20
 """Mean number of particles in a bin of the map of viewing directions; fewer would make the map noisy."""
 BIN_SUBDIVISION = 8
@@ -44,17 +46,29 @@ def draw_statistics(figure: Figure, folder: Path) -> None:
 
 
 def draw_orientations(figure: Figure, folder: Path) -> None:
-    """Show the viewing directions on an equal-area map, and the in-plane angles.
-
-    The map's colour is the frequency of a direction relative to a uniform distribution, which is 1 everywhere.
-    """
-    angles = particle_columns(folder, ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"))
+    """Show the orientations of a labelled dataset's particles."""
+    angles = particle_columns(folder, ANGLES)
     if angles.empty:
         raise DataError(f"{folder} has no particles, so there are no orientations to show")
+    draw_angles(figure, angles)
+
+
+def draw_angles(figure: Figure, angles: pd.DataFrame) -> None:
+    """Show viewing directions on an equal-area map, and in-plane angles.
+
+    The map's colour is the frequency of a direction relative to a uniform distribution, which is 1 everywhere.
+
+    Parameters
+    ----------
+    figure
+        An empty figure.
+    angles
+        RELION's rot, tilt and psi (degrees) of each particle, in the columns ``ANGLES``.
+    """
     figure.set_layout_engine("constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=(2.2, 1))
     sphere = figure.add_subplot(grid[0], projection="mollweide")
-    _directions(figure, sphere, *angles.to_numpy()[:, :2].T)
+    _directions(figure, sphere, *angles[[*ANGLES[:2]]].to_numpy(float).T)
     plane = figure.add_subplot(grid[1], projection="polar")
     count, edges = np.histogram(angles["rlnAnglePsi"] % 360, bins=24, range=(0, 360))
     plane.bar(np.radians(edges[:-1]), count / count.mean(), width=np.radians(15), align="edge", alpha=0.7)

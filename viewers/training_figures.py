@@ -17,7 +17,8 @@ from cryogem_scipion.engine.io.dataset import FIGURES
 from cryogem_scipion.viewers.image_display import draw_scale_bar, grey_range, show_image
 from cryogem_scipion.viewers.paging import Pages, update_regularly
 
-__all__ = ["draw_comparison", "draw_ice_maps", "draw_losses", "draw_previews", "draw_spectra"]
+__all__ = ["draw_comparison", "draw_ice_maps", "draw_losses", "draw_previews", "draw_spectra", "read_losses",
+           "training_state"]
 
 # Columns of losses.csv that are shown, and their labels.
 LOSSES = {"adversarial": "adversarial", "discriminator": "discriminator", "contrastive": "contrastive",
@@ -38,7 +39,7 @@ def draw_losses(figure: Figure, table: Path) -> None:
     Where the training has held-out real micrographs, the lowest panels show the validations: the AUC with which small
     networks tell the images of each checkpoint from them, and the distance. The best checkpoint is marked.
     """
-    names = [name for name in LOSSES if name in _losses(table)]
+    names = [name for name in LOSSES if name in read_losses(table)]
     validation_table = table.with_name("realism.csv")
     figure.set_layout_engine("constrained")
     last_read = {"size": -1}
@@ -50,7 +51,7 @@ def draw_losses(figure: Figure, table: Path) -> None:
         if size == last_read["size"]:
             return False
         last_read["size"] = size
-        values, validation = _losses(table), _validation(validation_table)
+        values, validation = read_losses(table), _validation(validation_table)
         shown = [name for name in VALIDATION if name in validation] if len(validation) else []
         rows = names + shown
         if list(axes) != rows:  # at the start, and at the first validation
@@ -69,7 +70,7 @@ def draw_losses(figure: Figure, table: Path) -> None:
         for axis in axes.values():
             axis.relim()
             axis.autoscale_view()  # does not change an axis that the user has zoomed
-        figure.suptitle(_training_state(values.iloc[-1]), fontsize=11)
+        figure.suptitle(training_state(values.iloc[-1]), fontsize=11)
         return True
 
     refresh()
@@ -191,13 +192,25 @@ def draw_spectra(figure: Figure, folder: Path) -> None:
     values.set_title("grey values", fontsize=10)
 
 
-def _losses(table: Path) -> pd.DataFrame:
+def read_losses(table: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Return the complete rows of losses.csv.
+
+    Parameters
+    ----------
+    columns
+        Columns that a complete row has to have; all if ``None``.
+
+    Raises
+    ------
+    DataError
+        There is no complete row yet.
+    """
     try:
-        values = pd.read_csv(table).dropna()
+        values = pd.read_csv(table).dropna(subset=columns)
         if values.empty or not {"step", "steps"} <= set(values):
             raise ValueError("no step so far")
         return values
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{table} cannot be read yet ({error}); wait for the first steps") from None
 
 
@@ -216,7 +229,7 @@ def _best_validation(validation: pd.DataFrame) -> pd.DataFrame:
     return validation[validation["realism"] == validation["realism"].min()].head(1)
 
 
-def _training_state(last: pd.Series) -> str:
+def training_state(last: pd.Series) -> str:
     """Step, speed and time left, from the last row of losses.csv."""
     text = f"step {last['step']:.0f} of {last['steps']:.0f}"
     left = last["steps"] - last["step"]

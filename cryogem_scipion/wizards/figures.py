@@ -8,12 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 
-from cryogem_scipion.wizards.previews import MicrographFields, ParticleNumbers, ParticleViews
+from cryogem_scipion.wizards.previews import MicrographFields, ParticleImages, ParticleNumbers, ParticleViews
 
-__all__ = ["draw_masks", "draw_micrograph_field", "draw_particle_numbers", "draw_particle_views"]
+__all__ = ["draw_masks", "draw_micrograph_field", "draw_particle_circle", "draw_particle_numbers",
+           "draw_particle_views"]
 
 BOX_COLOUR, MARK_COLOUR, OUTLINE_COLOUR = "#1f77d0", "#d06000", "#d0006f"
 MAX_VIEWS = 6
+DISPLAY_EDGE = 48
+"""Approximate edge (px) of a noisy particle; larger images are binned, so that the particle is seen in the noise."""
 
 
 def draw_particle_views(figure: Figure, particle: ParticleViews, box: float, distance_angstrom: float) -> None:
@@ -71,6 +74,25 @@ def draw_micrograph_field(figure: Figure, fields: MicrographFields, pixel_size: 
                   color=MARK_COLOUR, va="center", backgroundcolor="#ffffffb0")
 
 
+def draw_particle_circle(figure: Figure, particles: ParticleImages, diameter_angstrom: float) -> None:
+    """Draw particles and their average, each with a circle of a diameter."""
+    images = [*map(_binned, particles.images), particles.average]
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    edge = min(particles.average.shape)
+    # The origin is the centre of pixel N // 2.
+    first = -(edge // 2 + 0.5) * particles.pixel_size
+    last = first + particles.box_angstrom
+    for axis, image in zip(axes, images, strict=True):
+        low, high = np.percentile(image, [0.5, 99.5])
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=(first, last, last, first))
+        axis.add_patch(Circle((0, 0), diameter_angstrom / 2, fill=False, edgecolor=MARK_COLOUR, linewidth=1.5))
+        axis.set(xlim=(first, last), ylim=(last, first))
+        axis.set_axis_off()
+    axes[-1].set_title(f"average of {particles.averaged} particles", fontsize=10)
+    figure.suptitle(f"circle of {diameter_angstrom:.0f} Å in a box of {particles.box_angstrom:.0f} Å: it should hold "
+                    "the whole particle, and little else", fontsize=11, color=MARK_COLOUR)
+
+
 def draw_particle_numbers(figure: Figure, numbers: ParticleNumbers, mean: float, deviation: float) -> None:
     """Draw the histogram of picked particles and the simulation's distribution, per simulated micrograph."""
     axis = figure.subplots()
@@ -94,6 +116,13 @@ def _show(axis: Any, image: NDArray[np.float32], edge: float) -> None:
     axis.imshow(image, cmap="gray", extent=(-half, half, half, -half))
     axis.set(xlim=(-edge / 2, edge / 2), ylim=(edge / 2, -edge / 2))
     axis.set_axis_off()
+
+
+def _binned(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The image, binned by averaging to about ``DISPLAY_EDGE`` pixels."""
+    binning = max(1, round(max(image.shape) / DISPLAY_EDGE))
+    height, width = (edge // binning for edge in image.shape)
+    return image[:height * binning, :width * binning].reshape(height, binning, width, binning).mean((1, 3))
 
 
 def _neighbours(left: NDArray[np.float32], right: NDArray[np.float32],

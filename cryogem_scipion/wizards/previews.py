@@ -16,10 +16,13 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.dataset import read_manifest
 from cryogem_scipion.plugin import Plugin
 from cryogem_scipion.protocols.inputs import coordinate_micrographs
+from cryogem_scipion.protocols.particle_tables import read_named_images, spread_image_names
 
-__all__ = ["MicrographFields", "ParticleNumbers", "ParticleViews", "micrograph_fields", "particle_numbers",
-           "particle_views"]
+__all__ = ["MicrographFields", "ParticleImages", "ParticleNumbers", "ParticleViews", "micrograph_fields",
+           "particle_images", "particle_numbers", "particle_views"]
 
+# Particles of a set that are shown, and that are averaged.
+SHOWN_PARTICLES, AVERAGED_PARTICLES = 3, 200
 # Largest number of maps of a set that are shown.
 MAX_MAPS = 3
 # Working pixel sizes (Å) to choose from.
@@ -53,6 +56,19 @@ class MicrographFields:
     images: tuple[NDArray[np.float32], ...]
     diameter_angstrom: float | None
     """Of the particle; ``None`` without a map."""
+
+
+@dataclass(frozen=True)
+class ParticleImages:
+    """Some particles of a set, and the average of more of them."""
+
+    images: tuple[NDArray[np.float32], ...]
+    average: NDArray[np.float64]
+    """(y, x), in standard deviations of the average's outermost pixels."""
+    averaged: int
+    """Number of particles in the average."""
+    pixel_size: float
+    box_angstrom: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,25 @@ def micrograph_fields(protocol: Any) -> MicrographFields:
     return MicrographFields(sizes, tuple((int(y), int(x)) for y, x in arrays["shapes"]),
                             tuple(arrays[f"field_{index}"] for index in range(len(sizes))),
                             manifest.particle_diameter_angstrom)
+
+
+def particle_images(particles: Any) -> ParticleImages:
+    """Return particles of a SetOfParticles, evenly spread over the set.
+
+    Raises
+    ------
+    DataError
+        No particles are chosen, or an image cannot be read.
+    """
+    if particles is None or not particles.getSize():
+        raise DataError("there is no particle to show; first choose particles")
+    images = read_named_images(spread_image_names(particles, AVERAGED_PARTICLES))
+    average = np.mean(images, axis=0, dtype=np.float64)
+    edges = np.concatenate([average[[0, -1]].ravel(), average[:, [0, -1]].ravel()])
+    average = (average - edges.mean()) / max(edges.std(), 1e-12)
+    pixel_size = particles.getSamplingRate()
+    return ParticleImages(tuple(images[:SHOWN_PARTICLES]), average, len(images), pixel_size,
+                          pixel_size * min(average.shape))
 
 
 def particle_numbers(coordinates: Any, shape: tuple[int, int], pixel_size: float) -> ParticleNumbers:

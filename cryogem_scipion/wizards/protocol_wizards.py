@@ -6,18 +6,24 @@ from pyworkflow.wizard import Wizard
 
 from cryogem_scipion.engine.errors import CryogemError, DataError
 from cryogem_scipion.engine.settings import SimulateSettings, parse
-from cryogem_scipion.protocols import ProtCryogemMeasure, ProtCryogemSimulate
+from cryogem_scipion.protocols import ProtCryogemMeasure, ProtCryogemSimulate, ProtCryogemTrainPoses
 from cryogem_scipion.wizards import dialogs
 from cryogem_scipion.wizards.dialogs import Page, Slider
 from cryogem_scipion.wizards.figures import (
     draw_masks,
     draw_micrograph_field,
+    draw_particle_circle,
     draw_particle_numbers,
     draw_particle_views,
 )
-from cryogem_scipion.wizards.previews import micrograph_fields, particle_numbers, particle_views
+from cryogem_scipion.wizards.previews import micrograph_fields, particle_images, particle_numbers, particle_views
 
-__all__ = ["CryogemCountWizard", "CryogemMaskWizard", "CryogemParticleWizard", "CryogemPixelSizeWizard"]
+__all__ = ["CryogemCountWizard", "CryogemDiameterWizard", "CryogemMaskWizard", "CryogemParticleWizard",
+           "CryogemPixelSizeWizard"]
+
+
+DEFAULT_DIAMETER = 0.6
+"""Diameter of the circle over the edge of the box, where neither the form nor the particles' dataset has one."""
 
 
 class _CryogemWizard(Wizard):
@@ -109,6 +115,21 @@ class CryogemCountWizard(_CryogemWizard):
                    Slider("particlesSigma", "Deviation", deviation, 0.0, max(5.0, 4 * deviation), 0.1))
         return Page("Particles per micrograph", (8, 5), sliders,
                     lambda figure, *values: draw_particle_numbers(figure, numbers, *values))
+
+
+class CryogemDiameterWizard(_CryogemWizard):
+    """Diameter of the circle that a pose estimator sees, shown on particles and their average."""
+
+    _targets = [(ProtCryogemTrainPoses, ["diameterAngstrom"])]
+
+    def page(self, form: Any) -> Page:
+        protocol = form.protocol
+        images = particle_images(protocol.inputParticles.get())
+        diameter = protocol.settingsValues().get("diameter_angstrom") or DEFAULT_DIAMETER * images.box_angstrom
+        slider = Slider("diameterAngstrom", "Diameter (Å)", round(diameter), round(0.2 * images.box_angstrom),
+                        round(images.box_angstrom), 1, derived=protocol.diameterAngstrom.get() is None)
+        return Page("Diameter of the particle", (12, 3.6), (slider,),
+                    lambda figure, value: draw_particle_circle(figure, images, value))
 
 
 def picked_sets(protocol: Any) -> list[tuple[str, Any]]:

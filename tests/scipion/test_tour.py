@@ -84,15 +84,17 @@ def test_every_protocol_shows_its_form(tour, protocols, project):
 
 def test_wizards_open_their_windows(tour):
     pytest.importorskip("cryogem_scipion.wizards")
-    for number, label in enumerate(("Working pixel size (Å)", "Box size (px)"), 1):
-        texts = tour[1][f"wizard_simulate_{number}"]
+    for name, label in (("simulate_1", "Working pixel size (Å)"), ("simulate_2", "Box size (px)"),
+                        ("trainposes_1", "Diameter (Å)")):
+        texts = tour[1][f"wizard_{name}"]
         assert {label, "Select", "Cancel"} <= {text.strip() for text in texts}
 
 
 def test_every_button_of_the_viewers_opened_its_figure(tour, protocols, project):
     buttons = 0
     for name in ("ProtCryogemMeasure", "ProtCryogemSimulate", "ProtCryogemTrain", "ProtCryogemGenerate",
-                 "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses"):
+                 "ProtCryogemEvaluatePicks", "ProtCryogemEvaluatePoses", "ProtCryogemTrainPoses",
+                 "ProtCryogemAssignPoses"):
         viewer = project.getDomain().findViewers(project.newProtocol(protocols[name]), "tkinter")[0]
         window = viewer(project=project)
         window.setProtocol(project.newProtocol(protocols[name]))
