@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from pyworkflow.protocol.params import FloatParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer, View, Viewer
 
@@ -17,38 +16,28 @@ from cryogem_scipion.viewers.pose_figures import (
     draw_learning_curve,
     draw_particle_gallery,
 )
+from cryogem_scipion.viewers.training_buttons import Button, TrainingViewer
 
 __all__ = ["CryogemAssignPosesViewer", "CryogemPoseModelViewer", "CryogemTrainPosesViewer"]
 
-# Buttons of a training by the name of their parameter: label, help, window size (inches), drawing function.
-TRAINING_BUTTONS: dict[str, tuple[str, str, tuple[float, float], Callable[[Figure, Path], None]]] = {
-    "displayLosses": ("Learning curve", "Loss and median error of held-out particles over the steps, updated while the "
-                      "training runs. Training is long enough when the error no longer falls.", (8, 6),
-                      draw_learning_curve),
-    "displayReport": ("Errors and confidence", "Held-out particles after the training has finished: errors of "
-                      "orientation and shift, and how often poses of each confidence are right. The points should lie "
-                      "on the line. Also the noise, and a section of the learned reference.", pose_training.FIGURE_SIZE,
-                      pose_training.draw_pose_training),
+# By the name of their parameter.
+TRAINING_BUTTONS = {
+    "displayLosses": Button(
+        "Learning curve", "Loss and median error of held-out particles over the steps, updated while the training "
+        "runs. Training is long enough when the error no longer falls.", (8, 6), draw_learning_curve),
+    "displayReport": Button(
+        "Errors and confidence", "Held-out particles after the training has finished: errors of orientation and shift, "
+        "and how often poses of each confidence are right. The points should lie on the line. Also the noise, and a "
+        "section of the learned reference.", pose_training.FIGURE_SIZE, pose_training.draw_pose_training),
 }
 
 
-class CryogemTrainPosesViewer(ProtocolViewer):
+class CryogemTrainPosesViewer(TrainingViewer):
     """The training of a pose estimator: learning curve while it runs, then the errors of held-out particles."""
 
     _label = "training of the pose estimator"
     _targets = [ProtCryogemTrainPoses]
-    _environments = [DESKTOP_TKINTER]
-
-    def _defineParams(self, form: Any) -> None:
-        form.addSection(label="Visualization")
-        for name, (label, help, *_) in TRAINING_BUTTONS.items():
-            form.addParam(name, LabelParam, label=label, help=help)
-
-    def _getVisualizeDict(self) -> dict[str, Callable[..., list[View]]]:
-        return dict.fromkeys(TRAINING_BUTTONS, self._show)
-
-    def _show(self, name: str) -> list[View]:
-        return _open_training_figure(self, name, self.protocol.outFolder())
+    _buttons = TRAINING_BUTTONS
 
 
 class CryogemPoseModelViewer(Viewer):
@@ -59,8 +48,7 @@ class CryogemPoseModelViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj: CryogemPoseModel, **kwargs: Any) -> list[View]:
-        return [view for name in TRAINING_BUTTONS
-                for view in _open_training_figure(self, name, Path(obj.getFolder()))]
+        return [view for button in TRAINING_BUTTONS.values() for view in button.open(self, Path(obj.getFolder()))]
 
 
 class CryogemAssignPosesViewer(ProtocolViewer):
@@ -98,8 +86,3 @@ class CryogemAssignPosesViewer(ProtocolViewer):
     def _particles(self, name: str | None = None) -> list[View]:
         return open_figure(self, "Particles", (10, 6), lambda figure: draw_particle_gallery(
             figure, self.protocol.outFolder()))
-
-
-def _open_training_figure(viewer: Viewer, name: str, folder: Path) -> list[View]:
-    label, _, size, draw = TRAINING_BUTTONS[name]
-    return open_figure(viewer, label, size, lambda figure: draw(figure, folder))
