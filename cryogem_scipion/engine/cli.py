@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from cryogem_scipion import __version__
 from cryogem_scipion.engine.errors import SettingsError
-from cryogem_scipion.engine.settings import STAGES, RunSettings, parse, read_json
+from cryogem_scipion.engine.settings import STAGES, RunSettings, parse, read_json, with_chosen
 
 __all__ = ["command_line_parser", "parse_command_line"]
 
@@ -50,7 +50,7 @@ def parse_command_line(arguments: list[str]) -> tuple[str, RunSettings]:
     config = values.pop("config", None)
     if config is not None:
         from pathlib import Path
-        values = {**read_json(Path(config)), **values}
+        values = with_chosen(values, read_json(Path(config)))
     return stage, parse(STAGES[stage], values)
 
 

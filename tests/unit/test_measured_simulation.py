@@ -2,10 +2,12 @@
 """A simulation takes what is not set from a measurement of real micrographs. The measurement is not real here."""
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cryogem_scipion.engine.cli import parse_command_line
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.io.dataset import read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import write_mrc
@@ -15,6 +17,7 @@ from cryogem_scipion.engine.settings import (
     PhantomSettings,
     SimulateSettings,
     measurement_problems,
+    read_measurement,
     with_measured,
 )
 from cryogem_scipion.engine.stages import generate, measure, phantom, simulate
@@ -168,6 +171,24 @@ def test_a_setting_that_the_measured_one_would_replace_is_used_if_it_is_chosen()
     assert with_measured({"overlap": 0.0}, MEASUREMENT)["particle_distance"] == 130
     assert with_measured({"overlap": 0.3, "particle_distance": 80}, MEASUREMENT)["particle_distance"] == 80
     assert "signal_envelope" not in with_measured({"b_factor_angstrom2": 90}, {"signal_envelope": ["0:1", "0.1:0.5"]})
+    assert "ctfs" not in with_measured({"defocus_max": 2e4}, {"ctfs": "ctfs.star"})
+    assert with_measured({"defocus_max": 2e4, "ctfs": "mine.star"}, {"ctfs": "ctfs.star"})["ctfs"] == "mine.star"
+
+
+def test_a_flag_wins_over_the_value_of_the_file_that_replaces_it(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"volume": ["map.mrc"], "ctfs": "ctfs.star", "out": "sim"}))
+    arguments = ["simulate", "--config", str(tmp_path / "settings.json")]
+    assert parse_command_line(arguments)[1].ctfs == Path("ctfs.star")
+    assert parse_command_line([*arguments, "--defocus-min", "9000"])[1].ctfs is None
+
+
+def test_measured_ctfs_are_found_where_the_measurement_has_been_moved(inputs, tmp_path):
+    write_measurement(tmp_path / "before", [inputs / "real 0.mrc"], inputs / "map/phantom.mrc")
+    values = json.loads((tmp_path / "before/settings.json").read_text())
+    text = json.dumps({**values, "ctfs": str(tmp_path / "before/ctfs.star")})
+    (tmp_path / "before/settings.json").write_text(text)
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    assert read_measurement(tmp_path / "after")[0]["ctfs"] == str(tmp_path / "after/ctfs.star")
 
 
 def test_wrong_values_are_left_for_the_settings_to_refuse():

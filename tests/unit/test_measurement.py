@@ -240,6 +240,7 @@ def test_a_simulation_takes_the_settings(measured):
     assert simulation.snr == pytest.approx(report["measured"]["snr"], rel=1e-2)
     assert simulation.micrograph_size == (360, 360)
     assert (simulation.defocus_min, simulation.defocus_max) == (15000, 24000)
+    assert simulation.ctfs == out.parent / "ctfs.star"
     assert set(report["not_reliable"]) == {"b_factor_angstrom2"}
     assert not report["warnings"]
 

@@ -13,6 +13,7 @@ from cryogem_scipion.engine.settings.measured import (
     NEEDED,
     measurement_problems,
     read_measurement,
+    with_chosen,
     with_measured,
 )
 from cryogem_scipion.engine.settings.phantom import PhantomSettings
@@ -27,7 +28,7 @@ __all__ = ["GUESSED", "MEASURED", "NEEDED", "STAGES", "AssignPosesSettings", "Ev
            "GenerateSettings", "ImportModelSettings", "MeasureSettings", "PhantomSettings", "PicksSettings",
            "PosesSettings", "PreviewSettings", "RunSettings", "Settings", "SimulateSettings", "TrainPosesSettings",
            "TrainSettings", "error_messages", "measurement_problems", "option", "parse", "read_json",
-           "read_measurement", "with_measured"]
+           "read_measurement", "with_chosen", "with_measured"]
 
 STAGES: dict[str, type[RunSettings]] = {
     "simulate": SimulateSettings,

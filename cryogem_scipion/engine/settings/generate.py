@@ -44,6 +44,10 @@ class GenerateSettings(RunSettings):
         "pixel size. A higher value makes particles easier to see; 0.003 (single frames) to 0.3 is usual. Empty uses "
         "the value of the noise model; without a model, it is measured on the real micrographs; without these, it is "
         "the simulation's.", section="Noise", gt=0, le=100)
+    visible_particles: bool = option(
+        False, "Visible particles", "For pickers, which learn nothing from particles that are hidden in the noise, as "
+        "on single frames. Yes: such particles are made so strong that a matched filter would find 95 % of them; "
+        "stronger ones are not changed. No: all have the signal-to-noise ratio as it is.", section="Noise")
     ice: bool = option(
         True, "Ice", "Yes: with spectrum or gaussian noise, the micrographs get the ice maps of the real micrographs. "
         "No: the ice is even. A trained model has its own ice maps.", section="Noise", advanced=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cryogem_scipion.engine.settings.base import read_json
 
-__all__ = ["GUESSED", "MEASURED", "NEEDED", "measurement_problems", "read_measurement", "with_measured"]
+__all__ = ["GUESSED", "MEASURED", "NEEDED", "measurement_problems", "read_measurement", "with_chosen", "with_measured"]
 
 MEASURED = ("micrograph_size", "particles_mean", "particles_sigma", "particle_distance", "snr", "defocus_min",
             "defocus_max", "astigmatism_angstrom", "clusters", "contrast_variation")
@@ -17,7 +17,8 @@ NEEDED = ("particles_mean", "defocus_min", "defocus_max")
 """Settings without which no simulation is like the real micrographs; a default would be a guess."""
 SPECIMEN = {"volume", "volume_pixel_size"}
 """Settings of the measured map. A simulation names its own specimen."""
-ALTERNATIVES = {"overlap": "particle_distance", "b_factor_angstrom2": "signal_envelope"}
+ALTERNATIVES = {"overlap": "particle_distance", "b_factor_angstrom2": "signal_envelope", "defocus_min": "ctfs",
+                "defocus_max": "ctfs", "astigmatism_angstrom": "ctfs"}
 """Settings that a simulation does not use if it has another one. If they are chosen, that one is not measured."""
 PIXEL_SIZE_TOLERANCE = 1e-3
 
@@ -36,7 +37,16 @@ def read_measurement(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         A file of the measurement is missing or damaged.
     """
     reasons = read_json(folder / "measurement.json").get("not_reliable")
-    return read_json(folder / "settings.json"), reasons if isinstance(reasons, dict) else {}
+    settings = read_json(folder / "settings.json")
+    if (folder / "ctfs.star").is_file() and "ctfs" in settings:
+        settings["ctfs"] = str((folder / "ctfs.star").absolute())  # the folder may have been moved
+    return settings, reasons if isinstance(reasons, dict) else {}
+
+
+def with_chosen(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the chosen settings and those measured ones that do not keep a chosen one from being used."""
+    replaced = {other for name, other in ALTERNATIVES.items() if chosen.get(name) and not chosen.get(other)}
+    return {**{name: value for name, value in measured.items() if name not in replaced}, **chosen}
 
 
 def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +63,7 @@ def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str,
     measured
         Settings that a measurement gives.
     """
-    values = {**{name: value for name, value in measured.items() if name not in SPECIMEN}, **chosen}
-    for name, other in ALTERNATIVES.items():
-        if chosen.get(name) and not chosen.get(other):
-            values.pop(other, None)
+    values = with_chosen(chosen, {name: value for name, value in measured.items() if name not in SPECIMEN})
     try:
         scale = float(measured["pixel_size"]) / float(values["pixel_size"])
         size = [round(float(edge) * scale) for edge in measured["micrograph_size"]]

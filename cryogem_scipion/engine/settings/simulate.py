@@ -117,7 +117,8 @@ class SimulateSettings(RunSettings):
         "Empty: the B-factor is used.", section="Microscope", advanced=True)
     ctfs: Path | None = option(
         None, "Measured CTFs", "STAR file with rlnDefocusU, rlnDefocusV and rlnDefocusAngle. Each micrograph uses "
-        "values from this file instead of the defocus range.", section="Microscope", form=False)
+        "values from this file instead of the defocus range; all are used equally often.", section="Microscope",
+        form=False)
 
     ice_thickness_angstrom: float = option(
         0.0, "Ice thickness (Å)", "Particles are at random heights within this thickness, and each height has its own "

@@ -258,24 +258,29 @@ def draw_optics(
     )
 
 
-def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics]) -> Optics:
-    """Draw one of the measured microscope states, each with the same probability.
+def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics], place: int) -> Optics:
+    """Return the measured microscope state at a place of a random order, in which each state comes once.
+
+    Micrographs that take one place after another use all states equally often, so that a few micrographs already have
+    the same mean spectrum as the measured ones.
 
     Parameters
     ----------
     generator
-        Random generator; one number is drawn.
+        Random generator, which determines the order.
     measured_optics
-        Microscope states to draw from.
+        Microscope states to choose from.
+    place
+        Place in the order, from 0.
 
     Raises
     ------
     SettingsError
-        There is no state to draw from.
+        There is no state to choose from.
     """
     if not measured_optics:
         raise SettingsError("no measured CTF to draw from; give at least one, or a defocus range")
-    return measured_optics[int(torch.randint(len(measured_optics), (1,), generator=generator))]
+    return measured_optics[int(torch.randperm(len(measured_optics), generator=generator)[place])]
 
 
 def at_height(optics: Optics, height_angstrom: float) -> Optics:

@@ -83,7 +83,7 @@ class Microscope:
     projection_scale: float = 1.0
     """Factor on the projections, which sets the contrast; ``Contrast.scale`` in the manifest."""
     measured_optics: tuple[Optics, ...] = ()
-    """Measured microscope states; if there are any, one is drawn for each micrograph instead of a defocus."""
+    """Measured microscope states; if there are any, each micrograph has one of them, and all are used equally often."""
     measured_orientations: Float[Tensor, "m 3 3"] | None = None
     """Measured orientations to draw from; None for preferred views or uniform orientations."""
     volumes: tuple[Volume, ...] = ()
@@ -122,7 +122,7 @@ class Microscope:
         count = len(centres)
         rotations = draw_orientations(settings, count, generator, self.measured_orientations)
         map_indices = draw_map_indices(settings.volume_proportions or (1.0,) * len(self.projectors), count, generator)
-        optics = self._draw_optics(generator)
+        optics = self._draw_optics(seed, index, generator)
         heights = draw_heights(settings, centres, self.pixel_size, generator)
         is_whole = boxes_inside(centres, self.box_size, shape)
         variation = draw_variation(settings, count, seeded_generator(seed, "variation", index))
@@ -167,10 +167,11 @@ class Microscope:
         return project(prepare_projector(volume), specimen.rotations[index][None], shift[None], edge,
                        self.pixel_size)[0]
 
-    def _draw_optics(self, generator: torch.Generator) -> Optics:
+    def _draw_optics(self, seed: int, index: int, generator: torch.Generator) -> Optics:
         """Draw a microscope state: a measured one if there are any, else one from the defocus range."""
         if self.measured_optics:
-            return choose_optics(generator, self.measured_optics)
+            repetition, place = divmod(index, len(self.measured_optics))
+            return choose_optics(seeded_generator(seed, "optics", repetition), self.measured_optics, place)
         settings = self.settings
         return draw_optics(
             generator, voltage_kv=settings.voltage_kv, cs_mm=settings.cs_mm,

@@ -15,11 +15,12 @@ from cryogem_scipion.engine.io.dataset import Manifest, path_inside, replacing, 
 from cryogem_scipion.engine.noise.contrast_check import check_contrast_sign
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.intermediate_images import IntermediateImages
-from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
+from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, NoiseModel, PhysicalNoise
 from cryogem_scipion.engine.noise.noise_measurement import MAX_REAL, NoiseMeasurement, measure_noise
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced, real_files
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
+from cryogem_scipion.engine.noise.visibility import visible_ratio
 from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.settings import GenerateSettings
@@ -57,7 +58,8 @@ def run(settings: GenerateSettings) -> Manifest:
     out = open_run_folder(settings, inputs=input_fingerprints(simulated, files, settings.model if translator else None))
     noise = _noise_model(settings, simulated, files, translator)
     model, physical = noise.model, noise.model.physical
-    contrast = simulated.contrast.rescaled(model.snr, physical.background_deviation)
+    snr, visibility = _signal_to_noise(settings, simulated, model)
+    contrast = simulated.contrast.rescaled(snr, physical.background_deviation)
     microscope = replace(microscope, projection_scale=contrast.scale)
     _copy_sources(simulated, out)
     writer = DatasetWriter(out, microscope, simulated.manifest.sources, settings.extract)
@@ -91,7 +93,7 @@ def run(settings: GenerateSettings) -> Manifest:
         box_size=microscope.box_size,
         particle_diameter_angstrom=simulated.manifest.particle_diameter_angstrom, contrast=contrast,
         sources=simulated.manifest.sources, warnings=(*warnings, *noise.warnings, *writer.warnings()),
-        figures=noise.figures)
+        figures=noise.figures | visibility)
     write_manifest(out, manifest)
     log.info("generated %d micrographs with %d particles (%d whole) in %s", len(indices), writer.particle_count,
              writer.whole_particle_count, out)
@@ -143,6 +145,18 @@ def _noise_model(settings: GenerateSettings, simulated: SimulatedSet, files: lis
     noise = measure_noise(reals, simulated, snr=translator.snr if translator else settings.snr, seed=settings.seed,
                           spectrum=settings.noise == "spectrum", contaminants=settings.contaminants, ice=settings.ice)
     return replace(noise, model=replace(translator, physical=noise.model.physical)) if translator else noise
+
+
+def _signal_to_noise(settings: GenerateSettings, simulated: SimulatedSet, model: NoiseModel
+                     ) -> tuple[float, dict[str, float]]:
+    """The signal-to-noise ratio of the particles; for visible ones at least the ratio that this needs, and that one."""
+    if not settings.visible_particles:
+        return model.snr, {}
+    needed = visible_ratio(simulated, model.physical)
+    if needed > model.snr:
+        log.info("single particles do not stand out of the noise; their signal-to-noise ratio is raised from %.2g to "
+                 "%.2g", model.snr, needed)
+    return max(model.snr, needed), {"visible_snr": needed}
 
 
 def _specimen_indices(settings: GenerateSettings, simulated: SimulatedSet) -> list[int]:

@@ -38,6 +38,8 @@ __all__ = ["run"]
 log = logging.getLogger("cryogem")
 
 SETTINGS, CTFS = "settings.json", "ctfs.star"
+LEAST_CTFS = 6
+"""With fewer reliable CTFs, generated micrographs get a defocus from their range, because so few would repeat often."""
 
 
 @one_thread()
@@ -62,12 +64,13 @@ def run(settings: MeasureSettings) -> Manifest:
     results = measure_micrographs([_reader(path) for path in files], pixel_size, volume, base, working_pixel_size,
                                   settings.seed, known)
     measurement = results.measurement
+    written = 0 if known else write_ctfs(out / CTFS, [str(path.absolute()) for path in files], results.fits, pixel_size)
     simulation = {**_simulation(settings, working_pixel_size, micrograph_sizes), **measurement.settings()}
+    if written >= LEAST_CTFS or known:
+        simulation["ctfs"] = str((settings.ctfs or out / CTFS).absolute())
     write_report(out, REPORT_NAME, _report(files, results, simulation), _arrays(results))
     with replacing(out / SETTINGS) as path:
         path.write_text(json.dumps(simulation, indent=2) + "\n", "utf-8")
-    if known is None:
-        write_ctfs(out / CTFS, [str(path.absolute()) for path in files], results.fits, pixel_size)
     picture = Picture(figsize=FIGURE_SIZE, layout="constrained")
     draw_measurement(picture, out)
     save_figure(picture, out / f"{REPORT_NAME}.png")
