@@ -94,8 +94,8 @@ def test_no_protocol_of_the_template_has_a_guessed_value(template, scipion):
 def test_the_map_template_shows_what_it_asks_for(map_template):
     fields = list(map_template.getParams().values())
     assert len(fields) == sum(1 for part in map_template.content if part.count("|") == 3)  # no title twice
-    assert {field.getAlias() for field in fields} == {"mics", "pattern", "sampling", "voltage", "cs", "amplitude", "map",
-                                                      "mapsampling", "symmetry", "gpu"}
+    assert {field.getAlias() for field in fields} == {"mics", "pattern", "sampling", "voltage", "cs", "amplitude",
+                                                      "map", "mapsampling", "symmetry", "gpu"}
     assert {field.getAlias() for field in fields if field.validate()} == {"mics", "map"}
     assert "refined map" in map_template.description
 
@@ -108,7 +108,8 @@ def loaded_map_template(template, scipion, project):
 
 def test_all_connections_of_the_map_template_resolve(map_template, scipion, project):
     """Scipion ignores unknown parameters, protocols and outputs, so it would not report a typing error."""
-    protocols = json.loads(Path(filled(map_template, mics=scipion / "real", map=scipion / "map.mrc")).read_text("utf-8"))
+    path = filled(map_template, mics=scipion / "real", map=scipion / "map.mrc")
+    protocols = json.loads(Path(path).read_text("utf-8"))
     loaded = loaded_map_template(selected(TO_MAP), scipion, project)
     by_id = {description["object.id"]: description["object.className"] for description in protocols}
     connected = {}
