@@ -60,8 +60,10 @@ def workflow(run, args):
     assigned = run("ProtCryogemAssignPoses", inputModel=(estimator, "outputModel"),
                    inputParticles=(extracted, "outputParticles"))
     refined = run("ProtRelionRefine3D", inputParticles=(assigned, "outputParticles"), referenceVolume=reference,
-                  copyAlignment=True, angularSamplingDeg=4, localSearchAutoSamplingDeg=4, offsetSearchRangePix=3.0,
-                  initialLowPassFilterA=30.0, symmetryGroup=args.symmetry, skipPadding=True, doGpu=False)
+                  copyAlignment=True, angularSamplingDeg="3.7", localSearchAutoSamplingDeg="3.7", oversampling=0,
+                  offsetSearchRangePix=3.0, offsetSearchStepPix=2.0, initialLowPassFilterA=30.0, skipPadding=True,
+                  symmetryGroup=args.symmetry, doGpu=False,
+                  maskDiameterA=round(2.2 * measurement.getRadius() * args.pixel_size))
     return measured, returned, extracted, refined
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The workflow templates: found, filled in and run as by Scipion's template dialog."""
+import ast
 import json
 from pathlib import Path
 
@@ -143,6 +144,24 @@ def test_all_connections_of_the_map_template_resolve(map_template, scipion, proj
     if "ProtRelionRefine3D" in loaded:
         assert loaded["ProtRelionRefine3D"].symmetryGroup.get() == "O"
         assert connected["ProtRelionRefine3D"] == {"ProtCryogemAssignPoses", "ProtImportVolumes"}
+
+
+def test_the_script_of_the_chain_runs_the_protocols_of_the_template(map_template, scipion):
+    """``workflow`` of benchmarks/chain.py, which the page on the chain shows; the issue asks for at most 40 lines."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks/chain.py"
+    [function] = [node for node in ast.parse(path.read_text("utf-8")).body
+                  if isinstance(node, ast.FunctionDef) and node.name == "workflow"]
+    assert function.end_lineno - function.lineno < 40
+    calls = [node for node in ast.walk(function)
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run"]
+    script = {call.args[0].value: {word.arg for word in call.keywords} for call in calls}
+    path = filled(map_template, mics=scipion / "real", map=scipion / "map.mrc")
+    protocols = json.loads(Path(path).read_text("utf-8"))
+    template = {description["object.className"]: set(description) for description in protocols}
+    assert list(script) == list(template)
+    inputs = {kind: {name for name in names if name.startswith(("input", "prev", "ctfR", "reference"))}
+              for kind, names in template.items()}
+    assert all(names <= script[kind] for kind, names in inputs.items())
 
 
 def test_without_other_plugins_the_map_template_has_our_protocols_only(map_template, scipion, project, monkeypatch):
