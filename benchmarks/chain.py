@@ -59,12 +59,14 @@ def workflow(run, args):
     estimator = run("ProtCryogemTrainPoses", inputParticles=(generated, "outputParticles"))
     assigned = run("ProtCryogemAssignPoses", inputModel=(estimator, "outputModel"),
                    inputParticles=(extracted, "outputParticles"))
-    refined = run("ProtRelionRefine3D", inputParticles=(assigned, "outputParticles"), referenceVolume=reference,
+    confident = run("ProtSetFilter", inputSet=(assigned, "outputParticles"),
+                    formula=f"item._rlnMaxValueProbDistribution.get() > {args.confidence}")
+    refined = run("ProtRelionRefine3D", inputParticles=(confident, "outputParticles"), referenceVolume=reference,
                   copyAlignment=True, angularSamplingDeg="3.7", localSearchAutoSamplingDeg="3.7", oversampling=0,
                   offsetSearchRangePix=3.0, offsetSearchStepPix=2.0, initialLowPassFilterA=30.0, skipPadding=True,
                   symmetryGroup=args.symmetry, doGpu=False,
                   maskDiameterA=round(2.2 * measurement.getRadius() * args.pixel_size))
-    return measured, returned, extracted, refined
+    return measured, returned, extracted, confident, refined
 
 
 class Runner:
@@ -134,13 +136,14 @@ def main():
     parser.add_argument("--crop", type=int, default=256, help="of the noise translator's training, px")
     parser.add_argument("--epochs", type=int, default=10, help="of Topaz's training")
     parser.add_argument("--topaz", default="", help="more options of Topaz's training")
+    parser.add_argument("--confidence", type=float, default=0.5, help="particles below it are not refined")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
     args.micrographs, args.volume = (str(Path(path).absolute()) for path in (args.micrographs, args.volume))
     out = args.out.absolute()
     os.environ.update(OPEN_MPI)
     runner = Runner(scipion.open_project(out, "chain"))
-    measured, returned, extracted, refined = workflow(runner, args)
+    measured, returned, extracted, confident, refined = workflow(runner, args)
     table = MarkdownTable("step", "wall time (s)")
     for name, seconds in runner.seconds.items():
         table.row(name, f"{seconds:.0f}")
@@ -154,8 +157,9 @@ def main():
     halves = [os.path.abspath(half) for half in refined.outputVolume.getHalfMaps(asList=True)]
     curves, resolutions, total = correlations(out, halves, given, mask, pixel_size)
     half, against = (f"{value:.1f} Å" if value else f"below {2 * pixel_size:g} Å" for value in resolutions)
-    print(f"\n{returned.outputCoordinates.getSize()} picks, {extracted.outputParticles.getSize()} particles. "
-          f"Resolution: {half} (halves, FSC 0.143), {against} (against the given map, FSC 0.5).")
+    print(f"\n{returned.outputCoordinates.getSize()} picks, {extracted.outputParticles.getSize()} particles, "
+          f"{confident.outputParticles.getSize()} of them with a confidence above {args.confidence:g}. Resolution: "
+          f"{half} (halves, FSC 0.143), {against} (against the given map, FSC 0.5).")
     draw(out / "chain.png", total, given, curves, pixel_size)
 
 
