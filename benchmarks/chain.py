@@ -64,7 +64,7 @@ def workflow(run, args):
     refined = run("ProtRelionRefine3D", inputParticles=(confident, "outputParticles"), referenceVolume=reference,
                   copyAlignment=True, angularSamplingDeg="3.7", localSearchAutoSamplingDeg="3.7", oversampling=0,
                   offsetSearchRangePix=3.0, offsetSearchStepPix=2.0, initialLowPassFilterA=30.0, skipPadding=True,
-                  symmetryGroup=args.symmetry, doGpu=False,
+                  symmetryGroup=args.symmetry, doGpu=False, useFinerSamplingFaster=True,
                   maskDiameterA=round(2.2 * measurement.getRadius() * args.pixel_size))
     return measured, returned, extracted, confident, refined
 
@@ -93,7 +93,7 @@ def resampled(volume, pixel_size, edge, working_pixel_size):
     """The map at another pixel size (Å) and edge (voxels), with its origin at n // 2 again."""
     ratio = working_pixel_size / pixel_size
     offset = volume.shape[0] // 2 - edge // 2 * ratio
-    moved = ndimage.affine_transform(volume.numpy(), [ratio] * 3, offset, (edge,) * 3, order=3)
+    moved = ndimage.affine_transform(volume.numpy(), np.eye(3) * ratio, offset, (edge,) * 3, order=3)
     return torch.from_numpy(moved)
 
 
@@ -151,7 +151,7 @@ def main():
     if runner.finished:
         print(f"\n{len(runner.finished)} protocols had finished before this call; their times are of their own runs.")
     pixel_size, box = refined.outputVolume.getSamplingRate(), extracted.outputParticles.getXDim()
-    given = resampled(read_volume(args.volume), args.volume_sampling, box, pixel_size)
+    given = resampled(read_volume(Path(args.volume)), args.volume_sampling, box, pixel_size)
     radius = measured.manifest().particle_diameter_angstrom / 2
     mask = soft_sphere(box, radius / pixel_size + 2)
     halves = [os.path.abspath(half) for half in refined.outputVolume.getHalfMaps(asList=True)]
