@@ -65,6 +65,7 @@ def workflow(run, args):
                   copyAlignment=True, angularSamplingDeg="3.7", localSearchAutoSamplingDeg="3.7", oversampling=0,
                   offsetSearchRangePix=3.0, offsetSearchStepPix=2.0, initialLowPassFilterA=30.0, skipPadding=True,
                   symmetryGroup=args.symmetry, doGpu=False, useFinerSamplingFaster=True,
+                  extraParams=f"--strict_highres_exp {args.finest:g}",
                   maskDiameterA=round(2.2 * measurement.getRadius() * args.pixel_size))
     return measured, returned, extracted, confident, refined
 
@@ -137,6 +138,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=10, help="of Topaz's training")
     parser.add_argument("--topaz", default="", help="more options of Topaz's training")
     parser.add_argument("--confidence", type=float, default=0.5, help="particles below it are not refined")
+    parser.add_argument("--finest", type=float, default=8, help="RELION compares images up to this resolution, Å")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
     args.micrographs, args.volume = (str(Path(path).absolute()) for path in (args.micrographs, args.volume))
