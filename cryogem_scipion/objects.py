@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Scipion objects of this plugin."""
+import math
 from pathlib import Path
 
 from pwem.objects import EMObject
 from pyworkflow.object import Float, Integer, String
 
 __all__ = ["CryogemMeasurement", "CryogemModel", "CryogemPoseModel", "EngineResult"]
+
+BOX_DIAMETERS = 1.5
+"""Edge of a box over the diameter of the particle, as in the simulation."""
 
 
 class EngineResult(EMObject):
@@ -146,6 +150,8 @@ class CryogemMeasurement(_NoisyResult):
         self._particles = Integer()
         self._defocusMin = Float()
         self._defocusMax = Float()
+        self._radius = Integer()
+        self._box = Integer()
 
     def getMicrographs(self):
         """Return the number of micrographs that were measured."""
@@ -168,6 +174,19 @@ class CryogemMeasurement(_NoisyResult):
     def setDefocusRange(self, smallest, largest):
         self._defocusMin.set(smallest)
         self._defocusMax.set(largest)
+
+    def getRadius(self):
+        """Return the radius of the particle at the working pixel size, px: for pickers."""
+        return self._radius.get()
+
+    def getBox(self):
+        """Return the edge of a box for the particles of the real micrographs, px of these."""
+        return self._box.get()
+
+    def setDiameter(self, diameter, working_pixel_size, own_pixel_size):
+        """Set radius and box from the particle's diameter and the two pixel sizes (all in Å)."""
+        self._radius.set(max(1, round(diameter / 2 / working_pixel_size)))
+        self._box.set(4 * math.ceil(BOX_DIAMETERS * diameter / own_pixel_size / 4))  # even after binning by 2, too
 
     def __str__(self):
         smallest, largest = self.getDefocusRange()

@@ -16,8 +16,18 @@ CTFS, REPORT, SETTINGS = "ctfs.star", "measurement.json", "settings.json"
 FIT = ("rlnMicrographName", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 
 
-def measurement_output(folder: Path, manifest: Manifest) -> CryogemMeasurement:
-    """Return the measurement, with its main values as far as they were measured."""
+def measurement_output(folder: Path, manifest: Manifest, own_pixel_size: float) -> CryogemMeasurement:
+    """Return the measurement, with its main values as far as they were measured.
+
+    Parameters
+    ----------
+    folder
+        The folder of the measurement.
+    manifest
+        Its manifest.
+    own_pixel_size
+        Å, of the real micrographs.
+    """
     values, _ = read_measurement(folder)
     measurement = CryogemMeasurement(str(folder / SETTINGS))
     measurement.setSamplingRate(manifest.pixel_size)
@@ -26,6 +36,8 @@ def measurement_output(folder: Path, manifest: Manifest) -> CryogemMeasurement:
         measurement.setParticles(round(values["particles_mean"]))
     measurement.setSnr(values.get("snr"))
     measurement.setDefocusRange(values.get("defocus_min"), values.get("defocus_max"))
+    if manifest.particle_diameter_angstrom:
+        measurement.setDiameter(manifest.particle_diameter_angstrom, manifest.pixel_size, own_pixel_size)
     return measurement
 
 

@@ -107,7 +107,7 @@ class ProtCryogemMeasure(ProtCryogemStage):
     # --------------------------- Outputs
     def createOutputStep(self, key: str) -> None:
         folder = self.outFolder()
-        measurement = measurement_output(folder, read_manifest(folder))
+        measurement = measurement_output(folder, read_manifest(folder), self.inputMicrographs.get().getSamplingRate())
         self._defineOutputs(**{MeasureOutputs.outputMeasurement.name: measurement})
         for pointer in (self.inputMicrographs, self.inputVolume):
             self._defineSourceRelation(pointer, measurement)

@@ -38,6 +38,9 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
       *train noise translator*, or on a part of them
     - _Original micrographs_: the micrographs that the noise translator was trained
       on, or micrographs of the same names and fields at any pixel size
+    - _CTFs_ (optional): CTFs of the original micrographs. Picks on micrographs
+      without a CTF are left out. Scipion's particle extraction with CTFs would
+      wait for these CTFs without end.
 
     *Outputs*
     - outputCoordinates: the picks on the original micrographs, with their scores
@@ -57,6 +60,10 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
         form.addParam("inputMicrographs", PointerParam, pointerClass="SetOfMicrographs", important=True,
                       label="Original micrographs", help="The micrographs that the noise translator was trained on, or "
                       "micrographs of the same names and fields at any pixel size.")
+        form.addParam("inputCtfs", PointerParam, pointerClass="SetOfCTF", allowsNull=True, label="CTFs",
+                      help="CTFs of the original micrographs, such as those of measure micrographs. Picks on "
+                      "micrographs without a CTF are left out, because Scipion's particle extraction with CTFs waits "
+                      "for them without end. Empty: all picks are returned.")
 
     # --------------------------- Steps
     def _insertAllSteps(self) -> None:
@@ -64,13 +71,15 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
 
     def createOutputStep(self) -> None:
         picked = self.inputCoordinates.get()
-        originals = original_micrographs(picked, self.inputMicrographs.get())
+        originals = self._usableOriginals()
         output = self._createSetOfCoordinates(self.inputMicrographs)
         if picked.getBoxSize():
             ratio = picked.getMicrographs().getSamplingRate() / self.inputMicrographs.get().getSamplingRate()
             output.setBoxSize(2 * round(picked.getBoxSize() * ratio / 2))
         for coordinate in picked.iterItems():
-            original = originals[coordinate.getMicId()]
+            original = originals.get(coordinate.getMicId())
+            if original is None:
+                continue
             returned = coordinate.clone()  # keeps the score
             returned.setPosition(round(coordinate.getX() * original.scale_x),
                                  round(coordinate.getY() * original.scale_y))
@@ -80,15 +89,26 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
         self._defineTransformRelation(self.inputCoordinates, output)
         self._defineSourceRelation(self.inputMicrographs, output)
 
+    def _usableOriginals(self) -> dict[int, "OriginalMicrograph"]:
+        """The originals of the picked micrographs, without those that have no CTF where CTFs are given."""
+        originals = original_micrographs(self.inputCoordinates.get(), self.inputMicrographs.get())
+        if self.inputCtfs.get() is None:
+            return originals
+        # Names, because the extraction matches by these, too.
+        with_ctf = {ctf.getMicrograph().getMicName() for ctf in self.inputCtfs.get().iterItems()}
+        return {number: one for number, one in originals.items() if one.micrograph.getMicName() in with_ctf}
+
     # --------------------------- Information
     def _validate(self) -> list[str]:
-        picked, originals = self.inputCoordinates.get(), self.inputMicrographs.get()
-        if picked is None or originals is None:
+        if self.inputCoordinates.get() is None or self.inputMicrographs.get() is None:
             return []
         try:
-            original_micrographs(picked, originals)
+            usable = self._usableOriginals()
         except DataError as error:
             return [str(error)]
+        if self.inputCtfs.get() is not None and not usable:
+            return ["*CTFs*: none of the picked micrographs has one; choose the CTFs of these micrographs, or leave "
+                    "the field empty."]
         return []
 
     def _warnings(self) -> list[str]:
@@ -103,8 +123,13 @@ class ProtCryogemReturnCoordinates(ProtCryogem):
         if not hasattr(self, ReturnOutputs.outputCoordinates.name):
             return ["Not finished yet."]
         micrographs = self.inputMicrographs.get()
-        return [f"{self.outputCoordinates.getSize()} coordinates were returned to micrographs at "
-                f"{micrographs.getSamplingRate():.3g} Å/px; the box size is {self.outputCoordinates.getBoxSize()} px."]
+        returned = self.outputCoordinates.getSize()
+        sentences = [f"{returned} coordinates were returned to micrographs at {micrographs.getSamplingRate():.3g} "
+                     f"Å/px; the box size is {self.outputCoordinates.getBoxSize()} px."]
+        left_out = self.inputCoordinates.get().getSize() - returned
+        if left_out:
+            sentences.append(f"{left_out} coordinates were left out, because their micrographs have no CTF.")
+        return sentences
 
     def _methods(self) -> list[str]:
         return self._summary()

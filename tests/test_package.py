@@ -89,7 +89,8 @@ CONTENT = """
     plugin = domain.getPlugins()["cryogem_scipion"].Plugin
     assert plugin.getSupportedVersions() == [cryogem_scipion.__version__]
     templates = domain.getPlugins()["cryogem_scipion"]._pluginInstance.getTemplates()
-    assert [template.getObjId() for template in templates] == ["cryogem_scipion-labelled_micrographs"]
+    assert sorted(template.getObjId() for template in templates) == ["cryogem_scipion-labelled_micrographs",
+                                                                     "cryogem_scipion-micrographs_to_map"]
 """
 
 WITHOUT_ENGINE = """

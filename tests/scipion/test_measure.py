@@ -67,6 +67,10 @@ def test_the_outputs_are_the_measurement_and_the_reliable_ctfs(scipion, measured
     found = protocol.outputMeasurement
     assert json.loads(Path(found.getFileName()).read_text())["snr"] == found.getSnr() == VALUES["snr"]
     assert (found.getMicrographs(), found.getParticles(), found.getSamplingRate()) == (REAL_COUNT, 42, 8.0)
+    # Pickers and extraction: a diameter of 150 Å at 8 Å, and boxes of 1.5 diameters at the real pixel size.
+    assert found.getRadius() == 9
+    assert 0 <= found.getBox() - 1.5 * 150 / REAL_PIXEL_SIZE < 4
+    assert found.getBox() % 4 == 0
     assert "42 particles each, SNR 0.07, defocus 0.90 to 2.10 µm" in str(found)
     micrographs = [micrograph.clone() for micrograph in inputs["real"][0].outputMicrographs.iterItems()]
     ctfs = [ctf.clone() for ctf in protocol.outputCTF.iterItems()]

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("pwem", reason="Scipion's packages are not installed")
 
-from pwem.objects import Coordinate, Micrograph, SetOfCoordinates, SetOfMicrographs
+from pwem.objects import Coordinate, CTFModel, Micrograph, SetOfCoordinates, SetOfMicrographs
 from pwem.protocols import ProtImportCoordinates
 from pyworkflow.object import Float, Pointer
 from scipy import ndimage
@@ -160,3 +160,37 @@ def test_the_form_refuses_other_micrographs(project, training, simulation, picke
     protocol = project.newProtocol(ProtCryogemReturnCoordinates)
     protocol.inputCoordinates.set(simulation.outputCoordinates)
     assert "were not picked on micrographs of train noise translator" in protocol.warnings()[0]
+
+
+def ctfs(project, inputs, chosen):
+    """A protocol with CTFs of some of the real micrographs."""
+    protocol = project.newProtocol(ProtImportCoordinates)
+    project.saveProtocol(protocol)
+    protocol.makePathsAndClean()
+    output = protocol._createSetOfCTF()
+    output.setMicrographs(Pointer(inputs["real"][0], extended="outputMicrographs"))
+    for micrograph in chosen:
+        ctf = CTFModel(defocusU=15000.0, defocusV=15000.0, defocusAngle=0.0)
+        ctf.setMicrograph(micrograph)
+        ctf.setObjId(micrograph.getObjId())
+        output.append(ctf)
+    protocol._defineOutputs(outputCTF=output)
+    project.saveProtocol(protocol)
+    return protocol
+
+
+def test_picks_on_micrographs_without_a_ctf_are_left_out(project, inputs, picked):
+    """Scipion's extraction with CTFs waits without end for those of all micrographs that have picks."""
+    originals = [item.clone() for item in inputs["real"][0].outputMicrographs.iterItems()]
+    given = {"inputCoordinates": (picked, "outputCoordinates"), "inputMicrographs": inputs["real"]}
+    back = run(project, "ProtCryogemReturnCoordinates", **given,
+               inputCtfs=(ctfs(project, inputs, originals[1:]), "outputCTF"))
+    assert {item.getMicName() for item in back.outputCoordinates.iterItems()} == {
+        original.getMicName() for original in originals[1:]}
+    assert back.outputCoordinates.getSize() == (REAL_COUNT - 1) * len(POINTS)
+    assert back.summary()[1] == f"{len(POINTS)} coordinates were left out, because their micrographs have no CTF."
+    other = originals[0].clone()
+    other.setMicName("other.mrc")
+    with pytest.raises(WorkflowError, match="none of the picked micrographs has one"):
+        run(project, "ProtCryogemReturnCoordinates", **given,
+            inputCtfs=(ctfs(project, inputs, [other]), "outputCTF"))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The workflow template: found, filled in and run as by Scipion's template dialog."""
+"""The workflow templates: found, filled in and run as by Scipion's template dialog."""
+import ast
 import json
 from pathlib import Path
 
@@ -14,15 +15,26 @@ from cryogem_scipion.protocols.binding import parameter_name
 from cryogem_scipion.workflow import open_project, rerun
 from tests.scipion.measurable import write_measurable
 
-NAME = "cryogem_scipion-labelled_micrographs"
+LABELLED, TO_MAP = "labelled_micrographs", "micrographs_to_map"
 
 
 @pytest.fixture
 def template(scipion, project):
-    """The template, selected by its name among the templates of all plugins."""
+    """The template of labelled micrographs."""
+    return selected(LABELLED)
+
+
+@pytest.fixture
+def map_template(scipion, project):
+    """The template from micrographs to a map."""
+    return selected(TO_MAP)
+
+
+def selected(name):
+    """A template, selected by its name among the templates of all plugins."""
     from pyworkflow.template import TemplateList
     templates = TemplateList()
-    templates.addPluginTemplates(NAME)
+    templates.addPluginTemplates(f"cryogem_scipion-{name}")
     [template] = templates.templates
     # The dialog and `scipion3 template` prepare it in the same way.
     template.replaceEnvVariables()
@@ -33,7 +45,7 @@ def template(scipion, project):
 def filled(template, **values):
     """The workflow's JSON file with the values of the dialog, as in `scipion3 template NAME mics=… map=…`."""
     for alias, value in values.items():
-        assert template.setParamValue(alias, str(value)) == 1
+        assert template.setParamValue(alias, str(value)) == (2 if alias == "symmetry" else 1)
     assert all(field.validate() is None for field in template.getParams().values())
     return template.createTemplateFile()
 
@@ -78,6 +90,92 @@ def test_no_protocol_of_the_template_has_a_guessed_value(template, scipion):
     assert simulate["inputMeasurement"].endswith(".outputMeasurement")
     assert not {parameter_name(name) for name in MEASURED} & set(simulate)
     assert by_class["TopazProtTraining"]["numPartPerImg"].endswith("outputMeasurement._particles")
+
+
+def test_the_map_template_shows_what_it_asks_for(map_template):
+    fields = list(map_template.getParams().values())
+    assert len(fields) == sum(1 for part in map_template.content if part.count("|") == 3)  # no title twice
+    assert {field.getAlias() for field in fields} == {"mics", "pattern", "sampling", "voltage", "cs", "amplitude",
+                                                      "map", "mapsampling", "symmetry", "gpu"}
+    assert {field.getAlias() for field in fields if field.validate()} == {"mics", "map"}
+    assert "refined map" in map_template.description
+
+
+def loaded_map_template(template, scipion, project):
+    """The protocols of the template from micrographs to a map, by class."""
+    path = filled(template, mics=scipion / "real", map=scipion / "map.mrc", sampling=1.5, symmetry="O")
+    return {protocol.getClassName(): protocol for protocol in project.loadProtocols(path).values()}
+
+
+def test_all_connections_of_the_map_template_resolve(map_template, scipion, project):
+    """Scipion ignores unknown parameters, protocols and outputs, so it would not report a typing error."""
+    path = filled(map_template, mics=scipion / "real", map=scipion / "map.mrc")
+    protocols = json.loads(Path(path).read_text("utf-8"))
+    loaded = loaded_map_template(selected(TO_MAP), scipion, project)
+    by_id = {description["object.id"]: description["object.className"] for description in protocols}
+    connected = {}
+    for description in protocols:
+        kind = description["object.className"]
+        if kind not in loaded:
+            assert kind.startswith(("Topaz", "ProtRelion"))  # a plugin that is not installed
+            continue
+        protocol = loaded[kind]
+        names = {name for name, _ in protocol.iterDefinitionAttributes()}
+        assert {name for name in description if not name.startswith("object.")} <= names, kind
+        for name, value in description.items():
+            source, _, path = str(value).partition(".")
+            if name.startswith("object.") or by_id.get(source) not in loaded:
+                continue
+            attribute = getattr(protocol, name)
+            pointer = attribute if attribute.isPointer() else attribute.getPointer()
+            assert pointer.getObjValue() is loaded[by_id[source]], (kind, name)
+            assert pointer.getExtended() == path
+            outputs = loaded[by_id[source]]._possibleOutputs or {}
+            outputs = outputs if isinstance(outputs, dict) else {one.name: one.value for one in outputs}
+            output, _, inner = path.partition(".")
+            if by_id[source] == "ProtSetFilter":  # names its output as that of its input
+                assert output == "outputParticles"
+            elif by_id[source] != "TopazProtTraining":  # names the outputs of another protocol
+                assert output in outputs, (kind, name)
+            if inner:
+                assert hasattr(outputs[output](), inner), (kind, name)
+            connected.setdefault(kind, set()).add(by_id[source])
+    for kind in set(loaded) - {"ProtImportMicrographs", "ProtImportVolumes"}:
+        assert connected.get(kind), f"{kind} has no input"
+    assert loaded["ProtCryogemSimulate"].symmetry.get() == "O"
+    if "ProtRelionRefine3D" in loaded:
+        assert loaded["ProtRelionRefine3D"].symmetryGroup.get() == "O"
+        assert connected["ProtRelionRefine3D"] == {"ProtSetFilter", "ProtImportVolumes"}
+
+
+def test_the_script_of_the_chain_runs_the_protocols_of_the_template(map_template, scipion):
+    """``workflow`` of benchmarks/chain.py, which the page on the chain shows; the issue asks for at most 40 lines."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks/chain.py"
+    [function] = [node for node in ast.parse(path.read_text("utf-8")).body
+                  if isinstance(node, ast.FunctionDef) and node.name == "workflow"]
+    assert function.end_lineno - function.lineno < 40
+    calls = [node for node in ast.walk(function)
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "run"]
+    script = {call.args[0].value: {word.arg for word in call.keywords} for call in calls}
+    path = filled(map_template, mics=scipion / "real", map=scipion / "map.mrc")
+    protocols = json.loads(Path(path).read_text("utf-8"))
+    template = {description["object.className"]: set(description) for description in protocols}
+    assert list(script) == list(template)
+    inputs = {kind: {name for name in names if name.startswith(("input", "prev", "ctfR", "reference"))}
+              for kind, names in template.items()}
+    assert all(names <= script[kind] for kind, names in inputs.items())
+
+
+def test_without_other_plugins_the_map_template_has_our_protocols_only(map_template, scipion, project, monkeypatch):
+    """A missing input stays empty; it is not connected to another protocol of the project by chance."""
+    domain = project.getDomain()
+    ours = {name: kind for name, kind in domain.getProtocols().items() if not name.startswith(("Topaz", "ProtRelion"))}
+    monkeypatch.setattr(type(domain) if not isinstance(domain, type) else domain, "getProtocols", lambda: ours)
+    loaded = loaded_map_template(map_template, scipion, project)
+    assert len(loaded) == 10
+    assert loaded["ProtCryogemReturnCoordinates"].inputCoordinates.get() is None
+    assert loaded["ProtCryogemAssignPoses"].inputParticles.get() is None
+    assert loaded["ProtCryogemAssignPoses"].inputModel.getObjValue() is loaded["ProtCryogemTrainPoses"]
 
 
 @pytest.mark.slow
