@@ -13,20 +13,30 @@ from cryogem_scipion.engine.compute.threads import available_threads, one_thread
 from tests.other_processor import other_processor, transforms
 
 
+def placed(array, offset=0):
+    """A copy of the array at an address that is ``offset`` bytes above a multiple of 64."""
+    memory = np.empty(array.nbytes + 128, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64 + offset
+    copy = memory[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def test_the_simulated_processor_changes_transforms_with_each_dependency(generator):
     images = torch.rand(3, 24, 20, generator=generator).numpy()
-    other = transforms(fft)
-    alone = other.r2c(images[:1].copy()[0], axes=(0, 1))
-    assert not np.array_equal(other.r2c(images, axes=(1, 2))[0], alone)  # other images in the call
-    assert not np.array_equal(other.r2c(images[0].copy(), axes=(0, 1), nthreads=2), alone)
-    same = np.stack([images[0]] * 3)
-    together = other.r2c(same, axes=(1, 2))
+
+    def spectra(array, offset=0, **named):
+        """The transform, with all addresses fixed."""
+        out = placed(np.zeros((*array.shape[:-1], array.shape[-1] // 2 + 1), np.complex64))
+        return transforms(fft).r2c(placed(array, offset), axes=(array.ndim - 2, array.ndim - 1), out=out, **named)
+
+    alone = spectra(images[0])
+    assert np.array_equal(alone, spectra(images[0]))
+    assert not np.array_equal(spectra(images)[0], alone)  # other images in the call
+    assert not np.array_equal(spectra(images[0], nthreads=2), alone)
+    together = spectra(np.stack([images[0]] * 3))
     assert not np.array_equal(together[0], together[1])  # the position of the image
-    memory = np.empty(images[0].size + 16, np.float32)
-    copies = [memory[start:start + images[0].size].reshape(images[0].shape) for start in (0, 4)]
-    for copy in copies:
-        copy[...] = images[0]
-    assert not np.array_equal(*(other.r2c(copy, axes=(0, 1), out=None) for copy in copies))  # the address
+    assert not np.array_equal(spectra(images[0], offset=16), alone)  # the address
     # Apart from the last bits it is the same transform.
     np.testing.assert_allclose(alone, np.fft.rfft2(images[0]), rtol=0, atol=2e-3)
 

@@ -197,6 +197,7 @@ def test_candidates_are_distinct_and_their_probabilities_are_ordered(generator):
     assert (found.probabilities[:, 0] >= found.probabilities[:, 3] - 0.2).all()
 
 
+@pytest.mark.slow
 def test_the_confidence_is_right(generator):
     """Particles so noisy that about half of the poses are wrong: the confidence says which."""
     noise, count = 90.0, 50

@@ -160,6 +160,7 @@ def test_other_boxes_scales_and_signs_give_the_same_poses(case, generated, train
         assert "no CTF" in read_manifest(tmp_path / "out").warnings[0]
 
 
+@pytest.mark.slow
 def test_phase_flipped_images_are_compared_with_positive_ctfs(generated, trained, tmp_path):
     """A phase shift by 180° gives all CTFs the other sign, which phase flipping removes."""
     star, truth = some_particles(generated, tmp_path / "dark", change=lambda images: -images,
@@ -203,6 +204,7 @@ def test_a_killed_training_continues_to_the_same_bytes_for_any_number_of_threads
     assert outputs(tmp_path / "out") == outputs(trained)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(generated, trained, tmp_path):
     train_poses.run(TrainPosesSettings(particles=generated, out=tmp_path / "out", seed=1, **QUICK))
     assert (tmp_path / "out/model.safetensors").read_bytes() != (trained / "model.safetensors").read_bytes()
@@ -229,6 +231,7 @@ def test_a_killed_assignment_continues_to_the_same_bytes(generated, trained, tmp
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_symmetry_comes_from_the_simulation_or_the_setting(generated, tmp_path):
     settings = {**QUICK, "steps": 5}
     train_poses.run(TrainPosesSettings(particles=generated, out=tmp_path / "c1", **settings))
@@ -237,6 +240,7 @@ def test_symmetry_comes_from_the_simulation_or_the_setting(generated, tmp_path):
     assert json.loads((tmp_path / "d2/pose_training.json").read_text())["symmetry"] == "D2"
 
 
+@pytest.mark.slow
 def test_two_classes_in_the_table_make_two_references(generated, tmp_path):
     star, _ = some_particles(generated, tmp_path / "some", 60)
     optics, table = read_table(star, "particles")
