@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 
 from cryogem_scipion.engine.io.dataset import read_table
 from cryogem_scipion.engine.io.mrc import read_header, read_mrc, write_mrc
-from cryogem_scipion.engine.scoring.alignment import rotation_angles
+from cryogem_scipion.engine.pose_estimation.orientations import angles_modulo
 from cryogem_scipion.engine.scoring.fsc import fourier_shell_correlation, fsc_resolution
 from cryogem_scipion.engine.scoring.particles import relion_matrices
 from cryogem_scipion.engine.simulation.symmetry import symmetry_operators
@@ -154,10 +154,8 @@ def pose_differences(one, other, symmetry):
         rows = read_table(path, "particles", ("rlnImageName", *angles))[1]
         name = rows["rlnImageName"].map(lambda text: (Path(text.partition("@")[2]).name, int(text.partition("@")[0])))
         tables.append(rows.assign(key=name).set_index("key").sort_index())
-    a, b = (torch.from_numpy(relion_matrices(table[angles].to_numpy(float))).double() for table in tables)
-    turned = torch.einsum("nij,gjk->ngik", b, symmetry_operators(symmetry).double())
-    relative = torch.einsum("nij,ngkj->ngik", a, turned)
-    return rotation_angles(relative.reshape(-1, 3, 3).numpy()).reshape(len(a), -1).min(1)
+    first, second = (torch.from_numpy(relion_matrices(table[angles].to_numpy(float))).double() for table in tables)
+    return angles_modulo(first, second, symmetry_operators(symmetry).double()).numpy()
 
 
 def draw(path, results, reference, pixel_size):

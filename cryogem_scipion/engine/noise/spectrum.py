@@ -11,8 +11,8 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["TILE", "ColouredNoise", "full_plane", "resample_half_plane", "smoothed_power", "tile_periodograms",
-           "turned_half_plane", "white_noise"]
+__all__ = ["TILE", "ColouredNoise", "full_plane", "half_plane_weights", "resample_half_plane", "smoothed_power",
+           "tile_periodograms", "turned_half_plane", "white_noise"]
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
@@ -68,11 +68,16 @@ class ColouredNoise:
 def _variance(power: Float[Tensor, "n half"]) -> float:
     """Variance of noise with this power: the mean over the full plane."""
     n = power.shape[0]
-    weights = torch.full((power.shape[1],), 2.0)
+    return max(float((power.double() * half_plane_weights(n)).sum() / (n * n)), 1e-12)
+
+
+def half_plane_weights(width: int) -> Float[Tensor, " half"]:
+    """Return how often each column of an rfft2 half plane occurs in the full plane of an image of this width."""
+    weights = torch.full((width // 2 + 1,), 2.0)
     weights[0] = 1
-    if n % 2 == 0:
+    if width % 2 == 0:
         weights[-1] = 1
-    return max(float((power.double() * weights).sum() / (n * n)), 1e-12)
+    return weights
 
 
 def white_noise(variance: float = 1.0) -> ColouredNoise:

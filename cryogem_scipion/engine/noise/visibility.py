@@ -8,7 +8,7 @@ from torch import Tensor
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.noise.models import PhysicalNoise
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
-from cryogem_scipion.engine.noise.spectrum import resample_half_plane
+from cryogem_scipion.engine.noise.spectrum import half_plane_weights, resample_half_plane
 
 __all__ = ["needed_deviations", "visible_ratio"]
 
@@ -55,11 +55,8 @@ def _square_deviations(signal: Float[Tensor, "y x"], noise_power: Float[Tensor, 
     shape = (signal.shape[0], signal.shape[1])
     ratio = fourier.rfft2(signal).abs().square() / resample_half_plane(noise_power, shape).clamp(min=1e-12)
     frequency = torch.hypot(fourier.fftfreq(shape[0])[:, None], fourier.rfftfreq(shape[1]))
-    both = torch.full((ratio.shape[1],), 2.0)  # the half plane stands for the full one
-    both[0] = 1
-    if shape[1] % 2 == 0:
-        both[-1] = 1
-    return float((ratio * both * (frequency >= 1 / diameter)).double().sum()) / signal.numel()
+    weights = half_plane_weights(shape[1]) * (frequency >= 1 / diameter)
+    return float((ratio * weights).double().sum()) / signal.numel()
 
 
 def needed_deviations(pixels: int) -> float:

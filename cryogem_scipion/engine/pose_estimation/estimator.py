@@ -17,7 +17,7 @@ from cryogem_scipion.engine.pose_estimation.polar_spectra import (
     normalised_spectra,
     usable_rings,
 )
-from cryogem_scipion.engine.pose_estimation.reference import Reference
+from cryogem_scipion.engine.pose_estimation.reference import Reference, density_edge
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, mismatches, save_tensors
 
 __all__ = ["MODEL", "Confidence", "Particles", "PoseEstimator", "load_estimator", "particle_spectra", "rings_of",
@@ -170,7 +170,7 @@ def load_estimator(path: Path, device: torch.device) -> PoseEstimator:
         if not (grid.diameter_angstrom > 0 and 1 <= grid.rings <= 1024):
             raise ValueError(f"diameter {grid.diameter_angstrom}, {grid.rings} rings")
         numbers = tuple(int(number) for number in values["class_numbers"])
-        edge = 2 * grid.rings + 4
+        edge = density_edge(grid)
         problems = mismatches({"density": (len(numbers), edge, edge, edge), "noise": (2, grid.rings),
                                "ring_power": (grid.rings,), "mean_ctf": (grid.rings,)}, tensors)
         if problems:

@@ -9,7 +9,12 @@ from torch.nn import functional
 
 from cryogem_scipion.engine.pose_estimation.polar_spectra import PolarGrid
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "density_edge"]
+
+
+def density_edge(grid: PolarGrid) -> int:
+    """Edge (voxels) of a density that holds all rings, with a margin."""
+    return 2 * grid.rings + 4
 
 
 class Reference(nn.Module):
@@ -30,7 +35,7 @@ class Reference(nn.Module):
     def __init__(self, grid: PolarGrid, classes: int) -> None:
         super().__init__()
         self.grid, self.classes = grid, classes
-        edge = 2 * grid.rings + 4
+        edge = density_edge(grid)
         voxel = grid.period_angstrom / edge
         self.density = nn.Parameter(torch.zeros(classes, edge, edge, edge))
         positions = (torch.arange(edge, dtype=torch.float64) - edge // 2) * voxel

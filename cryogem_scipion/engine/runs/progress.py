@@ -4,18 +4,31 @@ import json
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
 from cryogem_scipion.engine.io.dataset import replacing
 
-__all__ = ["PROGRESS", "Progress", "duration", "read_progress", "track_progress"]
+__all__ = ["PROGRESS", "Progress", "duration", "read_progress", "run_steps", "track_progress"]
+
+
+class TrainingStep(Protocol):
+    """Record of a step of a training."""
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps, from 1."""
+        ...
+
 
 T = TypeVar("T")
+Record = TypeVar("Record", bound=TrainingStep)
 log = logging.getLogger("cryogem")
 PROGRESS = "progress.json"
 
@@ -77,6 +90,24 @@ def track_progress(items: Iterable[T], total: int, what: str, *, done: int = 0, 
                     log.info("%s", state)
     if folder is not None:
         (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def run_steps(records: Iterator[Record], steps: int, note: Callable[[Record], str], folder: Path) -> None:
+    """Run all steps of a training that are left, and report the progress every few seconds.
+
+    Parameters
+    ----------
+    records
+        Yields the record of each step that is left.
+    steps
+        Number of steps of the whole training.
+    note, folder
+        As for ``track_progress``.
+    """
+    first = next(records, None)
+    if first is not None:
+        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=note,
+                             folder=folder), maxlen=0)
 
 
 def read_progress(folder: Path) -> Progress | None:

@@ -2,8 +2,7 @@
 """``cryogem train``: trains the noise translator on real micrographs and a simulation, without labels."""
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from cryogem_scipion.engine.noise.real_micrograph import real_files
 from cryogem_scipion.engine.noise.real_set import RealSet, StoredImage, measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet, check_sizes, input_fingerprints, open_simulated_set
 from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
-from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.runs.progress import run_steps
 from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
@@ -90,7 +89,7 @@ def run(settings: TrainSettings) -> Manifest:
         deque(records, maxlen=0)
         processes.barrier()
         return read_manifest(out)
-    _run_steps(records, settings.steps, out)
+    run_steps(records, settings.steps, _losses, out)
     # Tables, figures and manifest.
     reals.write_table(read_table(simulated.folder / MICROGRAPHS, "micrographs")[0])
     translator = load_model(out / MODEL, device)
@@ -152,14 +151,6 @@ def _real_images(reals: RealSet, indices: Sequence[int]) -> RealImages:
     scales = [reals.scales[index] for index in indices]
     return RealImages([reals.image(index) for index in indices], [scale.median for scale in scales],
                       [scale.spread for scale in scales])
-
-
-def _run_steps(records: Iterator[TrainingRecord], steps: int, out: Path) -> None:
-    """Run all steps that are left, and report the progress every few seconds."""
-    first = next(records, None)
-    if first is not None:
-        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_losses,
-                             folder=out), maxlen=0)
 
 
 def _losses(record: TrainingRecord) -> str:

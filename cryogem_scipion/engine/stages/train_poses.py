@@ -3,10 +3,7 @@
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -18,6 +15,7 @@ from cryogem_scipion.engine.figures.report_files import save_figure, write_repor
 from cryogem_scipion.engine.io.dataset import Manifest, read_manifest, write_manifest
 from cryogem_scipion.engine.pose_estimation.estimator import MODEL, save_estimator
 from cryogem_scipion.engine.pose_estimation.evaluation import calibrated, held_out_report
+from cryogem_scipion.engine.pose_estimation.reference import density_edge
 from cryogem_scipion.engine.pose_estimation.training import PoseRecord, PoseTraining, train_poses
 from cryogem_scipion.engine.pose_estimation.training_set import (
     fingerprint_particles,
@@ -26,7 +24,7 @@ from cryogem_scipion.engine.pose_estimation.training_set import (
     read_training_particles,
 )
 from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder, provenance
-from cryogem_scipion.engine.runs.progress import track_progress
+from cryogem_scipion.engine.runs.progress import run_steps
 from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainPosesSettings
 from cryogem_scipion.engine.translator.distributed import join_process_group
@@ -48,7 +46,7 @@ def run(settings: TrainPosesSettings) -> Manifest:
     """
     device = chosen_device(settings.device)
     data = open_training_set(settings)
-    edge = 2 * data.grid.rings + 4
+    edge = density_edge(data.grid)
     check_disk_space(settings.out, 6 * 4 * edge**3 * len(data.poses.class_numbers) + 4 * 1024**2)
     if settings.processes > 1 and not is_distributed():
         run_distributed("train-poses", settings)
@@ -69,7 +67,7 @@ def run(settings: TrainPosesSettings) -> Manifest:
             deque(records, maxlen=0)
             processes.barrier()
             return read_manifest(out)
-        _run_steps(records, settings.steps, out)
+        run_steps(records, settings.steps, _note, out)
         # Noise and confidence from the held-out particles, with and without their CTFs.
         estimator = calibrated(estimator, held_out.moved_to(device))
         estimator = replace(estimator, details={"version": __version__, "steps": state.step,
@@ -100,14 +98,6 @@ def _digest(settings: TrainPosesSettings) -> str:
     """Digest of the settings that must not change when a training continues."""
     may_change = {"out", "device", "threads", "particles", *MAY_CHANGE}
     return hashlib.sha256(settings.model_dump_json(exclude=may_change).encode()).hexdigest()
-
-
-def _run_steps(records: Iterator[PoseRecord], steps: int, out: Path) -> None:
-    """Run all steps that are left, and report the progress every few seconds."""
-    first = next(records, None)
-    if first is not None:
-        deque(track_progress(chain([first], records), steps, "training step", done=first.step - 1, note=_note,
-                             folder=out), maxlen=0)
 
 
 def _note(record: PoseRecord) -> str:
