@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables of benchmarks/measurement.py: what was measured, what the labels tell, and how the generated set differs."""
+import math
+
+import numpy as np
+from labelled_truth import (
+    displacement,
+    mean_envelope,
+    mean_profile,
+    nearest_distances,
+    signal_to_noise,
+    without_displacement,
+)
+from markdown_table import MarkdownTable
+
+from cryogem_scipion.engine.settings import SimulateSettings
+
+RESOLUTIONS = (60, 40, 30, 25, 20, 17, 15, 12)
+"""Å, at which the envelope is printed."""
+AGREEMENT = 0.1
+"""Part of the real ring and fringe by which those of the generated particles may differ."""
+
+
+def interval(report, name):
+    """Text of the 95 % interval of a quantity; its standard error, or nothing, where the report has no interval."""
+    bounds = report.get("estimates", {}).get(name, {}).get("interval")
+    if bounds:
+        return f" ({bounds[0]:.3g} to {bounds[1]:.3g})"
+    error = report["measured"].get(f"{name}_error")
+    return "" if error is None else f" ± {error:.2g}"
+
+
+def difference(value, truth):
+    """Relative difference in percent."""
+    return "–" if value is None or not truth else f"{100 * (value / truth - 1):+.0f} %"
+
+
+def print_fields(report, fields):
+    """One row for each labelled micrograph: number of particles, defocus and astigmatism."""
+    rows = {Path(row["name"]).stem: row for row in report["micrographs"]}
+    known = fields[0].rotations is not None and any(field.optics.defocus_u_angstrom for field in fields)
+    table = MarkdownTable("micrograph", "particles", "labelled", "difference", "defocus (Å)", "reliable", "true (Å)",
+                          "difference (Å)", "astigmatism (Å), angle", "true")
+    found, labelled, errors = [], [], []
+    for field in fields:
+        row = rows.get(field.name)
+        if row is None or row["particles"] is None:  # not measured, or not searched
+            continue
+        count = int(field.visible.sum())
+        found.append(row["particles"])
+        labelled.append(count)
+        u, v = row["defocus_u_angstrom"], row["defocus_v_angstrom"]
+        truth = field.optics
+        true = (truth.defocus_u_angstrom + truth.defocus_v_angstrom) / 2
+        errors.append((u + v) / 2 - true)
+        table.row(field.name, f"{row['particles']:.0f} ± {row['particles_error']:.0f}", str(count),
+                  difference(row["particles"], count), f"{(u + v) / 2:.0f} ± {row['defocus_error_angstrom']:.0f}",
+                  "yes" if row["defocus_reliable"] else "no",
+                  f"{true:.0f}" if known else "–", f"{errors[-1]:+.0f}" if known else "–",
+                  f"{u - v:.0f}, {row['defocus_angle_degrees']:.0f}°",
+                  f"{truth.defocus_u_angstrom - truth.defocus_v_angstrom:.0f}, {truth.defocus_angle_degrees:.0f}°"
+                  if known else "–")
+    print()
+    if known:
+        print(f"Error of the defocus: {np.median(np.abs(errors)):.0f} Å in the median, {np.abs(errors).max():.0f} Å at "
+              "most.\n")
+    return np.array(found), np.array(labelled)
+
+
+def mean_defoci(fields):
+    """Mean of the two defocus values of each field, Å."""
+    return [(field.optics.defocus_u_angstrom + field.optics.defocus_v_angstrom) / 2 for field in fields]
+
+
+def print_quantities(report, fields, labels_snr, found, labelled, generated, generated_snr):
+    """One row for each quantity of the whole set: measured, and from the labels of the real and the generated set."""
+    measured, kept = report["measured"], report["not_reliable"]
+    area = np.prod(report["settings"]["micrograph_size"]) / np.mean([field.image.numel() for field in fields])
+    table = MarkdownTable("quantity", "measured", "labels", "difference", "generated set", "in settings.json")
+    counts = np.array([len(field.centres) for field in generated])
+
+    def spread(values):
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def text(value, digits, error=math.nan):
+        return "–" if value is None else f"{value:.{digits}g}" + (f" ± {error:.1g}" if math.isfinite(error) else "")
+
+    def row(label, key, true, made, digits=3):
+        value = measured.get(key)
+        used = "no" if key in kept or key not in report["settings"] else "yes"
+        (true, *error), (made, *made_error) = true, made
+        table.row(label, text(value, digits) + (interval(report, key) if value is not None else ""),
+                  text(true, digits, *error), difference(value, true), text(made, digits, *made_error), used)
+
+    row("particles in a micrograph, mean", "particles_mean", (float(labelled.mean() * area),), (float(counts.mean()),))
+    row("the same, standard deviation", "particles_sigma", (spread(labelled),), (spread(counts),))
+    closest = [float(np.quantile(nearest_distances(some), 0.05)) for some in (fields, generated)]
+    row("distance (Å): 5 % quantile of nearest neighbours", "particle_distance", closest[:1], closest[1:])
+    row("signal-to-noise ratio", "snr", labels_snr, generated_snr)
+    known = fields[0].rotations is not None
+    true, made = mean_defoci(fields), mean_defoci(generated)
+    row("lowest defocus (Å)", "defocus_min", (min(true) if known else None,), (min(made),), 5)
+    row("highest defocus (Å)", "defocus_max", (max(true) if known else None,), (max(made),), 5)
+    table.row("contrast sign", f"{measured['contrast_sign']} ({measured['contrast_sign_errors']:.1f} standard errors)",
+              "dark", "–", "dark", "–")
+    print(f"\nParticles of the labelled micrographs: {found.sum():.0f} found, {labelled.sum()} labelled "
+          f"({difference(found.sum(), labelled.sum())}).\n")
+
+
+def print_displacement(clear, strengths, pixel_size):
+    """How far the particles lie from where the clear images show them, and the labels' ratio without that."""
+    square, error = displacement(clear, strengths)
+    ratio, scatter = signal_to_noise(without_displacement(strengths, square), pixel_size)
+    print("\nAgainst the images of --align, the particles' amplitude falls as that of particles which lie beside their "
+          f"places by {square:.0f} ± {error:.0f} Å² (mean square along one direction). If it is so, and not a blur of "
+          f"these micrographs, the labels' signal-to-noise ratio is {ratio:.3g} ± {scatter:.1g}.\n")
+
+
+def used_envelope(settings, frequency):
+    """Amplitude that the simulation applies at some frequencies (1/Å): the measured curve, or that of its B-factor."""
+    if settings.get("signal_envelope"):
+        points = np.array([[float(part) for part in point.split(":")] for point in settings["signal_envelope"]])
+        return np.interp(frequency, *points.T)
+    simulated = SimulateSettings.model_fields["b_factor_angstrom2"].default
+    return np.exp(-settings.get("b_factor_angstrom2", simulated) / 4 * frequency**2)
+
+
+def relative(frequency, amplitude, error):
+    """A curve and its error divided by its mean between 60 and 30 Å."""
+    reference = (frequency >= 1 / 60) & (frequency <= 1 / 30)
+    if not reference.any():
+        return amplitude, error
+    level = np.average(amplitude[reference], weights=1 / np.maximum(error[reference], 1e-3) ** 2)
+    return amplitude / level, error / level
+
+
+def print_envelope(report, strengths, correction):
+    """Envelope of the signal at some resolutions: measured, used by the simulation, and from the labels."""
+    frequency, envelope, error = (np.array(report["measured"][key]) for key in
+                                  ("envelope_frequency", "envelope", "envelope_error"))
+    envelope, error = relative(frequency, envelope, error)
+    middle = strengths[0].frequency
+    truth, truth_error = relative(middle, *mean_envelope(strengths))
+    used = relative(middle, used_envelope(report["settings"], middle), np.ones_like(middle))[0]
+    table = MarkdownTable("resolution (Å)", "measured", "in the simulation", "labels", "simulation − labels")
+    for resolution in RESOLUTIONS:
+        place = 1 / resolution
+        if not middle[0] <= place <= middle[-1] or place > frequency[-1]:
+            continue
+        value, spread, applied, true, true_error = (float(np.interp(place, *curve)) for curve in (
+            (frequency, envelope), (frequency, error), (middle, used), (middle, truth), (middle, truth_error)))
+        table.row(str(resolution), f"{value:.2f} ± {spread:.2f}", f"{applied:.2f}", f"{true:.2f} ± {true_error:.2f}",
+                  f"{applied - true:+.2f}")
+    lost = "" if np.ndim(correction) == 0 else " The labels' curve is corrected for what matching loses: " + ", ".join(
+        f"{np.interp(1 / resolution, middle, 1 / correction):.2f} at {resolution} Å" for resolution in (40, 25, 17)
+    ) + "."
+    print(f"\nThe curves are 1 between 60 and 30 Å in the mean.{lost}\n")
+
+
+def profile_above_surroundings(fields, diameter):
+    """Mean profile of the particles, minus its mean from 0.8 to 1 diameter."""
+    profile = mean_profile(fields, diameter)
+    return profile - profile[round(0.8 * len(profile)):].mean()
+
+
+def without_one(fields, diameter):
+    """Profiles (field, radius) without each one of the fields."""
+    return np.stack([profile_above_surroundings([*fields[:place], *fields[place + 1:]], diameter)
+                     for place in range(len(fields))])
+
+
+def jackknife_error(values):
+    """Standard error of a mean over fields, from its values without each one of them."""
+    return math.sqrt((len(values) - 1) * float(np.var(values)))
+
+
+def print_profiles(real, generated, diameter):
+    """Ring and fringe of the mean profile of the particles, real and generated, with standard errors.
+
+    The ring is the lowest value from an eighth of the diameter on: nearer to the centre, a mean has few pixels. Values
+    are relative to the particles' surroundings, because the median of a micrograph depends on its contaminants.
+    """
+    table = MarkdownTable("mean particle", "real", "generated", "generated / real", f"within {AGREEMENT:.0%}")
+    profiles = [profile_above_surroundings(fields, diameter) for fields in (real, generated)]
+    first = round(diameter / 8 / real[0].pixel_size)
+    lows = [first + int(profile[first:].argmin()) for profile in profiles]
+    highs = [low + int(profile[low:].argmax()) for low, profile in zip(lows, profiles, strict=True)]
+    pixel_size = real[0].pixel_size
+    parts = [without_one(fields, diameter) for fields in (real, generated)]
+    for label, places in (("dark ring (deviations of the micrograph)", lows), ("bright fringe", highs)):
+        values = [float(profile[place]) for profile, place in zip(profiles, places, strict=True)]
+        errors = [jackknife_error(part[:, place]) for part, place in zip(parts, places, strict=True)]
+        ratio = values[1] / values[0]
+        error = abs(ratio) * math.hypot(errors[0] / values[0], errors[1] / values[1])
+        off = abs(ratio - 1)
+        verdict = "yes" if off <= AGREEMENT else "not told: less than two errors" if off < 2 * error else "**no**"
+        table.row(label, *(f"{value:+.3f} ± {own:.3f} at {place * pixel_size:.0f} Å"
+                           for value, own, place in zip(values, errors, places, strict=True)),
+                  f"{ratio:.2f} ± {error:.2f}", verdict)
+    error = float(np.sqrt(np.mean((profiles[1] - profiles[0]) ** 2)))
+    table.row("whole profile, root mean square", f"{float(np.sqrt(np.mean(profiles[0] ** 2))):.3f}",
+              f"difference {error:.3f}", "–", "–")
+    print()
