@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tables of benchmarks/measurement.py: what was measured, what the labels tell, and how the generated set differs."""
 import math
+from pathlib import Path
 
 import numpy as np
 from labelled_truth import (

@@ -37,7 +37,7 @@ class AssignedPoses:
     classes: Int[Tensor, "n k"]
     probabilities: Float[Tensor, "n k"]
     """0 where a particle has fewer candidates."""
-    confidence: Float[Tensor, "n"]
+    confidence: Float[Tensor, " n"]
     """Probability that the true orientation is within 15° of the first candidate, modulo symmetry."""
     class_probabilities: Float[Tensor, "n classes"]
 
@@ -195,12 +195,12 @@ class _Cells:
         self.probability = weight / total[self.particle]
         self.rotations = grid.rotations(self.directions, self.turns)
 
-    def near(self, rotations: Float[Tensor, "n 3 3"], particle: Int[Tensor, "cells"],
-             operators: Float[Tensor, "g 3 3"]) -> Bool[Tensor, "cells"]:
+    def near(self, rotations: Float[Tensor, "n 3 3"], particle: Int[Tensor, " cells"],
+             operators: Float[Tensor, "g 3 3"]) -> Bool[Tensor, " cells"]:
         """Whether each cell is within 15° of its particle's rotation, modulo symmetry."""
         return angles_modulo(rotations[particle], self.rotations, operators) <= NEAR_DEGREES
 
-    def largest(self, probability: Float[Tensor, "cells"], count: int) -> Int[Tensor, "n"]:
+    def largest(self, probability: Float[Tensor, " cells"], count: int) -> Int[Tensor, " n"]:
         """Index of the cell with the largest probability of each particle."""
         best = torch.full((count,), -1.0, device=probability.device).scatter_reduce(
             0, self.particle, probability, "amax")

@@ -63,7 +63,7 @@ def chosen_confidence(probabilities: Float[Tensor, "s n"], chance: float) -> Con
     return best[1]
 
 
-def chosen_class_sharpness(fits: Float[Tensor, "n classes"], classes: Int[Tensor, "n"]) -> float:
+def chosen_class_sharpness(fits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"]) -> float:
     """The factor of the classes' log-likelihoods with which the true classes are most probable.
 
     Parameters

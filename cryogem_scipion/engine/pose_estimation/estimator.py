@@ -62,9 +62,9 @@ class PoseEstimator:
     symmetry: str
     noise: Float[Tensor, "modes rings"]
     """Power of the noise on each ring, with the CTF known and with the mean CTF."""
-    ring_power: Float[Tensor, "rings"]
+    ring_power: Float[Tensor, " rings"]
     """Mean power of the particles on each ring."""
-    mean_ctf: Float[Tensor, "rings"]
+    mean_ctf: Float[Tensor, " rings"]
     """Mean CTF of the training particles on each ring; 1 if their CTFs are not known."""
     uses_ctf: bool
     """Whether the reference was learned with CTFs."""
@@ -87,7 +87,7 @@ class PoseEstimator:
         """Device of all tensors."""
         return self.noise.device
 
-    def weights(self, knows_ctf: bool, rings: int) -> Float[Tensor, "rings"]:
+    def weights(self, knows_ctf: bool, rings: int) -> Float[Tensor, " rings"]:
         """Weight of each sample in the log-likelihood; 0 beyond the first ``rings`` rings.
 
         Parameters
@@ -107,8 +107,8 @@ class PoseEstimator:
 
 
 def particle_spectra(particles: ParticleSet, indices: list[int], grid: PolarGrid, device: torch.device, *,
-                     bright: bool, ring_power: Float[Tensor, "rings"] | None = None,
-                     mean_ctf: Float[Tensor, "rings"] | None = None) -> Particles:
+                     bright: bool, ring_power: Float[Tensor, " rings"] | None = None,
+                     mean_ctf: Float[Tensor, " rings"] | None = None) -> Particles:
     """Read particles and transform them to rings.
 
     Parameters

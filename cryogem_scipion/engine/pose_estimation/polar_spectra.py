@@ -58,7 +58,7 @@ class PolarGrid:
         angle = torch.arange(self.angles // 2, dtype=torch.float64, device=device) * (2 * math.pi / self.angles)
         return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)])
 
-    def independent_samples(self) -> Float[Tensor, "rings"]:
+    def independent_samples(self) -> Float[Tensor, " rings"]:
         """Number of independent complex values on each half ring, for noise inside the circle, float64."""
         ring = torch.arange(1, self.rings + 1, dtype=torch.float64)
         return math.pi**2 / 4 * ring * (self.diameter_angstrom / self.period_angstrom) ** 2
@@ -79,7 +79,7 @@ def usable_rings(geometry: ImageGeometry, grid: PolarGrid) -> int:
 
 
 def normalised_spectra(images: Float[Tensor, "n box box"], geometry: ImageGeometry, grid: PolarGrid,
-                       ring_power: Float[Tensor, "rings"] | None = None) -> Complex[Tensor, "n rings half"]:
+                       ring_power: Float[Tensor, " rings"] | None = None) -> Complex[Tensor, "n rings half"]:
     """Spectra on rings of the images inside the circle, with a mean power of 1.
 
     The mean of the background around the circle is removed first, or that of the circle where the box has no

@@ -57,7 +57,7 @@ class Reference(nn.Module):
         return torch.stack([values.real, values.imag], 1)
 
     def slices(self, spectra: Float[Tensor, "classes part z y x"], rotations: Float[Tensor, "n 3 3"],
-               classes: Int[Tensor, "n"] | None = None) -> Complex[Tensor, "n rings half"]:
+               classes: Int[Tensor, " n"] | None = None) -> Complex[Tensor, "n rings half"]:
         """Spectra of the projections at rotations A.
 
         Parameters

@@ -22,9 +22,9 @@ DAMPING = 1e-3
 
 @torch.no_grad()
 def refine_poses(estimator: PoseEstimator, spectra: Float[Tensor, "classes part z y x"], particles: Particles,
-                 rotations: Float[Tensor, "n 3 3"], origins: Float[Tensor, "n xy"], classes: Int[Tensor, "n"],
-                 weights: Float[Tensor, "rings"]
-                 ) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n xy"], Float[Tensor, "n"]]:
+                 rotations: Float[Tensor, "n 3 3"], origins: Float[Tensor, "n xy"], classes: Int[Tensor, " n"],
+                 weights: Float[Tensor, " rings"]
+                 ) -> tuple[Float[Tensor, "n 3 3"], Float[Tensor, "n xy"], Float[Tensor, " n"]]:
     """Poses with a higher likelihood, near the given ones.
 
     Parameters

@@ -32,7 +32,7 @@ class PoseGrid:
     """Rotations with psi = 0 of the viewing directions."""
     shifts: Float[Tensor, "t xy"]
     """RELION's origins, Å."""
-    weights: Float[Tensor, "rings"]
+    weights: Float[Tensor, " rings"]
     projections: Float[Tensor, "m2 rings cd"]
     """Angular Fourier coefficients of all classes' projections: cosines, then sines."""
     power: Float[Tensor, "rings cd"]

@@ -20,12 +20,12 @@ class TrainingParticles:
     rotations: Float[Tensor, "n 3 3"]
     origins: Float[Tensor, "n xy"]
     """RELION's origins, Å."""
-    classes: Int[Tensor, "n"]
+    classes: Int[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.particles)
 
-    def subset(self, indices: Int[Tensor, "m"]) -> "TrainingParticles":
+    def subset(self, indices: Int[Tensor, " m"]) -> "TrainingParticles":
         """Some of the particles."""
         chosen = Particles(self.particles.spectra[indices], self.particles.ctf[indices])
         return TrainingParticles(chosen, self.rotations[indices], self.origins[indices], self.classes[indices])

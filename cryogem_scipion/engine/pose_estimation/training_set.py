@@ -59,9 +59,9 @@ class TrainingSet:
     """Å."""
     manifest: Manifest | None
     """Manifest of the dataset folder, if the particles are in one."""
-    training: Int[Tensor, "n"]
+    training: Int[Tensor, " n"]
     """Indices of the particles that the reference is learned from."""
-    held_out: Int[Tensor, "m"]
+    held_out: Int[Tensor, " m"]
     """Indices of the particles on held-out micrographs."""
     warnings: tuple[str, ...]
 

@@ -40,7 +40,7 @@ def box_corners(centres: Float[Tensor, "n 2"], box: int) -> Int[Tensor, "n 2"]:
     return torch.floor(centres).to(torch.int64) - box // 2
 
 
-def boxes_inside(centres: Float[Tensor, "n 2"], box: int, shape: tuple[int, int]) -> Bool[Tensor, "n"]:
+def boxes_inside(centres: Float[Tensor, "n 2"], box: int, shape: tuple[int, int]) -> Bool[Tensor, " n"]:
     """Whether the box of each particle lies inside the micrograph, whose ``shape`` is (y, x) in pixels."""
     corners = box_corners(centres, box)
     size = torch.tensor(shape, device=centres.device)
@@ -164,7 +164,7 @@ def _defocused_chunks(
 
 def plane_heights(
     centres: Float[Tensor, "n 2"], shape: tuple[int, int], pixel_size: float, tilt_degrees: float, axis_degrees: float
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """Heights of centres on a tilted plane whose tilt axis goes through the middle of the micrograph.
 
     Parameters

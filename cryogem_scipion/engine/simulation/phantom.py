@@ -39,9 +39,9 @@ class Gaussians:
 
     centres: Float[Tensor, "n 3"]
     """Å from the origin."""
-    sigmas: Float[Tensor, "n"]
+    sigmas: Float[Tensor, " n"]
     """Standard deviations, Å."""
-    weights: Float[Tensor, "n"]
+    weights: Float[Tensor, " n"]
     """Density at each centre."""
 
 
@@ -140,7 +140,7 @@ def exact_projections(beads: Gaussians, rotations: Float[Tensor, "n 3 3"], shift
     return torch.stack(images) if images else rotations.new_zeros((0, box, box))
 
 
-def _profile(centres: Float[Tensor, "n"], sigmas: Float[Tensor, "n"], box: int, pixel_size: float
+def _profile(centres: Float[Tensor, " n"], sigmas: Float[Tensor, " n"], box: int, pixel_size: float
              ) -> Float[Tensor, "n box"]:
     """Gaussians of height 1 along one axis, sampled at the pixel centres."""
     positions = (torch.arange(box, device=centres.device) - box // 2) * pixel_size

@@ -156,7 +156,7 @@ def resampled_rotations(
     return _in_plane_rotations(2 * math.pi * uniform_draws[:, 0]) @ tilt @ chosen_orientations
 
 
-def _in_plane_rotations(angles: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+def _in_plane_rotations(angles: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
     """Rotations by angles (radians) about z, the viewing direction."""
     cosine, sine, zero = torch.cos(angles), torch.sin(angles), torch.zeros_like(angles)
     rows = [cosine, sine, zero, -sine, cosine, zero, zero, zero, zero + 1]

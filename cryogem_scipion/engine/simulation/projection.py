@@ -226,13 +226,13 @@ def _particle_radius(volume: Volume) -> float:
     return max(box / 2, float(radius[particle].max()) + 1) if bool(particle.any()) else box / 2
 
 
-def _about_z(angle: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+def _about_z(angle: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
     """Matrices that rotate the axes (not the object) about z, by angles in radians."""
     c, s, o = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     return torch.stack([c, s, o, -s, c, o, o, o, o + 1], dim=-1).reshape(-1, 3, 3)
 
 
-def _about_y(angle: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+def _about_y(angle: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
     """Matrices that rotate the axes (not the object) about y, by angles in radians."""
     c, s, o = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     return torch.stack([c, o, -s, o, o + 1, o, s, o, c], dim=-1).reshape(-1, 3, 3)
