@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What labelled micrographs tell about their particles: signal-to-noise ratio, envelope, distance, mean profile.
+"""What labelled micrographs tell about their particles: signal-to-noise ratio, envelope, distance.
 
 The signal of a micrograph is known but for its strength: projections of the map at the labels, through the CTF. In each
 band of spatial frequency, least squares give the strength of the signal in the micrograph. What is left is noise. Where
@@ -305,31 +305,6 @@ def registered(field: Field, projector: Projector, diameter: float, reach: int =
     near = torch.roll(scores, (reach, reach), (0, 1))[:2 * reach + 1, :2 * reach + 1]
     row, column = divmod(int(near.flatten().argmax()), 2 * reach + 1)
     return replace(field, centres=field.centres + torch.tensor([row - reach, column - reach]))
-
-
-def mean_profile(fields: list[Field], diameter: float) -> np.ndarray:
-    """Mean radial profile of the particles that count, one value for each pixel of radius up to the diameter.
-
-    Grey values are in deviations of the whole micrograph (robust) from its median.
-    """
-    pixel_size = fields[0].pixel_size
-    reach = math.ceil(diameter / pixel_size)
-    axis = torch.arange(-reach, reach + 1)
-    ring = torch.hypot(axis[:, None].double(), axis[None].double()).round().long()
-    total, count = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64), 0
-    for field in fields:
-        image = field.image.double()
-        image = image - image.median()
-        image = image / (1.4826 * image.abs().median())
-        for y, x in field.centres[field.counted].tolist():
-            row, column = math.floor(y + 0.5), math.floor(x + 0.5)
-            if reach <= row < image.shape[0] - reach and reach <= column < image.shape[1] - reach:
-                total += image[row - reach:row + reach + 1, column - reach:column + reach + 1]
-                count += 1
-    mean = (total / max(count, 1)).flatten()
-    profile = torch.zeros(int(ring.max()) + 1, dtype=torch.float64).index_add_(0, ring.flatten(), mean)
-    profile = profile / torch.bincount(ring.flatten())
-    return profile[:reach + 1].numpy()
 
 
 def nearest_distances(fields: list[Field]) -> np.ndarray:

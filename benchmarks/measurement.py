@@ -39,9 +39,9 @@ from measurement_tables import (
     print_displacement,
     print_envelope,
     print_fields,
-    print_profiles,
     print_quantities,
 )
+from particle_profiles import print_profiles
 
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
 from cryogem_scipion.engine.io.dataset import read_manifest, read_table
@@ -217,7 +217,7 @@ def main():
         print_displacement([strength(field, projector, diameter) for field in clear], strengths,
                            placed[0].pixel_size)
     print_envelope(report, strengths, correction)
-    print_profiles(placed, generated, diameter)
+    print_profiles(placed, strengths, generated, made, diameter)
     for warning in report["warnings"]:
         print(f"- warning of `cryogem measure`: {warning}")
 

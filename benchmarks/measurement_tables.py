@@ -7,7 +7,6 @@ import numpy as np
 from labelled_truth import (
     displacement,
     mean_envelope,
-    mean_profile,
     nearest_distances,
     signal_to_noise,
     without_displacement,
@@ -18,8 +17,6 @@ from cryogem_scipion.engine.settings import SimulateSettings
 
 RESOLUTIONS = (60, 40, 30, 25, 20, 17, 15, 12)
 """Å, at which the envelope is printed."""
-AGREEMENT = 0.1
-"""Part of the real ring and fringe by which those of the generated particles may differ."""
 
 
 def interval(report, name):
@@ -156,49 +153,3 @@ def print_envelope(report, strengths, correction):
         f"{np.interp(1 / resolution, middle, 1 / correction):.2f} at {resolution} Å" for resolution in (40, 25, 17)
     ) + "."
     print(f"\nThe curves are 1 between 60 and 30 Å in the mean.{lost}\n")
-
-
-def profile_above_surroundings(fields, diameter):
-    """Mean profile of the particles, minus its mean from 0.8 to 1 diameter."""
-    profile = mean_profile(fields, diameter)
-    return profile - profile[round(0.8 * len(profile)):].mean()
-
-
-def without_one(fields, diameter):
-    """Profiles (field, radius) without each one of the fields."""
-    return np.stack([profile_above_surroundings([*fields[:place], *fields[place + 1:]], diameter)
-                     for place in range(len(fields))])
-
-
-def jackknife_error(values):
-    """Standard error of a mean over fields, from its values without each one of them."""
-    return math.sqrt((len(values) - 1) * float(np.var(values)))
-
-
-def print_profiles(real, generated, diameter):
-    """Ring and fringe of the mean profile of the particles, real and generated, with standard errors.
-
-    The ring is the lowest value from an eighth of the diameter on: nearer to the centre, a mean has few pixels. Values
-    are relative to the particles' surroundings, because the median of a micrograph depends on its contaminants.
-    """
-    table = MarkdownTable("mean particle", "real", "generated", "generated / real", f"within {AGREEMENT:.0%}")
-    profiles = [profile_above_surroundings(fields, diameter) for fields in (real, generated)]
-    first = round(diameter / 8 / real[0].pixel_size)
-    lows = [first + int(profile[first:].argmin()) for profile in profiles]
-    highs = [low + int(profile[low:].argmax()) for low, profile in zip(lows, profiles, strict=True)]
-    pixel_size = real[0].pixel_size
-    parts = [without_one(fields, diameter) for fields in (real, generated)]
-    for label, places in (("dark ring (deviations of the micrograph)", lows), ("bright fringe", highs)):
-        values = [float(profile[place]) for profile, place in zip(profiles, places, strict=True)]
-        errors = [jackknife_error(part[:, place]) for part, place in zip(parts, places, strict=True)]
-        ratio = values[1] / values[0]
-        error = abs(ratio) * math.hypot(errors[0] / values[0], errors[1] / values[1])
-        off = abs(ratio - 1)
-        verdict = "yes" if off <= AGREEMENT else "not told: less than two errors" if off < 2 * error else "**no**"
-        table.row(label, *(f"{value:+.3f} ± {own:.3f} at {place * pixel_size:.0f} Å"
-                           for value, own, place in zip(values, errors, places, strict=True)),
-                  f"{ratio:.2f} ± {error:.2f}", verdict)
-    error = float(np.sqrt(np.mean((profiles[1] - profiles[0]) ** 2)))
-    table.row("whole profile, root mean square", f"{float(np.sqrt(np.mean(profiles[0] ** 2))):.3f}",
-              f"difference {error:.3f}", "–", "–")
-    print()

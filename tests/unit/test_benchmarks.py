@@ -197,9 +197,24 @@ def test_labels_tell_the_signal_to_noise_ratio_and_the_envelope(labelled):
     assert used.sum() >= 6
     # Three standard errors, and what a band's width changes.
     assert np.all(np.abs(envelope - expected)[used] < 3.5 * errors[used] + 0.02)
-    profile = truth.mean_profile(fields, diameter)
-    assert profile.min() < -0.3
-    assert abs(profile[-4:].mean()) < 0.2
+
+
+def test_profiles_of_the_signal_tell_how_much_weaker_particles_are(labelled, capsys):
+    truth, projector, diameter, fields, _ = labelled
+    profiles = benchmark("particle_profiles")
+    strengths = [truth.strength(field, projector, diameter) for field in fields]
+    weaker = [replace(one, amplitude=0.8 * one.amplitude) for one in strengths]
+    profiles.print_profiles(fields, strengths, fields, weaker, diameter)
+    rows = {cells[0].strip(): cells[1:] for cells in (line.strip("|").split("|")
+                                                      for line in capsys.readouterr().out.splitlines())}
+    for place in ("dark ring", "bright fringe"):
+        assert rows[f"micrographs: {place}"][2].split() == ["1.00", "±", rows[f"micrographs: {place}"][2].split()[2]]
+        assert rows[f"signal: {place}"][2].split()[0] == "0.80"
+        assert rows[f"signal: {place}"][3].strip() == "**no**"
+    # The signal's profile is that of the micrographs without the noise and the neighbours' place in it.
+    ring, own = (float(rows[f"{name}: dark ring"][0].split()[0]) for name in ("micrographs", "signal"))
+    assert own == pytest.approx(ring, rel=0.15)
+    assert own < -0.3
 
 
 def test_displaced_particles_are_told_and_their_ratio_is_corrected(labelled):
