@@ -5,7 +5,8 @@
         --out OUT
 
 It needs Scipion's plugins for Topaz and RELION (TOPAZ_ENV_ACTIVATION, RELION_HOME) and writes a Scipion project into
-OUT. The function ``workflow`` is the whole chain; the template *micrographs_to_map* makes the same protocols. A run
+OUT. The function ``workflow`` is the whole chain; the template *micrographs_to_map* makes the same protocols, but
+extracts particles at the pixel size of the micrographs. Here they have the working pixel size, which is faster. A run
 that stopped goes on: protocols that have finished are not repeated.
 
 The table has the time of each protocol, then the number of picks and of particles, and the resolution: of the map's
@@ -55,7 +56,8 @@ def workflow(run, args):
     returned = run("ProtCryogemReturnCoordinates", inputCoordinates=(picked, "outputCoordinates"),
                    inputMicrographs=micrographs, inputCtfs=(measured, "outputCTF"))
     extracted = run("ProtRelionExtractParticles", inputCoordinates=(returned, "outputCoordinates"), doInvert=True,
-                    ctfRelations=(measured, "outputCTF"), boxSize=measurement.getBox(), saveFloat16=False)
+                    ctfRelations=(measured, "outputCTF"), boxSize=measurement.getBox(), saveFloat16=False,
+                    doRescale=True, rescaledSize=2 * round(measurement.getBox() * args.sampling / args.pixel_size / 2))
     estimator = run("ProtCryogemTrainPoses", inputParticles=(generated, "outputParticles"))
     assigned = run("ProtCryogemAssignPoses", inputModel=(estimator, "outputModel"),
                    inputParticles=(extracted, "outputParticles"))
