@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cryogem_scipion.engine.compute import fourier
-from cryogem_scipion.engine.simulation.composition import compose, particle_mask, subpixel_shifts
+from cryogem_scipion.engine.simulation.composition import compose, projection_masks, subpixel_shifts
 from cryogem_scipion.engine.simulation.ctf import Optics, apply_filter, ctf
 from cryogem_scipion.engine.simulation.microscope import seeded_generator
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
@@ -67,8 +67,10 @@ class Strength:
     """Of the noise where particles are, grey values squared."""
     signal: torch.Tensor
     """(y, x), with amplitude 1 in all bands."""
+    singles: torch.Tensor
+    """(n, b, b): the same of each particle that counts, without its neighbours."""
     mask: torch.Tensor
-    """(y, x), of the particles that count."""
+    """(n, b, b), of each of them."""
 
 
 def band_edges(diameter: float, pixel_size: float) -> np.ndarray:
@@ -94,7 +96,7 @@ def strength(field: Field, projector: Projector, diameter: float) -> Strength:
     canvas = compose(projections[shown], field.centres[shown] + margin, size)
     signal = -apply_filter(canvas, ctf(size, field.pixel_size, field.optics))
     signal = signal[margin:margin + shape[0], margin:margin + shape[1]]
-    mask = particle_mask(projections[field.counted], field.centres[field.counted], shape)
+    singles, mask = _single_particles(projections[field.counted], field)
     frequency = frequency_grid(shape, field.pixel_size)
     edges = band_edges(diameter, field.pixel_size)
     band = torch.bucketize(frequency, torch.from_numpy(edges).float()).flatten() - 1
@@ -115,7 +117,15 @@ def strength(field: Field, projector: Projector, diameter: float) -> Strength:
     error = np.sqrt(left / np.maximum(counts, 1) / 2 / square)
     middle = (edges[1:] + edges[:-1]) / 2
     noise = field.image.float() - filtered(signal, field.pixel_size, middle, above_noise(amplitude, error))
-    return Strength(middle, amplitude, error, noise_variance(noise, field, diameter), signal, mask)
+    return Strength(middle, amplitude, error, noise_variance(noise, field, diameter), signal, singles, mask)
+
+
+def _single_particles(projections: torch.Tensor, field: Field) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each particle alone through the optics, with as much space around it as its projection is wide, and its mask."""
+    margin = projections.shape[-1] // 2
+    wide = torch.nn.functional.pad(projections, (margin,) * 4)
+    size = (wide.shape[1], wide.shape[2])
+    return -apply_filter(wide, ctf(size, field.pixel_size, field.optics)), projection_masks(wide)
 
 
 def above_noise(amplitude: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -134,8 +144,8 @@ def above_noise(amplitude: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def filtered(image: torch.Tensor, pixel_size: float, frequency: np.ndarray, amplitude: np.ndarray) -> torch.Tensor:
-    """The image with its amplitudes multiplied by a curve of the frequency; the ends of the curve go on."""
-    grid = frequency_grid((image.shape[0], image.shape[1]), pixel_size)
+    """Images with their amplitudes multiplied by a curve of the frequency; the ends of the curve go on."""
+    grid = frequency_grid((image.shape[-2], image.shape[-1]), pixel_size)
     factor = torch.from_numpy(np.interp(grid.numpy(), frequency, amplitude)).float()
     return apply_filter(image, factor)
 
@@ -177,15 +187,15 @@ def mean_envelope(strengths: list[Strength]) -> tuple[np.ndarray, np.ndarray]:
 def signal_to_noise(strengths: list[Strength], pixel_size: float) -> tuple[float, float]:
     """Signal-to-noise ratio as ``cryogem simulate`` defines it, and its standard error from the scatter of the fields.
 
-    Variance of the signal inside the particles' masks over the variance of the noise. Bands whose amplitude is not
-    certain count as empty, because noise in an amplitude would count as signal.
+    Variance of the signal of particles without neighbours inside their masks, over the variance of the noise. Bands
+    whose amplitude is not certain count as empty, because noise in an amplitude would count as signal.
     """
     envelope, error = mean_envelope(strengths)
     envelope = above_noise(envelope, error)
     numerators = []
     for one in strengths:
         level = np.average(one.amplitude, weights=1 / one.error**2)
-        signal = level * filtered(one.signal, pixel_size, one.frequency, envelope)
+        signal = level * filtered(one.singles, pixel_size, one.frequency, envelope)
         numerators.append(float(signal[one.mask].double().var()))
     noises = [one.noise_variance for one in strengths]
     ratios = np.array(numerators) / np.array(noises)

@@ -163,7 +163,7 @@ def labelled():
     density = np.exp(-((np.sqrt(x**2 + y**2 + z**2) - 45) / 14) ** 2) * (1 + 0.4 * np.sin(x / 14) * np.cos(y / 17))
     volume = Volume(torch.from_numpy(density.astype(np.float32)), 5.0)
     projector, diameter, shape = prepare_projector(volume), diameter_angstrom(volume), (384, 320)
-    fields, signals, masks = [], [], []
+    fields, signals, insides = [], [], []
     for defocus in (14000, 18000, 22000):
         centres = place_centres(40, shape, 32.0, generator)
         inside = ((centres > 20) & (centres < torch.tensor(shape) - 20)).all(1)
@@ -171,10 +171,12 @@ def labelled():
                             Optics(300, 2.7, 0.1, defocus + 200, defocus - 200, 40),
                             uniform_rotations(len(centres), generator))
         known = truth.strength(field, projector, diameter)
-        signals.append(truth.filtered(known.signal, 5.0, known.frequency, np.exp(-100 * known.frequency**2)))
-        masks.append(known.mask)
+        signal, singles = (truth.filtered(images, 5.0, known.frequency, np.exp(-100 * known.frequency**2))
+                           for images in (known.signal, known.singles))
+        signals.append(signal)
+        insides.append(float(singles[known.mask].var()))
         fields.append(field)
-    level = 0.5 / math.sqrt(np.mean([float(signal[mask].var()) for signal, mask in zip(signals, masks, strict=True)]))
+    level = 0.5 / math.sqrt(np.mean(insides))
     # The noise has deviation 1, so the ratio is 0.25. Ice that varies over the whole field must not count.
     ice = torch.linspace(-3, 3, shape[1])[None]
     fields = [replace(field, image=100 + ice + level * signal + torch.randn(shape, generator=generator))

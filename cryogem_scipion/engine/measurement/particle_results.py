@@ -50,7 +50,7 @@ class ParticleMeasurement:
     """Ratio of the particles' amplitude to that of the map's projections, in grey values of the file."""
     amplitude_error: Array
     signal_variance: float
-    """Variance of the particles inside their masks, grey values squared."""
+    """Variance of single particles of the mean contrast inside their masks, grey values squared."""
     particle_variance: tuple[float, ...]
     """Variance that particles give to each whole field, grey values squared."""
     advantage_of_dark: float
@@ -142,6 +142,7 @@ def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[Fie
     if calibration is not None:
         band_error = np.hypot(band_error, calibration.envelope_error)
     power = _power_factors(assumed, final)
+    spread = (1 + final.spread**2) / (1 + assumed.spread**2)
     hits = np.concatenate([search.by_all.scores[hit] for trial in trials
                            for search, hit in zip(trial.searches, trial.hits, strict=True)])
     threshold = float(np.quantile(hits, 0.1)) if len(hits) else highest
@@ -153,8 +154,8 @@ def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[Fie
         final.amplitude * band_error * grey,
         float(np.mean([generated.signal_variance * factor for trial in trials
                        for generated, factor in zip(trial.fields, power, strict=True)])) * grey**2,
-        tuple(float(np.mean([trial.fields[i].particle_variance for trial in trials])) * power[i] * field.grey**2
-              * final.counts[i] / max(assumed.counts[i], 1e-9) for i, field in enumerate(fields)),
+        tuple(float(np.mean([trial.fields[i].particle_variance for trial in trials])) * power[i] * spread
+              * field.grey**2 * final.counts[i] / max(assumed.counts[i], 1e-9) for i, field in enumerate(fields)),
         advantage_of_dark, bool(comparison.real_level > 3 * comparison.level_error), counted, final.spread,
         final.contrasts or (1.0,) * len(fields), _signal_error(final, calibration), calibration, problem,
         *_largest(searcher, trials[0]),
@@ -164,11 +165,9 @@ def particle_measurement(searcher: ParticleSearcher, real_searches: Sequence[Fie
 
 
 def _power_factors(assumed: Assumption, final: Assumption) -> Array:
-    """By what the power of the particles in each generated field changes with the last correction."""
+    """By what the power of a particle in each generated field changes with the last correction."""
     level = float(np.mean(final.amplitude) / np.mean(assumed.amplitude))
-    spread = (1 + final.spread**2) / (1 + assumed.spread**2)
-    return np.array([(level * final.contrast(i) / assumed.contrast(i))**2 * spread
-                     for i in range(len(assumed.counts))])
+    return np.array([(level * final.contrast(i) / assumed.contrast(i))**2 for i in range(len(assumed.counts))])
 
 
 def _count_errors(searcher: ParticleSearcher, final: Assumption, calibration: Calibration) -> list[float]:

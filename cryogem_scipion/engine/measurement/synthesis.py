@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.measurement.search_field import (
@@ -18,8 +19,8 @@ from cryogem_scipion.engine.measurement.search_field import (
     radial_power,
 )
 from cryogem_scipion.engine.noise.spectrum import TILE
-from cryogem_scipion.engine.simulation.composition import compose, particle_mask
-from cryogem_scipion.engine.simulation.ctf import ctf
+from cryogem_scipion.engine.simulation.composition import compose, projection_masks
+from cryogem_scipion.engine.simulation.ctf import ctf, delocalisation_margin
 from cryogem_scipion.engine.simulation.placement import place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, project
@@ -31,6 +32,8 @@ BANDS = 24
 """Frequency bands, from 0 to Nyquist at the pixel size of the search, in which amplitudes are measured."""
 LEAST_NOISE = 0.05
 """Smallest part of a micrograph's power that is taken for noise, at any frequency."""
+SINGLE_PARTICLES = 32
+"""Most particles of a field whose variance is measured."""
 
 Array = NDArray[np.float64]
 
@@ -68,7 +71,7 @@ class SyntheticField:
     """Power of the particles alone, at multiples of 1/TILE cycles a pixel."""
     noise_power: Array
     signal_variance: float
-    """Of the particles, inside their masks."""
+    """Of single particles of the mean contrast, inside their masks: that of ``simulation.contrast``."""
     particle_variance: float
     """Of the particles, over the whole field."""
 
@@ -110,12 +113,23 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, nu
     centres = placed - margin
     size = torch.tensor(real.shape)
     inside = ((centres >= 0) & (centres < size - 1)).all(1)
-    mask = particle_mask(images[inside], centres[inside], real.shape)
-    where = mask & ~torch.from_numpy(real.excluded)
     places = centres[inside].numpy()
     shown = ~real.excluded[tuple(np.rint(places).astype(int).T)]
     return SyntheticField((signal + noise) * real.window, places[shown], power, noise_power,
-                          float(signal[where].var()) if int(where.sum()) > 1 else 0.0, float(signal.var()))
+                          _single_variance(images[:SINGLE_PARTICLES], real, curve), float(signal.var()))
+
+
+def _single_variance(images: Float[Tensor, "n b b"], real: SearchField, curve: Array) -> float:
+    """Variance of particles that lie alone, inside their masks; 0 without particles.
+
+    In a crowded field, the neighbours' fringes would add to it.
+    """
+    margin = delocalisation_margin(real.pixel_size, real.optics)
+    edge = images.shape[-1] + 2 * margin
+    transfer = -ctf((edge, edge), real.pixel_size, real.optics) * on_plane(curve, (edge, edge))
+    wide = fourier.irfft2(fourier.rfft2(functional.pad(images, (margin,) * 4)) * transfer, (edge, edge))
+    inside = wide[:, margin:-margin, margin:-margin][projection_masks(images)]
+    return float(inside.var()) if len(inside) > 1 else 0.0
 
 
 def _contrasts(count: int, spread: float, draw: torch.Generator) -> Float[Tensor, " n"]:

@@ -51,7 +51,7 @@ class MeasureSettings(RunSettings):
         "rlnDefocusAngle, from another program. The measurement uses these CTFs and fits none.", section="Microscope",
         form=False)
     micrographs: int = option(
-        12, "Number of micrographs to measure", "Largest number of micrographs to measure; they are spread evenly over "
+        20, "Number of micrographs to measure", "Largest number of micrographs to measure; they are spread evenly over "
         "the files. More micrographs make the result more certain and take longer; 6 to 30 are usual.", section="Data",
         ge=1, le=1000)
 
