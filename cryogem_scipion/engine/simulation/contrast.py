@@ -26,7 +26,8 @@ def measure_contrast(microscope: Microscope, seed: int) -> Contrast:
     At this contrast, the standard deviation of s inside the particles' masks is sqrt(SNR) times the standard deviation
     of the background. It is measured without the variation between particles, so that the SNR is that of a mean one.
 
-    It is the mean over particles at the defocus values of 120 micrographs: one micrograph does not represent the others.
+    It is the mean over particles at the defocus values of 120 micrographs, because one micrograph does not represent
+    the others.
 
     Parameters
     ----------
