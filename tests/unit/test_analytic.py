@@ -57,6 +57,53 @@ def test_a_curve_changes_the_distribution_and_not_the_deviation(generator):
     assert float(noise.std()) == pytest.approx(1, abs=0.01)
 
 
+def test_fine_noise_is_skewed_and_coarse_noise_is_not(generator):
+    """A detector counts electrons: sums of many pixels are nearly Gaussian, whatever the filter."""
+    knots = torch.linspace(-4, 4, 65)
+    bent = knots + 0.15 * (knots**2 - 1)
+    weight = torch.exp(-knots**2 / 2) / torch.exp(-knots**2 / 2).sum()
+    radius = torch.hypot(torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE))
+    noise = ColouredNoise(1 + 200 * torch.exp(-(radius / 0.02) ** 2), bent / (weight * bent**2).sum().sqrt())
+    image = noise.draw((1024, 1024), generator)
+    frequency = torch.hypot(torch.fft.fftfreq(1024)[:, None], torch.fft.rfftfreq(1024))
+    spectrum = torch.fft.rfft2(image)
+    coarse, fine = (torch.fft.irfft2(spectrum * chosen, image.shape) for chosen in (frequency < 0.04, frequency > 0.25))
+    assert float((fine / fine.std()).pow(3).mean()) > 0.4
+    # Some 1000 independent places: the skewness is known to 0.08.
+    assert abs(float((coarse / coarse.std()).pow(3).mean())) < 0.25
+    # The curve does not change the power spectrum: 200 bins of this band and 1e6 of all.
+    power = spectrum.abs().square() / image.numel()
+    assert float(power[frequency > 0.25].mean()) == pytest.approx(1, rel=0.01)
+    assert float(power[frequency < 0.005].mean()) == pytest.approx(201, rel=0.4)
+
+
+@pytest.mark.parametrize("skewness", [-0.2, 0.0, 0.3])
+def test_the_skewness_of_fine_noise_is_measured(skewness, generator):
+    """Real noise has the skewness and a spectrum of its own; the ice that lies over it is coarse and Gaussian."""
+    radius = torch.hypot(torch.fft.fftfreq(384)[:, None], torch.fft.rfftfreq(384))
+
+    def micrograph():
+        values = torch.randn(384, 384, generator=generator)
+        values = (values + skewness / 6 * (values**2 - 1)) / math.sqrt(1 + skewness**2 / 18)
+        coarse = torch.fft.irfft2(torch.fft.rfft2(torch.randn(384, 384, generator=generator))
+                                  * 5 * torch.exp(-(radius / 0.03) ** 2), (384, 384))
+        return values + coarse
+
+    reals = [RealImage(image, GreyScale(float(image.median()), 1.0)) for image in (micrograph() for _ in range(4))]
+    physical = fit_noise(reals, [CleanImage(torch.ones(384, 384))] * 4, 0.1, generator)
+    fine = radius > 0.25
+
+    def fine_skewness(images):
+        values = torch.stack([torch.fft.irfft2(torch.fft.rfft2(image) * fine, (384, 384)) for image in images])
+        return float((values / values.std()).pow(3).mean())
+
+    drawn = fine_skewness(physical.noise.draw((384, 384), generator) for _ in range(8))
+    expected = fine_skewness(real.grey for real in reals)
+    # Some 500000 pixels on either side: the skewness is known to 0.004, and a fit of three rounds to 0.02.
+    assert drawn == pytest.approx(expected, abs=0.025)
+    assert expected == pytest.approx(0.8 * skewness, abs=0.06)  # the filter leaves 0.8 of the plane
+
+
 def test_ice_is_interpolated_smoothly_and_straight_to_the_border():
     slope = torch.arange(5.0)[:, None] * 0.1 + torch.arange(7.0)[None] * 0.02 + 1
     image = IceMap(slope, (100, 140)).window((0.0, 0.0), (100, 140))

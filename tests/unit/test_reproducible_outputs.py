@@ -61,7 +61,8 @@ def contents(folder):
 
 def depends_on_processor(name):
     """Return whether the last bits may differ between processors: pixels, and numbers measured from pixels."""
-    return name.suffix in IMAGES or not name.suffix or name.parts[0] in {"noise.power", "noise.curve", "noise.share"} \
+    measured = {"noise.power", "noise.fine_curve", "noise.share"}
+    return name.suffix in IMAGES or not name.suffix or name.parts[0] in measured \
         or name.name.startswith(("ice.", "contaminants."))
 
 

@@ -19,7 +19,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, smoothed_power, tile_periodograms
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, smoothed_power, tile_periodograms, whitened
 from cryogem_scipion.engine.noise.thon_rings import (
     MAX_MODULATED_SHARE,
     ThonRings,
@@ -39,7 +39,9 @@ IMAGES_PER_ROUND = 4
 """Images that are simulated in each round."""
 LEAST_NOISE = 0.02
 """Smallest part of the real power that the noise has at any frequency."""
-SAMPLED_PIXELS = 500_000
+FINE = 0.25
+"""Cycles a pixel, from which noise counts as fine. Particles and ice change the grey values below."""
+SAMPLED_PIXELS = 4_000_000
 """Pixels from which the grey-value distribution is measured, about."""
 
 
@@ -104,10 +106,10 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
     chosen = [real[index] for index in indices]
     flat = parallel_map(lambda image: _flattened(image, background_deviation), chosen)
     modulated_share = None if rings is None else rings.modulated_share
-    power, quantiles = _statistics(
-        flat, modulated_share, [None if rings is None else rings.exposures[index] for index in indices])
+    power = _power(flat, modulated_share, [None if rings is None else rings.exposures[index] for index in indices])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
     power = smoothed_power(power, min(2.0, 12 / tiles**0.5))
+    quantiles = _quantiles(flat, power)
     exponent = _exponent(chosen, flat, background_deviation)
     physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, modulated_share=modulated_share), exponent)
     seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
@@ -117,14 +119,14 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
         exposures = [image.exposure for image in clean[:IMAGES_PER_ROUND]]
         simulated_share = None if modulated_share is None else measure_modulated_share(
             images, [exposure for exposure in exposures if exposure is not None])
-        simulated_power, simulated_quantiles = _statistics(images, simulated_share, exposures)
+        simulated_power = _power(images, simulated_share, exposures)
         noise = physical.noise
         if modulated_share is not None and simulated_share is not None and noise.modulated_share is not None:
             # The CTF also modulates the particles. Their part does not belong to the noise.
             corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
             noise = replace(noise, modulated_share=corrected_share)
         physical = replace(physical, noise=replace(noise, power=_corrected_power(noise.power, power, simulated_power),
-                                                   curve=_corrected(noise.curve, simulated_quantiles, quantiles)))
+                                                   curve=_corrected(noise.curve, _quantiles(images, power), quantiles)))
     return physical
 
 
@@ -170,30 +172,34 @@ def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
     return (values - centre).clamp(-CLIP * deviation, CLIP * deviation)
 
 
-def _statistics(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[Tensor, " half"] | None,
-                exposures: Sequence[Exposure | None]) -> tuple[Float[Tensor, "n half"], Float[Tensor, " knots"]]:
-    """Power spectrum without Thon rings, and grey-value quantiles at the knots of a grey-value curve, of all images.
-
-    The quantiles of each image are in units of its own spread, with median 0: where micrographs differ in spread, all
-    pixels together would have longer tails than each micrograph.
-    """
+def _power(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[Tensor, " half"] | None,
+           exposures: Sequence[Exposure | None]) -> Float[Tensor, "n half"]:
+    """Power spectrum of all images, without Thon rings."""
     powers = parallel_map(tile_periodograms, images)
     if modulated_share is not None:
         powers = [tiles if exposure is None else without_thon_rings(tiles, modulated_share, exposure)
                   for tiles, exposure in zip(powers, exposures, strict=True)]
-    power = torch.cat(powers)
     # Periodograms of noise are exponentially distributed: their median is ln 2 times their mean.
-    spectrum = power.median(0).values / math.log(2)
+    return torch.cat(powers).median(0).values / math.log(2)
+
+
+def _quantiles(images: Sequence[Float[Tensor, "_ _"]], power: Float[Tensor, "n half"]) -> Float[Tensor, " knots"]:
+    """Quantiles of the images' fine noise, whitened, at the knots of a grey-value curve.
+
+    Those of each image are in units of its own spread, with median 0: where micrographs differ in spread, all pixels
+    together would have longer tails than each micrograph. Only fine noise counts: particles and ice, which are
+    simulated by themselves, change the distribution of coarse grey values.
+    """
     step = max(1, sum(image.numel() for image in images) // SAMPLED_PIXELS) | 1
     levels = torch.special.ndtr(torch.linspace(-4, 4, 65).double())
 
     def quantiles(image: Float[Tensor, "y x"]) -> Float[Tensor, " knots"]:
-        ordered = _ordinary(image)[::step].sort().values
+        ordered = _ordinary(whitened(image, power, FINE))[::step].sort().values
         values = ordered[(levels * (len(ordered) - 1)).round().long()]
         # Knots 24, 32 and 40 of 65 are the deviates -1, 0 and 1.
         return (values - values[32]) / (values[40] - values[24]).clamp(min=1e-12)
 
-    return spectrum, torch.stack(parallel_map(quantiles, images)).mean(0)
+    return torch.stack(parallel_map(quantiles, images)).mean(0)
 
 
 def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:

@@ -12,7 +12,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
 __all__ = ["TILE", "ColouredNoise", "full_plane", "half_plane_weights", "resample_half_plane", "smoothed_power",
-           "tile_periodograms", "turned_half_plane", "white_noise"]
+           "tile_periodograms", "turned_half_plane", "white_noise", "whitened"]
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
@@ -20,15 +20,20 @@ TILE = 128
 
 @dataclass(frozen=True)
 class ColouredNoise:
-    """Gaussian noise with a power spectrum. A grey-value curve maps it to the measured grey-value distribution."""
+    """Independent grey values with a measured distribution, which a filter gives a power spectrum.
+
+    So fine noise keeps the skewness of counted electrons, and coarse noise is nearly Gaussian, as on a detector.
+    """
 
     power: Float[Tensor, "n half"]
     """Power on the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
     curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
-    """Grey-value curve: its values at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly. The identity
-    gives Gaussian noise."""
+    """Grey-value curve: values of the noise before the filter at evenly spaced Gaussian deviates from -4 to 4,
+    extrapolated linearly; mean 0 and variance 1. The identity gives Gaussian noise."""
     modulated_share: Float[Tensor, " half"] | None = None
     """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
+    curve_after_filter: bool = False
+    """Whether the curve maps the filtered noise, as in models of version 0.1.0: then coarse noise is skewed, too."""
 
     def draw(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
              relative_power: Float[Tensor, "n half"] | None = None) -> Float[Tensor, "y x"]:
@@ -47,13 +52,16 @@ class ColouredNoise:
         if exposure is not None and self.modulated_share is not None:
             amplitude = amplitude * exposure.modulation(self.modulated_share, padded).sqrt()
         deviates = torch.randn(padded, generator=generator)
-        coloured = fourier.irfft2(fourier.rfft2(deviates) * amplitude, padded)[:shape[0], :shape[1]]
+        values = deviates if self.curve_after_filter else self._curved(deviates)
+        coloured = fourier.irfft2(fourier.rfft2(values) * amplitude, padded)[:shape[0], :shape[1]]
+        if not self.curve_after_filter:
+            return coloured
         deviation = math.sqrt(_variance(power))
         return deviation * self._curved(coloured / deviation)
 
     @property
     def variance(self) -> float:
-        """Variance of the Gaussian noise before the curve."""
+        """Variance of the noise."""
         return _variance(self.power)
 
     def _curved(self, deviates: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
@@ -109,6 +117,14 @@ def tile_periodograms(image: Float[Tensor, "y x"], tile: int = TILE) -> Float[Te
     window = window[:, None] * window[None]
     tiles = image.unfold(0, tile, tile // 2).unfold(1, tile, tile // 2).reshape(-1, tile, tile)
     return fourier.rfft2(tiles * window).abs().square() / window.square().sum()
+
+
+def whitened(image: Float[Tensor, "y x"], power: Float[Tensor, "n half"], lowest: float) -> Float[Tensor, "y x"]:
+    """Return an image divided by the root of a power spectrum, without frequencies below ``lowest`` cycles a pixel."""
+    shape = (image.shape[0], image.shape[1])
+    radius = torch.hypot(fourier.fftfreq(shape[0])[:, None], fourier.rfftfreq(shape[1]))
+    factor = torch.where(radius < lowest, 0.0, resample_half_plane(power.rsqrt(), shape))
+    return fourier.irfft2(fourier.rfft2(image) * factor, shape)
 
 
 def _even_fast_length(size: int) -> int:

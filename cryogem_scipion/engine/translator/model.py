@@ -111,7 +111,8 @@ def save_model(path: Path, model: Translator) -> None:
     tensors = {f"generator.{name}": tensor for name, tensor in model.network.state_dict().items()}
     tensors |= {f"ice.{i:05d}": ice.grid for i, ice in enumerate(physical.ice)}
     tensors |= {f"features.{name}": tensor for name, tensor in model.features.items()}
-    tensors |= {"noise.power": physical.noise.power, "noise.curve": physical.noise.curve}
+    curve = "noise.curve" if physical.noise.curve_after_filter else "noise.fine_curve"
+    tensors |= {"noise.power": physical.noise.power, curve: physical.noise.curve}
     if physical.noise.modulated_share is not None:
         tensors["noise.share"] = physical.noise.modulated_share
     tensors |= {f"noise.relative.{i:05d}": power for i, power in enumerate(physical.relative_powers)
@@ -153,7 +154,9 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
         _load_weights(network, strip_prefix(tensors, "generator."), path)
         ice = tuple(IceMap(grid, (int(size[0]), int(size[1]))) for (_, grid), size in
                     zip(sorted(strip_prefix(tensors, "ice.").items()), values["ice_fields"], strict=True))
-        noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve"], tensors.get("noise.share"))
+        after_filter = "noise.curve" in tensors
+        noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve" if after_filter else "noise.fine_curve"],
+                              tensors.get("noise.share"), after_filter)
         physical = PhysicalNoise(float(values["sigma_n"]), ice, noise, float(values["exponent"]),
                                  _contaminants(values.get("contaminants", ()), tensors),
                                  tuple(tensors.get(f"noise.relative.{index:05d}")
