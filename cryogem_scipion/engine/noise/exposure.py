@@ -15,6 +15,9 @@ from cryogem_scipion.engine.simulation.optics import Optics, phase_terms, phase_
 
 __all__ = ["Exposure"]
 
+AZIMUTHS = 32
+"""Directions, over half a turn, of which the rotational mean of an astigmatic CTF is made."""
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -38,11 +41,16 @@ class Exposure:
                                             defocus_v_angstrom=defocus_angstrom))
 
     def squared_ctf(self, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return |CTF|² without astigmatism at frequencies in units of Nyquist."""
-        square = (frequency / (2 * self.pixel_size)) ** 2
-        a, _, _, d, e = phase_terms(self.optics)
-        squared: NDArray[np.float64] = np.sin(2 * np.pi * ((a + d * square) * square + e)) ** 2
-        return squared
+        """Return the rotational mean of |CTF|² at frequencies in units of Nyquist."""
+        if self.optics.defocus_u_angstrom == self.optics.defocus_v_angstrom:
+            square = (frequency / (2 * self.pixel_size)) ** 2
+            a, _, _, d, e = phase_terms(self.optics)
+            turns = (a + d * square) * square + e
+            return np.asarray(np.sin(2 * np.pi * turns) ** 2)
+        azimuth = np.arange(AZIMUTHS)[:, None] * (np.pi / AZIMUTHS)
+        inverse_angstrom = frequency / (2 * self.pixel_size)
+        y, x = (torch.from_numpy(inverse_angstrom * part) for part in (np.sin(azimuth), np.cos(azimuth)))
+        return np.asarray(torch.sin(2 * math.pi * phase_turns(self.optics, y, x)).square().mean(0))
 
     def modulation(self, modulated_share: Float[Tensor, " half"], shape: tuple[int, int],
                    oversampling: int = 1) -> Float[Tensor, "y xh"]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -185,6 +186,7 @@ class _Comparison:
             real = reals.micrographs[index]
             return RealImage(torch.tensor(memory_mapped(reals.folder / real.name)), scales[index], real.ice)
 
+        self.known = simulated.measured_exposures([Path(reals.micrographs[index].original) for index in self.indices])
         self.reals = _LazySequence(count, real_image)
         self.simulated, self.deviation, self.seed = simulated, deviation, seed
         self.has_particles = any(bool((image != 1).any()) for image in self._clean_images(1))
@@ -204,7 +206,7 @@ class _Comparison:
         if not self.large_enough:
             return _ComparisonResult()
         flats = parallel_map(RealImage.without_ice, self.reals)
-        rings = fit_thon_rings(_clipped(flats), self.simulated.exposures[0])
+        rings = fit_thon_rings(_clipped(flats), self.simulated.exposures[0], self.known)
         best = self._fit_snr(flats) if self.has_particles else None
         spectrum = self._compare_spectra(flats, rings) if self.has_particles else None
         if given_snr is not None:

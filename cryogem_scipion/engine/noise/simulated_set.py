@@ -62,6 +62,26 @@ class SimulatedSet:
         """
         return self.contrast.rescaled(snr, background_deviation).scale / self.contrast.scale
 
+    def measured_exposures(self, files: Sequence[Path]) -> list[Exposure | None]:
+        """Return the optics that the simulation's table of CTFs has for some micrographs; None for others.
+
+        Parameters
+        ----------
+        files
+            Micrographs. Their names are compared without the folder; a name that the table has twice tells nothing.
+        """
+        table = self.manifest.simulation and self.manifest.simulation.get("ctfs")
+        if not table:
+            return [None] * len(files)
+        path = path_inside(self.folder, table)
+        _, rows = read_table(path, "micrographs")
+        if "rlnMicrographName" not in rows:
+            return [None] * len(files)
+        names = [Path(str(name)).name for name in rows["rlnMicrographName"]]
+        optics = dict(zip(names, read_measured_optics(path, self.exposures[0].optics), strict=True))
+        return [Exposure(optics[file.name], self.manifest.pixel_size) if names.count(file.name) == 1 else None
+                for file in files]
+
     @property
     def keep_snr(self) -> bool:
         """Whether the simulation's signal-to-noise ratio was measured before, and is not to be measured again."""

@@ -16,20 +16,24 @@ __all__ = ["TILE", "ColouredNoise", "full_plane", "half_plane_weights", "resampl
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
+FINER = 3
+"""Pixels of the fine grid on two of the image: then products of two frequencies of the image do not wrap into it."""
 
 
 @dataclass(frozen=True)
 class ColouredNoise:
     """Independent grey values with a measured distribution, which a filter gives a power spectrum.
 
-    So fine noise keeps the skewness of counted electrons, and coarse noise is nearly Gaussian, as on a detector.
+    As on a detector whose images were binned, the values are independent on a finer grid, of which the image has the
+    frequencies below its Nyquist frequency. So fine noise keeps a part of the skewness of counted electrons, and coarse
+    noise is nearly Gaussian.
     """
 
     power: Float[Tensor, "n half"]
     """Power on the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
     curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
-    """Grey-value curve: values of the noise before the filter at evenly spaced Gaussian deviates from -4 to 4,
-    extrapolated linearly; mean 0 and variance 1. The identity gives Gaussian noise."""
+    """Grey-value curve: values of the fine grid at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly;
+    mean 0 and variance 1. The identity gives Gaussian noise."""
     modulated_share: Float[Tensor, " half"] | None = None
     """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
     curve_after_filter: bool = False
@@ -51,13 +55,25 @@ class ColouredNoise:
         amplitude = resample_half_plane(power.sqrt(), padded)
         if exposure is not None and self.modulated_share is not None:
             amplitude = amplitude * exposure.modulation(self.modulated_share, padded).sqrt()
-        deviates = torch.randn(padded, generator=generator)
-        values = deviates if self.curve_after_filter else self._curved(deviates)
-        coloured = fourier.irfft2(fourier.rfft2(values) * amplitude, padded)[:shape[0], :shape[1]]
+        gaussian = self.curve_after_filter or self._is_gaussian
+        spectrum = fourier.rfft2(torch.randn(padded, generator=generator)) if gaussian else \
+            self._skewed_spectrum(padded, generator)
+        coloured = fourier.irfft2(spectrum * amplitude, padded)[:shape[0], :shape[1]]
         if not self.curve_after_filter:
             return coloured
         deviation = math.sqrt(_variance(power))
         return deviation * self._curved(coloured / deviation)
+
+    @property
+    def _is_gaussian(self) -> bool:
+        return torch.equal(self.curve, torch.linspace(-4, 4, len(self.curve)).to(self.curve))
+
+    def _skewed_spectrum(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Spectrum, on the half plane of an image of even size, of values that are independent on a finer grid."""
+        fine = (shape[0] * FINER // 2, shape[1] * FINER // 2)
+        spectrum = fourier.rfft2(self._curved(torch.randn(fine, generator=generator))) * (2 / FINER)
+        half = shape[0] // 2
+        return torch.cat([spectrum[:half], spectrum[-half:]])[:, :shape[1] // 2 + 1]
 
     @property
     def variance(self) -> float:

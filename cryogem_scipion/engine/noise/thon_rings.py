@@ -42,11 +42,12 @@ class ThonRings:
     modulated_share: Float[Tensor, " half"]
     """Share of the noise's mean power that the CTF modulates, at the frequencies of a tile."""
     exposures: tuple[Exposure, ...]
-    """Optics of each micrograph, without astigmatism."""
+    """Optics of each micrograph; without astigmatism if they were fitted."""
 
 
-def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -> ThonRings | None:
-    """Fit the Thon rings of real micrographs; None if most of them show none.
+def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure,
+                   known: Sequence[Exposure | None] = ()) -> ThonRings | None:
+    """Fit the Thon rings of real micrographs; None if most of them show none and have no known CTF.
 
     Parameters
     ----------
@@ -54,20 +55,25 @@ def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure) -
         Micrographs without ice at the pixel size of ``exposure``; 128 pixels a side or more.
     exposure
         Gives voltage, spherical aberration, amplitude contrast and phase shift; the defocus is fitted.
+    known
+        Optics of each micrograph that were measured before, at a finer pixel size; None for one without. Empty: none.
 
     References
     ----------
     doi:10.1016/j.jsb.2015.08.008, for the fit of a background and rings to rotational means.
     """
+    known = known or [None] * len(images)
     profiles = _profiles(images)
     defoci, explained = profiles.defoci(exposure)
-    chosen = np.flatnonzero(explained >= MIN_EXPLAINED)
+    chosen = np.flatnonzero((explained >= MIN_EXPLAINED) | [optics is not None for optics in known])
     if 2 * len(chosen) < len(images):
         return None
-    modulated_share = _share(profiles.subset(chosen), [exposure.at_defocus(defoci[index]) for index in chosen])
+    modulated_share = _share(profiles.subset(chosen), [known[index] or exposure.at_defocus(defoci[index])
+                                                       for index in chosen])
     for _ in range(ROUNDS):
         # Micrographs whose rings are too weak alone may fit with the modulated share of the others.
-        exposures = [exposure.at_defocus(defocus) for defocus in profiles.defoci_with(modulated_share, exposure)]
+        fitted = profiles.defoci_with(modulated_share, exposure)
+        exposures = [optics or exposure.at_defocus(defocus) for optics, defocus in zip(known, fitted, strict=True)]
         modulated_share = _share(profiles, exposures)
     return ThonRings(modulated_share, tuple(exposures))
 
