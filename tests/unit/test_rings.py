@@ -134,3 +134,36 @@ def test_another_defocus_than_the_simulations_gives_a_warning():
     [warning] = noise_measurement._defocus_warnings((9e3, 14e3, 21e3), simulation(20e3, 30e3))
     assert "0.90 to 2.10 µm" in warning
     assert "2.00 to 3.00 µm" in warning
+
+
+def test_the_rotational_mean_of_an_astigmatic_ctf_is_that_of_its_plane():
+    astigmatic = exposure(20_000.0, 4000.0, 30.0)
+    size = 1024
+    plane = astigmatic.modulation(torch.ones(TILE // 2 + 1), (size, size)) / 2  # |CTF|²
+    radius = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)) * 2
+    frequency = np.array([0.2, 0.35, 0.5, 0.62])
+    expected = [float(plane[(radius - value).abs() < 1.5 / size].mean()) for value in frequency]
+    np.testing.assert_allclose(astigmatic.squared_ctf(frequency), expected, atol=0.02)
+    # The rings are damped there: without astigmatism the values are others.
+    assert np.abs(astigmatic.squared_ctf(frequency) - exposure(20_000.0).squared_ctf(frequency)).max() > 0.1
+
+
+def test_known_optics_are_taken_as_they_are_and_the_others_are_fitted(generator):
+    images = [falling().draw((512, 512), generator, exposure(defocus)) for defocus in DEFOCI]
+    images[0] = torch.randn((512, 512), generator=generator)  # its own rings tell nothing
+    known = exposure(DEFOCI[0], 300.0, 20.0)
+    rings = fit_thon_rings(images, exposure(1.0), [known, None, None, None])
+    assert rings.exposures[0] == known
+    fitted = [one.optics.defocus_u_angstrom for one in rings.exposures[1:]]
+    assert fitted == pytest.approx(DEFOCI[1:], abs=150)
+
+
+def test_weak_rings_are_used_where_the_optics_are_known(generator):
+    """Single frames: the rings of none are seen by themselves."""
+    weak = torch.full((TILE // 2 + 1,), 0.06)
+    optics = [exposure(10_000.0 + 1000 * number) for number in range(12)]
+    images = [falling(weak).draw((512, 512), generator, one) for one in optics]
+    assert fit_thon_rings(images, exposure(1.0)) is None
+    rings = fit_thon_rings(images, exposure(1.0), optics)
+    # 12 images of some 49 tiles.
+    assert float(rings.modulated_share[20:50].mean()) == pytest.approx(0.06, abs=0.02)

@@ -39,9 +39,9 @@ IMAGES_PER_ROUND = 4
 """Images that are simulated in each round."""
 LEAST_NOISE = 0.02
 """Smallest part of the real power that the noise has at any frequency."""
-GAIN = 5.0
-"""By which differences of quantiles are multiplied for the curve: the frequencies that are compared have about a sixth
-of the fine grid's skewness."""
+FIRST_RESPONSE, LEAST_RESPONSE = 0.4, 0.1
+"""Change of the fine noise's quantiles over the change of the curve: assumed in the first round, and the least. Of
+binned images, the frequencies that are compared have a part of the skewness only."""
 FINE = 0.25
 """Cycles a pixel, from which noise counts as fine. Particles and ice change the grey values below."""
 SAMPLED_PIXELS = 4_000_000
@@ -56,6 +56,8 @@ class RealImage:
     """Grey values."""
     scale: GreyScale
     ice: IceMap | None = None
+    binned: bool = False
+    """Whether the file has finer pixels."""
 
     def deviations(self) -> Float[Tensor, "y x"]:
         """Return the image minus its background, ice included, in standard deviations of the noise."""
@@ -114,9 +116,13 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
     power = smoothed_power(power, min(2.0, 12 / tiles**0.5))
     quantiles = _quantiles(flat, power)
     exponent = _exponent(chosen, flat, background_deviation)
-    physical = PhysicalNoise(background_deviation, ice, ColouredNoise(power, modulated_share=modulated_share), exponent)
-    seeds = torch.randint(2**62, (ROUNDS,), generator=generator).tolist()
-    for seed in seeds:
+    noise = ColouredNoise(power, modulated_share=modulated_share, curve_at="fine" if chosen[0].binned else "pixels")
+    physical = PhysicalNoise(background_deviation, ice, noise, exponent)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    response = FIRST_RESPONSE
+    before: tuple[Tensor, Tensor] | None = None
+    for _ in range(ROUNDS):
+        # The same random numbers in each round, so that what changes comes from the correction alone.
         fresh = torch.Generator().manual_seed(seed)
         images = [_clipped(simulated_image(image, physical, fresh)) for image in clean[:IMAGES_PER_ROUND]]
         exposures = [image.exposure for image in clean[:IMAGES_PER_ROUND]]
@@ -128,8 +134,12 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
             # The CTF also modulates the particles. Their part does not belong to the noise.
             corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
             noise = replace(noise, modulated_share=corrected_share)
+        simulated = _quantiles(images, power)
+        if before is not None:
+            response = _response(noise.curve - before[0], simulated - before[1])
+        before = noise.curve, simulated
         physical = replace(physical, noise=replace(noise, power=_corrected_power(noise.power, power, simulated_power),
-                                                   curve=_corrected(noise.curve, _quantiles(images, power), quantiles)))
+                                                   curve=_corrected(noise.curve, (quantiles - simulated) / response)))
     return physical
 
 
@@ -220,10 +230,18 @@ def _blocks(image: Float[Tensor, "y x"]) -> Float[Tensor, "blocks pixels"]:
     return tiles.reshape(-1, BLOCK * BLOCK)
 
 
-def _corrected(curve: Float[Tensor, " knots"], simulated: Float[Tensor, " knots"],
-               real: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
-    """The grey-value curve, moved by the difference of real and simulated quantiles, with mean 0 and deviation 1."""
-    moved = curve + GAIN * (real - simulated) * (curve[40] - curve[24])
+def _response(curve_change: Float[Tensor, " knots"], quantile_change: Float[Tensor, " knots"]) -> float:
+    """By how much the quantiles of fine noise change for a change of the curve, as a factor."""
+    inner = slice(12, 53)  # deviates from -2.5 to 2.5, which many pixels have
+    # The quantiles are in units of twice their spread.
+    change, effect = curve_change[inner].double() / 2, quantile_change[inner].double()
+    response = float((change * effect).sum() / change.square().sum().clamp(min=1e-12))
+    return min(max(response, LEAST_RESPONSE), 1.0)
+
+
+def _corrected(curve: Float[Tensor, " knots"], change: Float[Tensor, " knots"]) -> Float[Tensor, " knots"]:
+    """The grey-value curve, moved by a change of the quantiles, with mean 0 and deviation 1."""
+    moved = curve + change * (curve[40] - curve[24])
     # Few pixels reach the outermost knots, so these follow the slope of their inner neighbours.
     moved[:4] = moved[4] - (moved[8] - moved[4]).clamp(min=0.1) / 4 * torch.arange(4, 0, -1)
     moved[-4:] = moved[-5] + (moved[-5] - moved[-9]).clamp(min=0.1) / 4 * torch.arange(1, 5)

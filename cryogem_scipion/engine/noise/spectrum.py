@@ -2,6 +2,7 @@
 """Stationary noise with a given power spectrum and grey-value distribution, for images of any size."""
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,13 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 
-__all__ = ["TILE", "ColouredNoise", "full_plane", "half_plane_weights", "resample_half_plane", "smoothed_power",
-           "tile_periodograms", "turned_half_plane", "white_noise", "whitened"]
+__all__ = ["TILE", "ColouredNoise", "CurvePlace", "full_plane", "half_plane_weights", "resample_half_plane",
+           "smoothed_power", "tile_periodograms", "turned_half_plane", "white_noise", "whitened"]
 
 TILE = 128
 """Edge in pixels of the tiles on which spectra are measured; their resolution is 1/128 of the sampling frequency."""
+CurvePlace = Literal["fine", "pixels", "filtered"]
+"""Which values the grey-value curve maps; see ``ColouredNoise.curve_at``."""
 FINER = 3
 """Pixels of the fine grid on two of the image: then products of two frequencies of the image do not wrap into it."""
 
@@ -24,20 +27,20 @@ FINER = 3
 class ColouredNoise:
     """Independent grey values with a measured distribution, which a filter gives a power spectrum.
 
-    As on a detector whose images were binned, the values are independent on a finer grid, of which the image has the
-    frequencies below its Nyquist frequency. So fine noise keeps a part of the skewness of counted electrons, and coarse
-    noise is nearly Gaussian.
+    So fine noise has the skewness of counted electrons, and coarse noise is nearly Gaussian, as on a detector.
     """
 
     power: Float[Tensor, "n half"]
     """Power on the rfft2 half plane of an n x n tile; its mean over the full plane is the variance."""
     curve: Float[Tensor, " knots"] = field(default_factory=lambda: torch.linspace(-4, 4, 65))
-    """Grey-value curve: values of the fine grid at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly;
-    mean 0 and variance 1. The identity gives Gaussian noise."""
+    """Grey-value curve: grey values at evenly spaced Gaussian deviates from -4 to 4, extrapolated linearly; mean 0 and
+    variance 1. The identity gives Gaussian noise."""
     modulated_share: Float[Tensor, " half"] | None = None
     """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
-    curve_after_filter: bool = False
-    """Whether the curve maps the filtered noise, as in models of version 0.1.0: then coarse noise is skewed, too."""
+    curve_at: CurvePlace = "pixels"
+    """What the curve maps. pixels: independent values of the image's pixels, as where an electron is counted in one of
+    them. fine: values of a finer grid, of which the image has the lower frequencies, as where images were binned.
+    filtered: the filtered noise, as in models of version 0.1.0, so that coarse noise is skewed, too."""
 
     def draw(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
              relative_power: Float[Tensor, "n half"] | None = None) -> Float[Tensor, "y x"]:
@@ -55,25 +58,25 @@ class ColouredNoise:
         amplitude = resample_half_plane(power.sqrt(), padded)
         if exposure is not None and self.modulated_share is not None:
             amplitude = amplitude * exposure.modulation(self.modulated_share, padded).sqrt()
-        gaussian = self.curve_after_filter or self._is_gaussian
-        spectrum = fourier.rfft2(torch.randn(padded, generator=generator)) if gaussian else \
-            self._skewed_spectrum(padded, generator)
-        coloured = fourier.irfft2(spectrum * amplitude, padded)[:shape[0], :shape[1]]
-        if not self.curve_after_filter:
+        coloured = fourier.irfft2(self._spectrum(padded, generator) * amplitude, padded)[:shape[0], :shape[1]]
+        if self.curve_at != "filtered":
             return coloured
         deviation = math.sqrt(_variance(power))
         return deviation * self._curved(coloured / deviation)
 
-    @property
-    def _is_gaussian(self) -> bool:
-        return torch.equal(self.curve, torch.linspace(-4, 4, len(self.curve)).to(self.curve))
-
-    def _skewed_spectrum(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Spectrum, on the half plane of an image of even size, of values that are independent on a finer grid."""
+    def _spectrum(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Half plane of the noise before the filter, for an image of even size."""
+        if self.curve_at != "fine" or self._is_gaussian:
+            deviates = torch.randn(shape, generator=generator)
+            return fourier.rfft2(deviates if self.curve_at == "filtered" else self._curved(deviates))
         fine = (shape[0] * FINER // 2, shape[1] * FINER // 2)
         spectrum = fourier.rfft2(self._curved(torch.randn(fine, generator=generator))) * (2 / FINER)
         half = shape[0] // 2
         return torch.cat([spectrum[:half], spectrum[-half:]])[:, :shape[1] // 2 + 1]
+
+    @property
+    def _is_gaussian(self) -> bool:
+        return torch.equal(self.curve, torch.linspace(-4, 4, len(self.curve)).to(self.curve))
 
     @property
     def variance(self) -> float:

@@ -12,7 +12,7 @@ from cryogem_scipion.engine.errors import CheckpointError, CryogemError
 from cryogem_scipion.engine.noise.contaminants import Contaminant
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
-from cryogem_scipion.engine.noise.spectrum import ColouredNoise
+from cryogem_scipion.engine.noise.spectrum import ColouredNoise, CurvePlace
 from cryogem_scipion.engine.translator.networks import Generator, build_generator
 from cryogem_scipion.engine.translator.tensor_files import load_tensors, mismatches, save_tensors, strip_prefix
 from cryogem_scipion.engine.translator.tiling import largest_tile, translate_in_tiles
@@ -20,6 +20,10 @@ from cryogem_scipion.engine.translator.tiling import largest_tile, translate_in_
 __all__ = ["MODEL", "Translator", "load_model", "save_model", "to_bf16"]
 
 MODEL = "model.safetensors"
+
+CURVES: dict[CurvePlace, str] = {"filtered": "noise.curve", "pixels": "noise.curve_pixels", "fine": "noise.curve_fine"}
+"""Name of the grey-value curve in a model file, by what it maps; version 0.1.0 had one kind."""
+
 
 @dataclass(frozen=True)
 class Translator:
@@ -111,8 +115,7 @@ def save_model(path: Path, model: Translator) -> None:
     tensors = {f"generator.{name}": tensor for name, tensor in model.network.state_dict().items()}
     tensors |= {f"ice.{i:05d}": ice.grid for i, ice in enumerate(physical.ice)}
     tensors |= {f"features.{name}": tensor for name, tensor in model.features.items()}
-    curve = "noise.curve" if physical.noise.curve_after_filter else "noise.fine_curve"
-    tensors |= {"noise.power": physical.noise.power, curve: physical.noise.curve}
+    tensors |= {"noise.power": physical.noise.power, CURVES[physical.noise.curve_at]: physical.noise.curve}
     if physical.noise.modulated_share is not None:
         tensors["noise.share"] = physical.noise.modulated_share
     tensors |= {f"noise.relative.{i:05d}": power for i, power in enumerate(physical.relative_powers)
@@ -154,9 +157,8 @@ def load_model(path: Path, device: torch.device | None = None) -> Translator:
         _load_weights(network, strip_prefix(tensors, "generator."), path)
         ice = tuple(IceMap(grid, (int(size[0]), int(size[1]))) for (_, grid), size in
                     zip(sorted(strip_prefix(tensors, "ice.").items()), values["ice_fields"], strict=True))
-        after_filter = "noise.curve" in tensors
-        noise = ColouredNoise(tensors["noise.power"], tensors["noise.curve" if after_filter else "noise.fine_curve"],
-                              tensors.get("noise.share"), after_filter)
+        curve_at: CurvePlace = next((place for place, name in CURVES.items() if name in tensors), "pixels")
+        noise = ColouredNoise(tensors["noise.power"], tensors[CURVES[curve_at]], tensors.get("noise.share"), curve_at)
         physical = PhysicalNoise(float(values["sigma_n"]), ice, noise, float(values["exponent"]),
                                  _contaminants(values.get("contaminants", ()), tensors),
                                  tuple(tensors.get(f"noise.relative.{index:05d}")
