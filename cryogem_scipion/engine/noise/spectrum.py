@@ -84,12 +84,14 @@ class ColouredNoise:
         return _variance(self.power)
 
     def _curved(self, deviates: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
-        """The curve at Gaussian deviates, by linear interpolation."""
+        """The curve at Gaussian deviates, by linear interpolation; overwrites them, a few rows at a time."""
         knots = len(self.curve)
-        position = (deviates + 4) / 8 * (knots - 1)
-        below = position.floor().clamp(0, knots - 2)
-        index = below.long()
-        return torch.lerp(self.curve[index], self.curve[index + 1], position - below)
+        for rows in deviates.split(64):
+            position = (rows + 4) / 8 * (knots - 1)
+            below = position.floor().clamp(0, knots - 2)
+            index = below.long()
+            rows.copy_(torch.lerp(self.curve[index], self.curve[index + 1], position - below))
+        return deviates
 
 
 def _variance(power: Float[Tensor, "n half"]) -> float:

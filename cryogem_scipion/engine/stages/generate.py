@@ -182,7 +182,7 @@ def _copy_sources(simulated: SimulatedSet, out: Path) -> None:
 def _memory(microscope: Microscope, translator: Translator | None) -> int:
     """Memory (bytes) that one micrograph takes, roughly."""
     y, x = microscope.settings.micrograph_size
-    return microscope.memory_bytes + 60 * y * x + (0 if translator is None else translator.memory_bytes)
+    return microscope.memory_bytes + 70 * y * x + (0 if translator is None else translator.memory_bytes)
 
 
 def _disk_bytes(microscope: Microscope, settings: GenerateSettings) -> int:
