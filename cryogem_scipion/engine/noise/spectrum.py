@@ -86,7 +86,7 @@ class ColouredNoise:
     def _curved(self, deviates: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
         """The curve at Gaussian deviates, by linear interpolation; overwrites them, a few rows at a time."""
         knots = len(self.curve)
-        for rows in deviates.split(64):
+        for rows in torch.split(deviates, 64):
             position = (rows + 4) / 8 * (knots - 1)
             below = position.floor().clamp(0, knots - 2)
             index = below.long()
