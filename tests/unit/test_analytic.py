@@ -89,9 +89,9 @@ def test_noise_of_binned_counts_has_the_skewness_of_counts_at_each_frequency(gen
         return torch.fft.irfft2(torch.cat([spectrum[:256], spectrum[-256:]])[:, :257], (512, 512)) / 8
 
     images = [counted() for _ in range(6)]
-    reals = [RealImage(image, GreyScale(float(image.median()), float(image.std())), binned=True)
-             for image in images]
+    reals = [RealImage(image, GreyScale(float(image.median()), float(image.std()))) for image in images]
     physical = fit_noise(reals, [CleanImage(torch.ones(512, 512))] * 4, 0.1, generator)
+    assert physical.noise.curve_at == "fine"
     drawn = [physical.noise.draw((512, 512), generator) for _ in range(12)]
     radius = torch.hypot(torch.fft.fftfreq(512)[:, None], torch.fft.rfftfreq(512))
 
@@ -121,6 +121,8 @@ def test_the_skewness_of_fine_noise_is_measured(skewness, generator):
     reals = [RealImage(image, GreyScale(float(image.median()), 1.0)) for image in (micrograph() for _ in range(4))]
     physical = fit_noise(reals, [CleanImage(torch.ones(384, 384))] * 4, 0.1, generator)
     fine = radius > 0.25
+    if skewness:
+        assert physical.noise.curve_at == "pixels"
 
     def fine_skewness(images):
         values = torch.stack([torch.fft.irfft2(torch.fft.rfft2(image) * fine, (384, 384)) for image in images])

@@ -19,7 +19,14 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise, Scene
-from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, smoothed_power, tile_periodograms, whitened
+from cryogem_scipion.engine.noise.spectrum import (
+    TILE,
+    ColouredNoise,
+    CurvePlace,
+    smoothed_power,
+    tile_periodograms,
+    whitened,
+)
 from cryogem_scipion.engine.noise.thon_rings import (
     MAX_MODULATED_SHARE,
     ThonRings,
@@ -39,11 +46,16 @@ IMAGES_PER_ROUND = 4
 """Images that are simulated in each round."""
 LEAST_NOISE = 0.02
 """Smallest part of the real power that the noise has at any frequency."""
-FIRST_RESPONSE, LEAST_RESPONSE = 0.4, 0.1
-"""Change of the fine noise's quantiles over the change of the curve: assumed in the first round, and the least. Of
-binned images, the frequencies that are compared have a part of the skewness only."""
+FIRST_RESPONSES: dict[CurvePlace, float] = {"fine": 0.2, "pixels": 0.7}
+"""Change of the fine noise's quantiles over the change of the curve, in the first round. Of a finer grid, the
+frequencies that are compared have a part of the skewness only."""
+LEAST_RESPONSE = 0.1
 FINE = 0.25
 """Cycles a pixel, from which noise counts as fine. Particles and ice change the grey values below."""
+LESS_FINE = 0.15
+"""Cycles a pixel, from which the skewness is compared with that of fine noise."""
+BINNED = 1.5
+"""Ratio of these from which images count as binned: it is 1.3 for counts on the image's pixels, 1.7 on finer ones."""
 SAMPLED_PIXELS = 4_000_000
 """Pixels from which the grey-value distribution is measured, about."""
 
@@ -56,8 +68,6 @@ class RealImage:
     """Grey values."""
     scale: GreyScale
     ice: IceMap | None = None
-    binned: bool = False
-    """Whether the file has finer pixels."""
 
     def deviations(self) -> Float[Tensor, "y x"]:
         """Return the image minus its background, ice included, in standard deviations of the noise."""
@@ -116,10 +126,10 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
     power = smoothed_power(power, min(2.0, 12 / tiles**0.5))
     quantiles = _quantiles(flat, power)
     exponent = _exponent(chosen, flat, background_deviation)
-    noise = ColouredNoise(power, modulated_share=modulated_share, curve_at="fine" if chosen[0].binned else "pixels")
+    noise = ColouredNoise(power, modulated_share=modulated_share, curve_at=_curve_place(flat, power))
     physical = PhysicalNoise(background_deviation, ice, noise, exponent)
     seed = int(torch.randint(2**62, (), generator=generator))
-    response = FIRST_RESPONSE
+    response = FIRST_RESPONSES[noise.curve_at]
     before: tuple[Tensor, Tensor] | None = None
     for _ in range(ROUNDS):
         # The same random numbers in each round, so that what changes comes from the correction alone.
@@ -213,6 +223,23 @@ def _quantiles(images: Sequence[Float[Tensor, "_ _"]], power: Float[Tensor, "n h
         return (values - values[32]) / (values[40] - values[24]).clamp(min=1e-12)
 
     return torch.stack(parallel_map(quantiles, images)).mean(0)
+
+
+def _curve_place(images: Sequence[Float[Tensor, "_ _"]], power: Float[Tensor, "n half"]) -> CurvePlace:
+    """Whether the images have the skewness of counts on their own pixels or on finer ones.
+
+    On finer pixels, two frequencies of the image often add to one that it has not, the more often the higher they are.
+    So the finest noise is less skewed than the rest.
+    """
+    def skewness(lowest: float) -> float:
+        def of(image: Float[Tensor, "y x"]) -> float:
+            values = _ordinary(whitened(image, power, lowest)).double()
+            values = values - values.mean()
+            return float(values.pow(3).mean() / values.square().mean() ** 1.5)
+
+        return sum(parallel_map(of, images))
+
+    return "fine" if skewness(LESS_FINE) / (skewness(FINE) or 1.0) > BINNED else "pixels"
 
 
 def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:

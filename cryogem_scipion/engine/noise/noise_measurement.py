@@ -184,8 +184,7 @@ class _Comparison:
         def real_image(position: int) -> RealImage:
             index = self.indices[position]
             real = reals.micrographs[index]
-            grey = torch.tensor(memory_mapped(reals.folder / real.name))
-            return RealImage(grey, scales[index], real.ice, real.binned)
+            return RealImage(torch.tensor(memory_mapped(reals.folder / real.name)), scales[index], real.ice)
 
         self.known = simulated.measured_exposures([Path(reals.micrographs[index].original) for index in self.indices])
         self.reals = _LazySequence(count, real_image)

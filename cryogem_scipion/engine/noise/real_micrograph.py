@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Real micrographs: reads and checks them and resamples them to the working pixel size, one at a time."""
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,6 @@ from cryogem_scipion.engine.noise.ice_map import background_deviation, ice_map, 
 
 __all__ = ["RealMicrograph", "check_real_micrographs", "evenly_spaced", "has_transmission", "read_real_micrograph",
            "real_files"]
-
-BINNED = 1.25
-"""Working pixel size, in pixel sizes of the original, from which an image counts as binned."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,6 @@ class RealMicrograph:
         y, x = (covered / edge for covered, edge in zip(self.crop, self.shape, strict=True))
         original = self.pixel_size / (y * x) ** 0.5
         return original * y, original * x
-
-    @property
-    def binned(self) -> bool:
-        """Whether the original has clearly finer pixels."""
-        return math.prod(self.crop) > BINNED**2 * math.prod(self.shape)
 
     @property
     def ice(self) -> IceMap | None:

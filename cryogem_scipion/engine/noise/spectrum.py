@@ -38,8 +38,8 @@ class ColouredNoise:
     modulated_share: Float[Tensor, " half"] | None = None
     """Share of the power that the CTF modulates (Thon rings), from frequency 0 to Nyquist; None: no rings."""
     curve_at: CurvePlace = "pixels"
-    """What the curve maps. pixels: independent values of the image's pixels, as where an electron is counted in one of
-    them. fine: values of a finer grid, of which the image has the lower frequencies, as where images were binned.
+    """What the curve maps. pixels: independent values of the image's pixels, as where electrons are counted in them.
+    fine: values of a finer grid, of which the image has the lower frequencies, as where images were binned.
     filtered: the filtered noise, as in models of version 0.1.0, so that coarse noise is skewed, too."""
 
     def draw(self, shape: tuple[int, int], generator: torch.Generator, exposure: Exposure | None = None,
