@@ -14,6 +14,7 @@ from labelled_truth import (
 from markdown_table import MarkdownTable
 
 from cryogem_scipion.engine.settings import SimulateSettings
+from cryogem_scipion.engine.simulation.envelope import envelope_amplitude
 
 RESOLUTIONS = (60, 40, 30, 25, 20, 17, 15, 12)
 """Å, at which the envelope is printed."""
@@ -117,8 +118,8 @@ def print_displacement(clear, strengths, pixel_size):
 def used_envelope(settings, frequency):
     """Amplitude that the simulation applies at some frequencies (1/Å): the measured curve, or that of its B-factor."""
     if settings.get("signal_envelope"):
-        points = np.array([[float(part) for part in point.split(":")] for point in settings["signal_envelope"]])
-        return np.interp(frequency, *points.T)
+        points = [tuple(float(part) for part in point.split(":")) for point in settings["signal_envelope"]]
+        return envelope_amplitude(tuple(points), np.asarray(frequency))
     simulated = SimulateSettings.model_fields["b_factor_angstrom2"].default
     return np.exp(-settings.get("b_factor_angstrom2", simulated) / 4 * frequency**2)
 
