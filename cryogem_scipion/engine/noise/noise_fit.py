@@ -50,6 +50,7 @@ FIRST_RESPONSES: dict[CurvePlace, float] = {"fine": 0.2, "pixels": 0.7}
 """Change of the fine noise's quantiles over the change of the curve, in the first round. Of a finer grid, the
 frequencies that are compared have a part of the skewness only."""
 LEAST_RESPONSE = 0.1
+"""Smallest response that is believed; a smaller one is chance, and would make the correction too large."""
 FINE = 0.25
 """Cycles a pixel, from which noise counts as fine. Particles and ice change the grey values below."""
 LESS_FINE = 0.15
