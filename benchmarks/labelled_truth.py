@@ -8,9 +8,11 @@ orientations and at neighbouring pixels.
 """
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy.optimize import least_squares
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.simulation.composition import compose, projection_masks, subpixel_shifts
@@ -30,6 +32,10 @@ LOWEST = 0.8
 HIGHEST = 7.0
 """Highest frequency used for matching, in units of 1 / diameter. Beyond it, matching cannot pick what fits the noise,
 so that what it loses there can be corrected."""
+MOTION_BANDS = (60.0, 40.0, 30.0, 25.0, 20.0)
+"""Edges (Å) of the bands from which motion is fitted."""
+SECTORS = 6
+"""Directions, over half a turn, for the same."""
 TILE = 128
 """Pixels; edge of the tiles from which the power of the noise is measured."""
 
@@ -174,6 +180,38 @@ def noise_variance(noise: torch.Tensor, field: Field, diameter: float) -> float:
     both = torch.full((TILE // 2 + 1,), 2.0)
     both[0] = both[-1] = 1
     return float((power * both).sum() / TILE**2)
+
+
+def motion(field: Field, one: Strength) -> tuple[np.ndarray, np.ndarray]:
+    """Mean square displacement of a field's particles and its coefficients of cos 2θ and sin 2θ (Å²), and their errors.
+
+    The amplitude of the signal falls as exp(−2π² displacement k²) below that of the field's first bands. So the mean
+    square displacement has the map's own fall in it, and only differences between fields count.
+    """
+    shape = (field.image.shape[0], field.image.shape[1])
+    frequency = frequency_grid(shape, field.pixel_size)
+    rows, columns = torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1])
+    angle = torch.atan2(*torch.broadcast_tensors(rows, columns))
+    taper = _taper(shape)
+    image, signal = (fourier.rfft2((values - values.mean()) * taper) for values in (field.image.float(), one.signal))
+    columns_of_fit, values, errors = [], [], []
+    for low, high in pairwise(MOTION_BANDS):
+        band = (frequency >= 1 / low) & (frequency < 1 / high)
+        for sector in range(SECTORS):
+            middle = sector * math.pi / SECTORS
+            used = band & (torch.cos(2 * (angle - middle)) > math.cos(math.pi / SECTORS))
+            product = (image[used] * signal[used].conj()).real.double().sum()
+            square = signal[used].abs().square().double().sum()
+            left = (image[used] - product / square * signal[used]).abs().square().double().sum()
+            k = float((frequency[used] * signal[used].abs().square()).double().sum() / square)
+            fall = -2 * math.pi**2 * k**2
+            columns_of_fit.append([1.0, fall, fall * math.cos(2 * middle), fall * math.sin(2 * middle)])
+            values.append(float(product / square))
+            errors.append(math.sqrt(float(left) / int(used.sum()) / 2 / float(square)))
+    matrix, value, error = np.array(columns_of_fit), np.array(values), np.array(errors)
+    fit = least_squares(lambda unknown: (value - np.exp(matrix @ unknown)) / error,
+                        [math.log(max(value[:SECTORS].mean(), 1e-6)), 0.0, 0.0, 0.0])
+    return fit.x[1:], np.sqrt(np.diag(np.linalg.inv(fit.jac.T @ fit.jac)))[1:]
 
 
 def mean_envelope(strengths: list[Strength]) -> tuple[np.ndarray, np.ndarray]:

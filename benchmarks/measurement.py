@@ -39,6 +39,7 @@ from measurement_tables import (
     print_displacement,
     print_envelope,
     print_fields,
+    print_motion,
     print_quantities,
 )
 from particle_profiles import print_profiles
@@ -217,6 +218,7 @@ def main():
         print_displacement([strength(field, projector, diameter) for field in clear], strengths,
                            placed[0].pixel_size)
     print_envelope(report, strengths, correction)
+    print_motion(report, placed, strengths)
     print_profiles(placed, strengths, generated, made, diameter)
     for warning in report["warnings"]:
         print(f"- warning of `cryogem measure`: {warning}")

@@ -7,14 +7,17 @@ import numpy as np
 from labelled_truth import (
     displacement,
     mean_envelope,
+    motion,
     nearest_distances,
     signal_to_noise,
     without_displacement,
 )
 from markdown_table import MarkdownTable
 
+from cryogem_scipion.engine.measurement.motion import MeasuredMotion
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.envelope import envelope_amplitude
+from cryogem_scipion.engine.simulation.motion import Motion
 
 RESOLUTIONS = (60, 40, 30, 25, 20, 17, 15, 12)
 """Å, at which the envelope is printed."""
@@ -119,9 +122,40 @@ def used_envelope(settings, frequency):
     """Amplitude that the simulation applies at some frequencies (1/Å): the measured curve, or that of its B-factor."""
     if settings.get("signal_envelope"):
         points = [tuple(float(part) for part in point.split(":")) for point in settings["signal_envelope"]]
-        return envelope_amplitude(tuple(points), np.asarray(frequency))
+        motions = [Motion(*(float(part) for part in text.split(":"))) for text in settings.get("motion", [])]
+        blur = MeasuredMotion(np.array([one.squares() for one in motions]), np.empty(0)).factors(
+            np.asarray(frequency)).mean((0, 1)) if motions else 1.0
+        return envelope_amplitude(tuple(points), np.asarray(frequency)) * blur
     simulated = SimulateSettings.model_fields["b_factor_angstrom2"].default
     return np.exp(-settings.get("b_factor_angstrom2", simulated) / 4 * frequency**2)
+
+
+def print_motion(report, fields, strengths):
+    """Residual motion of the labelled micrographs: measured, and from the labels."""
+    rows = {Path(row["name"]).stem: row for row in report["micrographs"]}
+    if not any("motion_u_angstrom" in row for row in rows.values()):
+        print("\nNo residual motion was measured: it does not exceed what chance gives.\n")
+        return
+    kept = [(field, one) for field, one in zip(fields, strengths, strict=True)
+            if "motion_u_angstrom" in rows[field.name]]
+    measured = np.array([Motion(*(rows[field.name][f"motion_{name}"] for name in
+                                  ("u_angstrom", "v_angstrom", "angle_degrees"))).squares() for field, _ in kept])
+    errors = np.array([rows[field.name]["motion_error_angstrom2"] for field, _ in kept])
+    labels, label_errors = (np.array(values) for values in zip(*(motion(*one) for one in kept), strict=True))
+    table = MarkdownTable("micrograph", "mean square displacement (Å²), over the mean of these", "labels",
+                          "along its direction − across, half (Å²)", "labels", "direction", "labels")
+    for number, (field, _) in enumerate(kept):
+        one, other = measured[number], labels[number]
+        table.row(field.name, f"{one[0] - measured[:, 0].mean():+.1f} ± {errors[number]:.1f}",
+                  f"{other[0] - labels[:, 0].mean():+.1f} ± {label_errors[number, 0]:.1f}",
+                  f"{math.hypot(*one[1:]):.1f}", f"{math.hypot(*other[1:]):.1f} ± {label_errors[number, 1]:.1f}",
+                  f"{direction(one):.0f}°", f"{direction(other):.0f}°")
+    print()
+
+
+def direction(squares):
+    """Angle of the motion, degrees from x towards y."""
+    return math.degrees(math.atan2(squares[2], squares[1])) / 2 % 180
 
 
 def relative(frequency, amplitude, error):

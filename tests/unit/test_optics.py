@@ -15,7 +15,7 @@ from cryogem_scipion.engine.simulation.ctf import (
     Optics,
     apply_ctf,
     at_height,
-    choose_optics,
+    choose_measured,
     ctf,
     delocalisation_margin,
     draw_optics,
@@ -184,7 +184,7 @@ def test_drawn_optics_fill_their_ranges(generator):
 
 def test_each_measured_ctf_comes_once_in_a_random_order():
     states = [dataclasses.replace(ROUND, defocus_u_angstrom=1e4 + 1e3 * number) for number in range(5)]
-    orders = [tuple(choose_optics(torch.Generator().manual_seed(seed), states, place) for place in range(5))
+    orders = [tuple(choose_measured(torch.Generator().manual_seed(seed), states, place) for place in range(5))
               for seed in range(4)]
     assert all(set(order) == set(states) for order in orders)
     assert len(set(orders)) > 1
@@ -207,7 +207,7 @@ def test_height_towards_the_source_lowers_the_underfocus():
         (lambda: ctf((0, 8), 1.0, ROUND), "image size is"),
         (lambda: ctf((8, 8), 0.0, ROUND), "pixel size is 0.0"),
         (lambda: apply_ctf(torch.zeros(8, 8), 1.0, ROUND, margin=4), "margin is 4"),
-        (lambda: choose_optics(torch.Generator(), [], 0), "no measured CTF"),
+        (lambda: choose_measured(torch.Generator(), [], 0), "no measured CTF"),
         (lambda: draw_optics(torch.Generator(), defocus_min_angstrom=2.0, defocus_max_angstrom=1.0), "smaller value"),
         (
             lambda: draw_optics(

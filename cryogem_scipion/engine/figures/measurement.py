@@ -100,6 +100,11 @@ def _draw_envelope(place: Any, arrays: dict[str, Any], reliable: bool) -> None:
     frequency, envelope, error = (arrays[name] for name in ("envelope_frequency", "envelope", "envelope_error"))
     trusted = (error < envelope / 2) & (envelope > 0)
     place.plot(frequency, envelope, color="0.8")
+    for factor, style in zip(arrays.get("motion_factors", ()), (":", "--"), strict=False):
+        label = "least blurred direction of all micrographs" if style == ":" else "most blurred direction (motion)"
+        place.plot(frequency[trusted], (factor * envelope)[trusted], color=ORANGE, linestyle=style, label=label)
+    if place.get_legend_handles_labels()[0]:
+        place.legend(frameon=False)
     place.errorbar(frequency[trusted], envelope[trusted], error[trusted], fmt="o", color=VIOLET if reliable else "0.6")
     place.set(title="Amplitude of the particles over that of the map" + ("" if reliable else " (not reliable)"),
               xlabel="1/Å", ylabel="relative", ylim=(0, 1.5))

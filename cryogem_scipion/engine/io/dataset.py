@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.io.files import PARTIAL_PREFIX, replacing
 
-__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "PARTIAL_PREFIX", "PARTICLES", "README", "VARIATION",
-           "Contrast", "Manifest", "Source", "path_inside", "plain_name", "quoted_path", "read_blocks", "read_manifest",
-           "read_table", "replacing", "table_text", "unquoted_path", "write_manifest", "write_table"]
+__all__ = ["EXTRACTED", "FIGURES", "MANIFEST", "MICROGRAPHS", "MOTION", "PARTIAL_PREFIX", "PARTICLES", "README",
+           "VARIATION", "Contrast", "Manifest", "Source", "path_inside", "plain_name", "quoted_path", "read_blocks",
+           "read_manifest", "read_table", "replacing", "table_text", "unquoted_path", "write_manifest", "write_table"]
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -45,6 +45,8 @@ TEXT_COLUMNS = ["rlnMicrographName", "rlnImageName", "cryogemMask", "cryogemOrig
 
 VARIATION = ("rlnCtfBfactor", "rlnCtfScalefactor", "cryogemRemaining", "cryogemCutX", "cryogemCutY", "cryogemCutZ")
 """Columns of particles.star for the variation between particles. All but the first exist only where particles vary."""
+MOTION = ("cryogemMotionU", "cryogemMotionV", "cryogemMotionAngle")
+"""Columns of micrographs.star for the residual motion; they exist only where the simulation has some."""
 
 
 class Contrast(BaseModel):

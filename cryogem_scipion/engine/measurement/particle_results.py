@@ -16,6 +16,7 @@ from cryogem_scipion.engine.measurement.comparison import (
     score_bin_edges,
 )
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
+from cryogem_scipion.engine.measurement.motion import MeasuredMotion
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial
 from cryogem_scipion.engine.measurement.peak_mixture import FIELD_SPREAD
 from cryogem_scipion.engine.measurement.spectral_strength import spectral_strength
@@ -83,6 +84,8 @@ class ParticleMeasurement:
     real_scores: Array
     generated_scores: Array
     """Peaks in each bin: real, generated."""
+    motion: MeasuredMotion | None = None
+    """Residual motion of each field; None if it was not measured, or does not exceed what chance gives."""
 
 
 def fit_problem(history: Sequence[Assumption], comparison: Comparison, areas: Sequence[float], diameter: float) -> str:

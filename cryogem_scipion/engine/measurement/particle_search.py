@@ -101,15 +101,26 @@ class ParticleSearcher:
 
         Only the peaks with the highest scores below ``highest`` count, as many as ``count`` particles allow.
         """
-        products, squares = np.zeros(BANDS + 1), np.zeros(BANDS + 1)
+        products, squares = self.sums(field, search, count, highest, self.bands[field.shape], BANDS + 1)
+        return products[:-1], squares[:-1]
+
+    def sums(self, field: SearchField, search: FieldSearch, count: float, highest: float,
+             parts: NDArray[np.int64], number: int) -> tuple[Array, Array]:
+        """Return the sums of ``band_sums`` over other parts of the Fourier coefficients.
+
+        Parameters
+        ----------
+        parts
+            For each Fourier coefficient, which of the ``number`` parts it belongs to.
+        """
+        products, squares = np.zeros(number), np.zeros(number)
         for peaks, other_half in zip(search.by_half, reversed(self.halves[field.shape]), strict=True):
             chosen = peaks.part(peaks.scores < highest).part(slice(0, max(3, round(CLEAREST * count * field.searched))))
             model = self.filter_of(field).drawn(chosen) * field.transfer * other_half
-            bands = self.bands[field.shape]
             product = (search.spectrum * model.conj()).real.numpy().ravel()
-            products += np.bincount(bands, product, BANDS + 1)
-            squares += np.bincount(bands, model.abs().square().numpy().ravel(), BANDS + 1)
-        return products[:-1], squares[:-1]
+            products += np.bincount(parts, product, number)
+            squares += np.bincount(parts, model.abs().square().numpy().ravel(), number)
+        return products, squares
 
 
 @dataclass(frozen=True)

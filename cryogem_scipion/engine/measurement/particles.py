@@ -21,6 +21,7 @@ from cryogem_scipion.engine.measurement.corrections import (
     mean_assumption,
     step_by_peaks,
 )
+from cryogem_scipion.engine.measurement.motion import measured_motion
 from cryogem_scipion.engine.measurement.neighbours import clustering_in_real, distance_difference
 from cryogem_scipion.engine.measurement.particle_results import (
     NOT_COUNTED,
@@ -112,8 +113,9 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     clusters = clustering_in_real(searcher, real_searches, trials, assumed, highest)
     final = final_assumption(searcher, found, assumed, comparison, calibration, difference, clusters, areas)
     problem = fit_problem([*history, final], comparison, areas, searcher.diameter)
-    return particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
-                                problem, final, calibration)
+    result = particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
+                                  problem, final, calibration)
+    return replace(result, motion=measured_motion(searcher, real_searches, trials, assumed, highest))
 
 
 def _highest(trial: Trial, before: float) -> float:

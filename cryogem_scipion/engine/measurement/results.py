@@ -16,6 +16,7 @@ from cryogem_scipion.engine.measurement.envelope_fit import smooth_envelope
 from cryogem_scipion.engine.measurement.particle_results import NOT_COUNTED, ParticleMeasurement
 from cryogem_scipion.engine.measurement.synthesis import LEAST_NOISE
 from cryogem_scipion.engine.simulation.envelope import Envelope
+from cryogem_scipion.engine.simulation.motion import Motion
 
 __all__ = ["Measurement", "reliable_fits", "summarised", "write_ctfs"]
 
@@ -57,7 +58,9 @@ class Measurement:
     """Amplitude of the particles over that of the map's projections, 1 at the strongest band."""
     envelope_error: tuple[float, ...]
     signal_envelope: Envelope
-    """The same as a smooth curve, for a simulation; no points if it was not measured."""
+    """The same as a smooth curve without ``motion``, for a simulation; no points if it was not measured."""
+    motion: tuple[Motion, ...]
+    """Residual motion of each micrograph that was searched; empty if it was not measured, or is that of chance."""
     b_factor_angstrom2: float
     """Of the envelope: exp(−B/4 u²)."""
     clusters: float | None
@@ -91,6 +94,9 @@ class Measurement:
             known["keep_snr"] = True
         if self.signal_envelope and "signal_envelope" not in self.not_reliable:
             known["signal_envelope"] = [f"{frequency:g}:{amplitude:g}" for frequency, amplitude in self.signal_envelope]
+            if self.motion:
+                known["motion"] = [f"{one.u_angstrom:.3g}:{one.v_angstrom:.3g}:{one.angle_degrees:.0f}"
+                                   for one in self.motion]
         for name in ("clusters", "contrast_variation"):
             value = getattr(self, name)
             if value is not None:
@@ -142,6 +148,7 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         "bright" if particles.advantage_of_dark < -SIGN_ERRORS else "unknown"
     peak = max(float(particles.amplitude.max()), 1e-30)
     envelope = smooth_envelope(particles.frequency, particles.amplitude, particles.amplitude_error)
+    motion = particles.motion if envelope else None
     not_reliable = _not_reliable(fits, reliable, particles)
     return Measurement(
         working_pixel_size, diameter, density * area, float(np.sqrt((errors**2).sum()) / len(errors)), sigma,
@@ -149,7 +156,8 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         max(fit.optics.defocus_u_angstrom - fit.optics.defocus_v_angstrom for fit in reliable) if reliable else None,
         snr, largest, tuple(particles.frequency.tolist()),
         tuple((particles.amplitude / peak).tolist()), tuple((particles.amplitude_error / peak).tolist()),
-        envelope, _b_factor(particles), _clusters(particles), _contrast_variation(particles), sign,
+        motion.without(envelope) if motion else envelope, motion.motions if motion else (), _b_factor(particles),
+        _clusters(particles), _contrast_variation(particles), sign,
         particles.advantage_of_dark, particles.detected, particles.counted, not_reliable,
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 

@@ -17,9 +17,11 @@ NEEDED = ("particles_mean", "defocus_min", "defocus_max")
 """Settings without which no simulation is like the real micrographs; a default would be a guess."""
 SPECIMEN = {"volume", "volume_pixel_size"}
 """Settings of the measured map. A simulation names its own specimen."""
-ALTERNATIVES = {"overlap": "particle_distance", "b_factor_angstrom2": "signal_envelope", "defocus_min": "ctfs",
-                "defocus_max": "ctfs", "astigmatism_angstrom": "ctfs"}
-"""Settings that a simulation does not use if it has another one. If they are chosen, that one is not measured."""
+ALTERNATIVES = {"overlap": ("particle_distance",), "b_factor_angstrom2": ("signal_envelope", "motion"),
+                "signal_envelope": ("motion",), "defocus_min": ("ctfs",), "defocus_max": ("ctfs",),
+                "astigmatism_angstrom": ("ctfs",)}
+"""Settings that a simulation does not use if it has certain others, or that do not belong to these. If they are chosen,
+the others are not measured."""
 PIXEL_SIZE_TOLERANCE = 1e-3
 
 
@@ -45,7 +47,8 @@ def read_measurement(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def with_chosen(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     """Return the chosen settings and those measured ones that do not keep a chosen one from being used."""
-    replaced = {other for name, other in ALTERNATIVES.items() if chosen.get(name) and not chosen.get(other)}
+    replaced = {other for name, others in ALTERNATIVES.items() if chosen.get(name)
+                for other in others if not chosen.get(other)}
     return {**{name: value for name, value in measured.items() if name not in replaced}, **chosen}
 
 

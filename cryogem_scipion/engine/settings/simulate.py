@@ -115,6 +115,12 @@ class SimulateSettings(RunSettings):
         "frequency:amplitude, with the frequency in 1/Å. Example: 0:1 0.05:0.7 0.1:0.2. It replaces the B-factor. "
         "'cryogem measure' writes it. Only the shape matters, because the signal-to-noise ratio sets the strength. "
         "Empty: the B-factor is used.", section="Microscope", advanced=True)
+    motion: tuple[str, ...] = option(
+        (), "Residual motion", "Blur of single micrographs by motion, as U:V:angle: the root mean square displacement "
+        "along the angle (from x towards y, degrees) and perpendicular to it, in Å. Example: 6:2:45 0:0:0. Each "
+        "micrograph has one of them, and all are used equally often. If there are as many as measured CTFs, they "
+        "belong to the same micrographs. 'cryogem measure' writes it, together with the envelope. Larger values blur "
+        "more; 0 to 10 is usual. Empty: no motion.", section="Microscope", advanced=True)
     ctfs: Path | None = option(
         None, "Measured CTFs", "STAR file with rlnDefocusU, rlnDefocusV and rlnDefocusAngle. Each micrograph uses "
         "values from this file instead of the defocus range; all are used equally often.", section="Microscope",
@@ -238,6 +244,7 @@ class SimulateSettings(RunSettings):
             raise ValueError("both orientations and preferred_views are given; leave one of them empty")
         self.parsed_preferred_views()
         self.parsed_signal_envelope()
+        self.parsed_motion()
         return self
 
     def parsed_preferred_views(self) -> list[tuple[float, float, float]]:
@@ -251,6 +258,10 @@ class SimulateSettings(RunSettings):
         if len(set(frequencies)) < len(points):
             raise ValueError(f"signal_envelope {self.signal_envelope} gives a frequency twice; remove one")
         return points
+
+    def parsed_motion(self) -> tuple[tuple[float, float, float], ...]:
+        """Return the residual motions as (Å along the angle, Å perpendicular to it, angle in degrees)."""
+        return tuple(_motion(text) for text in self.motion)
 
 
 def symmetry_name(text: str) -> str:
@@ -277,6 +288,17 @@ def _view(text: str) -> tuple[float, float, float]:
     if not (abs(rot) <= 360 and abs(tilt) <= 360 and 0 < weight < math.inf):
         raise ValueError(f"preferred view {text!r} is out of range; give angles within 360° and a weight above 0")
     return rot, tilt, weight
+
+
+def _motion(text: str) -> tuple[float, float, float]:
+    try:
+        u, v, angle = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"motion {text!r} cannot be read; give U:V:angle, such as 6:2:45") from None
+    if not (0 <= u <= 1000 and 0 <= v <= 1000 and abs(angle) <= 360):
+        raise ValueError(f"motion {text!r} is out of range; give displacements from 0 to 1000 Å and an angle within "
+                         "360°")
+    return u, v, angle
 
 
 def _envelope_point(text: str) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -14,19 +15,22 @@ from torch import Tensor
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.simulation.envelope import Envelope, envelope_plane
+from cryogem_scipion.engine.simulation.motion import motion_plane
 from cryogem_scipion.engine.simulation.optics import Optics, electron_wavelength, phase_terms, phase_turns
 
 __all__ = [
     "Optics",
     "apply_ctf",
     "at_height",
-    "choose_optics",
+    "choose_measured",
     "ctf",
     "delocalisation_margin",
     "draw_optics",
     "electron_wavelength",
     "fast_shape",
 ]
+
+Measured = TypeVar("Measured")
 
 MAX_MARGIN = 1024  # pixels; a wider margin costs more time than the weak ripples outside it are worth
 
@@ -69,7 +73,7 @@ def ctf(
 ) -> Float[Tensor, "y xh"]:
     """Contrast transfer function of a weak phase object.
 
-    sin(π λ Δf u² − ½ π Cs λ³ u⁴ + asin(w) + phase) · exp(−B u² / 4) · envelope(u), with
+    sin(π λ Δf u² − ½ π Cs λ³ u⁴ + asin(w) + phase) · exp(−B u² / 4) · envelope(u) · motion(u, θ), with
     Δf = ½ (U + V) + ½ (U − V) cos 2(θ − angle) and θ = atan2(ky, kx).
 
     Parameters
@@ -85,7 +89,7 @@ def ctf(
 
     Returns
     -------
-    Values in [-1, 1] times the envelope, float32, on the half plane of ``rfft2``: zero frequency at ``[0, 0]``.
+    Values in [-1, 1] times envelope and motion, float32, on the half plane of ``rfft2``: zero frequency at ``[0, 0]``.
 
     Raises
     ------
@@ -104,6 +108,8 @@ def ctf(
         _ctf_kernel(frequency_y, frequency_x, *phase_terms(optics), decay, out)
         if optics.envelope:
             out *= envelope_plane(optics.envelope, shape, pixel_size)
+        if optics.motion:
+            out *= motion_plane(optics.motion, shape, pixel_size)
         return torch.from_numpy(out)
     y = torch.from_numpy(frequency_y).to(target)[:, None]
     x = torch.from_numpy(frequency_x).to(target)
@@ -112,6 +118,8 @@ def ctf(
     values = (values * torch.exp(-decay * (x * x + y * y))).to(torch.float32)
     if optics.envelope:
         values *= torch.tensor(envelope_plane(optics.envelope, shape, pixel_size), device=target)
+    if optics.motion:
+        values *= torch.tensor(motion_plane(optics.motion, shape, pixel_size), device=target)
     return values
 
 
@@ -258,8 +266,8 @@ def draw_optics(
     )
 
 
-def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics], place: int) -> Optics:
-    """Return the measured microscope state at a place of a random order, in which each state comes once.
+def choose_measured(generator: torch.Generator, measured: Sequence[Measured], place: int) -> Measured:
+    """Return the measured microscope state (CTF, motion) at a place of a random order, in which each one comes once.
 
     Micrographs that take one place after another use all states equally often, so that a few micrographs already have
     the same mean spectrum as the measured ones.
@@ -268,7 +276,7 @@ def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics],
     ----------
     generator
         Random generator, which determines the order.
-    measured_optics
+    measured
         Microscope states to choose from.
     place
         Place in the order, from 0.
@@ -278,9 +286,9 @@ def choose_optics(generator: torch.Generator, measured_optics: Sequence[Optics],
     SettingsError
         There is no state to choose from.
     """
-    if not measured_optics:
+    if not measured:
         raise SettingsError("no measured CTF to draw from; give at least one, or a defocus range")
-    return measured_optics[int(torch.randperm(len(measured_optics), generator=generator)[place])]
+    return measured[int(torch.randperm(len(measured), generator=generator)[place])]
 
 
 def at_height(optics: Optics, height_angstrom: float) -> Optics:

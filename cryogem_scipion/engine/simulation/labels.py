@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryogem_scipion.engine.io.dataset import VARIATION
+from cryogem_scipion.engine.io.dataset import MOTION, VARIATION
 from cryogem_scipion.engine.io.particle_boxes import normalised_particles
 from cryogem_scipion.engine.simulation.ctf import Optics
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen
@@ -31,7 +31,9 @@ def optics_table(microscope: Microscope, with_images: bool) -> pd.DataFrame:
 
 def micrograph_row(name: str, mask: str, specimen: Specimen) -> dict[str, object]:
     """One row of micrographs.star; ``name`` and ``mask`` are paths inside the dataset folder."""
-    return {"rlnMicrographName": name, "rlnOpticsGroup": 1, **_ctf(specimen.optics), "cryogemMask": mask}
+    motion = specimen.optics.motion
+    values = {} if motion is None else dict(zip(MOTION, vars(motion).values(), strict=True))
+    return {"rlnMicrographName": name, "rlnOpticsGroup": 1, **_ctf(specimen.optics), **values, "cryogemMask": mask}
 
 
 def particle_rows(name: str, specimen: Specimen, pixel_size: float, earlier_particles: int) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The virtual microscope: forms clean, labelled micrographs from maps, poses, positions and optics."""
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,13 +21,14 @@ from cryogem_scipion.engine.simulation.composition import (
 from cryogem_scipion.engine.simulation.ctf import (
     Optics,
     apply_ctf,
-    choose_optics,
+    choose_measured,
     delocalisation_margin,
     draw_optics,
     fast_shape,
 )
 from cryogem_scipion.engine.simulation.maps import read_volumes
 from cryogem_scipion.engine.simulation.measured_star import read_measured_optics, read_measured_orientations
+from cryogem_scipion.engine.simulation.motion import Motion
 from cryogem_scipion.engine.simulation.placement import draw_particle_count, place_centres
 from cryogem_scipion.engine.simulation.projection import Projector, prepare_projector, project
 from cryogem_scipion.engine.simulation.specimen import (
@@ -46,6 +49,8 @@ __all__ = [
     "projection_box_size",
     "seeded_generator",
 ]
+
+T = TypeVar("T")
 
 MIN_DIAMETER_PIXELS = 4
 """Smallest diameter of a particle, pixels."""
@@ -84,6 +89,8 @@ class Microscope:
     """Factor on the projections, which sets the contrast; ``Contrast.scale`` in the manifest."""
     measured_optics: tuple[Optics, ...] = ()
     """Measured microscope states; if there are any, each micrograph has one of them, and all are used equally often."""
+    measured_motions: tuple[Motion, ...] = ()
+    """Measured residual motions, used in the same way; empty if there are none, or if ``measured_optics`` have them."""
     measured_orientations: Float[Tensor, "m 3 3"] | None = None
     """Measured orientations to draw from; None for preferred views or uniform orientations."""
     volumes: tuple[Volume, ...] = ()
@@ -170,8 +177,14 @@ class Microscope:
     def _draw_optics(self, seed: int, index: int, generator: torch.Generator) -> Optics:
         """Draw a microscope state: a measured one if there are any, else one from the defocus range."""
         if self.measured_optics:
-            repetition, place = divmod(index, len(self.measured_optics))
-            return choose_optics(seeded_generator(seed, "optics", repetition), self.measured_optics, place)
+            optics = _measured_in_turn(self.measured_optics, seed, "optics", index)
+        else:
+            optics = self._draw_defocus(generator)
+        if not self.measured_motions:
+            return optics
+        return replace(optics, motion=_measured_in_turn(self.measured_motions, seed, "motion", index))
+
+    def _draw_defocus(self, generator: torch.Generator) -> Optics:
         settings = self.settings
         return draw_optics(
             generator, voltage_kv=settings.voltage_kv, cs_mm=settings.cs_mm,
@@ -216,9 +229,20 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
     default_optics = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
                             settings.phase_shift_degrees, _b_factor(settings), settings.parsed_signal_envelope())
     measured_optics = read_measured_optics(settings.ctfs, default_optics) if settings.ctfs else ()
+    motions = tuple(Motion(*values) for values in settings.parsed_motion())
+    if len(motions) == len(measured_optics):  # of the same micrographs
+        measured_optics = tuple(replace(optics, motion=motion)
+                                for optics, motion in zip(measured_optics, motions, strict=True))
+        motions = ()
     measured_orientations = read_measured_orientations(settings.orientations) if settings.orientations else None
     return Microscope(settings, projectors, pixel_size, diameter, box_size, projection_scale, measured_optics,
-                      measured_orientations, tuple(volumes) if settings.broken_fraction else ())
+                      motions, measured_orientations, tuple(volumes) if settings.broken_fraction else ())
+
+
+def _measured_in_turn(measured: Sequence[T], seed: int, name: str, index: int) -> T:
+    """The measured state of one micrograph: all are used equally often, in random order."""
+    repetition, place = divmod(index, len(measured))
+    return choose_measured(seeded_generator(seed, name, repetition), measured, place)
 
 
 def _b_factor(settings: SimulateSettings) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.simulation.envelope import Envelope
+from cryogem_scipion.engine.simulation.motion import Motion
 
 __all__ = ["Optics", "ctf_zeros", "electron_wavelength", "phase_terms", "phase_turns"]
 
@@ -49,13 +50,16 @@ class Optics:
     b_factor_angstrom2: float = 0.0
     envelope: Envelope = ()
     """Further factor on the signal, at given frequencies; see ``envelope``. Empty: 1 at all frequencies."""
+    motion: Motion | None = None
+    """Residual motion, which blurs the signal; None: none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.voltage_kv < math.inf:
             raise SettingsError(f"voltage is {self.voltage_kv} kV; give a positive number such as 300")
         if not 0 <= abs(self.amplitude_contrast) <= 1:
             raise SettingsError(f"amplitude contrast is {self.amplitude_contrast}; give a number from 0 to 1")
-        if not all(math.isfinite(value) for name, value in vars(self).items() if name != "envelope"):
+        if not all(math.isfinite(value) for name, value in vars(self).items()
+                   if name not in {"envelope", "motion"}):
             raise SettingsError(f"the optics have a value that is not finite: {self}; check the CTF file")
 
 

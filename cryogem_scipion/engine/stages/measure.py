@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import one_thread
@@ -82,10 +83,14 @@ def run(settings: MeasureSettings) -> Manifest:
     write_manifest(out, manifest)
     found = estimates(measurement, results.fits, results.particles)
     for name, value in measurement.settings().items():
-        if isinstance(value, bool):
+        if isinstance(value, bool) or name == "motion":
             continue
         shown = " ".join(value) if isinstance(value, list) else f"{value:g}{_interval(found.get(name))}"
         log.info("%s %s", name, shown)
+    if measurement.motion:
+        most = [max(motion.u_angstrom, motion.v_angstrom) for motion in measurement.motion]
+        log.info("residual motion of the micrographs: %.2g to %.2g Å (root mean square along its direction)", min(most),
+                 max(most))
     for warning in measurement.warnings:
         log.warning("warning: %s", warning)
     log.info("measured %d micrographs: %s; simulate with --config %s", len(files), out / f"{REPORT_NAME}.png",
@@ -183,8 +188,26 @@ def _found(results: MeasuredSet, index: int) -> dict[str, float | None]:
     if index not in results.searched:
         return dict.fromkeys(("searched_fraction", "particles", "particles_error", "contrast"))
     number, particles = results.searched.index(index), results.particles
-    return {"searched_fraction": results.fields[number].searched, "particles": particles.counts[number],
-            "particles_error": particles.count_errors[number], "contrast": particles.contrasts[number]}
+    found: dict[str, float | None] = {
+        "searched_fraction": results.fields[number].searched, "particles": particles.counts[number],
+        "particles_error": particles.count_errors[number], "contrast": particles.contrasts[number]}
+    if particles.motion is None:
+        return found
+    motion, error = particles.motion.motions[number], particles.motion.errors[number, 0]
+    return {**found, **{f"motion_{name}": value for name, value in vars(motion).items()},
+            "motion_error_angstrom2": float(error)}
+
+
+def _motion_factors(results: MeasuredSet) -> NDArray[np.float64]:
+    """Amplitudes over their mean, of the least and the most blurred direction of all micrographs; none without motion.
+
+    They are at the frequencies of the envelope (2, band).
+    """
+    if results.particles.motion is None:
+        return np.zeros((0, len(results.measurement.envelope)))
+    factors = results.particles.motion.factors(results.particles.frequency)
+    extremes: NDArray[np.float64] = np.stack([factors.max((0, 1)), factors.min((0, 1))]) / factors.mean((0, 1))
+    return extremes
 
 
 def _sign(results: MeasuredSet) -> dict[str, Any]:
@@ -209,5 +232,5 @@ def _arrays(results: MeasuredSet) -> dict[str, Any]:
             "ring_number": np.array(results.fits.index(clearest)),
             "score_bins": particles.score_bins, "real_scores": particles.real_scores,
             "generated_scores": particles.generated_scores,
-            "envelope_frequency": np.array(measurement.envelope_frequency),
+            "motion_factors": _motion_factors(results), "envelope_frequency": np.array(measurement.envelope_frequency),
             "envelope": np.array(measurement.envelope), "envelope_error": np.array(measurement.envelope_error)}

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Residual motion of single micrographs: its blur, its labels, and what is measured of it."""
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.io.dataset import MOTION, read_table
+from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.measurement.defocus import known_fit
+from cryogem_scipion.engine.measurement.measure import measure_micrographs
+from cryogem_scipion.engine.measurement.motion import MeasuredMotion, _shrunk
+from cryogem_scipion.engine.measurement.results import write_ctfs
+from cryogem_scipion.engine.settings import SimulateSettings, parse
+from cryogem_scipion.engine.settings.measured import with_measured
+from cryogem_scipion.engine.simulation.composition import compose
+from cryogem_scipion.engine.simulation.ctf import ctf
+from cryogem_scipion.engine.simulation.envelope import envelope_amplitude
+from cryogem_scipion.engine.simulation.microscope import prepare_microscope
+from cryogem_scipion.engine.simulation.motion import Motion, motion_plane
+from cryogem_scipion.engine.simulation.optics import Optics
+from cryogem_scipion.engine.simulation.phantom import phantom
+from cryogem_scipion.engine.simulation.placement import place_centres
+from cryogem_scipion.engine.simulation.poses import uniform_rotations
+from cryogem_scipion.engine.simulation.projection import prepare_projector, project
+from cryogem_scipion.engine.stages import simulate
+
+PIXEL_SIZE = 4.0
+BASE = Optics(300, 2.7, 0.1, 0.0, 0.0, 0.0)
+STATES = [replace(BASE, defocus_u_angstrom=d, defocus_v_angstrom=d) for d in (14000, 18000, 23000)]
+MOVED = (Motion(9.0, 2.0, 30.0), Motion(2.0, 2.0, 0.0), Motion(8.0, 1.0, 120.0))
+
+
+@pytest.mark.parametrize(("motion", "sigmas"), [
+    (Motion(9.0, 4.0, 0.0), (1.0, 2.25)),  # U along x: the second axis of the image
+    (Motion(9.0, 4.0, 90.0), (2.25, 1.0)),
+    (Motion(6.0, 6.0, 37.0), (1.5, 1.5)),
+])
+def test_motion_along_an_axis_is_the_gaussian_filter_of_another_library(motion, sigmas, generator):
+    image = gaussian_filter(torch.randn(96, 130, generator=generator).numpy(), 2.0, mode="wrap")
+    plane = torch.from_numpy(motion_plane(motion, image.shape, PIXEL_SIZE).copy())
+    blurred = fourier.irfft2(fourier.rfft2(torch.from_numpy(image)) * plane, image.shape).numpy()
+    # Their kernel is sampled, and cut at four standard deviations.
+    assert blurred == pytest.approx(gaussian_filter(image, sigmas, mode="wrap"), abs=2e-3 * image.std())
+
+
+def test_motion_in_any_direction_is_the_mean_over_displacements():
+    motion, size, count = Motion(8.0, 3.0, 25.0), 32, 40_000
+    random = np.random.default_rng(1)
+    along, across = random.normal(0, 8.0, count), random.normal(0, 3.0, count)
+    angle = math.radians(25)
+    x, y = along * math.cos(angle) - across * math.sin(angle), along * math.sin(angle) + across * math.cos(angle)
+    plane = motion_plane(motion, (size, size), PIXEL_SIZE)
+    for row, column in ((0, 2), (2, 0), (1, 1), (-1, 1), (-2, 1)):
+        k_y, k_x = np.fft.fftfreq(size, PIXEL_SIZE)[row], np.fft.rfftfreq(size, PIXEL_SIZE)[column]
+        phases = np.cos(2 * math.pi * (k_y * y + k_x * x))
+        assert plane[row, column] == pytest.approx(phases.mean(), abs=4 * phases.std() / count**0.5)
+
+
+@pytest.mark.parametrize("motion", [Motion(8.0, 3.0, 25.0), Motion(5.0, 0.0, 170.0), Motion(2.0, 2.0, 0.0)])
+def test_squares_and_motion_say_the_same(motion):
+    back = Motion.from_squares(*motion.squares())
+    assert (back.u_angstrom, back.v_angstrom) == pytest.approx((motion.u_angstrom, motion.v_angstrom), abs=1e-6)
+    if motion.u_angstrom > motion.v_angstrom:
+        assert back.angle_degrees == pytest.approx(motion.angle_degrees)
+
+
+def test_a_ctf_without_motion_is_the_same_as_before():
+    assert torch.equal(ctf((60, 62), 3.0, STATES[0]), ctf((60, 62), 3.0, replace(STATES[0], motion=Motion(0, 0, 0))))
+
+
+@pytest.fixture
+def values(tmp_path):
+    write_mrc(tmp_path / "phantom.mrc", phantom(36, 5.0, 120.0).density.numpy(), 5.0)
+    return {"out": tmp_path / "sim", "volume": (str(tmp_path / "phantom.mrc"),), "micrograph_size": (128, 144),
+            "particles_mean": 6, "particles_sigma": 0, "particle_distance": 100.0, "micrographs": 4, "pixel_size": 6.0,
+            "motion": ("6:2:45", "0:0:0")}
+
+
+def test_all_motions_are_used_equally_often_and_are_labels(values):
+    simulate.run(parse(SimulateSettings, values))
+    _, rows = read_table(values["out"] / "micrographs.star", "micrographs", MOTION)
+    found = sorted(map(tuple, rows[list(MOTION)].to_numpy().tolist()))
+    assert found == [(0, 0, 0), (0, 0, 0), (6, 2, 45), (6, 2, 45)]
+
+
+def test_motions_and_ctfs_of_the_same_micrographs_stay_together(values, tmp_path):
+    fits = [known_fit(optics) for optics in STATES[:2]]
+    write_ctfs(tmp_path / "ctfs.star", ["a.mrc", "b.mrc"], fits, PIXEL_SIZE)
+    run = prepare_microscope(parse(SimulateSettings, values | {"ctfs": tmp_path / "ctfs.star"}))
+    optics = [run.draw_specimen(0, index).optics for index in range(8)]
+    assert {(one.defocus_u_angstrom, one.motion.u_angstrom) for one in optics} == {(14000, 6), (18000, 0)}
+
+
+def test_without_motion_there_are_no_columns(values):
+    simulate.run(parse(SimulateSettings, values | {"motion": (), "micrographs": 1}))
+    assert not set(MOTION) & set(read_table(values["out"] / "micrographs.star", "micrographs")[1])
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("6:2", "motion '6:2' cannot be read; give U:V:angle"),
+    ("6:-2:0", "motion '6:-2:0' is out of range"),
+    ("nan:0:0", "out of range"),
+    ("6:2:inf", "out of range"),
+])
+def test_wrong_motions_are_refused(values, text, message):
+    with pytest.raises(SettingsError, match=message):
+        parse(SimulateSettings, values | {"motion": (text,)})
+
+
+def test_measured_motion_is_used_with_the_measured_envelope_only():
+    measured = {"signal_envelope": ["0:1", "0.1:0.5"], "motion": ["6:2:45"]}
+    assert with_measured({}, measured) == measured
+    assert with_measured({"b_factor_angstrom2": 90}, measured) == {"b_factor_angstrom2": 90}
+    assert "motion" not in with_measured({"signal_envelope": ["0:1", "0.1:0.3"]}, measured)
+
+
+def test_the_envelope_without_motion_has_the_measured_mean_with_it():
+    found = MeasuredMotion(np.array([one.squares() for one in MOVED]), np.zeros((3, 3)))
+    envelope = ((0.005, 1.0), (0.02, 0.8), (0.03, 0.5), (0.04, 0.3))
+    frequency = np.array([point for point, _ in envelope])
+    mean = envelope_amplitude(found.without(envelope), frequency) * found.factors(frequency).mean((0, 1))
+    assert mean / mean[0] == pytest.approx(np.array([1.0, 0.8, 0.5, 0.3]), rel=5e-3)  # three digits are kept
+
+
+def test_chance_is_no_motion():
+    """Of 200 sets without motion, few have one; a set with motion keeps most of it."""
+    random = np.random.default_rng(2)
+    errors = np.full((12, 3), 3.0)
+    found = [_shrunk(random.normal(0, errors), errors) for _ in range(200)]
+    # Two tests at two standard errors, whose distributions have long upper tails: 4 to 5 % each.
+    assert sum(one is not None for one in found) < 0.15 * 200
+    true = np.array([one.squares() for one in MOVED * 4])
+    kept = _shrunk(true + random.normal(0, errors), errors).squares
+    assert kept[:, 1:] == pytest.approx(true[:, 1:], abs=4 * 3)
+    assert np.ptp(kept[:, 0]) == pytest.approx(np.ptp(true[:, 0]), abs=4 * 3)
+
+
+def moved_micrograph(volume, optics, generator):
+    """Particles at a ratio of 0.3 in white noise, 480 × 480 px."""
+    shape, margin = (480, 480), 60
+    wide = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+    centres = place_centres(150, wide, 150 / PIXEL_SIZE, generator)
+    images = project(prepare_projector(volume), uniform_rotations(len(centres), generator), centres - centres.floor(),
+                     52, PIXEL_SIZE)
+    spectrum = fourier.rfft2(compose(images, centres, wide))
+    still = fourier.irfft2(spectrum * ctf(wide, PIXEL_SIZE, replace(optics, motion=None)), wide)
+    signal = fourier.irfft2(spectrum * ctf(wide, PIXEL_SIZE, optics), wide)[margin:-margin, margin:-margin]
+    inside = compose((images > 0.1 * images.max()).float(), centres, wide) > 0
+    return torch.randn(shape, generator=generator) - signal * (math.sqrt(0.3) / float(still[inside].std()))
+
+
+def measured(states):
+    volume = phantom(44, PIXEL_SIZE, 140.0)
+    generator = torch.Generator().manual_seed(6)
+    images = [moved_micrograph(volume, optics, generator) for optics in states]
+    return measure_micrographs([lambda image=image: image for image in images], PIXEL_SIZE, volume, BASE, PIXEL_SIZE,
+                               known=STATES)
+
+
+def test_the_motion_of_micrographs_is_measured():
+    result = measured([replace(one, motion=motion) for one, motion in zip(STATES, MOVED, strict=True)])
+    found, errors = result.particles.motion.squares, result.particles.motion.errors
+    true = np.array([motion.squares() for motion in MOVED])
+    difference = found - true
+    difference[:, 0] -= difference[:, 0].mean()  # the least of all is set to 0
+    assert np.abs(difference / errors).max() < 4
+    for number in (0, 2):  # the moved ones
+        assert math.hypot(*found[number, 1:]) > 2 * errors[number, 1:].max()
+        turned = (result.measurement.motion[number].angle_degrees - MOVED[number].angle_degrees + 90) % 180 - 90
+        assert abs(turned) < 20
+    assert len(result.measurement.settings()["motion"]) == 3
+
+
+@pytest.mark.slow
+def test_micrographs_without_motion_have_none():
+    result = measured(STATES)
+    assert result.particles.motion is None
+    assert "motion" not in result.measurement.settings()
