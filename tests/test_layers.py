@@ -28,7 +28,8 @@ ROOMS = {
     "export": {*BASE, "compute", "runs", "simulation"},
     "cli": {"errors", "settings"}}
 """The engine's rooms, and the other rooms that each may import; the stages import all of them."""
-LIGHT = {"errors", "settings", "io", "figures", "runs.progress", "simulation.envelope", "simulation.motion", "simulation.optics"}
+LIGHT = {"errors", "settings", "io", "figures", "runs.progress", "simulation.envelope", "simulation.motion",
+         "simulation.optics"}
 """Parts of the engine that Scipion's side imports, too: they need no heavy library."""
 TOP = {"plugin", "objects", "bibtex", "workflow", "demo", "demo_figure", "launcher"}
 """Modules at the package's top: Scipion's side, and the launcher of the engine."""

@@ -54,7 +54,7 @@ class MeasuredSet:
 
 def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: float, volume: Volume,
                         base: Optics, working_pixel_size: float, seed: int = 0,
-                        known: Sequence[Optics] | None = None) -> MeasuredSet:
+                        known: Sequence[Optics] | None = None, symmetry: str = "C1") -> MeasuredSet:
     """Measure micrographs of particles whose map is known.
 
     Parameters
@@ -69,6 +69,8 @@ def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pi
         At which the signal-to-noise ratio is wanted, Å.
     known
         Optics that another program has measured, one for each micrograph. None: they are fitted.
+    symmetry
+        Point group of the map.
 
     Raises
     ------
@@ -80,11 +82,12 @@ def measure_micrographs(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pi
     if known is not None and len(known) != len(images):
         raise DataError(f"{len(known)} CTFs are given for {len(images)} micrographs; give one for each")
     with one_thread():  # sums in this thread do not depend on how many there are
-        return _measured(images, pixel_size, volume, base, working_pixel_size, seed, known)
+        return _measured(images, pixel_size, volume, base, working_pixel_size, seed, known, symmetry)
 
 
 def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: float, volume: Volume, base: Optics,
-              working_pixel_size: float, seed: int, known: Sequence[Optics] | None) -> MeasuredSet:
+              working_pixel_size: float, seed: int, known: Sequence[Optics] | None,
+              symmetry: str) -> MeasuredSet:
     diameter = diameter_angstrom(volume)
     if known is not None:
         fits = [known_fit(optics) for optics in known]
@@ -104,10 +107,10 @@ def _measured(images: Sequence[Callable[[], Float[Tensor, "_ _"]]], pixel_size: 
     results = map_in_order(prepared, searched, available_threads())
     prepared_fields = list(track_progress(results, len(searched), "preparing micrograph"))
     fields = [field for field, _ in prepared_fields]
-    particles = measure_particles(fields, prepare_projector(volume), diameter, seed)
+    particles = measure_particles(fields, prepare_projector(volume), diameter, seed, volume, symmetry)
     if particles.advantage_of_dark < -3:
         fields = [replace(field, image=-field.image) for field in fields]
-        particles = replace(measure_particles(fields, prepare_projector(volume), diameter, seed),
+        particles = replace(measure_particles(fields, prepare_projector(volume), diameter, seed, volume, symmetry),
                             advantage_of_dark=particles.advantage_of_dark)
     scale = map_scale(fields, volume, diameter)
     if scale.clear:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cryogem_scipion.engine.measurement.calibration import Calibration
 from cryogem_scipion.engine.measurement.comparison import (
@@ -86,6 +88,8 @@ class ParticleMeasurement:
     """Peaks in each bin: real, generated."""
     motion: MeasuredMotion | None = None
     """Residual motion of each field; None if it was not measured, or does not exceed what chance gives."""
+    map_correction: Float[Tensor, "z y x"] | None = None
+    """Density to be added to the map; None if the particles show no difference from it."""
 
 
 def fit_problem(history: Sequence[Assumption], comparison: Comparison, areas: Sequence[float], diameter: float) -> str:

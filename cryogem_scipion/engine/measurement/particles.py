@@ -21,6 +21,7 @@ from cryogem_scipion.engine.measurement.corrections import (
     mean_assumption,
     step_by_peaks,
 )
+from cryogem_scipion.engine.measurement.map_correction import map_correction
 from cryogem_scipion.engine.measurement.motion import measured_motion
 from cryogem_scipion.engine.measurement.neighbours import clustering_in_real, distance_difference
 from cryogem_scipion.engine.measurement.particle_results import (
@@ -36,6 +37,7 @@ from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption
 from cryogem_scipion.engine.measurement.weak_particles import measure_weak
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.simulation.projection import Projector
+from cryogem_scipion.engine.simulation.volume import Volume
 
 __all__ = ["measure_particles"]
 
@@ -55,8 +57,8 @@ TRIALS = 3
 """Sets of generated fields with the last assumption, on which the estimators are tried."""
 
 
-def measure_particles(fields: Sequence[SearchField], projector: Projector, diameter: float,
-                      seed: int = 0) -> ParticleMeasurement:
+def measure_particles(fields: Sequence[SearchField], projector: Projector, diameter: float, seed: int = 0,
+                      volume: Volume | None = None, symmetry: str = "C1") -> ParticleMeasurement:
     """Measure the particles of real fields.
 
     Parameters
@@ -67,6 +69,10 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
         The map.
     diameter
         Of the particle, Å.
+    volume
+        The map, if it is to be compared with what the particles show.
+    symmetry
+        Its point group.
     """
     searcher = ParticleSearcher(fields, projector, diameter)
     real_searches = parallel_map(lambda field: searcher.search(field, field.image), list(fields))
@@ -95,12 +101,12 @@ def measure_particles(fields: Sequence[SearchField], projector: Projector, diame
                   assumed.clusters, assumed.spread, comparison.real_level, comparison.level_error,
                   comparison.generated_level, comparison.power_ratio)
     return _concluded(searcher, real_searches, mean_assumption(history[-2:]), history, highest, areas,
-                      advantage_of_dark, seed)
+                      advantage_of_dark, seed, volume, symmetry)
 
 
 def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], assumed: Assumption,
                history: Sequence[Assumption], highest: float, areas: Sequence[float], advantage_of_dark: float,
-               seed: int) -> ParticleMeasurement:
+               seed: int, volume: Volume | None, symmetry: str) -> ParticleMeasurement:
     """The result after the last round: several sets are generated, and the estimators' bias on them is taken off."""
     trials = [try_assumption(searcher, assumed, (seed, "last", number))
               for number in track_progress(range(TRIALS), TRIALS, "trying the measurement on generated micrographs")]
@@ -115,7 +121,9 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     problem = fit_problem([*history, final], comparison, areas, searcher.diameter)
     result = particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
                                   problem, final, calibration)
-    return replace(result, motion=measured_motion(searcher, real_searches, trials, assumed, highest))
+    return replace(result, motion=measured_motion(searcher, real_searches, trials, assumed, highest),
+                   map_correction=None if problem or volume is None else map_correction(
+                       searcher, real_searches, trials, assumed, highest, volume, symmetry))
 
 
 def _highest(trial: Trial, before: float) -> float:

@@ -22,6 +22,8 @@ ALTERNATIVES = {"overlap": ("particle_distance",), "b_factor_angstrom2": ("signa
                 "astigmatism_angstrom": ("ctfs",)}
 """Settings that a simulation does not use if it has certain others, or that do not belong to these. If they are chosen,
 the others are not measured."""
+FILES = {"ctfs": "ctfs.star", "map_correction": "map_correction.mrc"}
+"""Settings that name a file of the measurement, and the file."""
 PIXEL_SIZE_TOLERANCE = 1e-3
 
 
@@ -40,8 +42,9 @@ def read_measurement(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """
     reasons = read_json(folder / "measurement.json").get("not_reliable")
     settings = read_json(folder / "settings.json")
-    if (folder / "ctfs.star").is_file() and "ctfs" in settings:
-        settings["ctfs"] = str((folder / "ctfs.star").absolute())  # the folder may have been moved
+    for name, file in FILES.items():
+        if (folder / file).is_file() and name in settings:
+            settings[name] = str((folder / file).absolute())  # the folder may have been moved
     return settings, reasons if isinstance(reasons, dict) else {}
 
 
@@ -67,6 +70,8 @@ def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str,
         Settings that a measurement gives.
     """
     values = with_chosen(chosen, {name: value for name, value in measured.items() if name not in SPECIMEN})
+    if not _same_map(chosen, measured):
+        values.pop("map_correction", None)
     try:
         scale = float(measured["pixel_size"]) / float(values["pixel_size"])
         size = [round(float(edge) * scale) for edge in measured["micrograph_size"]]
@@ -83,6 +88,15 @@ def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str,
         rest = 0.0 if math.isnan(variance) else variance - chance
         values["particles_sigma"] = round(math.sqrt(area * chance + area**2 * rest), 1)
     return values
+
+
+def _same_map(chosen: dict[str, Any], measured: dict[str, Any]) -> bool:
+    """Whether a simulation uses the map that was measured, to which the correction belongs."""
+    try:
+        files = [[Path(name).resolve() for name in values["volume"]] for values in (chosen, measured)]
+    except (KeyError, TypeError):
+        return False
+    return files[0] == files[1]
 
 
 def measurement_problems(chosen: dict[str, Any], measured: dict[str, Any], reasons: dict[str, str]) -> list[str]:

@@ -42,6 +42,10 @@ class SimulateSettings(RunSettings):
     volume_pixel_size: float | None = option(
         None, "Pixel size of the map (Å)", "Set it only if the map's header is wrong or empty, or if the CTF file of a "
         "cryoDRGN folder is missing.", section="Specimen", form=False, gt=0)
+    map_correction: Path | None = option(
+        None, "Correction of the map", "Density (MRC) with the box and the pixel size of the map, which is added to "
+        "it: what the particles of real micrographs show beyond the map. 'cryogem measure' writes it. It needs a "
+        "single map.", section="Specimen", form=False)
     resolution_angstrom: float | None = option(
         None, "Resolution of the model (Å)", "Resolution of the map that is computed from an atomic model. A larger "
         "value blurs more; 3 to 10 is usual. Empty uses the finest resolution at the working pixel size.",

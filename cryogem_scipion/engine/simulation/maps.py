@@ -3,7 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from cryogem_scipion.engine.errors import SettingsError
+from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.settings import SimulateSettings
 from cryogem_scipion.engine.simulation.atomic_model import SOFT_EDGE, read_atomic_density
 from cryogem_scipion.engine.simulation.volume import Volume, particle_voxels, read_volume
@@ -40,6 +43,8 @@ def read_volumes(settings: SimulateSettings) -> tuple[list[Volume], float]:
     pixel_size = settings.pixel_size or next((volume.pixel_size for volume in maps.values()), None)
     if pixel_size is None:
         raise SettingsError(f"{settings.volume[0]} is an atomic model and has no pixel size; set pixel_size")
+    if settings.map_correction:
+        maps = _corrected(maps, settings)
     volumes = [maps[path] if path in maps else _atomic_model_density(path, pixel_size, settings.resolution_angstrom)
                for path in settings.volume]
     if len(volumes) > 1:
@@ -47,6 +52,22 @@ def read_volumes(settings: SimulateSettings) -> tuple[list[Volume], float]:
         volumes = [replace(volume, density=volume.density * (levels[0] / level))
                    for volume, level in zip(volumes, levels, strict=True)]
     return volumes, pixel_size
+
+
+def _corrected(maps: dict[Path, Volume], settings: SimulateSettings) -> dict[Path, Volume]:
+    """The map with its correction; ``SettingsError`` if it is not the map that was measured."""
+    path = settings.map_correction
+    assert path is not None
+    if len(settings.volume) != 1 or not maps:
+        raise SettingsError(f"map_correction {path} belongs to one density map, and the simulation has other "
+                            "specimens; leave it empty")
+    (name, volume), = maps.items()
+    correction, _ = read_mrc(path, 3)
+    if correction.shape != volume.density.shape:
+        sizes = (" x ".join(map(str, shape)) for shape in (correction.shape, volume.density.shape))
+        raise SettingsError("map_correction {} has {} voxels, and the map {}; give that of this map, or leave it "
+                            "empty".format(path, *sizes))
+    return {name: replace(volume, density=volume.density + torch.tensor(correction).to(volume.density))}
 
 
 def _atomic_model_density(path: Path, pixel_size: float, resolution_angstrom: float | None) -> Volume:

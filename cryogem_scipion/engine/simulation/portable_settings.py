@@ -10,7 +10,10 @@ from cryogem_scipion.engine.io.dataset import MANIFEST, Manifest, Source, path_i
 from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.engine.simulation.microscope import Microscope, prepare_microscope
 
-__all__ = ["microscope_of_folder", "portable_settings"]
+__all__ = ["OTHER_FILES", "microscope_of_folder", "portable_settings"]
+
+OTHER_FILES = ("map_correction", "ctfs", "orientations")
+"""Settings of a simulation that name an input file, besides the maps."""
 
 
 def portable_settings(microscope: Microscope, sources: tuple[Source, ...]) -> dict[str, Any]:
@@ -19,14 +22,14 @@ def portable_settings(microscope: Microscope, sources: tuple[Source, ...]) -> di
     Parameters
     ----------
     sources
-        Copies of the maps, then of the measured CTFs and orientations where there are any.
+        Copies of the maps, then of the map's correction, the measured CTFs and the orientations where there are any.
     """
     settings, names = microscope.settings, iter(source.path for source in sources)
     filled = settings.model_copy(update={
         "pixel_size": microscope.pixel_size, "box_size": microscope.box_size,
         "particle_distance": microscope.particle_distance,
         "volume": tuple(next(names) for _ in settings.volume),
-        "ctfs": next(names) if settings.ctfs else None, "orientations": next(names) if settings.orientations else None})
+        **{name: next(names) if getattr(settings, name) else None for name in OTHER_FILES}})
     return filled.model_dump(mode="json", exclude={"out", "device", "threads", "cryodrgn_activation"}, warnings=False)
 
 
@@ -46,7 +49,7 @@ def microscope_of_folder(folder: Path, manifest: Manifest, device: torch.device,
     values = dict(manifest.simulation or {})
     try:
         values["volume"] = [str(path_inside(folder, name)) for name in values["volume"]]
-        for name in ("ctfs", "orientations"):
+        for name in OTHER_FILES:
             if values.get(name):
                 values[name] = str(path_inside(folder, values[name]))
         settings = parse(SimulateSettings, values | changes)

@@ -20,7 +20,7 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.figures.measurement import FIGURE_SIZE, REPORT_NAME, draw_measurement
 from cryogem_scipion.engine.figures.report_files import save_figure, write_report
 from cryogem_scipion.engine.io.dataset import Manifest, read_table, replacing, write_manifest
-from cryogem_scipion.engine.io.mrc import read_header, read_mrc
+from cryogem_scipion.engine.io.mrc import read_header, read_mrc, write_mrc
 from cryogem_scipion.engine.measurement.defocus import check_size_for_rings
 from cryogem_scipion.engine.measurement.estimates import Estimate, estimates
 from cryogem_scipion.engine.measurement.measure import MeasuredSet, measure_micrographs
@@ -38,7 +38,7 @@ __all__ = ["run"]
 
 log = logging.getLogger("cryogem")
 
-SETTINGS, CTFS = "settings.json", "ctfs.star"
+SETTINGS, CTFS, CORRECTION = "settings.json", "ctfs.star", "map_correction.mrc"
 LEAST_CTFS = 6
 """With fewer reliable CTFs, generated micrographs get a defocus from their range, because so few would repeat often."""
 
@@ -63,12 +63,16 @@ def run(settings: MeasureSettings) -> Manifest:
     known = None if settings.ctfs is None else _known_ctfs(settings.ctfs, files, base)
     out = open_run_folder(settings)
     results = measure_micrographs([_reader(path) for path in files], pixel_size, volume, base, working_pixel_size,
-                                  settings.seed, known)
+                                  settings.seed, known, settings.symmetry)
     measurement = results.measurement
     written = 0 if known else write_ctfs(out / CTFS, [str(path.absolute()) for path in files], results.fits, pixel_size)
     simulation = {**_simulation(settings, working_pixel_size, micrograph_sizes), **measurement.settings()}
     if written >= LEAST_CTFS or known:
         simulation["ctfs"] = str((settings.ctfs or out / CTFS).absolute())
+    correction = results.particles.map_correction
+    if correction is not None:
+        write_mrc(out / CORRECTION, correction.numpy(), volume.pixel_size)
+        simulation["map_correction"] = str((out / CORRECTION).absolute())
     write_report(out, REPORT_NAME, _report(files, results, simulation), _arrays(results))
     with replacing(out / SETTINGS) as path:
         path.write_text(json.dumps(simulation, indent=2) + "\n", "utf-8")

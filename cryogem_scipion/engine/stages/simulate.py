@@ -34,7 +34,7 @@ from cryogem_scipion.engine.simulation.contrast import measure_contrast
 from cryogem_scipion.engine.simulation.dataset_writer import DatasetWriter
 from cryogem_scipion.engine.simulation.maps import is_atomic_model
 from cryogem_scipion.engine.simulation.microscope import Microscope, Specimen, prepare_microscope
-from cryogem_scipion.engine.simulation.portable_settings import portable_settings
+from cryogem_scipion.engine.simulation.portable_settings import OTHER_FILES, portable_settings
 from cryogem_scipion.engine.stages import measure
 
 __all__ = ["run"]
@@ -61,7 +61,8 @@ def run(settings: SimulateSettings) -> Manifest:
     with specimen_files(settings.model_copy(update={"real": (), "real_pixel_size": None})) as specimens:
         microscope = prepare_microscope(specimens.settings, device=device)
         inputs = specimens.settings
-        files = [*inputs.volume, *filter(None, (inputs.ctfs, inputs.orientations)), *specimens.record_files]
+        others = filter(None, (getattr(inputs, name) for name in OTHER_FILES))
+        files = [*inputs.volume, *others, *specimens.record_files]
         copies = sum(file.stat().st_size for file in files)
         check_disk_space(settings.out, settings.micrographs * _disk_bytes(microscope) + copies)
         check_memory(device, microscope.memory_bytes, settings.memory_remedy)
