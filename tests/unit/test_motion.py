@@ -12,6 +12,7 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.io.dataset import MOTION, read_table
 from cryogem_scipion.engine.io.mrc import write_mrc
+from cryogem_scipion.engine.measurement import particles
 from cryogem_scipion.engine.measurement.defocus import known_fit
 from cryogem_scipion.engine.measurement.measure import measure_micrographs
 from cryogem_scipion.engine.measurement.motion import MeasuredMotion, _shrunk
@@ -155,7 +156,14 @@ def moved_micrograph(volume, optics, generator):
     return torch.randn(shape, generator=generator) - signal * (math.sqrt(0.3) / float(still[inside].std()))
 
 
-def measured(states):
+@pytest.fixture
+def measured(monkeypatch):
+    """The measurement of micrographs with the given optics; the map is not compared, which takes longest here."""
+    monkeypatch.setattr(particles, "map_correction", lambda *_: None)
+    return measured_micrographs
+
+
+def measured_micrographs(states):
     volume = phantom(44, PIXEL_SIZE, 140.0)
     generator = torch.Generator().manual_seed(6)
     images = [moved_micrograph(volume, optics, generator) for optics in states]
@@ -163,7 +171,7 @@ def measured(states):
                                known=STATES)
 
 
-def test_the_motion_of_micrographs_is_measured():
+def test_the_motion_of_micrographs_is_measured(measured):
     result = measured([replace(one, motion=motion) for one, motion in zip(STATES, MOVED, strict=True)])
     found, errors = result.particles.motion.squares, result.particles.motion.errors
     true = np.array([motion.squares() for motion in MOVED])
@@ -178,7 +186,7 @@ def test_the_motion_of_micrographs_is_measured():
 
 
 @pytest.mark.slow
-def test_micrographs_without_motion_have_none():
+def test_micrographs_without_motion_have_none(measured):
     result = measured(STATES)
     assert result.particles.motion is None
     assert "motion" not in result.measurement.settings()

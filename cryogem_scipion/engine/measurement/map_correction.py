@@ -33,8 +33,8 @@ from cryogem_scipion.engine.simulation.volume import Volume
 
 __all__ = ["map_correction"]
 
-ORIENTATIONS = 600
-"""Projections with which each particle is aligned; of a particle without symmetry they are 25° apart."""
+ORIENTATIONS = 300
+"""Projections with which each particle is aligned; of a particle without symmetry they are 31° apart."""
 REACH = 3
 """Pixels of the search around a peak in which the particle is aligned."""
 MOST_PARTICLES = 800
