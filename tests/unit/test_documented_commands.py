@@ -13,7 +13,7 @@ import pytest
 
 from cryogem_scipion.__main__ import main
 from cryogem_scipion.engine.cli import command_line_parser, parse_command_line
-from cryogem_scipion.engine.io.dataset import MICROGRAPHS, PARTICLES, VARIATION, read_table
+from cryogem_scipion.engine.io.dataset import MICROGRAPHS, MOTION, PARTICLES, VARIATION, read_table
 from cryogem_scipion.engine.settings import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,8 +193,8 @@ def test_a_dataset_folder_has_the_files_and_columns_that_the_page_names(inputs):
                         ("extracted.star", "particles")):
         optics, rows = read_table(folder / name, table)
         columns |= {*optics.columns, *rows.columns}
-    # Particles of this folder are alike; tests/unit/test_variation.py reads the columns of those that vary.
-    assert columns | set(VARIATION) == set(re.findall(r"`((?:rln|cryogem)[A-Z]\w*)`", page))
+    # Particles of this folder are alike and did not move; test_variation.py and test_motion.py read the other columns.
+    assert columns | set(VARIATION) | set(MOTION) == set(re.findall(r"`((?:rln|cryogem)[A-Z]\w*)`", page))
 
 
 @pytest.mark.parametrize("words", OTHERS, ids=" ".join)

@@ -110,6 +110,10 @@ class ParticleSearcher:
 
         Parameters
         ----------
+        count
+            Particles of the field.
+        highest
+            Peaks with this score or more do not count.
         parts
             For each Fourier coefficient, which of the ``number`` parts it belongs to.
         """

@@ -87,7 +87,7 @@ def run(settings: MeasureSettings) -> Manifest:
     write_manifest(out, manifest)
     found = estimates(measurement, results.fits, results.particles)
     for name, value in measurement.settings().items():
-        if isinstance(value, bool) or name == "motion":
+        if isinstance(value, bool) or name == "motion":  # motion has a line of its own
             continue
         shown = " ".join(value) if isinstance(value, list) else f"{value:g}{_interval(found.get(name))}"
         log.info("%s %s", name, shown)
@@ -95,6 +95,9 @@ def run(settings: MeasureSettings) -> Manifest:
         most = [max(motion.u_angstrom, motion.v_angstrom) for motion in measurement.motion]
         log.info("residual motion of the micrographs: %.2g to %.2g Å (root mean square along its direction)", min(most),
                  max(most))
+    if correction is not None:
+        log.info("the particles differ from the map: %s is a correction of %.0f %% of the map (root mean square)",
+                 out / CORRECTION, 100 * float(correction.norm() / volume.density.norm()))
     for warning in measurement.warnings:
         log.warning("warning: %s", warning)
     log.info("measured %d micrographs: %s; simulate with --config %s", len(files), out / f"{REPORT_NAME}.png",
