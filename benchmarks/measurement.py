@@ -31,6 +31,7 @@ from labelled_truth import (
     Field,
     matched,
     matching_correction,
+    motion,
     registered,
     signal_to_noise,
     strength,
@@ -45,11 +46,12 @@ from measurement_tables import (
 from particle_profiles import print_profiles
 
 from cryogem_scipion.engine.compute.resampling import fourier_crop, working_shape
-from cryogem_scipion.engine.io.dataset import read_manifest, read_table
+from cryogem_scipion.engine.io.dataset import MOTION, read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.measurement.defocus import fit_ctfs
 from cryogem_scipion.engine.measurement.measure import map_power
 from cryogem_scipion.engine.noise.real_micrograph import real_files
+from cryogem_scipion.engine.simulation.motion import Motion
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.simulation.projection import prepare_projector, rotation_matrices
 from cryogem_scipion.engine.simulation.volume import diameter_angstrom, read_volume
@@ -174,6 +176,24 @@ def generated_fields(folder, base):
     return fields
 
 
+def motion_gains(folder, generated, projector, diameter):
+    """By what matching lowers the labels' motion, isotropic and directed: on generated fields, whose motion is known."""
+    _, rows = read_table(folder / "micrographs.star", "micrographs")
+    if MOTION[0] not in rows:
+        return 1.0, 1.0
+    true = np.array([Motion(*values).squares() for values in rows[list(MOTION)].to_numpy(float)])
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for field in generated:
+        marks = field.centres + torch.randn(field.centres.shape, generator=generator)
+        placed = matched(replace(field, centres=marks, rotations=None), projector, diameter)
+        found.append(motion(placed, strength(placed, projector, diameter))[0])
+    found = np.array(found)
+    isotropic, own = (values[:, 0] - values[:, 0].mean() for values in (found, true))
+    return (float((isotropic * own).sum() / (own**2).sum()),
+            float((found[:, 1:] * true[:, 1:]).sum() / (true[:, 1:] ** 2).sum()))
+
+
 def main():
     """Run the stages and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,7 +238,8 @@ def main():
         print_displacement([strength(field, projector, diameter) for field in clear], strengths,
                            placed[0].pixel_size)
     print_envelope(report, strengths, correction)
-    print_motion(report, placed, strengths)
+    gains = motion_gains(args.out / "gen", generated, projector, diameter) if fields[0].rotations is None else (1.0, 1.0)
+    print_motion(report, placed, strengths, gains)
     print_profiles(placed, strengths, generated, made, diameter)
     for warning in report["warnings"]:
         print(f"- warning of `cryogem measure`: {warning}")

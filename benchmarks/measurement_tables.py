@@ -130,8 +130,8 @@ def used_envelope(settings, frequency):
     return np.exp(-settings.get("b_factor_angstrom2", simulated) / 4 * frequency**2)
 
 
-def print_motion(report, fields, strengths):
-    """Residual motion of the labelled micrographs: measured, and from the labels."""
+def print_motion(report, fields, strengths, gains):
+    """Residual motion of the labelled micrographs: measured, and from the labels, over the gains of the latter."""
     rows = {Path(row["name"]).stem: row for row in report["micrographs"]}
     if not any("motion_u_angstrom" in row for row in rows.values()):
         print("\nNo residual motion was measured: it does not exceed what chance gives.\n")
@@ -141,7 +141,8 @@ def print_motion(report, fields, strengths):
     measured = np.array([Motion(*(rows[field.name][f"motion_{name}"] for name in
                                   ("u_angstrom", "v_angstrom", "angle_degrees"))).squares() for field, _ in kept])
     errors = np.array([rows[field.name]["motion_error_angstrom2"] for field, _ in kept])
-    labels, label_errors = (np.array(values) for values in zip(*(motion(*one) for one in kept), strict=True))
+    gain = np.array([gains[0], gains[1], gains[1]])
+    labels, label_errors = (np.array(values) / gain for values in zip(*(motion(*one) for one in kept), strict=True))
     table = MarkdownTable("micrograph", "mean square displacement (Å²), over the mean of these", "labels",
                           "along its direction − across, half (Å²)", "labels", "direction", "labels")
     for number, (field, _) in enumerate(kept):
@@ -150,7 +151,8 @@ def print_motion(report, fields, strengths):
                   f"{other[0] - labels[:, 0].mean():+.1f} ± {label_errors[number, 0]:.1f}",
                   f"{math.hypot(*one[1:]):.1f}", f"{math.hypot(*other[1:]):.1f} ± {label_errors[number, 1]:.1f}",
                   f"{direction(one):.0f}°", f"{direction(other):.0f}°")
-    print()
+    print(f"\nOn generated fields, whose motion is known, the labels' way finds {gains[0]:.2f} of the isotropic and "
+          f"{gains[1]:.2f} of the directed part; this is corrected.\n")
 
 
 def direction(squares):

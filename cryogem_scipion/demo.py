@@ -56,7 +56,7 @@ def run_demo(folder: Path, size: DemoSize) -> dict[str, Any]:
                             **ACQUISITION)
     volume, real = (protocols["volume"], "outputVolume"), (protocols["real"], "outputMicrographs")
     protocols["measure"] = run(project, "ProtCryogemMeasure", inputMicrographs=real, inputVolume=volume,
-                               pixelSize=size.pixel_size)
+                               pixelSize=size.pixel_size, symmetry=SYMMETRY)
     protocols["simulate"] = run(project, "ProtCryogemSimulate", inputVolume=volume, inputMicrographs=real,
                                 inputMeasurement=(protocols["measure"], "outputMeasurement"), symmetry=SYMMETRY,
                                 micrographs=size.micrographs)

@@ -8,7 +8,7 @@ the same in both. What is left of their difference, beyond what generated sets d
 """
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,15 +23,16 @@ from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.particle_search import CLEAREST, FieldSearch, ParticleSearcher, Trial
 from cryogem_scipion.engine.measurement.search_field import SearchField, high_pass, on_plane
-from cryogem_scipion.engine.measurement.synthesis import Assumption
+from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption, single_variance
+from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
-from cryogem_scipion.engine.simulation.projection import project
+from cryogem_scipion.engine.simulation.projection import Projector, prepare_projector, project
 from cryogem_scipion.engine.simulation.specimen import seeded_generator
 from cryogem_scipion.engine.simulation.symmetry import symmetry_operators
 from cryogem_scipion.engine.simulation.volume import Volume
 
-__all__ = ["map_correction"]
+__all__ = ["map_correction", "variance_change"]
 
 ORIENTATIONS = 300
 """Projections with which each particle is aligned; of a particle without symmetry they are 31° apart."""
@@ -48,6 +49,8 @@ LEAST_CORRELATION = 0.6
 """Correlation of generated particles' reconstruction with their map, up to the frequency where it falls below this."""
 REGULARISATION = 0.1
 """Part of the mean weight of the CTF that is added to it: frequencies that few particles show are not amplified."""
+VARIANCE_PARTICLES = 32
+"""Particles of each field whose variance is compared."""
 CERTAIN_ERRORS = 2.0
 """Standard errors by which the power of a difference has to exceed that of noise."""
 NEIGHBOURS = 5
@@ -135,6 +138,36 @@ def map_correction(searcher: ParticleSearcher, real_searches: Sequence[FieldSear
     if len(operators) > 1:
         real, *generated = (_symmetric(spectrum, operators, grid) for spectrum in (real, *generated))
     return _difference(real, generated, grid, volume, searcher.diameter, len(operators))
+
+
+def variance_change(searcher: ParticleSearcher, volume: Volume, correction: Float[Tensor, "z y x"],
+                    assumed: Assumption) -> float:
+    """Return the variance of particles of the corrected map inside their masks over that of the given map.
+
+    The amplitude in front of the projections is the same; masks and density differ.
+
+    Parameters
+    ----------
+    volume
+        The given map, which the searcher uses.
+    correction
+        What ``map_correction`` returns.
+    assumed
+        Gives the amplitude.
+    """
+    corrected = prepare_projector(replace(volume, density=volume.density + correction))
+    rotations = uniform_rotations(VARIANCE_PARTICLES, seeded_generator("map correction", "variance"))
+    curve = np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2, assumed.amplitude)
+
+    def variance(projector: Projector) -> float:
+        total = 0.0
+        for field in searcher.fields:
+            box = 2 * (int(projector.radius_angstrom / field.pixel_size) + 2)
+            images = project(projector, rotations, torch.zeros(len(rotations), 2), box, field.pixel_size)
+            total += single_variance(images, field, curve)
+        return total
+
+    return variance(corrected) / max(variance(searcher.projector), 1e-30)
 
 
 def _difference(real: ComplexArray, generated: Sequence[ComplexArray], grid: _Grid, volume: Volume, diameter: float,

@@ -8,13 +8,13 @@ search itself does to them.
 """
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial
+from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial, try_assumption
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption, band_numbers
 from cryogem_scipion.engine.simulation.envelope import Envelope
 from cryogem_scipion.engine.simulation.motion import Motion
@@ -29,6 +29,12 @@ FEWEST_FIELDS = 3
 """Micrographs from which motion is measured: with fewer, its part of the envelope cannot be told."""
 CERTAIN_ERRORS = 2.0
 """Standard errors by which the variance between micrographs has to exceed what chance gives."""
+ROUNDS = 2
+"""Rounds in which fields are generated with the motion that was found."""
+GAINS = (0.5, 3.0)
+"""Range of the ratio of what is found to the truth, outside of which it is chance."""
+LEAST_FACTOR = 0.05
+"""Smallest factor of motion that is divided out of the amplitude."""
 LARGEST_DEVIATION = 2.0
 """Deviations in errors, from which an amplitude counts less in the fit."""
 
@@ -88,12 +94,13 @@ class _Amplitudes:
 
 
 def measured_motion(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trials: Sequence[Trial],
-                    assumed: Assumption, highest: float) -> MeasuredMotion | None:
+                    assumed: Assumption, highest: float, seed: int) -> MeasuredMotion | None:
     """Measure the residual motion of real fields; None if it does not exceed what chance gives.
 
     Each trial is measured with the help of the others, as if it were real. What is found there is bias and chance. The
     bias is taken off, and each value is shrunk towards the mean of the set by what chance contributes to the variance
-    between the fields (empirical Bayes).
+    between the fields (empirical Bayes). Fields are generated with the motion that was found, too; what is found there
+    over what is true corrects all values.
 
     Parameters
     ----------
@@ -105,6 +112,8 @@ def measured_motion(searcher: ParticleSearcher, real_searches: Sequence[FieldSea
         What the trials were generated with.
     highest
         Peaks with this score or more are no particles.
+    seed
+        Of the fields that are generated with motion.
 
     References
     ----------
@@ -122,7 +131,30 @@ def measured_motion(searcher: ParticleSearcher, real_searches: Sequence[FieldSea
     bias = np.mean([values for values, _ in chance], axis=(0, 1))
     # Chance is larger than the fit's own errors say, because neighbours and contaminants lie over the particles.
     scatter = np.sqrt(np.mean([((values - bias) / own) ** 2 for values, own in chance], axis=(0, 1)))
-    return _shrunk(found - bias, error * np.maximum(scatter, 1.0))
+    found, error = found - bias, error * np.maximum(scatter, 1.0)
+    motion = _shrunk(found, error)
+    for number in range(ROUNDS):
+        if motion is None:
+            return None
+        # Particles of moved micrographs are also placed less exactly along the motion, which lowers the amplitude, too.
+        still = np.maximum(motion.factors(frequency).mean((0, 1)), LEAST_FACTOR)
+        moved = replace(assumed, motions=motion.motions, amplitude=assumed.amplitude / still)
+        trial = try_assumption(searcher, moved, (seed, "motion", number))
+        again, _ = _fitted(_amplitudes(searcher, trial.searches, assumed, highest), generated, frequency, used)
+        gain = _gain(again - bias, motion.squares)
+        motion = _shrunk(found / gain, error / gain)
+    return motion
+
+
+def _gain(found: Array, true: Array) -> Array:
+    """What is found in fields of known motion over their true one: for the isotropic part, and for the two others."""
+    def ratio(one: Array, other: Array) -> float:
+        square = float((other**2).sum())
+        return float(np.clip((one * other).sum() / square, *GAINS)) if square > 0 else 1.0
+
+    isotropic = ratio(*(values[:, 0] - values[:, 0].mean() for values in (found, true)))
+    directed = ratio(found[:, 1:], true[:, 1:])
+    return np.array([isotropic, directed, directed])
 
 
 def _directions() -> Array:

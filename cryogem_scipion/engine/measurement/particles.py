@@ -21,7 +21,7 @@ from cryogem_scipion.engine.measurement.corrections import (
     mean_assumption,
     step_by_peaks,
 )
-from cryogem_scipion.engine.measurement.map_correction import map_correction
+from cryogem_scipion.engine.measurement.map_correction import map_correction, variance_change
 from cryogem_scipion.engine.measurement.motion import measured_motion
 from cryogem_scipion.engine.measurement.neighbours import clustering_in_real, distance_difference
 from cryogem_scipion.engine.measurement.particle_results import (
@@ -121,9 +121,13 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     problem = fit_problem([*history, final], comparison, areas, searcher.diameter)
     result = particle_measurement(searcher, real_searches, trials, assumed, comparison, highest, advantage_of_dark,
                                   problem, final, calibration)
-    return replace(result, motion=measured_motion(searcher, real_searches, trials, assumed, highest),
-                   map_correction=None if problem or volume is None else map_correction(
-                       searcher, real_searches, trials, assumed, highest, volume, symmetry))
+    correction = None if problem or volume is None else map_correction(
+        searcher, real_searches, trials, assumed, highest, volume, symmetry)
+    if volume is not None and correction is not None:
+        result = replace(result, signal_variance=result.signal_variance * variance_change(
+            searcher, volume, correction, final))
+    return replace(result, motion=measured_motion(searcher, real_searches, trials, assumed, highest, seed),
+                   map_correction=correction)
 
 
 def _highest(trial: Trial, before: float) -> float:

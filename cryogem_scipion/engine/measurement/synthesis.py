@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Generated fields of known truth, on which the search is tried: particles at an assumed density in measured noise."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from cryogem_scipion.engine.measurement.search_field import (
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.simulation.composition import compose, projection_masks
 from cryogem_scipion.engine.simulation.ctf import ctf, delocalisation_margin
+from cryogem_scipion.engine.simulation.motion import Motion
 from cryogem_scipion.engine.simulation.placement import place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, project
 from cryogem_scipion.engine.simulation.specimen import seeded_generator
 
-__all__ = ["BANDS", "LEAST_NOISE", "Assumption", "SyntheticField", "synthetic_field"]
+__all__ = ["BANDS", "LEAST_NOISE", "Assumption", "SyntheticField", "single_variance", "synthetic_field"]
 
 BANDS = 24
 """Frequency bands, from 0 to Nyquist at the pixel size of the search, in which amplitudes are measured."""
@@ -54,6 +55,8 @@ class Assumption:
     """Relative standard deviation of the contrast between particles of a field."""
     clusters: float = 0.0
     """Probability that a particle is placed beside an earlier one."""
+    motions: tuple[Motion, ...] = ()
+    """Residual motion of each field, beyond that in the amplitude; empty: none."""
 
     def contrast(self, number: int) -> float:
         """Return the contrast of the particles in the field with a ``number``, over that of the set."""
@@ -101,7 +104,8 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, nu
     images = project(projector, uniform_rotations(len(placed), draw), placed - placed.floor(), box, real.pixel_size)
     curve = assumption.contrast(number) * np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2,
                                                     assumption.amplitude)
-    transfer = -ctf(shape, real.pixel_size, real.optics) * high_pass(shape, real.pixel_size, diameter)
+    optics = replace(real.optics, motion=assumption.motions[number]) if assumption.motions else real.optics
+    transfer = -ctf(shape, real.pixel_size, optics) * high_pass(shape, real.pixel_size, diameter)
     transfer = transfer * on_plane(curve, shape)
     contrasts = _contrasts(len(placed), assumption.spread, draw)
     spectrum = fourier.rfft2(compose(images * contrasts[:, None, None], placed, shape)) * transfer
@@ -116,13 +120,22 @@ def synthetic_field(real: SearchField, projector: Projector, diameter: float, nu
     places = centres[inside].numpy()
     shown = ~real.excluded[tuple(np.rint(places).astype(int).T)]
     return SyntheticField((signal + noise) * real.window, places[shown], power, noise_power,
-                          _single_variance(images[:SINGLE_PARTICLES], real, curve), float(signal.var()))
+                          single_variance(images[:SINGLE_PARTICLES], real, curve), float(signal.var()))
 
 
-def _single_variance(images: Float[Tensor, "n b b"], real: SearchField, curve: Array) -> float:
-    """Variance of particles that lie alone, inside their masks; 0 without particles.
+def single_variance(images: Float[Tensor, "n b b"], real: SearchField, curve: Array) -> float:
+    """Return the variance of particles that lie alone, inside their masks; 0 without particles.
 
     In a crowded field, the neighbours' fringes would add to it.
+
+    Parameters
+    ----------
+    images
+        Projections.
+    real
+        Field with their optics.
+    curve
+        Amplitude at multiples of 1/TILE cycles a pixel.
     """
     margin = delocalisation_margin(real.pixel_size, real.optics)
     edge = images.shape[-1] + 2 * margin
