@@ -177,7 +177,7 @@ def generated_fields(folder, base):
 
 
 def motion_gains(folder, generated, projector, diameter):
-    """By what matching lowers the labels' motion, isotropic and directed: on generated fields, whose motion is known."""
+    """By what matching lowers the labels' motion, isotropic and directed: from generated fields of known motion."""
     _, rows = read_table(folder / "micrographs.star", "micrographs")
     if MOTION[0] not in rows:
         return 1.0, 1.0
@@ -238,7 +238,8 @@ def main():
         print_displacement([strength(field, projector, diameter) for field in clear], strengths,
                            placed[0].pixel_size)
     print_envelope(report, strengths, correction)
-    gains = motion_gains(args.out / "gen", generated, projector, diameter) if fields[0].rotations is None else (1.0, 1.0)
+    gains = (1.0, 1.0) if fields[0].rotations is not None else motion_gains(
+        args.out / "gen", generated, projector, diameter)
     print_motion(report, placed, strengths, gains)
     print_profiles(placed, strengths, generated, made, diameter)
     for warning in report["warnings"]:
