@@ -11,18 +11,10 @@ import torch
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.errors import SettingsError
 from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
-from cryogem_scipion.engine.measurement.map_correction import (
-    HIGHEST,
-    WIDTH,
-    _difference,
-    _Grid,
-    _reconstruction,
-    _symmetric,
-    _templates,
-)
+from cryogem_scipion.engine.measurement.map_correction import HIGHEST, WIDTH, _difference
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.measure import measure_micrographs
-from cryogem_scipion.engine.measurement.particle_search import ParticleSearcher
+from cryogem_scipion.engine.measurement.reconstruction import SpectrumGrid, reconstruction, symmetric
 from cryogem_scipion.engine.measurement.search_field import search_field
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.settings.measured import read_measurement, with_measured
@@ -39,7 +31,7 @@ from cryogem_scipion.engine.simulation.volume import Volume
 from cryogem_scipion.engine.stages import generate, simulate
 
 PIXEL_SIZE, DIAMETER = 4.0, 140.0
-GRID = _Grid(WIDTH * DIAMETER, math.ceil(WIDTH * HIGHEST))
+GRID = SpectrumGrid(WIDTH * DIAMETER, math.ceil(WIDTH * HIGHEST))
 STATES = [Optics(300, 2.7, 0.1, d, d, 0.0) for d in (14000, 18000, 23000)]
 
 
@@ -101,9 +93,9 @@ def test_symmetry_leaves_a_symmetric_spectrum_and_averages_noise():
     inside = GRID.shells < GRID.half - 1
     values = spectrum(density)
     # Linear interpolation between the grid points lowers it a little.
-    assert abs(np.corrcoef(values[inside], _symmetric(values, operators, GRID)[inside])[0, 1]) > 0.99
+    assert abs(np.corrcoef(values[inside], symmetric(values, operators, GRID)[inside])[0, 1]) > 0.99
     noise = noisy(values, 1.0, np.random.default_rng(3)) - values
-    assert np.abs(_symmetric(noise, operators, GRID)[inside]).std() < 0.4 * np.abs(noise[inside]).std()
+    assert np.abs(symmetric(noise, operators, GRID)[inside]).std() < 0.4 * np.abs(noise[inside]).std()
 
 
 def test_particles_at_known_places_give_the_map(given, generator):
@@ -115,11 +107,9 @@ def test_particles_at_known_places_give_the_map(given, generator):
     image = -fourier.irfft2(fourier.rfft2(compose(images, centres, shape)) * ctf(shape, PIXEL_SIZE, optics), shape)
     image = image / image.std() + 1.5 * torch.randn(shape, generator=generator)
     field = search_field(image, PIXEL_SIZE, DIAMETER, optics)
-    searcher = ParticleSearcher([field], prepare_projector(given), DIAMETER)
     scale = PIXEL_SIZE / field.pixel_size
     peaks = Peaks((centres * scale).round().numpy(), np.ones(len(centres)), np.zeros(len(centres), np.int64))
-    found = _reconstruction(searcher, {field.pixel_size: _templates(searcher, field.pixel_size)},
-                            [(field, field.image, peaks)], GRID)
+    found = reconstruction(prepare_projector(given), DIAMETER, [(field, field.image, peaks)], GRID)
     inside = (GRID.shells > WIDTH) & (GRID.shells < 12)
     # 0.92 on one machine, and 0.95 with the true orientations: those that are tried are 31° apart.
     assert np.corrcoef(found[inside].real, spectrum(given.density)[inside].real)[0, 1] > 0.85

@@ -8,24 +8,19 @@ the same in both. What is left of their difference, beyond what generated sets d
 """
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates, uniform_filter1d
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
-from torch.nn import functional
 
-from cryogem_scipion.engine.compute import fourier
-from cryogem_scipion.engine.compute.threads import parallel_map
-from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.particle_search import CLEAREST, FieldSearch, ParticleSearcher, Trial
-from cryogem_scipion.engine.measurement.search_field import SearchField, high_pass, on_plane
+from cryogem_scipion.engine.measurement.reconstruction import SpectrumGrid, reconstruction, symmetric
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption, single_variance
 from cryogem_scipion.engine.noise.spectrum import TILE
-from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, prepare_projector, project
 from cryogem_scipion.engine.simulation.specimen import seeded_generator
@@ -34,10 +29,6 @@ from cryogem_scipion.engine.simulation.volume import Volume
 
 __all__ = ["map_correction", "variance_change"]
 
-ORIENTATIONS = 300
-"""Projections with which each particle is aligned; of a particle without symmetry they are 31° apart."""
-REACH = 3
-"""Pixels of the search around a peak in which the particle is aligned."""
 MOST_PARTICLES = 800
 """Particles of a set that are reconstructed."""
 WIDTH = 3.0
@@ -47,8 +38,6 @@ HIGHEST = 7.0
 alignment is too coarse."""
 LEAST_CORRELATION = 0.6
 """Correlation of generated particles' reconstruction with their map, up to the frequency where it falls below this."""
-REGULARISATION = 0.1
-"""Part of the mean weight of the CTF that is added to it: frequencies that few particles show are not amplified."""
 VARIANCE_PARTICLES = 32
 """Particles of each field whose variance is compared."""
 CERTAIN_ERRORS = 2.0
@@ -62,42 +51,6 @@ LEAST_CHANGE = 0.05
 
 Array = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Frequencies of the reconstructions: a cube around zero, with steps of 1 / length."""
-
-    length: float
-    """Å; edge of the box."""
-    half: int
-    """Steps to the highest frequency."""
-
-    @property
-    def size(self) -> int:
-        return 2 * self.half + 1
-
-    @property
-    def shells(self) -> NDArray[np.int64]:
-        """Distance of each grid point from zero frequency, in whole steps."""
-        step = np.arange(-self.half, self.half + 1)
-        shells: NDArray[np.int64] = np.rint(np.sqrt(step[:, None, None] ** 2 + step[:, None] ** 2 + step**2)
-                                            ).astype(np.int64)
-        return shells
-
-    def waves(self, volume: Volume) -> ComplexArray:
-        """exp(−2πi k x) for each step along an axis of the grid and each voxel along one of the map (step, voxel)."""
-        box = volume.density.shape[0]
-        place = (np.arange(box) - box // 2) * volume.pixel_size
-        waves: ComplexArray = np.exp(-2j * math.pi * np.outer(np.arange(-self.half, self.half + 1), place)
-                                     / self.length)
-        return waves
-
-    def apodisation(self, volume: Volume) -> Array:
-        """What linear interpolation between grid points multiplies a density with, along one axis (voxel)."""
-        box = volume.density.shape[0]
-        values = np.sinc((np.arange(box) - box // 2) * volume.pixel_size / self.length).astype(np.float64) ** 2
-        return values
 
 
 def map_correction(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch], trials: Sequence[Trial],
@@ -124,19 +77,22 @@ def map_correction(searcher: ParticleSearcher, real_searches: Sequence[FieldSear
     ----------
     The weight of each shell is that of a Wiener filter: the part of the power that is not noise.
     """
-    grid = _Grid(WIDTH * searcher.diameter, math.ceil(WIDTH * HIGHEST))
+    grid = SpectrumGrid(WIDTH * searcher.diameter, math.ceil(WIDTH * HIGHEST))
     part = min(1.0, MOST_PARTICLES / max(CLEAREST * sum(assumed.counts), 1.0))
     numbers = [round(part * CLEAREST * count * field.searched) for count, field in zip(
         assumed.counts, searcher.fields, strict=True)]
-    banks = {field.pixel_size: _templates(searcher, field.pixel_size) for field in searcher.fields}
-    real, *generated = (_reconstruction(searcher, banks, [(field, image, search.by_all.part(
-        search.by_all.scores < highest).part(slice(0, number))) for field, image, search, number in zip(
-            searcher.fields, images, searches, numbers, strict=True)], grid)
-        for images, searches in (([field.image for field in searcher.fields], real_searches),
-                                 *(([field.image for field in trial.fields], trial.searches) for trial in trials)))
+
+    def reconstructed(images: Sequence[Float[Tensor, "_ _"]], searches: Sequence[FieldSearch]) -> ComplexArray:
+        peaks = [search.by_all.part(search.by_all.scores < highest).part(slice(0, number))
+                 for search, number in zip(searches, numbers, strict=True)]
+        return reconstruction(searcher.projector, searcher.diameter,
+                              list(zip(searcher.fields, images, peaks, strict=True)), grid)
+
+    real = reconstructed([field.image for field in searcher.fields], real_searches)
+    generated = [reconstructed([field.image for field in trial.fields], trial.searches) for trial in trials]
     operators = symmetry_operators(symmetry).numpy()
     if len(operators) > 1:
-        real, *generated = (_symmetric(spectrum, operators, grid) for spectrum in (real, *generated))
+        real, *generated = (symmetric(spectrum, operators, grid) for spectrum in (real, *generated))
     return _difference(real, generated, grid, volume, searcher.diameter, len(operators))
 
 
@@ -170,8 +126,8 @@ def variance_change(searcher: ParticleSearcher, volume: Volume, correction: Floa
     return variance(corrected) / max(variance(searcher.projector), 1e-30)
 
 
-def _difference(real: ComplexArray, generated: Sequence[ComplexArray], grid: _Grid, volume: Volume, diameter: float,
-                operators: int = 1) -> Float[Tensor, "z y x"] | None:
+def _difference(real: ComplexArray, generated: Sequence[ComplexArray], grid: SpectrumGrid, volume: Volume,
+                diameter: float, operators: int = 1) -> Float[Tensor, "z y x"] | None:
     """The map's correction from reconstructions of real and generated particles."""
     waves, apodisation = grid.waves(volume), grid.apodisation(volume)
     density = volume.density.double().numpy()
@@ -258,19 +214,6 @@ def _without_noise(difference: ComplexArray, deviations: Sequence[ComplexArray],
     return kept
 
 
-def _symmetric(values: ComplexArray, operators: Array, grid: _Grid) -> ComplexArray:
-    """The mean of a spectrum over the operators (g, 3, 3) of a point group."""
-    step = np.arange(-grid.half, grid.half + 1)
-    z, y, x = (axis.ravel() for axis in np.meshgrid(step, step, step, indexing="ij"))
-    total = np.zeros(values.size, complex)
-    for operator in operators:
-        place = (operator @ np.stack([x, y, z]))[::-1] + grid.half
-        for part, unit in ((values.real, 1), (values.imag, 1j)):
-            total += unit * map_coordinates(part, place, order=1)
-    mean: ComplexArray = (total / len(operators)).reshape(values.shape).astype(np.complex128)
-    return mean
-
-
 def _around(volume: Volume, diameter: float) -> Array:
     """1 within the particle's diameter, and 0 from a tenth of it beyond."""
     place = (np.arange(volume.density.shape[0]) - volume.density.shape[0] // 2) * volume.pixel_size
@@ -278,89 +221,3 @@ def _around(volume: Volume, diameter: float) -> Array:
     beyond = np.clip((radius - diameter / 2) / (0.1 * diameter), 0, 1)
     window: Array = 0.5 + 0.5 * np.cos(math.pi * beyond)
     return window
-
-
-@dataclass(frozen=True)
-class _Templates:
-    """Projections of the map in a box around a particle, with their orientations."""
-
-    rotations: Float[Tensor, "n 3 3"]
-    spectra: Tensor
-    box: int
-
-
-def _templates(searcher: ParticleSearcher, pixel_size: float) -> _Templates:
-    rotations = uniform_rotations(ORIENTATIONS, seeded_generator("map correction")).float()
-    box = fourier.fast_length(2 * math.ceil(0.75 * searcher.diameter / pixel_size))
-    box += box % 2
-    images = project(searcher.projector, rotations, torch.zeros(ORIENTATIONS, 2), box, pixel_size)
-    return _Templates(rotations, fourier.rfft2(images.roll((-(box // 2),) * 2, (1, 2))), box)
-
-
-def _reconstruction(searcher: ParticleSearcher, banks: dict[float, _Templates],
-                    fields: Sequence[tuple[SearchField, Float[Tensor, "y x"], Peaks]], grid: _Grid) -> ComplexArray:
-    """Spectrum of the particles at the peaks of all fields, on the grid."""
-    def of(one: tuple[SearchField, Float[Tensor, "y x"], Peaks]) -> tuple[ComplexArray, Array]:
-        return _inserted(one[0], one[1], one[2], banks[one[0].pixel_size], searcher.diameter, grid)
-
-    parts = parallel_map(of, fields)
-    data, weights = (np.sum([part[number] for part in parts], axis=0) for number in (0, 1))
-    inside = weights[grid.shells <= grid.half]
-    spectrum: ComplexArray = data / (weights + REGULARISATION * inside.mean() + 1e-30)
-    return spectrum
-
-
-def _inserted(field: SearchField, image: Float[Tensor, "y x"], peaks: Peaks, bank: _Templates, diameter: float,
-              grid: _Grid) -> tuple[ComplexArray, Array]:
-    """Data and weights of one field's particles: their aligned spectra times the CTF, and the CTF squared."""
-    box, shape = bank.box, (bank.box, bank.box)
-    transfer = -ctf(shape, field.pixel_size, field.optics) * high_pass(shape, field.pixel_size, diameter)
-    kernels = bank.spectra * (transfer / on_plane(field.radial, shape))
-    norms = (kernels * bank.spectra.conj()).real * transfer
-    kernels = kernels.conj() / norms.double().sum((1, 2)).clamp(min=1e-30).sqrt().float()[:, None, None]
-    wide = functional.pad(image[None, None], (box,) * 4)[0, 0]
-    frequency_y, frequency_x = fourier.fftfreq(box)[:, None], fourier.rfftfreq(box)[None]
-    # Frequencies beyond the grid's are not used; those with x = 0 are there twice.
-    used = torch.hypot(frequency_y, frequency_x) * grid.length / field.pixel_size < grid.half - 1
-    k = torch.stack([frequency_x.expand(used.shape), frequency_y.expand(used.shape)], -1)[used].double()
-    k *= grid.length / field.pixel_size
-    h = transfer[used].double().numpy()
-    places, values = [], []
-    for y, x in peaks.centres.astype(int).tolist():
-        top, left = y + box - box // 2, x + box - box // 2
-        spectrum = fourier.rfft2(wide[top:top + box, left:left + box].roll((-(box // 2),) * 2, (0, 1)))
-        orientation, shift_y, shift_x = _aligned(fourier.irfft2(spectrum * kernels, shape))
-        turns = frequency_y * shift_y + frequency_x * shift_x
-        centred = spectrum * torch.exp(2j * math.pi * turns)
-        places.append((k @ bank.rotations[orientation, :2].double()).numpy())
-        values.append(centred[used].to(torch.complex128).numpy() * h)
-    size = grid.size
-    data, weights = np.zeros(size**3, complex), np.zeros(size**3)
-    if places:
-        place, value = np.concatenate(places), np.concatenate(values)
-        for sign in (1, -1):  # a real density has conjugate values at opposite frequencies
-            _add(place * sign, value if sign > 0 else value.conj(), np.tile(h**2, len(places)), grid, data, weights)
-    return data.reshape(size, size, size), weights.reshape(size, size, size)
-
-
-def _aligned(scores: Float[Tensor, "n box box"]) -> tuple[int, int, int]:
-    """Best template, and where it fits: pixels (y, x) from the centre."""
-    near = scores.roll((REACH, REACH), (1, 2))[:, :2 * REACH + 1, :2 * REACH + 1]
-    orientation, place = divmod(int(near.flatten().argmax()), (2 * REACH + 1) ** 2)
-    row, column = divmod(place, 2 * REACH + 1)
-    return orientation, row - REACH, column - REACH
-
-
-def _add(place: Array, value: ComplexArray, weight: Array, grid: _Grid, data: ComplexArray, weights: Array) -> None:
-    """Add values at places (x, y, z), in grid steps from zero frequency, to their eight neighbours."""
-    below = np.floor(place)
-    beyond = place - below
-    start = below.astype(np.int64) + grid.half
-    for corner in range(8):
-        offset = np.array([corner & 1, corner >> 1 & 1, corner >> 2])
-        x, y, z = (start + offset).T
-        share = np.prod(np.where(offset, beyond, 1 - beyond), axis=1)
-        index = (z * grid.size + y) * grid.size + x
-        data += (np.bincount(index, share * value.real, len(data))
-                 + 1j * np.bincount(index, share * value.imag, len(data)))
-        weights += np.bincount(index, share * weight, len(data))
