@@ -17,7 +17,7 @@ from cryogem_scipion.engine.measurement.measure import measure_micrographs
 from cryogem_scipion.engine.measurement.reconstruction import SpectrumGrid, reconstruction, symmetric
 from cryogem_scipion.engine.measurement.search_field import search_field
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
-from cryogem_scipion.engine.settings.measured import read_measurement, with_measured
+from cryogem_scipion.engine.settings.measured import read_measurement, with_chosen, with_measured
 from cryogem_scipion.engine.simulation.composition import compose
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.maps import read_volumes
@@ -149,6 +149,10 @@ def test_a_measured_correction_is_used_with_the_measured_map_only(tmp_path):
     assert "map_correction" in with_measured({"volume": (tmp_path / "map.mrc",)}, measured)
     assert "map_correction" not in with_measured({"volume": (tmp_path / "other.mrc",)}, measured)
     assert "map_correction" not in with_measured({}, measured)
+    assert with_chosen({"seed": 1}, measured) == {"seed": 1, **measured}  # a flag beside the file of settings
+    assert "map_correction" not in with_chosen({"volume": (tmp_path / "other.mrc",)}, measured)
+    chosen = {"volume": (tmp_path / "other.mrc",), "map_correction": tmp_path / "own.mrc"}
+    assert with_chosen(chosen, measured)["map_correction"] == tmp_path / "own.mrc"
     (tmp_path / "settings.json").write_text('{"map_correction": "/before/map_correction.mrc"}')
     (tmp_path / "measurement.json").write_text("{}")
     (tmp_path / "map_correction.mrc").touch()

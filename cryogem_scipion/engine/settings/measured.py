@@ -49,9 +49,14 @@ def read_measurement(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def with_chosen(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """Return the chosen settings and those measured ones that do not keep a chosen one from being used."""
+    """Return the chosen settings and those measured ones that do not keep a chosen one from being used.
+
+    The correction of a map belongs to this map only.
+    """
     replaced = {other for name, others in ALTERNATIVES.items() if chosen.get(name)
                 for other in others if not chosen.get(other)}
+    if chosen.get("volume") and not _same_map(chosen, measured):
+        replaced.add("map_correction")
     return {**{name: value for name, value in measured.items() if name not in replaced}, **chosen}
 
 
@@ -69,8 +74,9 @@ def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str,
     measured
         Settings that a measurement gives.
     """
-    values = with_chosen(chosen, {name: value for name, value in measured.items() if name not in SPECIMEN})
-    if not _same_map(chosen, measured):
+    values = {name: value for name, value in with_chosen(chosen, measured).items()
+              if name in chosen or name not in SPECIMEN}
+    if "volume" not in values:
         values.pop("map_correction", None)
     try:
         scale = float(measured["pixel_size"]) / float(values["pixel_size"])
