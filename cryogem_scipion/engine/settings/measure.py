@@ -43,9 +43,9 @@ class MeasureSettings(RunSettings):
         0.0, "Phase shift (°)", "Phase shift of a phase plate: 0 without a plate, 30 to 120 with one. It is not "
         "measured. A higher value gives a lower defocus.", section="Microscope", advanced=True, ge=-360, le=360)
     symmetry: str = option(
-        "C1", "Symmetry of the map", "Point group of the map, as in RELION: C1, C7, D2, T, O, I (I1 to I4). It is "
-        "copied to the settings of the simulation; the measurement does not use it.", section="Specimen",
-        form=False)
+        "C1", "Symmetry of the map", "Point group of the map, as in RELION: C1, C7, D2, T, O, I (I1 to I4). With it, "
+        "the correction of the map has less noise. It is copied to the settings of the simulation.", section="Data",
+        advanced=True)
     ctfs: Path | None = option(
         None, "Known CTFs", "STAR file of micrographs with rlnMicrographName, rlnDefocusU, rlnDefocusV and "
         "rlnDefocusAngle, from another program. The measurement uses these CTFs and fits none.", section="Microscope",
