@@ -63,7 +63,7 @@ def depends_on_processor(name):
     """Return whether the last bits may differ between processors: pixels, and numbers measured from pixels."""
     measured = {"noise.power", "noise.curve_pixels", "noise.curve_fine", "noise.share"}
     return name.suffix in IMAGES or not name.suffix or name.parts[0] in measured \
-        or name.name.startswith(("ice.", "contaminants."))
+        or name.name.startswith(("ice.", "contaminants.", "noise.relative."))
 
 
 def compare(folders):
