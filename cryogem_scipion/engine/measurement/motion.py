@@ -46,7 +46,7 @@ class MeasuredMotion:
     """Residual motion of each field, as values of ``Motion.from_squares``. The smallest of all is 0."""
 
     squares: Array
-    """(field, 3) Å²: mean square displacement, and the coefficients of cos 2θ and sin 2θ."""
+    """Mean square displacement, and the coefficients of cos 2θ and sin 2θ, Å² (3 for each field)."""
     errors: Array
     """Their standard errors."""
 
