@@ -171,6 +171,7 @@ def measured_micrographs(states):
                                known=STATES)
 
 
+@pytest.mark.slow
 def test_the_motion_of_micrographs_is_measured(measured):
     result = measured([replace(one, motion=motion) for one, motion in zip(STATES, MOVED, strict=True)])
     found, errors = result.particles.motion.squares, result.particles.motion.errors
