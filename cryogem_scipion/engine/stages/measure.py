@@ -69,7 +69,7 @@ def run(settings: MeasureSettings) -> Manifest:
     simulation = {**_simulation(settings, working_pixel_size, micrograph_sizes), **measurement.settings()}
     if written >= LEAST_CTFS or known:
         simulation["ctfs"] = str((settings.ctfs or out / CTFS).absolute())
-    correction = results.particles.map_correction
+    correction = None if "signal_envelope" in measurement.not_reliable else results.particles.map_correction
     if correction is not None:
         write_mrc(out / CORRECTION, correction.numpy(), volume.pixel_size)
         simulation["map_correction"] = str((out / CORRECTION).absolute())
