@@ -38,7 +38,7 @@ def make(world, out):
                                               "micrographs": 3, "extract": True, "keep": ["physical"], **more}))
     # After one step the model holds the measurements of the real micrographs, and its weights are still the first.
     train.run(parse(TrainSettings, {"real": real, "simulation": world / "sim", "out": out / "measured", "steps": 1,
-                                    "precision": "float32", "crop": 64, "generator_width": 8,
+                                    "judge_every": 0, "precision": "float32", "crop": 64, "generator_width": 8,
                                     "discriminator_width": 8}))
     export.run(parse(ExportSettings, {"dataset": out / "spectrum", "to": "topaz", "binning": 2, "out": out / "topaz"}))
     export.run(parse(ExportSettings, {"dataset": out / "spectrum", "to": "cryodrgn", "random_shift": 3,

@@ -164,7 +164,7 @@ def subset(project, simulation):
 def training(project, inputs, subset):
     """Three steps of a training on that subset."""
     return run(project, "ProtCryogemTrain", "training", inputMicrographs=inputs["real"],
-               inputSimulation=(subset, "outputMicrographs"), steps=3, crop=64, snr=1.0,
+               inputSimulation=(subset, "outputMicrographs"), steps=3, judgeEvery=0, crop=64, snr=1.0,
                noise="gaussian", generatorWidth=4, discriminatorWidth=4, previewEvery=2, checkpointEvery=2,
                numberOfThreads=2)
 

@@ -182,6 +182,14 @@ def test_without_patience_all_steps_are_done(data_and_held_out_set, tmp_path):
 
 
 @pytest.mark.usefixtures("never_better")
+def test_without_validations_the_last_step_becomes_the_model(data_and_held_out_set, tmp_path):
+    data, held_out = data_and_held_out_set
+    trained(tmp_path, data, steps=3, judge_every=0, held_out=held_out)
+    assert load_model(tmp_path / MODEL).details["steps"] == 3
+    assert "best_step" not in training_results(tmp_path)
+
+
+@pytest.mark.usefixtures("never_better")
 def test_a_training_of_a_version_without_the_critic_keeps_its_best_checkpoint(data_and_held_out_set, tmp_path):
     data, held_out = data_and_held_out_set
     changes = {"steps": 4, "judge_every": 2, "held_out": held_out}

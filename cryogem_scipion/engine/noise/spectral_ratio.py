@@ -16,6 +16,7 @@ and each counts by its likelihood.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,7 +149,7 @@ class _Model:
     step: Array
     """Typical fall of the noise from each frequency to the next."""
 
-    @property
+    @cached_property
     def penalty(self) -> float:
         """What is added to χ²: steeper noise fits more, but the data leave a smaller share of its range."""
         error = np.hypot(self.deviation[:-1], self.deviation[1:])
@@ -167,15 +168,19 @@ class _Model:
         """Return χ² of the best noise at this ratio, with the penalty."""
         return self._fit(ratio, np.zeros((len(self.power), 0)))[1]
 
+    @cached_property
+    def _noise(self) -> Array:
+        """What one of each of the noise's parts adds: steps down and the ice's curves, and below it each step alone."""
+        count = len(self.power)
+        parts = np.hstack([np.triu(np.ones((count, count))), self.ice]) / self.deviation[:, None]
+        return np.vstack([parts, np.eye(count - 1, parts.shape[1]) / self.step[:, None]])
+
     def _fit(self, ratio: float, others: Array) -> tuple[Array, float]:
         """Factors of ``others`` and of the noise's parts, none negative, and χ² with the penalty, at a fixed ratio."""
         count = len(self.power)
-        # Noise is a sum of steps down and of the ice's curves.
-        curves = np.hstack([others, np.triu(np.ones((count, count))), self.ice]) / self.deviation[:, None]
-        even = np.zeros((count - 1, curves.shape[1]))
-        even[np.arange(count - 1), others.shape[1] + np.arange(count - 1)] = 1 / self.step
+        parts = np.vstack([others / self.deviation[:, None], np.zeros((count - 1, others.shape[1]))])
         wanted = np.append((self.power - ratio * self.particles) / self.deviation, np.zeros(count - 1))
-        solution, residual = nnls(np.vstack([curves, even]), wanted, maxiter=50 * count)
+        solution, residual = nnls(np.hstack([parts, self._noise]), wanted, maxiter=50 * count)
         return solution, float(residual**2) + self.penalty
 
 

@@ -117,8 +117,8 @@ class TrainSettings(RunSettings):
     judge_every: int = option(
         200, "Steps between validations", "In a validation, small networks learn to tell generated crops from real "
         "ones, and judge held-out real micrographs. The checkpoint that they tell apart least becomes the model. Fewer "
-        "steps find the best checkpoint more precisely and take longer; 100 to 1000 is usual.", section="Training",
-        advanced=True, ge=1)
+        "steps find the best checkpoint more precisely and take longer; 100 to 1000 is usual. 0: no validation; the "
+        "last step becomes the model.", section="Training", advanced=True, ge=0)
     patience: int = option(
         5, "Early stopping (validations)", "The training ends after this many validations in a row without a better "
         "one. A larger value gives the training more time to improve; 3 to 10 is usual. 0: all steps are done.",

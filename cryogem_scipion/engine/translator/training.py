@@ -68,8 +68,8 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
         What the model has besides the network.
     held_out
         Held-out micrographs for the validation. The model then has the weights of the best validation (see
-        ``StateChoice``), and a training without improvement stops early. None: the model has the weights of the last
-        step.
+        ``StateChoice``), and a training without improvement stops early. Without them, or validations, the model has
+        the weights of the last step.
     processes
         Processes that train together. Only rank 0 writes files, computes the validation metric and yields records.
 
@@ -93,7 +93,7 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
         else:
             while not state.finished:
                 state.train_step(real, simulated)
-                if state.step % settings.judge_every == 0:
+                if state.is_validated:
                     state.share_validation()
 
 
@@ -116,9 +116,9 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
             record = TrainingRecord(state.step, settings.steps, **losses, steps_per_second=speed)
             losses_file.add(vars(record))
             tensorboard.add(state.step, {**losses, "steps_per_second": speed})
-            if metric and (state.finished or state.step % settings.judge_every == 0):
+            if metric and (state.finished or state.is_validated):
                 _validate(state, metric, realism_file, tensorboard)
-            if state.step % settings.judge_every == 0:
+            if state.is_validated:
                 state.share_validation()
             last = state.finished
             if last or state.step % settings.preview_every == 0:
@@ -136,7 +136,7 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
 
 def _validation_metric(state: TrainingState, real: RealImages, held_out: HeldOutSet | None,
                        simulated: SimulatedImages) -> ValidationMetric | None:
-    if held_out is None:
+    if held_out is None or not state.settings.judge_every:
         return None
     random = torch.Generator().manual_seed(derived_seed(state.settings.seed, "realism"))
     return prepare_validation_metric(state.average, held_out, real, simulated, state.properties.physical, random)

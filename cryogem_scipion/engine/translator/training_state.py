@@ -229,6 +229,11 @@ class TrainingState:
         """Whether all steps are done, or the training was stopped early."""
         return self.stopped_early or self.step >= self.settings.steps
 
+    @property
+    def is_validated(self) -> bool:
+        """Whether this step has a validation."""
+        return self.settings.judge_every > 0 and self.step % self.settings.judge_every == 0
+
     @torch.no_grad()
     def update_best(self, validation: Mapping[str, float]) -> None:
         """Keep the averaged weights as the best ones if their validation is the best so far.
