@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """What a simulation needs is measured from micrographs of known truth."""
 import json
 import math
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,7 +193,7 @@ def inputs(shell, micrographs, tmp_path_factory):
     for number, image in enumerate(micrographs[0]):
         write_mrc(folder / f"mic_{number}.mrc", image.numpy(), PIXEL_SIZE)
     fits = [known_fit(optics) for optics in KNOWN]
-    assert write_ctfs(folder / "ctfs.star", [f"real/mic_{n}.mrc" for n in range(3)], fits, PIXEL_SIZE) == 3
+    assert write_ctfs(folder / "ctfs.star", [f"real/mic_{n}.mrc" for n in range(3)], fits, PIXEL_SIZE) == [0, 1, 2]
     return folder
 
 
@@ -248,6 +250,12 @@ def test_a_simulation_takes_the_settings(measured):
 def test_known_ctfs_are_not_written_again(measured):
     assert not (measured[0] / "ctfs.star").exists()
     assert all(row["defocus_known"] for row in measured[1]["micrographs"])
+
+
+def test_rows_of_known_ctfs_are_found_by_the_name_of_the_file(tmp_path):
+    write_ctfs(tmp_path / "ctfs.star", ["there/b.mrc", "there/c.mrc", "there/a.mrc"], [known_fit(KNOWN[0])] * 3, 3.0)
+    rows = measure_stage._table_rows(tmp_path / "ctfs.star", [Path("here/a.mrc"), Path("here/b.mrc")])
+    assert rows == {0: 2, 1: 0}  # motion is paired with the rows
 
 
 def test_the_folder_ends_with_figure_and_manifest(measured):
@@ -382,13 +390,13 @@ def test_one_micrograph_tells_neither_the_ratio_nor_how_the_number_varies(shell,
 def test_a_set_whose_fits_mostly_fail_has_no_reliable_fit(tmp_path):
     fits = [replace(known_fit(optics), reliable=number == 0) for number, optics in enumerate((*KNOWN, *KNOWN))]
     assert reliable_fits(fits) == []
-    assert write_ctfs(tmp_path / "ctfs.star", list("abcdef"), fits, PIXEL_SIZE) == 0
+    assert write_ctfs(tmp_path / "ctfs.star", list("abcdef"), fits, PIXEL_SIZE) == []
     assert not (tmp_path / "ctfs.star").exists()
 
 
 def test_only_reliable_fits_are_written(tmp_path):
     fits = [replace(known_fit(optics), reliable=number != 1) for number, optics in enumerate((*KNOWN, *KNOWN))]
-    assert write_ctfs(tmp_path / "ctfs.star", list("abcdef"), fits, PIXEL_SIZE) == 5
+    assert write_ctfs(tmp_path / "ctfs.star", list("abcdef"), fits, PIXEL_SIZE) == [0, 2, 3, 4, 5]
     _, rows = read_table(tmp_path / "ctfs.star", "micrographs", ("rlnDefocusU", "rlnDefocusAngle"))
     assert list(rows["rlnMicrographName"]) == list("acdef")
 

@@ -90,12 +90,17 @@ def test_all_motions_are_used_equally_often_and_are_labels(values):
     assert found == [(0, 0, 0), (0, 0, 0), (6, 2, 45), (6, 2, 45)]
 
 
-def test_motions_and_ctfs_of_the_same_micrographs_stay_together(values, tmp_path):
+@pytest.mark.parametrize(("motions", "pairs"), [
+    (("6:2:45:2", "1:0:0:1"), {(14000, 1), (18000, 6)}),
+    (("6:2:45", "1:0:0:1"), {(14000, 1), (18000, 6), (18000, 1)}),  # the row without a motion takes each in turn
+    (("6:2:45:3", "1:0:0"), {(14000, 1), (14000, 6), (18000, 6), (18000, 1)}),
+])
+def test_motions_and_ctfs_of_the_same_micrographs_stay_together(values, tmp_path, motions, pairs):
     fits = [known_fit(optics) for optics in STATES[:2]]
-    write_ctfs(tmp_path / "ctfs.star", ["a.mrc", "b.mrc"], fits, PIXEL_SIZE)
-    run = prepare_microscope(parse(SimulateSettings, values | {"ctfs": tmp_path / "ctfs.star"}))
-    optics = [run.draw_specimen(0, index).optics for index in range(8)]
-    assert {(one.defocus_u_angstrom, one.motion.u_angstrom) for one in optics} == {(14000, 6), (18000, 0)}
+    assert write_ctfs(tmp_path / "ctfs.star", ["a.mrc", "b.mrc"], fits, PIXEL_SIZE) == [0, 1]
+    run = prepare_microscope(parse(SimulateSettings, values | {"ctfs": tmp_path / "ctfs.star", "motion": motions}))
+    optics = [run.draw_specimen(0, index).optics for index in range(16)]
+    assert {(one.defocus_u_angstrom, one.motion.u_angstrom) for one in optics} == pairs
 
 
 def test_without_motion_there_are_no_columns(values):
@@ -108,6 +113,8 @@ def test_without_motion_there_are_no_columns(values):
     ("6:-2:0", "motion '6:-2:0' is out of range"),
     ("nan:0:0", "out of range"),
     ("6:2:inf", "out of range"),
+    ("6:2:0:-1", "out of range"),
+    ("6:2:0:one", "cannot be read"),
 ])
 def test_wrong_motions_are_refused(values, text, message):
     with pytest.raises(SettingsError, match=message):

@@ -162,28 +162,34 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 
 
-def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> int:
-    """Write the reliable fits as RELION's table of micrographs; return how many there are, and write nothing for none.
+def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float
+               ) -> list[int]:
+    """Write the reliable fits as RELION's table of micrographs, if there are any.
 
     Parameters
     ----------
     names
         File of each micrograph.
+
+    Returns
+    -------
+    Which micrograph each row is.
     """
     reliable = reliable_fits(fits)
-    rows = [{"rlnMicrographName": name, "rlnOpticsGroup": 1, "rlnDefocusU": fit.optics.defocus_u_angstrom,
+    chosen = [number for number, fit in enumerate(fits) if fit in reliable]
+    rows = [{"rlnMicrographName": names[number], "rlnOpticsGroup": 1, "rlnDefocusU": fit.optics.defocus_u_angstrom,
              "rlnDefocusV": fit.optics.defocus_v_angstrom, "rlnDefocusAngle": fit.optics.defocus_angle_degrees,
              "rlnPhaseShift": fit.optics.phase_shift_degrees, "rlnCtfFigureOfMerit": fit.score,
              "rlnCtfMaxResolution": fit.resolution_angstrom}
-            for name, fit in zip(names, fits, strict=True) if fit in reliable]
+            for number, fit in ((number, fits[number]) for number in chosen)]
     if not rows:
-        return 0
+        return []
     base = fits[0].optics
     optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1", "rlnVoltage": base.voltage_kv,
                             "rlnSphericalAberration": base.cs_mm, "rlnAmplitudeContrast": base.amplitude_contrast,
                             "rlnMicrographPixelSize": pixel_size}])
     write_table(path, "micrographs", optics, pd.DataFrame(rows))
-    return len(rows)
+    return chosen
 
 
 def _largest_snr(particles: ParticleMeasurement, total_variance: float) -> float | None:

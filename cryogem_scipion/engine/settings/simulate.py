@@ -122,9 +122,9 @@ class SimulateSettings(RunSettings):
     motion: tuple[str, ...] = option(
         (), "Residual motion", "Blur of single micrographs by motion, as U:V:angle: the root mean square displacement "
         "along the angle (from x towards y, degrees) and perpendicular to it, in Å. Example: 6:2:45 0:0:0. Each "
-        "micrograph has one of them, and all are used equally often. If there are as many as measured CTFs, they "
-        "belong to the same micrographs. 'cryogem measure' writes it, together with the envelope. Larger values blur "
-        "more; 0 to 10 is usual. Empty: no motion.", section="Microscope", advanced=True)
+        "micrograph has one of them, and all are used equally often. 6:2:45:3 belongs to row 3 of the measured CTFs. "
+        "'cryogem measure' writes it, together with the envelope. Larger values blur more; 0 to 10 is usual. Empty: no "
+        "motion.", section="Microscope", advanced=True)
     ctfs: Path | None = option(
         None, "Measured CTFs", "STAR file with rlnDefocusU, rlnDefocusV and rlnDefocusAngle. Each micrograph uses "
         "values from this file instead of the defocus range; all are used equally often.", section="Microscope",
@@ -263,8 +263,11 @@ class SimulateSettings(RunSettings):
             raise ValueError(f"signal_envelope {self.signal_envelope} gives a frequency twice; remove one")
         return points
 
-    def parsed_motion(self) -> tuple[tuple[float, float, float], ...]:
-        """Return the residual motions as (Å along the angle, Å perpendicular to it, angle in degrees)."""
+    def parsed_motion(self) -> tuple[tuple[float, float, float, int], ...]:
+        """Return the residual motions as (Å along the angle, Å perpendicular to it, angle in degrees, row).
+
+        The row is that of the measured CTFs, from 1; 0 belongs to no row.
+        """
         return tuple(_motion(text) for text in self.motion)
 
 
@@ -294,15 +297,17 @@ def _view(text: str) -> tuple[float, float, float]:
     return rot, tilt, weight
 
 
-def _motion(text: str) -> tuple[float, float, float]:
+def _motion(text: str) -> tuple[float, float, float, int]:
     try:
-        u, v, angle = (float(part) for part in text.split(":"))
+        first, second, third, *rest = text.split(":")
+        u, v, angle = float(first), float(second), float(third)
+        (row,) = map(int, rest or ["0"])
     except ValueError:
-        raise ValueError(f"motion {text!r} cannot be read; give U:V:angle, such as 6:2:45") from None
-    if not (0 <= u <= 1000 and 0 <= v <= 1000 and abs(angle) <= 360):
+        raise ValueError(f"motion {text!r} cannot be read; give U:V:angle, such as 6:2:45, or U:V:angle:row") from None
+    if not (0 <= u <= 1000 and 0 <= v <= 1000 and abs(angle) <= 360 and row >= 0):
         raise ValueError(f"motion {text!r} is out of range; give displacements from 0 to 1000 Å and an angle within "
                          "360°")
-    return u, v, angle
+    return u, v, angle, row
 
 
 def _envelope_point(text: str) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from cryogem_scipion.engine.simulation.motion import motion_plane
 from cryogem_scipion.engine.simulation.optics import Optics, electron_wavelength, phase_terms, phase_turns
 
 __all__ = [
+    "Measured",
     "Optics",
     "apply_ctf",
     "at_height",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Measured = TypeVar("Measured")
+"""A measured microscope state: optics or motion."""
 
 MAX_MARGIN = 1024  # pixels; a wider margin costs more time than the weak ripples outside it are worth
 

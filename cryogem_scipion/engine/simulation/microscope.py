@@ -2,7 +2,6 @@
 """The virtual microscope: forms clean, labelled micrographs from maps, poses, positions and optics."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +18,7 @@ from cryogem_scipion.engine.simulation.composition import (
     subpixel_shifts,
 )
 from cryogem_scipion.engine.simulation.ctf import (
+    Measured,
     Optics,
     apply_ctf,
     choose_measured,
@@ -50,7 +50,6 @@ __all__ = [
     "seeded_generator",
 ]
 
-T = TypeVar("T")
 
 MIN_DIAMETER_PIXELS = 4
 """Smallest diameter of a particle, pixels."""
@@ -90,7 +89,7 @@ class Microscope:
     measured_optics: tuple[Optics, ...] = ()
     """Measured microscope states; if there are any, each micrograph has one of them, and all are used equally often."""
     measured_motions: tuple[Motion, ...] = ()
-    """Measured residual motions, used in the same way; empty if there are none, or if ``measured_optics`` have them."""
+    """Measured residual motions, used in the same way where ``measured_optics`` have none."""
     measured_orientations: Float[Tensor, "m 3 3"] | None = None
     """Measured orientations to draw from; None for preferred views or uniform orientations."""
     volumes: tuple[Volume, ...] = ()
@@ -180,7 +179,7 @@ class Microscope:
             optics = _measured_in_turn(self.measured_optics, seed, "optics", index)
         else:
             optics = self._draw_defocus(generator)
-        if not self.measured_motions:
+        if optics.motion or not self.measured_motions:
             return optics
         return replace(optics, motion=_measured_in_turn(self.measured_motions, seed, "motion", index))
 
@@ -229,17 +228,16 @@ def prepare_microscope(settings: SimulateSettings, projection_scale: float = 1.0
     default_optics = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
                             settings.phase_shift_degrees, _b_factor(settings), settings.parsed_signal_envelope())
     measured_optics = read_measured_optics(settings.ctfs, default_optics) if settings.ctfs else ()
-    motions = tuple(Motion(*values) for values in settings.parsed_motion())
-    if len(motions) == len(measured_optics):  # of the same micrographs
-        measured_optics = tuple(replace(optics, motion=motion)
-                                for optics, motion in zip(measured_optics, motions, strict=True))
-        motions = ()
+    motions = {row or -number: Motion(u, v, angle)
+               for number, (u, v, angle, row) in enumerate(settings.parsed_motion(), 1)}
+    measured_optics = tuple(replace(optics, motion=motions.get(row)) for row, optics in enumerate(measured_optics, 1))
     measured_orientations = read_measured_orientations(settings.orientations) if settings.orientations else None
     return Microscope(settings, projectors, pixel_size, diameter, box_size, projection_scale, measured_optics,
-                      motions, measured_orientations, tuple(volumes) if settings.broken_fraction else ())
+                      tuple(motions.values()), measured_orientations,
+                      tuple(volumes) if settings.broken_fraction else ())
 
 
-def _measured_in_turn(measured: Sequence[T], seed: int, name: str, index: int) -> T:
+def _measured_in_turn(measured: Sequence[Measured], seed: int, name: str, index: int) -> Measured:
     """The measured state of one micrograph: all are used equally often, in random order."""
     repetition, place = divmod(index, len(measured))
     return choose_measured(seeded_generator(seed, name, repetition), measured, place)

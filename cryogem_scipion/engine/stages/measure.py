@@ -2,7 +2,7 @@
 """``cryogem measure``: what a simulation needs, from real micrographs and a map."""
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -60,15 +60,21 @@ def run(settings: MeasureSettings) -> Manifest:
     _check_sizes(files, pixel_size, diameter_angstrom(volume), settings)
     base = Optics(settings.voltage_kv, settings.cs_mm, settings.amplitude_contrast, 0.0, 0.0, 0.0,
                   phase_shift_degrees=settings.phase_shift_degrees)
-    known = None if settings.ctfs is None else _known_ctfs(settings.ctfs, files, base)
+    rows = {} if settings.ctfs is None else _table_rows(settings.ctfs, files)
+    known = None if settings.ctfs is None else _known_ctfs(settings.ctfs, rows, base)
     out = open_run_folder(settings)
     results = measure_micrographs([_reader(path) for path in files], pixel_size, volume, base, working_pixel_size,
                                   settings.seed, known, settings.symmetry)
     measurement = results.measurement
-    written = 0 if known else write_ctfs(out / CTFS, [str(path.absolute()) for path in files], results.fits, pixel_size)
+    if not known:
+        written = write_ctfs(out / CTFS, [str(path.absolute()) for path in files], results.fits, pixel_size)
+        rows = {index: row for row, index in enumerate(written)}
     simulation = {**_simulation(settings, working_pixel_size, micrograph_sizes), **measurement.settings()}
-    if written >= LEAST_CTFS or known:
+    if len(rows) >= LEAST_CTFS or known:
         simulation["ctfs"] = str((settings.ctfs or out / CTFS).absolute())
+        if measurement.motion:
+            simulation["motion"] = [f"{motion}:{rows[index] + 1}" if index in rows else motion
+                                    for motion, index in zip(simulation["motion"], results.searched, strict=True)]
     correction = None if "signal_envelope" in measurement.not_reliable else results.particles.map_correction
     if correction is not None:
         write_mrc(out / CORRECTION, correction.numpy(), volume.pixel_size)
@@ -143,16 +149,20 @@ def _check_sizes(files: Sequence[Path], pixel_size: float, diameter: float, sett
             raise DataError(f"{path}: {error}") from None
 
 
-def _known_ctfs(path: Path, files: Sequence[Path], base: Optics) -> list[Optics]:
-    """The CTF of each micrograph, found by the name of its file."""
-    _, rows = read_table(path, "micrographs", ("rlnMicrographName",))
-    names = [Path(str(name)).name for name in rows["rlnMicrographName"]]
-    optics = dict(zip(names, read_measured_optics(path, base), strict=True))
+def _table_rows(path: Path, files: Sequence[Path]) -> dict[int, int]:
+    """The row of each micrograph in a table of CTFs, found by the name of its file."""
+    _, table = read_table(path, "micrographs", ("rlnMicrographName",))
+    rows = {Path(str(name)).name: row for row, name in enumerate(table["rlnMicrographName"])}
     for file in files:
-        if file.name not in optics:
+        if file.name not in rows:
             raise DataError(f"{path} has no row for {file.name}; add it, or leave ctfs empty so that all CTFs are "
                             "fitted")
-    return [optics[file.name] for file in files]
+    return {index: rows[file.name] for index, file in enumerate(files)}
+
+
+def _known_ctfs(path: Path, rows: Mapping[int, int], base: Optics) -> list[Optics]:
+    optics = read_measured_optics(path, base)
+    return [optics[row] for row in rows.values()]
 
 
 def _reader(path: Path) -> Callable[[], Float[Tensor, "_ _"]]:
