@@ -27,15 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from labelled_truth import (
-    Field,
-    matched,
-    matching_correction,
-    motion,
-    registered,
-    signal_to_noise,
-    strength,
-)
+from labelled_motion import motion
+from labelled_truth import Field, matched, matching_correction, registered, signal_to_noise, strength
 from measurement_tables import (
     print_displacement,
     print_envelope,

@@ -4,14 +4,8 @@ import math
 from pathlib import Path
 
 import numpy as np
-from labelled_truth import (
-    displacement,
-    mean_envelope,
-    motion,
-    nearest_distances,
-    signal_to_noise,
-    without_displacement,
-)
+from labelled_motion import displacement, motion, without_displacement
+from labelled_truth import mean_envelope, nearest_distances, signal_to_noise
 from markdown_table import MarkdownTable
 
 from cryogem_scipion.engine.measurement.motion import MeasuredMotion

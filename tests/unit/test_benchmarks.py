@@ -40,7 +40,7 @@ def benchmark(name):
 @pytest.fixture
 def runner(tmp_path, monkeypatch):
     module = benchmark("run")
-    files = ["labelled_truth.py", "torch_ctf_fits.py"]
+    files = ["labelled_motion.py", "labelled_truth.py", "torch_ctf_fits.py"]
     files += [command[0] for command in module.BENCHMARKS.values()]
     assert all((FOLDER / file).is_file() for file in [*files, *module.WITH_DATA.values()])
     monkeypatch.setattr(module, "RESULTS", tmp_path / "RESULTS.md")
@@ -227,13 +227,14 @@ def test_displaced_particles_are_told_and_their_ratio_is_corrected(labelled):
                for field in fields]
     clear, other = ([truth.strength(field, projector, diameter) for field in some] for some in (fields, shifted))
     assert truth.signal_to_noise(other, 5.0)[0] < 0.6 * ratio
-    square, error = truth.displacement(clear, other)
+    motion = benchmark("labelled_motion")
+    square, error = motion.displacement(clear, other)
     # 120 particles: their mean square is known to 9 %, and the fit's own error is about as large.
     assert square == pytest.approx(100, abs=3 * math.hypot(9, error))
-    assert truth.signal_to_noise(truth.without_displacement(other, square), 5.0)[0] == pytest.approx(ratio, rel=0.15)
-    same, error = truth.displacement(clear, clear)
+    assert truth.signal_to_noise(motion.without_displacement(other, square), 5.0)[0] == pytest.approx(ratio, rel=0.15)
+    same, error = motion.displacement(clear, clear)
     assert same == pytest.approx(0, abs=1e-6)
-    assert truth.without_displacement(clear, -5.0)[0].amplitude == pytest.approx(clear[0].amplitude)
+    assert motion.without_displacement(clear, -5.0)[0].amplitude == pytest.approx(clear[0].amplitude)
 
 
 def test_each_given_ratio_gets_a_row_with_distances_or_a_refusal(tmp_path, monkeypatch, capsys):
