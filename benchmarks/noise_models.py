@@ -62,7 +62,8 @@ def make_sets(args):
         cryogem("simulate", *simulation_settings(args), "--micrographs", 24, "--out", sim)
     real = ["--real", *args.real, "--real-pixel-size", args.real_pixel_size or args.pixel_size, "--real-contrast",
             args.real_contrast]
-    common = ["--simulation", sim, "--micrographs", args.micrographs, "--no-extract", "--seed", args.seed]
+    common = ["--simulation", sim, "--micrographs", args.micrographs, "--no-extract", "--seed", args.seed,
+              *(["--visible-particles"] if args.visible_particles else [])]
     without_training = {"gaussian": ["--noise", "gaussian", *real], "gaussian01": ["--noise", "gaussian", "--snr", 0.1],
                         "stationary": ["--noise", "spectrum", "--no-contaminants", *real],
                         "spectrum": ["--noise", "spectrum", *(["--snr", args.snr] if args.snr else []), *real]}
@@ -161,6 +162,7 @@ def main():
     parser.add_argument("--micrograph-size", type=int, nargs=2, metavar=("Y", "X"), help="pixels; default: 1024 1024")
     parser.add_argument("--real-contrast", default="auto", help="of the real micrographs: auto, dark or bright")
     parser.add_argument("--snr", type=float, help="signal-to-noise ratio of 'spectrum'; default: measured")
+    parser.add_argument("--visible-particles", action="store_true", help="generate sets with this flag")
     parser.add_argument("--minutes", type=float, default=40, help="length of a training; 0: no training")
     parser.add_argument("--steps", type=int, help="steps of a training, instead of --minutes")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[],

@@ -35,7 +35,8 @@ BENCHMARKS = {
 WITH_DATA = {"noise_models": "noise_models.py", "particle_signal": "particle_signal.py", "poses": "poses.py",
              "measurement": "measurement.py", "ctf_fits": "ctf_fits.py", "given_ratios": "given_ratios.py",
              "fit_errors": "fit_errors.py", "two_sample": "two_sample.py", "state_choice": "state_choice.py",
-             "chain": "chain.py", "structure": "structure.py", "frame_ratio": "frame_ratio.py"}
+             "chain": "chain.py", "structure": "structure.py", "frame_ratio": "frame_ratio.py",
+             "structure_of_picks": "structure_of_picks.py", "expert_labels": "expert_labels.py"}
 """Name and file of the benchmarks that take the paths of data and programs as arguments, or that take very long."""
 
 

@@ -60,8 +60,13 @@ def timed(command, folder):
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime
 
 
-def extract(args, out):
-    """Particles at the labelled centres, extracted by RELION into OUT/particles.star."""
+def labelled_centres(file):
+    """Centres (x, y) of all labelled particles of a micrograph, px."""
+    return [(label["x"], label["y"]) for label in json.loads(file.with_suffix(".json").read_text("utf-8"))["particles"]]
+
+
+def extract(args, out, centres=labelled_centres):
+    """Particles at the centres of each micrograph, extracted by RELION into OUT/particles.star; the pixel size."""
     optics, rows = read_table(Path(args.ctfs), "micrographs", ("rlnMicrographName", "rlnDefocusU"))
     by_name = {Path(row["rlnMicrographName"]).name: row for row in rows.to_dict("records")}
     pixel_size = read_header(Path(args.files[0]), 2)[1]
@@ -75,13 +80,12 @@ def extract(args, out):
         (out / name).unlink(missing_ok=True)
         (out / name).symlink_to(file.absolute())
         micrographs.append({"rlnMicrographName": name, "rlnOpticsGroup": 1, **ctf})
-        labels = json.loads(file.with_suffix(".json").read_text("utf-8"))["particles"]
-        particles += [{"rlnMicrographName": name, "rlnCoordinateX": label["x"], "rlnCoordinateY": label["y"],
-                       "rlnOpticsGroup": 1, **ctf} for label in labels]
+        particles += [{"rlnMicrographName": name, "rlnCoordinateX": x, "rlnCoordinateY": y, "rlnOpticsGroup": 1, **ctf}
+                      for x, y in centres(file)]
     for name, rows in (("micrographs", micrographs), ("particles", particles)):
-        starfile.write({"optics": optics, name: pd.DataFrame(rows)}, out / f"labelled_{name}.star", overwrite=True)
+        starfile.write({"optics": optics, name: pd.DataFrame(rows)}, out / f"all_{name}.star", overwrite=True)
     radius = round(args.diameter / 2 / pixel_size) + 2
-    timed(["relion_preprocess", "--i", "labelled_micrographs.star", "--reextract_data_star", "labelled_particles.star",
+    timed(["relion_preprocess", "--i", "all_micrographs.star", "--reextract_data_star", "all_particles.star",
            "--part_star", "particles.star", "--part_dir", "Particles/", "--extract", "--extract_size", args.box,
            "--norm", "--bg_radius", min(radius, args.box // 2 - 1), "--invert_contrast"], out)
     return pixel_size
