@@ -8,7 +8,7 @@ import torch
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.ice import IceMap, draw_ice
 from cryogem_scipion.engine.noise.models import AnalyticModel, GreyScale, PhysicalNoise
-from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, measure_real_noise
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms, white_noise
 
 
@@ -90,7 +90,7 @@ def test_noise_of_binned_counts_has_the_skewness_of_counts_at_each_frequency(gen
 
     images = [counted() for _ in range(6)]
     reals = [RealImage(image, GreyScale(float(image.median()), float(image.std()))) for image in images]
-    physical = fit_noise(reals, [CleanImage(torch.ones(512, 512))] * 4, 0.1, generator)
+    physical = fit_noise(measure_real_noise(reals, 0.1), [CleanImage(torch.ones(512, 512))] * 4, generator)
     assert physical.noise.curve_at == "fine"
     drawn = [physical.noise.draw((512, 512), generator) for _ in range(12)]
     radius = torch.hypot(torch.fft.fftfreq(512)[:, None], torch.fft.rfftfreq(512))
@@ -119,7 +119,7 @@ def test_the_skewness_of_fine_noise_is_measured(skewness, generator):
         return values + coarse
 
     reals = [RealImage(image, GreyScale(float(image.median()), 1.0)) for image in (micrograph() for _ in range(4))]
-    physical = fit_noise(reals, [CleanImage(torch.ones(384, 384))] * 4, 0.1, generator)
+    physical = fit_noise(measure_real_noise(reals, 0.1), [CleanImage(torch.ones(384, 384))] * 4, generator)
     fine = radius > 0.25
     if skewness:
         assert physical.noise.curve_at == "pixels"
@@ -202,7 +202,7 @@ def test_measured_noise_is_that_of_the_real_micrographs(generator):
     clean[100:140, 100:140] = clean[300:350, 40:90] = 0.96
     reals = [real_image(truth, clean, generator) for _ in range(3)]
     reals[0].grey[200:260, 200:260] *= 0.4  # a contaminant
-    measured = fit_noise(reals, [CleanImage(clean)], 0.05, generator).noise
+    measured = fit_noise(measure_real_noise(reals, 0.05), [CleanImage(clean)], generator).noise
     ratio = (measured.power / truth.noise.power)[2:-2, 2:-2].log()
     # 75 half-overlapping tiles: 16 % chance a bin before the smoothing.
     assert abs(float(ratio.mean())) < 0.06
@@ -214,15 +214,17 @@ def test_measured_exponent(generator):
     ice = IceMap(torch.tensor([[0.7, 1.0, 1.3], [0.8, 1.0, 1.2], [0.7, 1.0, 1.3]]), (384, 384))
     transmission = ice.window((0.0, 0.0), (384, 384))
     image = 400 * PhysicalNoise(0.05, exponent=0.5)(transmission, generator)
-    physical = fit_noise([RealImage(image, GreyScale(400.0, 20.0), ice)], [CleanImage(torch.ones(256, 256))], 0.05,
-                             generator)
+    physical = fit_noise(measure_real_noise([RealImage(image, GreyScale(400.0, 20.0), ice)], 0.05),
+                         [CleanImage(torch.ones(256, 256))], generator)
     assert physical.exponent == pytest.approx(0.5, abs=0.15)
     assert physical.ice == (ice,)
 
 
 def test_noise_cannot_be_fitted_to_no_image_or_to_small_images(generator):
-    with pytest.raises(DataError, match="0 real"):
-        fit_noise([], [CleanImage(torch.ones(200, 200))], 0.05, generator)
+    with pytest.raises(DataError, match="no real micrographs"):
+        measure_real_noise([], 0.05)
+    real = measure_real_noise([RealImage(torch.rand(200, 200), GreyScale(1.0, 0.1))], 0.05)
+    with pytest.raises(DataError, match="no simulated micrographs"):
+        fit_noise(real, [], generator)
     with pytest.raises(DataError, match="needs at least 128"):
-        fit_noise([RealImage(torch.rand(90, 200), GreyScale(1.0, 0.1))], [CleanImage(torch.ones(200, 200))], 0.05,
-                      generator)
+        measure_real_noise([RealImage(torch.rand(90, 200), GreyScale(1.0, 0.1))], 0.05)

@@ -9,7 +9,7 @@ import torch
 from cryogem_scipion.engine.noise import noise_measurement
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
-from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, measure_real_noise
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, without_thon_rings
 from cryogem_scipion.engine.simulation.optics import Optics
@@ -112,7 +112,7 @@ def test_fitted_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
     reals = [RealImage(400 * truth(image.image, generator, scene), GreyScale(400.0, 20.0))
              for image, scene in zip(clean, scenes, strict=True)]
     rings = fit_thon_rings([real.deviations() for real in reals], exposure(1.0))
-    measured = fit_noise(reals, clean, 0.05, generator, rings).noise
+    measured = fit_noise(measure_real_noise(reals, 0.05, rings), clean, generator).noise
     middle = slice(10, 40)
     before, after = ((share - SHARE)[middle].mean() for share in (rings.modulated_share, measured.modulated_share))
     assert before > 0.1  # the particles' part

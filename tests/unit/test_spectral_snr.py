@@ -14,7 +14,7 @@ from cryogem_scipion.engine.measurement.synthesis import SyntheticField
 from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio, kept_ratio
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import GreyScale
-from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, simulated_image
+from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, measure_real_noise, simulated_image
 from cryogem_scipion.engine.noise.rotational_power import RotationalPower, rotational_power, seen_modulation, tile_edge
 from cryogem_scipion.engine.noise.set_spectrum import DEFOCI, SetSpectrum, measure_set_spectrum
 from cryogem_scipion.engine.noise.signal_to_noise import SnrFit
@@ -192,7 +192,7 @@ def test_the_noise_is_measured_for_the_ratio_in_use(factor, generator):
     reals = [RealImage(400 * (1 + deviation * (coloured().draw((320, 320), generator) - math.sqrt(snr) * signal)),
                        GreyScale(400.0, 400 * deviation)) for signal, _ in pairs]
     clean = [CleanImage(1 - deviation * math.sqrt(factor * snr) * signal, optics) for signal, optics in shells(4, 1)]
-    noise = fit_noise(reals, clean, deviation, generator)
+    noise = fit_noise(measure_real_noise(reals, deviation), clean, generator)
     generated = [simulated_image(image, noise, generator) for image in clean]
     real = [image.without_ice() for image in reals]
     used = FREQUENCY > 1 / 1.3 / DIAMETER

@@ -34,7 +34,7 @@ from cryogem_scipion.engine.noise.thon_rings import (
     without_thon_rings,
 )
 
-__all__ = ["CleanImage", "RealImage", "fit_noise", "simulated_image"]
+__all__ = ["CleanImage", "RealImage", "RealNoise", "fit_noise", "measure_real_noise", "simulated_image"]
 
 CLIP = 7.0
 """Standard deviations from the median at which pixels are clipped."""
@@ -91,20 +91,33 @@ class CleanImage:
     """None: the optics are not known, so the noise gets no Thon rings."""
 
 
-def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background_deviation: float,
-              generator: torch.Generator, rings: ThonRings | None = None, limit: int = 12) -> PhysicalNoise:
-    """Return noise with the spectrum, Thon rings, grey-value distribution and ice of real micrographs.
+@dataclass(frozen=True)
+class RealNoise:
+    """What is measured on real micrographs once, whatever ratio the particles have."""
+
+    background_deviation: float
+    """σ_n of the set."""
+    power: Float[Tensor, "n half"]
+    """With the particles' power."""
+    quantiles: Float[Tensor, " knots"]
+    """Of the fine noise."""
+    curve_at: CurvePlace
+    exponent: float
+    modulated_share: Float[Tensor, " half"] | None
+    """Part of the power that Thon rings modulate; None without rings."""
+    ice: tuple[IceMap, ...]
+
+
+def measure_real_noise(real: Sequence[RealImage], background_deviation: float, rings: ThonRings | None = None,
+                       limit: int = 12) -> RealNoise:
+    """Measure spectrum, grey-value distribution and ice of real micrographs.
 
     Parameters
     ----------
     real
         Real micrographs. At most ``limit`` of them, evenly spread, are measured; all ice maps are used.
-    clean
-        Simulated images with about the real set's particles and defocus; 128 pixels a side or more.
     background_deviation
         σ_n of the set.
-    generator
-        Random generator for the simulated noise.
     rings
         Thon rings of all real micrographs; None if they have none.
 
@@ -113,9 +126,8 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
     DataError
         A micrograph is too small to measure, or there is none.
     """
-    if not real or not clean:
-        raise DataError(f"there are {len(real)} real and {len(clean)} simulated micrographs; to measure the noise, "
-                        "give at least one of each")
+    if not real:
+        raise DataError("there are no real micrographs; to measure the noise, give at least one")
     ice = tuple(image.ice for image in real if image.ice is not None)
     count = min(limit, len(real))
     indices = [position * len(real) // count for position in range(count)]
@@ -125,10 +137,32 @@ def fit_noise(real: Sequence[RealImage], clean: Sequence[CleanImage], background
     power = _power(flat, modulated_share, [None if rings is None else rings.exposures[index] for index in indices])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
     power = smoothed_power(power, min(2.0, 12 / tiles**0.5))
-    quantiles = _quantiles(flat, power)
-    exponent = _exponent(chosen, flat, background_deviation)
-    noise = ColouredNoise(power, modulated_share=modulated_share, curve_at=_curve_place(flat, power))
-    physical = PhysicalNoise(background_deviation, ice, noise, exponent)
+    return RealNoise(background_deviation, power, _quantiles(flat, power), _curve_place(flat, power),
+                     _exponent(chosen, flat, background_deviation), modulated_share, ice)
+
+
+def fit_noise(real: RealNoise, clean: Sequence[CleanImage], generator: torch.Generator) -> PhysicalNoise:
+    """Return noise with the spectrum, Thon rings, grey-value distribution and ice of real micrographs.
+
+    Parameters
+    ----------
+    real
+        What was measured on the real micrographs.
+    clean
+        Simulated images with about the real set's particles and defocus; 128 pixels a side or more.
+    generator
+        Random generator for the simulated noise.
+
+    Raises
+    ------
+    DataError
+        There is no simulated image.
+    """
+    if not clean:
+        raise DataError("there are no simulated micrographs; to measure the noise, give at least one")
+    power, quantiles, modulated_share = real.power, real.quantiles, real.modulated_share
+    noise = ColouredNoise(power, modulated_share=modulated_share, curve_at=real.curve_at)
+    physical = PhysicalNoise(real.background_deviation, real.ice, noise, real.exponent)
     seed = int(torch.randint(2**62, (), generator=generator))
     response = FIRST_RESPONSES[noise.curve_at]
     before: tuple[Tensor, Tensor] | None = None

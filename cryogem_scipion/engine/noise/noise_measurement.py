@@ -19,7 +19,14 @@ from cryogem_scipion.engine.noise.contaminants import Contaminant, opacity_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.ice import IceMap
 from cryogem_scipion.engine.noise.models import AnalyticModel, NoiseModel, PhysicalNoise
-from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, simulated_image
+from cryogem_scipion.engine.noise.noise_fit import (
+    CleanImage,
+    RealImage,
+    RealNoise,
+    fit_noise,
+    measure_real_noise,
+    simulated_image,
+)
 from cryogem_scipion.engine.noise.real_set import RealSet, memory_mapped
 from cryogem_scipion.engine.noise.relative_power import relative_powers
 from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum, measure_set_spectrum
@@ -211,10 +218,11 @@ class _Comparison:
         spectrum = self._compare_spectra(flats, rings) if self.has_particles else None
         if given_snr is not None:
             check_given_ratio(given_snr, spectrum)
-        kept = self._kept_in_deviations(rings) if best is not None and self.simulated.keep_snr else None
+        real_noise = measure_real_noise(self.reals, self.deviation, rings)
+        kept = self._kept_in_deviations(real_noise) if best is not None and self.simulated.keep_snr else None
         result = _ComparisonResult(best, spectrum, rings, kept_snr=kept)
         chosen = self.chosen(result)
-        noise = self._fit_noise(chosen.snr, rings)
+        noise = self._fit_noise(chosen.snr, real_noise)
         contaminants: tuple[tuple[Contaminant, ...], ...] = ()
         if chosen.measured:
             contaminants = self._search_contaminants(flats, noise, chosen.snr)
@@ -224,13 +232,13 @@ class _Comparison:
                 break
             best = fit
             chosen = self.chosen(replace(result, snr_fit=best))
-            noise = self._fit_noise(chosen.snr, rings)
+            noise = self._fit_noise(chosen.snr, real_noise)
             contaminants = self._search_contaminants(flats, noise, chosen.snr)
         if chosen.measured:
             log.info("particles in the real micrographs have a signal-to-noise ratio of about %.2g; %d contaminants",
                      chosen.snr, sum(map(len, contaminants)))
         if given_snr is not None and given_snr != chosen.snr:
-            noise = self._fit_noise(given_snr, rings)
+            noise = self._fit_noise(given_snr, real_noise)
         return replace(result, snr_fit=best, noise=noise, contaminants=contaminants,
                        relative_powers=relative_powers(_clipped(flats), rings))
 
@@ -259,11 +267,10 @@ class _Comparison:
         compared = dict(zip(self.indices, result.relative_powers, strict=False))
         return tuple(compared.get(index) for index in indices) if indices else result.relative_powers
 
-    def _fit_noise(self, snr: float, rings: ThonRings | None) -> PhysicalNoise:
-        return fit_noise(self.reals, self._simulated_images(snr), self.deviation,
-                         seeded_generator(self.seed, "noise"), rings)
+    def _fit_noise(self, snr: float, real: RealNoise) -> PhysicalNoise:
+        return fit_noise(real, self._simulated_images(snr), seeded_generator(self.seed, "noise"))
 
-    def _kept_in_deviations(self, rings: ThonRings | None) -> float:
+    def _kept_in_deviations(self, real: RealNoise) -> float:
         """The simulation's ratio, which is over the variance of the noise, over that of the micrographs.
 
         Images are scaled by the deviation of the micrographs, to which particles add. So with many particles, the
@@ -271,7 +278,7 @@ class _Comparison:
         """
         over_noise = ratio = self.simulated.contrast.snr
         for _ in range(VARIANCE_ROUNDS):
-            ratio = over_noise * self._fit_noise(ratio, rings).noise.variance
+            ratio = over_noise * self._fit_noise(ratio, real).noise.variance
         return ratio
 
     def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
