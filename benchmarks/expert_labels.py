@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scores of pickers that are trained on the labels of other micrographs of the same set: what reality gives.
+"""Scores of pickers that are trained on labels of other micrographs of the same set.
 
     python benchmarks/expert_labels.py --labelled LABELLED --pixel-size 3 --diameter 125 --scorer PICKING --topaz ENV \\
         --out OUT
@@ -21,13 +21,12 @@ from noise_models import output_of, wrapped_topaz
 
 def write_fold(files, folder):
     """Links to some labelled micrographs, and the table of their particles for PICKING; its path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # links to other micrographs of an earlier run
+    folder.mkdir(parents=True)
     rows = []
     for file in files:
         for path in (file, file.with_suffix(".json")):
-            link = folder / path.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.absolute())
+            (folder / path.name).symlink_to(path.absolute())
         rows += [(file.stem, round(particle["x"]), round(particle["y"]))
                  for particle in json.loads(file.with_suffix(".json").read_text("utf-8"))["particles"]]
     pd.DataFrame(rows, columns=["image_name", "x_coord", "y_coord"]).to_csv(folder / "particles.tsv", sep="\t",
@@ -51,20 +50,20 @@ def main():
     scores, picks = [], []
     for fold in range(args.folds):
         folder = args.out / "labels" / str(fold)
-        learned = [file for number, file in enumerate(files) if number % args.folds != fold]
-        coordinates = write_fold(learned, folder / "learned")
-        write_fold(files[fold::args.folds], folder / "judged")
+        training = [file for number, file in enumerate(files) if number % args.folds != fold]
+        coordinates = write_fold(training, folder / "training")
+        write_fold(files[fold::args.folds], folder / "test")
         picks.append(folder / "picks")
         lines = output_of([sys.executable, args.scorer, "--topaz", wrapped_topaz(args, picks[-1]), "--train",
-                           f"{folder}/learned/mic_*.mrc", "--coordinates", coordinates, "--test", folder / "judged",
+                           f"{folder}/training/mic_*.mrc", "--coordinates", coordinates, "--test", folder / "test",
                            "--diameter", args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds])
         scores.append([float(value) for value in re.findall(r"seed \d+: AUPRC ([\d.]+)", lines)])
-    together = args.out / "picks/labels"
-    shutil.rmtree(together, ignore_errors=True)
-    together.mkdir(parents=True)
+    all_picks = args.out / "picks/labels"
+    shutil.rmtree(all_picks, ignore_errors=True)
+    all_picks.mkdir(parents=True)
     for seed in range(args.seeds):
         pd.concat([pd.read_csv(folder / f"picks_{seed}.txt", sep="\t") for folder in picks]).to_csv(
-            together / f"picks_{seed}.txt", sep="\t", index=False)
+            all_picks / f"picks_{seed}.txt", sep="\t", index=False)
     means = [sum(values) / len(values) for values in zip(*scores, strict=True)]
     print(f"- labels of {len(files) - len(files) // args.folds} other fields: AUPRC {sum(means) / len(means):.3f} "
           f"({min(means):.3f} to {max(means):.3f}, {len(means)} seeds)")

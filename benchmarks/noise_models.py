@@ -10,9 +10,10 @@ training and for measuring the noise. The simulation has the values of --particl
 --settings FILE those that 'cryogem measure' has found.
 
 PICKING and REALISM are Python programs that are not part of this repository. ENV is an environment with Topaz.
-PICKING takes --topaz ENV --train MICROGRAPHS --coordinates STAR --test LABELLED --diameter Å --pixel Å --seeds N and
---general. It trains Topaz on the set, or fine-tunes Topaz's general model (--general), and prints one line for each
-seed: 'seed 0: AUPRC 0.90'. REALISM runs in ENV, takes --pixel Å GENERATED REAL, and prints how far the sets are apart.
+PICKING takes --topaz ENV --train MICROGRAPHS --coordinates TABLE --test LABELLED --diameter Å --pixel Å --seeds N and
+--general; TABLE is a STAR file, or text with image_name, x_coord and y_coord. It trains Topaz on the set, or fine-tunes
+Topaz's general model (--general), and prints one line for each seed: 'seed 0: AUPRC 0.90'. REALISM runs in ENV, takes
+--pixel Å GENERATED REAL, and prints how far the sets are apart.
 
 Without --steps, the program measures the speed of the training and takes the number of steps that fit into --minutes.
 The picks of each set and seed stay in OUT/picks; benchmarks/compare_pickers.py reads them. All scores are added to

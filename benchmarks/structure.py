@@ -60,6 +60,12 @@ def timed(command, folder):
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime
 
 
+def micrographs_with_ctf(args):
+    """The labelled micrographs that have a row in the table of CTFs."""
+    names = {Path(name).name for name in read_table(Path(args.ctfs), "micrographs")[1]["rlnMicrographName"]}
+    return [file for file in map(Path, sorted(glob(args.micrographs))) if file.name in names]
+
+
 def labelled_centres(file):
     """Centres (x, y) of all labelled particles of a micrograph, px."""
     return [(label["x"], label["y"]) for label in json.loads(file.with_suffix(".json").read_text("utf-8"))["particles"]]
@@ -69,12 +75,12 @@ def extract(args, out, centres=labelled_centres):
     """Particles at the centres of each micrograph, extracted by RELION into OUT/particles.star; the pixel size."""
     optics, rows = read_table(Path(args.ctfs), "micrographs", ("rlnMicrographName", "rlnDefocusU"))
     by_name = {Path(row["rlnMicrographName"]).name: row for row in rows.to_dict("records")}
-    pixel_size = read_header(Path(args.files[0]), 2)[1]
+    pixel_size = read_header(args.files[0], 2)[1]
     optics = optics.assign(rlnMicrographPixelSize=pixel_size, rlnImagePixelSize=pixel_size, rlnImageSize=args.box,
                            rlnImageDimensionality=2)
     (out / "micrographs").mkdir(exist_ok=True)
     micrographs, particles = [], []
-    for file in map(Path, args.files):
+    for file in args.files:
         ctf = {name: value for name, value in by_name[file.name].items() if name.startswith(("rlnDefocus", "rlnPhase"))}
         name = f"micrographs/{file.name}"
         (out / name).unlink(missing_ok=True)
@@ -196,8 +202,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    args.files = [file for file in sorted(glob(args.micrographs))
-                  if Path(file).name in Path(args.ctfs).read_text("utf-8")]
+    args.files = micrographs_with_ctf(args)
     out = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     pixel_size = extract(args, out)

@@ -2,7 +2,7 @@
 """What pickers are worth in the end: particles, their share of true ones, and the map from their assigned poses.
 
     python benchmarks/structure_of_picks.py --micrographs 'LABELLED/*.mrc' --ctfs ctfs.star --model MODEL \\
-        --volume MAP --symmetry O --pixel-size 3 --out OUT labels=PICKS/labels spectrum=PICKS/spectrum
+        --volume MAP --symmetry O --out OUT labels=PICKS/labels spectrum=PICKS/spectrum
 
 A folder of picks is one of benchmarks/noise_models.py or expert_labels.py; its first seed is used, and the picks whose
 score is at least --threshold. MODEL is a pose estimator of ``cryogem train-poses``, the same for all. RELION extracts
@@ -15,7 +15,6 @@ the resolution of the map, as in benchmarks/structure.py.
 import argparse
 import sys
 from functools import partial
-from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from structure import (
     extract,
     fitted_box,
     labelled_centres,
+    micrographs_with_ctf,
     read_volume,
     reconstruct,
     soft_sphere,
@@ -33,6 +33,7 @@ from structure import (
 )
 
 from cryogem_scipion.engine.io.dataset import read_table
+from cryogem_scipion.engine.io.mrc import read_header
 from cryogem_scipion.engine.scoring.matching import match_positions
 
 CORRELATIONS = (20, 16, 13)
@@ -68,12 +69,11 @@ def main():
     parser.add_argument("--radius", type=float, default=32, help="Å, within which a pick is a true one")
     parser.add_argument("--threshold", type=float, default=0.0, help="lowest score of a pick")
     parser.add_argument("--scale", type=int, default=2, help="factor by which micrographs were reduced for picking")
-    parser.add_argument("--pixel-size", type=float, required=True, help="of the labelled micrographs (Å)")
     parser.add_argument("--box", type=int, default=64, help="box size, px")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    args.files = [file for file in map(Path, sorted(glob(args.micrographs)))
-                  if file.name in Path(args.ctfs).read_text("utf-8")]
+    args.files = micrographs_with_ctf(args)
+    args.pixel_size = read_header(args.files[0], 2)[1]
     reference = fitted_box(read_volume(args.volume), args.box)
     mask = soft_sphere(args.box, args.diameter / 2 / args.pixel_size + 2)
     table = MarkdownTable("particles from", "particles", "true", "found", "mean confidence",
@@ -95,10 +95,10 @@ def main():
         reconstruct(args, out, "assigned/particles.star", "map")
         confidence = read_table(out / "assigned/particles.star", "particles")[1]["rlnMaxValueProbDistribution"]
         curves, resolutions, _ = correlations(out, ("map_half1.mrc", "map_half2.mrc"), reference, mask, args.pixel_size)
-        shells = [round(args.box * args.pixel_size / resolution) for resolution in CORRELATIONS]
+        at = [round(args.box * args.pixel_size / resolution) for resolution in CORRELATIONS]
         table.row(name, particles, f"{true / particles:.0%}", f"{true / labelled:.0%}", f"{confidence.mean():.2f}",
                   *(f"{value:.1f}" if value else f"below {2 * args.pixel_size:g}" for value in resolutions),
-                  ", ".join(f"{float(curves[1][shell]):.2f}" for shell in shells))
+                  ", ".join(f"{float(curves[1][shell]):.2f}" if shell < len(curves[1]) else "–" for shell in at))
 
 
 if __name__ == "__main__":

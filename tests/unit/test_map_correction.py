@@ -14,7 +14,7 @@ from cryogem_scipion.engine.io.mrc import read_mrc, write_mrc
 from cryogem_scipion.engine.measurement.map_correction import HIGHEST, WIDTH, _difference
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.measure import measure_micrographs
-from cryogem_scipion.engine.measurement.reconstruction import SpectrumGrid, reconstruction, symmetric
+from cryogem_scipion.engine.measurement.reconstruction import FieldPeaks, SpectrumGrid, reconstruction, symmetric
 from cryogem_scipion.engine.measurement.search_field import search_field
 from cryogem_scipion.engine.settings import GenerateSettings, SimulateSettings, parse
 from cryogem_scipion.engine.settings.measured import read_measurement, with_chosen, with_measured
@@ -109,7 +109,7 @@ def test_particles_at_known_places_give_the_map(given, generator):
     field = search_field(image, PIXEL_SIZE, DIAMETER, optics)
     scale = PIXEL_SIZE / field.pixel_size
     peaks = Peaks((centres * scale).round().numpy(), np.ones(len(centres)), np.zeros(len(centres), np.int64))
-    found = reconstruction(prepare_projector(given), DIAMETER, [(field, field.image, peaks)], GRID)
+    found = reconstruction(prepare_projector(given), DIAMETER, [FieldPeaks(field, field.image, peaks)], GRID)
     inside = (GRID.shells > WIDTH) & (GRID.shells < 12)
     # 0.92 on one machine, and 0.95 with the true orientations: those that are tried are 31° apart.
     assert np.corrcoef(found[inside].real, spectrum(given.density)[inside].real)[0, 1] > 0.85
@@ -126,13 +126,21 @@ def values(given, added, tmp_path):
 def test_a_simulation_adds_the_correction_and_takes_it_along(values, given, added, tmp_path):
     volumes, _ = read_volumes(parse(SimulateSettings, values))
     assert torch.allclose(volumes[0].density, given.density + added, atol=1e-5)
+    without = {name: value for name, value in values.items() if name != "map_correction"}
+    simulate.run(parse(SimulateSettings, {**without, "out": tmp_path / "without"}))
     simulate.run(parse(SimulateSettings, values))
     (tmp_path / "map.mrc").unlink()
     (tmp_path / "correction.mrc").unlink()
     shutil.move(values["out"], tmp_path / "moved")
-    generate.run(parse(GenerateSettings, {"simulation": tmp_path / "moved", "noise": "gaussian", "extract": False,
-                                          "out": tmp_path / "generated"}))
-    assert read_mrc(tmp_path / "generated/micrographs/mic_000000.mrc", 2)[0].shape == (128, 144)
+    images = {}
+    for name in ("moved", "without"):
+        generate.run(parse(GenerateSettings, {"simulation": tmp_path / name, "noise": "gaussian", "extract": False,
+                                              "reuse": True, "keep": ["optical"], "out": tmp_path / f"of {name}"}))
+        # The same specimens: their clean images are those of the simulation.
+        images[name] = read_mrc(tmp_path / f"of {name}/optical/mic_000000.mrc", 2)[0].astype(float)
+        clean = read_mrc(tmp_path / name / "micrographs/mic_000000.mrc", 2)[0].astype(float)
+        assert np.corrcoef(images[name].ravel(), clean.ravel())[0, 1] > 0.999
+    assert np.corrcoef(images["moved"].ravel(), images["without"].ravel())[0, 1] < 0.99
 
 
 def test_a_correction_of_another_map_is_refused(values, tmp_path):

@@ -34,6 +34,7 @@ from cryogem_scipion.engine.measurement.synthesis import Assumption
 from cryogem_scipion.engine.settings import MeasureSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.composition import compose
 from cryogem_scipion.engine.simulation.ctf import ctf
+from cryogem_scipion.engine.simulation.motion import Motion
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.simulation.placement import place_centres
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
@@ -202,9 +203,18 @@ def settings(inputs, out, **values):
 
 
 @pytest.fixture(scope="module")
-def measured(inputs):
+def measured_set():
+    """What was measured of the micrographs with known CTFs, once ``measured`` has run."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def measured(inputs, measured_set):
     """Folder of the measurement with known CTFs, and its report."""
-    measure_stage.run(settings(inputs, inputs / "out", ctfs=inputs / "ctfs.star"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_stage, "measure_micrographs",
+                      lambda *arguments: measured_set.append(measure_micrographs(*arguments)) or measured_set[0])
+        measure_stage.run(settings(inputs, inputs / "out", ctfs=inputs / "ctfs.star"))
     return inputs / "out", json.loads((inputs / "out/measurement.json").read_text())
 
 
@@ -252,10 +262,25 @@ def test_known_ctfs_are_not_written_again(measured):
     assert all(row["defocus_known"] for row in measured[1]["micrographs"])
 
 
+@pytest.mark.parametrize(("not_reliable", "expected"), [
+    ({}, ["3:0:10:1", "2:1:0:2", "1:1:0:3"]), ({"signal_envelope": "no particles"}, None)])
+def test_motion_names_its_row_and_is_left_out_with_the_envelope(inputs, measured, measured_set, tmp_path, monkeypatch,
+                                                                not_reliable, expected):
+    motion = (Motion(3, 0, 10), Motion(2, 1, 0), Motion(1, 1, 0))
+    measurement = replace(measured_set[0].measurement, motion=motion, not_reliable=not_reliable)
+    monkeypatch.setattr(measure_stage, "measure_micrographs",
+                        lambda *_: replace(measured_set[0], measurement=measurement))
+    measure_stage.run(settings(inputs, tmp_path / "out", ctfs=inputs / "ctfs.star"))
+    assert json.loads((tmp_path / "out/settings.json").read_text()).get("motion") == expected
+
+
 def test_rows_of_known_ctfs_are_found_by_the_name_of_the_file(tmp_path):
     write_ctfs(tmp_path / "ctfs.star", ["there/b.mrc", "there/c.mrc", "there/a.mrc"], [known_fit(KNOWN[0])] * 3, 3.0)
     rows = measure_stage._table_rows(tmp_path / "ctfs.star", [Path("here/a.mrc"), Path("here/b.mrc")])
-    assert rows == {0: 2, 1: 0}  # motion is paired with the rows
+    assert rows == {0: 2, 1: 0}
+    write_ctfs(tmp_path / "twice.star", ["there/b.mrc", "elsewhere/b.mrc"], [known_fit(KNOWN[0])] * 2, 3.0)
+    with pytest.raises(DataError, match=r"has 2 rows for b\.mrc; give it one"):
+        measure_stage._table_rows(tmp_path / "twice.star", [Path("here/b.mrc")])
 
 
 def test_the_folder_ends_with_figure_and_manifest(measured):

@@ -2,6 +2,7 @@
 """Residual motion of single micrographs: its blur, its labels, and what is measured of it."""
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,16 @@ from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.measurement import particles
 from cryogem_scipion.engine.measurement.defocus import known_fit
 from cryogem_scipion.engine.measurement.measure import measure_micrographs
-from cryogem_scipion.engine.measurement.motion import MeasuredMotion, _shrunk
+from cryogem_scipion.engine.measurement.motion import (
+    SECTORS,
+    MeasuredMotion,
+    _Amplitudes,
+    _fitted,
+    _sector_numbers,
+    _shrunk,
+)
 from cryogem_scipion.engine.measurement.results import write_ctfs
+from cryogem_scipion.engine.measurement.synthesis import BANDS
 from cryogem_scipion.engine.settings import SimulateSettings, parse
 from cryogem_scipion.engine.settings.measured import with_measured
 from cryogem_scipion.engine.simulation.composition import compose
@@ -134,6 +143,54 @@ def test_the_envelope_without_motion_has_the_measured_mean_with_it():
     frequency = np.array([point for point, _ in envelope])
     mean = envelope_amplitude(found.without(envelope), frequency) * found.factors(frequency).mean((0, 1))
     assert mean / mean[0] == pytest.approx(np.array([1.0, 0.8, 0.5, 0.3]), rel=5e-3)  # three digits are kept
+
+
+def test_a_motion_twice_for_a_row_is_refused(values):
+    with pytest.raises(SettingsError, match="gives a row of ctfs twice"):
+        parse(SimulateSettings, values | {"motion": ("6:2:45:1", "0:0:0:1")})
+
+
+def test_rows_of_another_table_are_not_used():
+    measured = {"ctfs": "/measured.star", "motion": ["6:2:45:3"], "signal_envelope": ["0:1", "0.1:0.5"]}
+    assert with_measured({}, measured)["motion"] == ["6:2:45:3"]
+    assert with_measured({"ctfs": Path("/measured.star")}, measured)["motion"] == ["6:2:45:3"]
+    assert with_measured({"ctfs": "/own.star"}, measured)["motion"] == ["6:2:45"]
+
+
+@pytest.mark.parametrize("chosen", [{"b_factor_angstrom2": 0.0}, {"signal_envelope": ()}])
+def test_a_chosen_nothing_is_a_choice(chosen):
+    measured = {"motion": ["6:2:45:3"], "signal_envelope": ["0:1", "0.1:0.5"]}
+    values = with_measured(chosen, measured)
+    assert "motion" not in values
+    assert not values.get("signal_envelope")
+
+
+def test_empty_fields_do_not_hide_the_motion_of_the_others():
+    """Two fields with hardly any particles: their errors are large, so their values do not count."""
+    draw = np.random.default_rng(0)
+    true = np.array([Motion(*moved).squares() for moved in zip(range(12), [1] * 12, range(0, 180, 15), strict=True)])
+    errors = np.where(np.arange(12)[:, None] < 2, 300.0, 1.5) * np.ones((12, 3))
+    found = _shrunk(true + errors * draw.standard_normal((12, 3)), errors)
+    difference = found.squares[2:] - true[2:]
+    assert np.abs(difference - [difference[:, 0].mean(), 0, 0]).max() < 5
+
+
+def test_the_fit_finds_the_motion_that_amplitudes_show():
+    true = [Motion(8.0, 3.0, 25.0), Motion(5.0, 0.0, 170.0), Motion(0.0, 0.0, 0.0)]
+    frequency = (np.arange(BANDS) + 0.5) / BANDS / 2 / PIXEL_SIZE
+    squares = np.ones((3, BANDS, SECTORS))
+    still = _Amplitudes(np.ones_like(squares), squares)
+    noisy = _Amplitudes(1 + 0.01 * np.random.default_rng(1).standard_normal(squares.shape), squares)
+    factors = MeasuredMotion(np.array([motion.squares() for motion in true]), np.zeros((3, 3))).factors(frequency)
+    moved = _Amplitudes(0.7 * factors.transpose(0, 2, 1), squares)
+    found, _ = _fitted(moved, [still, noisy], frequency, frequency > 0.01)
+    assert found == pytest.approx(np.array([motion.squares() for motion in true]), abs=1)
+
+
+def test_sectors_are_directions_from_x_towards_y():
+    numbers = _sector_numbers((8, 8)).reshape(8, 5)
+    assert (numbers[0, 1] % SECTORS, numbers[1, 0] % SECTORS) == (0, SECTORS // 2)
+    assert 0 < numbers[1, 1] % SECTORS < SECTORS // 2 < numbers[-1, 1] % SECTORS
 
 
 def test_chance_is_no_motion():

@@ -9,6 +9,7 @@ the same in both. What is left of their difference, beyond what generated sets d
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
+from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.particle_search import CLEAREST, FieldSearch, ParticleSearcher, Trial
-from cryogem_scipion.engine.measurement.reconstruction import SpectrumGrid, reconstruction, symmetric
+from cryogem_scipion.engine.measurement.reconstruction import FieldPeaks, SpectrumGrid, reconstruction, symmetric
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption, single_variance
 from cryogem_scipion.engine.noise.spectrum import TILE
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
@@ -86,7 +88,7 @@ def map_correction(searcher: ParticleSearcher, real_searches: Sequence[FieldSear
         peaks = [search.by_all.part(search.by_all.scores < highest).part(slice(0, number))
                  for search, number in zip(searches, numbers, strict=True)]
         return reconstruction(searcher.projector, searcher.diameter,
-                              list(zip(searcher.fields, images, peaks, strict=True)), grid)
+                              list(map(FieldPeaks, searcher.fields, images, peaks)), grid)
 
     real = reconstructed([field.image for field in searcher.fields], real_searches)
     generated = [reconstructed([field.image for field in trial.fields], trial.searches) for trial in trials]
@@ -116,12 +118,11 @@ def variance_change(searcher: ParticleSearcher, volume: Volume, correction: Floa
     curve = np.interp(np.arange(TILE) / TILE, (np.arange(BANDS) + 0.5) / BANDS / 2, assumed.amplitude)
 
     def variance(projector: Projector) -> float:
-        total = 0.0
-        for field in searcher.fields:
-            box = 2 * (int(projector.radius_angstrom / field.pixel_size) + 2)
-            images = project(projector, rotations, torch.zeros(len(rotations), 2), box, field.pixel_size)
-            total += single_variance(images, field, curve)
-        return total
+        images = {pixel_size: project(projector, rotations, torch.zeros(len(rotations), 2),
+                                      2 * (int(projector.radius_angstrom / pixel_size) + 2), pixel_size)
+                  for pixel_size in dict.fromkeys(field.pixel_size for field in searcher.fields)}
+        return sum(parallel_map(lambda field: single_variance(images[field.pixel_size], field, curve),
+                                searcher.fields))
 
     return variance(corrected) / max(variance(searcher.projector), 1e-30)
 
@@ -130,12 +131,10 @@ def _difference(real: ComplexArray, generated: Sequence[ComplexArray], grid: Spe
                 diameter: float, operators: int = 1) -> Float[Tensor, "z y x"] | None:
     """The map's correction from reconstructions of real and generated particles."""
     waves, apodisation = grid.waves(volume), grid.apodisation(volume)
-    density = volume.density.double().numpy()
-    shown = density * apodisation[:, None, None] * apodisation[:, None] * apodisation
-    given = np.einsum("az,by,cx,zyx->abc", waves, waves, waves, shown, optimize=True)
+    given = _transformed(waves * apodisation, volume.density.numpy())
     shells = grid.shells
 
-    def shell_sums(values: Array) -> Array:
+    def shell_sums(values: NDArray[Any]) -> Array:
         sums: Array = np.bincount(shells.ravel(), values.ravel())[:grid.half + 1].astype(np.float64)
         return sums
 
@@ -154,24 +153,37 @@ def _difference(real: ComplexArray, generated: Sequence[ComplexArray], grid: Spe
         return None
     used = slice(lowest, last)
     # The map has no noise, so noise does not lower the contrast.
-    own = (shell_sums((real * given.conj()).real) * transfer)[used].sum() / (
+    contrast = (shell_sums((real * given.conj()).real) * transfer)[used].sum() / (
         shell_sums((mean * given.conj()).real) * transfer)[used].sum()
-    if not own > 0:
+    if not contrast > 0:
         return None
     # Of one set: a mean of several has less.
     deviations = [(one - mean) * math.sqrt(len(generated) / (len(generated) - 1)) for one in generated]
-    kept = _without_noise(real / own - mean, deviations, own**-2 + 1 / len(generated), shells, operators)
+    difference = _without_noise(real / contrast - mean, deviations, contrast**-2 + 1 / len(generated), shells,
+                                operators)
     outside = (shells < used.start) | (shells >= used.stop)
     gain = np.ones(shells.max() + 1)
     gain[used] = transfer[used]
-    change = np.where(outside, 0, kept / gain[shells])
+    change = np.where(outside, 0, difference / gain[shells])
     if shell_sums(np.abs(change) ** 2)[used].sum() < LEAST_CHANGE**2 * power[used].sum():
         return None
-    added = np.einsum("az,by,cx,abc->zyx", waves.conj(), waves.conj(), waves.conj(), change, optimize=True).real
-    added /= apodisation[:, None, None] * apodisation[:, None] * apodisation * (grid.length / volume.pixel_size) ** 3
-    added *= _around(volume, diameter)
-    step = np.abs(added).max() / STEPS
+    added = _density(waves.conj() / apodisation * (volume.pixel_size / grid.length), change) * _around(volume, diameter)
+    step = float(np.abs(added).max()) / STEPS
     return torch.from_numpy((np.rint(added / step) * step).astype(np.float32))
+
+
+def _transformed(waves: ComplexArray, density: NDArray[np.float32]) -> ComplexArray:
+    """Spectrum of a map on the grid, one plane after another, because maps are large."""
+    planes = np.stack([np.einsum("by,cx,yx->bc", waves, waves, plane, optimize=True) for plane in density])
+    spectrum: ComplexArray = np.einsum("az,zbc->abc", waves, planes, optimize=True)
+    return spectrum
+
+
+def _density(waves: ComplexArray, spectrum: ComplexArray) -> Array:
+    """Map of a spectrum on the grid, one plane after another."""
+    columns = np.einsum("az,abc->zbc", waves, spectrum, optimize=True)
+    density: Array = np.stack([np.einsum("by,cx,bc->yx", waves, waves, plane, optimize=True).real for plane in columns])
+    return density
 
 
 def _without_noise(difference: ComplexArray, deviations: Sequence[ComplexArray], factor: float,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial, try_assumption
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption, band_numbers
 from cryogem_scipion.engine.simulation.envelope import Envelope
@@ -35,6 +36,10 @@ GAINS = (0.5, 3.0)
 """Range of the ratio of what is found to the truth, outside of which it is chance."""
 LEAST_FACTOR = 0.05
 """Smallest factor of motion that is divided out of the amplitude."""
+UNKNOWN_ERROR = 1e6
+"""Å², standard error of a field that tells nothing."""
+NORMAL_DEVIATION = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 LARGEST_DEVIATION = 2.0
 """Deviations in errors, from which an amplitude counts less in the fit."""
 
@@ -48,7 +53,7 @@ class MeasuredMotion:
     squares: Array
     """Mean square displacement, and the coefficients of cos 2θ and sin 2θ, Å² (3 for each field)."""
     errors: Array
-    """Their standard errors."""
+    """Their standard errors, without that of the common level; nan for a part that does not differ between fields."""
 
     @property
     def motions(self) -> tuple[Motion, ...]:
@@ -121,18 +126,19 @@ def measured_motion(searcher: ParticleSearcher, real_searches: Sequence[FieldSea
     """
     if len(searcher.fields) < FEWEST_FIELDS:
         return None
-    real, *generated = (_amplitudes(searcher, searches, assumed, highest)
-                        for searches in (real_searches, *(trial.searches for trial in trials)))
+    amplitudes, *generated = (_amplitudes(searcher, searches, assumed, highest)
+                              for searches in (real_searches, *(trial.searches for trial in trials)))
     frequency = (np.arange(BANDS) + 0.5) / BANDS / 2 / searcher.fields[0].pixel_size
     used = frequency > LOWEST / searcher.diameter
-    found, error = _fitted(real, generated, frequency, used)
-    chance = [_fitted(one, [*generated[:number], *generated[number + 1:]], frequency, used)
-              for number, one in enumerate(generated)]
-    bias = np.mean([values for values, _ in chance], axis=(0, 1))
+    values, errors = _fitted(amplitudes, generated, frequency, used)
+    still_values, still_errors = (np.concatenate(parts) for parts in zip(*(
+        _fitted(trial_amplitudes, [*generated[:number], *generated[number + 1:]], frequency, used)
+        for number, trial_amplitudes in enumerate(generated)), strict=True))
+    bias = np.average(still_values, axis=0, weights=still_errors**-2)
     # Chance is larger than the fit's own errors say, because neighbours and contaminants lie over the particles.
-    scatter = np.sqrt(np.mean([((values - bias) / own) ** 2 for values, own in chance], axis=(0, 1)))
-    found, error = found - bias, error * np.maximum(scatter, 1.0)
-    motion = _shrunk(found, error)
+    scatter = NORMAL_DEVIATION * np.median(np.abs(still_values - bias) / still_errors, axis=0)
+    values, errors = values - bias, errors * np.maximum(scatter, 1.0)
+    motion = _shrunk(values, errors)
     for number in range(ROUNDS):
         if motion is None:
             return None
@@ -140,20 +146,23 @@ def measured_motion(searcher: ParticleSearcher, real_searches: Sequence[FieldSea
         still = np.maximum(motion.factors(frequency).mean((0, 1)), LEAST_FACTOR)
         moved = replace(assumed, motions=motion.motions, amplitude=assumed.amplitude / still)
         trial = try_assumption(searcher, moved, (seed, "motion", number))
-        again, _ = _fitted(_amplitudes(searcher, trial.searches, assumed, highest), generated, frequency, used)
-        gain = _gain(again - bias, motion.squares)
-        motion = _shrunk(found / gain, error / gain)
+        moved_values, _ = _fitted(_amplitudes(searcher, trial.searches, assumed, highest), generated, frequency, used)
+        gain = _gain(moved_values - bias, motion.squares, errors)
+        motion = _shrunk(values / gain, errors / gain)
     return motion
 
 
-def _gain(found: Array, true: Array) -> Array:
-    """What is found in fields of known motion over their true one: for the isotropic part, and for the two others."""
-    def ratio(one: Array, other: Array) -> float:
-        square = float((other**2).sum())
-        return float(np.clip((one * other).sum() / square, *GAINS)) if square > 0 else 1.0
+def _gain(measured: Array, true: Array, errors: Array) -> Array:
+    """What is measured in fields of known motion over their true one: for the isotropic part, and the two others."""
+    def ratio(values: Array, true_values: Array, weights: Array) -> float:
+        square = float((weights * true_values**2).sum())
+        return float(np.clip((weights * values * true_values).sum() / square, *GAINS)) if square > 0 else 1.0
 
-    isotropic = ratio(*(values[:, 0] - values[:, 0].mean() for values in (found, true)))
-    directed = ratio(found[:, 1:], true[:, 1:])
+    weights = errors**-2
+    measured_rest, true_rest = (values[:, 0] - np.average(values[:, 0], weights=weights[:, 0])
+                                for values in (measured, true))
+    isotropic = ratio(measured_rest, true_rest, weights[:, 0])
+    directed = ratio(measured[:, 1:], true[:, 1:], weights[:, 1:])
     return np.array([isotropic, directed, directed])
 
 
@@ -174,9 +183,14 @@ def _sector_numbers(shape: tuple[int, int]) -> NDArray[np.int64]:
 
 def _amplitudes(searcher: ParticleSearcher, searches: Sequence[FieldSearch], assumed: Assumption, highest: float
                 ) -> _Amplitudes:
-    number = BANDS * SECTORS + 1
-    sums = np.array([searcher.sums(field, search, count, highest, _sector_numbers(field.shape), number)
-                     for field, search, count in zip(searcher.fields, searches, assumed.counts, strict=True)])
+    parts = {shape: _sector_numbers(shape) for shape in {field.shape: None for field in searcher.fields}}
+
+    def field_sums(number: int) -> tuple[Array, Array]:
+        field = searcher.fields[number]
+        return searcher.sums(field, searches[number], assumed.counts[number], highest, parts[field.shape],
+                             BANDS * SECTORS + 1)
+
+    sums = np.array(parallel_map(field_sums, range(len(searcher.fields))))
     products, squares = np.moveaxis(sums[:, :, :-1].reshape(-1, 2, BANDS, SECTORS), 1, 0)
     return _Amplitudes(products, np.maximum(squares, 1e-30))
 
@@ -189,13 +203,16 @@ def _fitted(real: _Amplitudes, generated: Sequence[_Amplitudes], frequency: Arra
     # Scatter of the generated amplitudes, which have no direction: the variance of a product over its square.
     variance = ((products - expected[None, :, :, None] * squares) ** 2 / squares).mean((0, 3))
     values, errors = zip(*(_fitted_field(real.products[i, used] / real.squares[i, used], expected[i, used],
-                                         np.sqrt(variance[i, used, None] / real.squares[i, used]), frequency[used])
+                                         np.sqrt(variance[i, used, None].clip(1e-30) / real.squares[i, used]),
+                                         frequency[used])
                            for i in range(len(expected))), strict=True)
     return np.array(values), np.array(errors)
 
 
 def _fitted_field(amplitude: Array, expected: Array, error: Array, frequency: Array) -> tuple[Array, Array]:
     """Fit one field: contrast · exp(−2π² displacement u²) times the expected amplitude."""
+    if not expected.any():  # the field has no peaks
+        return np.zeros(3), np.full(3, UNKNOWN_ERROR)
     directions = _directions()
 
     def deviations(unknown: Array) -> Array:
@@ -212,15 +229,25 @@ def _shrunk(values: Array, errors: Array) -> MeasuredMotion | None:
     count = len(values)
     mean = np.array([np.average(values[:, 0], weights=errors[:, 0] ** -2), 0.0, 0.0])
     deviations = values - mean
-    chance = (errors**2).mean(0)
     # The isotropic part has lost one degree of freedom to the mean; the two others are one vector.
-    own = (deviations[:, 0] ** 2).sum() / (count - 1) - chance[0]
-    directed = (deviations[:, 1:] ** 2).mean() - chance[1:].mean()
-    variance = np.array([own if own > CERTAIN_ERRORS * math.sqrt(2 / (count - 1)) * chance[0] else 0.0,
-                         *[directed if directed > CERTAIN_ERRORS * chance[1:].mean() / math.sqrt(count) else 0.0] * 2])
+    directed = _excess(deviations[:, 1:], errors[:, 1:], 2 * count)
+    variance = np.array([_excess(deviations[:, 0], errors[:, 0], count - 1), directed, directed])
     if not variance.any():
         return None
     trust = variance / (variance + errors**2)
     shrunk = deviations * trust
     smallest = (shrunk[:, 0] - np.hypot(shrunk[:, 1], shrunk[:, 2])).min()
-    return MeasuredMotion(shrunk - [smallest, 0.0, 0.0], errors * np.sqrt(trust))
+    return MeasuredMotion(shrunk - [smallest, 0.0, 0.0], np.where(variance > 0, errors * np.sqrt(trust), np.nan))
+
+
+def _excess(deviations: Array, errors: Array, freedom: int) -> float:
+    """Variance beyond that of chance, each deviation weighted by its error; 0 if it is not certain.
+
+    References
+    ----------
+    R. DerSimonian and N. Laird, Meta-analysis in clinical trials: doi:10.1016/0197-2456(86)90046-2
+    """
+    weights = errors**-2
+    excess = float((weights * deviations**2).sum()) - freedom
+    scale = weights.sum() - (weights**2).sum() / weights.sum() * (weights.size - freedom)
+    return float(excess / scale) if excess > CERTAIN_ERRORS * math.sqrt(2 * freedom) else 0.0

@@ -126,8 +126,8 @@ def _concluded(searcher: ParticleSearcher, real_searches: Sequence[FieldSearch],
     if volume is not None and correction is not None:
         result = replace(result, signal_variance=result.signal_variance * variance_change(
             searcher, volume, correction, final))
-    return replace(result, motion=measured_motion(searcher, real_searches, trials, assumed, highest, seed),
-                   map_correction=correction)
+    motion = None if problem else measured_motion(searcher, real_searches, trials, assumed, highest, seed)
+    return replace(result, motion=motion, map_correction=correction)
 
 
 def _highest(trial: Trial, before: float) -> float:

@@ -16,13 +16,14 @@ from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.matched_filter import Peaks
 from cryogem_scipion.engine.measurement.search_field import SearchField, high_pass, on_plane
+from cryogem_scipion.engine.noise.spectrum import half_plane_weights
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.poses import uniform_rotations
 from cryogem_scipion.engine.simulation.projection import Projector, project
 from cryogem_scipion.engine.simulation.specimen import seeded_generator
 from cryogem_scipion.engine.simulation.volume import Volume
 
-__all__ = ["SpectrumGrid", "reconstruction", "symmetric"]
+__all__ = ["FieldPeaks", "SpectrumGrid", "reconstruction", "symmetric"]
 
 ORIENTATIONS = 300
 """Projections with which each particle is aligned; of a particle without symmetry they are 31° apart."""
@@ -33,8 +34,14 @@ REGULARISATION = 0.1
 
 Array = NDArray[np.float64]
 ComplexArray = NDArray[np.complex128]
-Found = tuple[SearchField, Float[Tensor, "y x"], Peaks]
-"""A field, an image with its optics and size, and the peaks of the particles in it."""
+
+@dataclass(frozen=True)
+class FieldPeaks:
+    """The peaks of the particles in an image, which has the optics and the size of a field."""
+
+    field: SearchField
+    image: Float[Tensor, "y x"]
+    peaks: Peaks
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,13 @@ class _Templates:
 
     rotations: Float[Tensor, "n 3 3"]
     spectra: Tensor
+    """(n, box, half), with the centre of the projections at [0, 0]."""
     box: int
+    """Edge, pixels; even."""
 
 
-def reconstruction(projector: Projector, diameter: float, found: Sequence[Found], grid: SpectrumGrid) -> ComplexArray:
+def reconstruction(projector: Projector, diameter: float, sets: Sequence[FieldPeaks], grid: SpectrumGrid
+                   ) -> ComplexArray:
     """Return the spectrum of the particles at the peaks of all fields.
 
     Parameters
@@ -92,14 +102,14 @@ def reconstruction(projector: Projector, diameter: float, found: Sequence[Found]
         The map, with which the particles are aligned.
     diameter
         Of the particle, Å.
-    found
+    sets
         Fields, images and peaks.
     grid
         Frequencies of the result.
     """
     banks = {pixel_size: _templates(projector, diameter, pixel_size)
-             for pixel_size in {field.pixel_size: 0 for field, _, _ in found}}
-    parts = parallel_map(lambda one: _inserted(one, banks[one[0].pixel_size], diameter, grid), found)
+             for pixel_size in dict.fromkeys(of_field.field.pixel_size for of_field in sets)}
+    parts = parallel_map(lambda of_field: _inserted(of_field, banks[of_field.field.pixel_size], diameter, grid), sets)
     data, weights = (np.sum([part[number] for part in parts], axis=0) for number in (0, 1))
     inside = weights[grid.shells <= grid.half]
     spectrum: ComplexArray = data / (weights + REGULARISATION * inside.mean() + 1e-30)
@@ -114,26 +124,30 @@ def _templates(projector: Projector, diameter: float, pixel_size: float) -> _Tem
     return _Templates(rotations, fourier.rfft2(images.roll((-(box // 2),) * 2, (1, 2))), box)
 
 
-def _inserted(found: Found, bank: _Templates, diameter: float, grid: SpectrumGrid) -> tuple[ComplexArray, Array]:
+def _inserted(of_field: FieldPeaks, bank: _Templates, diameter: float, grid: SpectrumGrid
+              ) -> tuple[ComplexArray, Array]:
     """Data and weights of one field's particles: their aligned spectra times the CTF, and the CTF squared."""
-    field, image, peaks = found
+    field, image, peaks = of_field.field, of_field.image, of_field.peaks
     box, shape = bank.box, (bank.box, bank.box)
     transfer = -ctf(shape, field.pixel_size, field.optics) * high_pass(shape, field.pixel_size, diameter)
     kernels = bank.spectra * (transfer / on_plane(field.radial, shape))
-    norms = (kernels * bank.spectra.conj()).real * transfer
+    norms = (kernels * bank.spectra.conj()).real * transfer * half_plane_weights(box)
     kernels = kernels.conj() / norms.double().sum((1, 2)).clamp(min=1e-30).sqrt().float()[:, None, None]
     wide = functional.pad(image[None, None], (box,) * 4)[0, 0]
     frequency_y, frequency_x = fourier.fftfreq(box)[:, None], fourier.rfftfreq(box)[None]
-    # Frequencies beyond the grid's are not used; those with x = 0 are there twice.
+    # Frequencies beyond the grid's are not used. Those with x = 0 count twice, in data and weights alike.
     used = torch.hypot(frequency_y, frequency_x) * grid.length / field.pixel_size < grid.half - 1
     k = torch.stack([frequency_x.expand(used.shape), frequency_y.expand(used.shape)], -1)[used].double()
     k *= grid.length / field.pixel_size
     h = transfer[used].double().numpy()
+    offsets = torch.arange(-REACH, REACH + 1)
+    down = torch.exp(2j * math.pi * offsets[:, None] * frequency_y[:, 0])
+    across = torch.exp(2j * math.pi * frequency_x[0, :, None] * offsets) * half_plane_weights(box)[:, None]
     places, values = [], []
     for y, x in peaks.centres.astype(int).tolist():
         top, left = y + box - box // 2, x + box - box // 2
         spectrum = fourier.rfft2(wide[top:top + box, left:left + box].roll((-(box // 2),) * 2, (0, 1)))
-        orientation, shift_y, shift_x = _aligned(fourier.irfft2(spectrum * kernels, shape))
+        orientation, shift_y, shift_x = _aligned((down @ (spectrum * kernels @ across)).real)
         turns = frequency_y * shift_y + frequency_x * shift_x
         centred = spectrum * torch.exp(2j * math.pi * turns)
         places.append((k @ bank.rotations[orientation, :2].double()).numpy())
@@ -147,11 +161,11 @@ def _inserted(found: Found, bank: _Templates, diameter: float, grid: SpectrumGri
     return data.reshape(size, size, size), weights.reshape(size, size, size)
 
 
-def _aligned(scores: Float[Tensor, "n box box"]) -> tuple[int, int, int]:
-    """Best template, and where it fits: pixels (y, x) from the centre."""
-    near = scores.roll((REACH, REACH), (1, 2))[:, :2 * REACH + 1, :2 * REACH + 1]
-    orientation, place = divmod(int(near.flatten().argmax()), (2 * REACH + 1) ** 2)
-    row, column = divmod(place, 2 * REACH + 1)
+def _aligned(scores: Float[Tensor, "n near near"]) -> tuple[int, int, int]:
+    """Best template, and where it fits: pixels (y, x) from the centre of the scores."""
+    width = scores.shape[-1]
+    orientation, place = divmod(int(scores.flatten().argmax()), width**2)
+    row, column = divmod(place, width)
     return orientation, row - REACH, column - REACH
 
 

@@ -51,13 +51,21 @@ def read_measurement(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def with_chosen(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     """Return the chosen settings and those measured ones that do not keep a chosen one from being used.
 
-    The correction of a map belongs to this map only.
+    The correction of a map belongs to this map only, and the rows of motions to their table of CTFs.
     """
-    replaced = {other for name, others in ALTERNATIVES.items() if chosen.get(name)
+    replaced = {other for name, others in ALTERNATIVES.items() if _is_chosen(chosen, name)
                 for other in others if not chosen.get(other)}
     if chosen.get("volume") and not _same_map(chosen, measured):
         replaced.add("map_correction")
-    return {**{name: value for name, value in measured.items() if name not in replaced}, **chosen}
+    kept = {name: value for name, value in measured.items() if name not in replaced}
+    if "motion" in kept and chosen.get("ctfs") and str(chosen["ctfs"]) != str(measured.get("ctfs")):
+        kept["motion"] = [":".join(motion.split(":")[:3]) for motion in kept["motion"]]
+    return {**kept, **chosen}
+
+
+def _is_chosen(chosen: dict[str, Any], name: str) -> bool:
+    """Whether the user has set it; no overlap is no choice against a distance."""
+    return bool(chosen.get(name)) if name == "overlap" else chosen.get(name) is not None
 
 
 def with_measured(chosen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
@@ -123,10 +131,10 @@ def measurement_problems(chosen: dict[str, Any], measured: dict[str, Any], reaso
     size, wanted = measured.get("pixel_size"), chosen.get("pixel_size")
     if "snr" in measured and "snr" not in chosen and size and wanted:
         try:
-            differs = abs(float(wanted) / float(size) - 1) > PIXEL_SIZE_TOLERANCE
-        except (TypeError, ValueError):
-            differs = False
-        if differs:
+            wanted, size = float(wanted), float(size)
+        except (TypeError, ValueError):  # an error of its own
+            return lines
+        if abs(wanted / size - 1) > PIXEL_SIZE_TOLERANCE:
             lines.append(f"pixel_size: {wanted:g} Å is not that of the measurement ({size:g} Å), for which the "
                          f"signal-to-noise ratio holds; leave it empty, measure at {wanted:g} Å, or set snr too")
     return lines

@@ -268,7 +268,11 @@ class SimulateSettings(RunSettings):
 
         The row is that of the measured CTFs, from 1; 0 belongs to no row.
         """
-        return tuple(_motion(text) for text in self.motion)
+        motions = tuple(_motion(text) for text in self.motion)
+        rows = [row for *_, row in motions if row]
+        if len(set(rows)) < len(rows):
+            raise ValueError(f"motion {self.motion} gives a row of ctfs twice; remove one")
+        return motions
 
 
 def symmetry_name(text: str) -> str:

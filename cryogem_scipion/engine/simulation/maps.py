@@ -55,7 +55,7 @@ def read_volumes(settings: SimulateSettings) -> tuple[list[Volume], float]:
 
 
 def _corrected(maps: dict[Path, Volume], settings: SimulateSettings) -> dict[Path, Volume]:
-    """The map with its correction; ``SettingsError`` if it is not the map that was measured."""
+    """The map with its correction; ``SettingsError`` if their sizes differ."""
     path = settings.map_correction
     assert path is not None
     if len(settings.volume) != 1 or not maps:

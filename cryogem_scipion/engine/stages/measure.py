@@ -2,6 +2,7 @@
 """``cryogem measure``: what a simulation needs, from real micrographs and a map."""
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -72,7 +73,7 @@ def run(settings: MeasureSettings) -> Manifest:
     simulation = {**_simulation(settings, working_pixel_size, micrograph_sizes), **measurement.settings()}
     if len(rows) >= LEAST_CTFS or known:
         simulation["ctfs"] = str((settings.ctfs or out / CTFS).absolute())
-        if measurement.motion:
+        if "motion" in simulation:
             simulation["motion"] = [f"{motion}:{rows[index] + 1}" if index in rows else motion
                                     for motion, index in zip(simulation["motion"], results.searched, strict=True)]
     correction = None if "signal_envelope" in measurement.not_reliable else results.particles.map_correction
@@ -97,7 +98,7 @@ def run(settings: MeasureSettings) -> Manifest:
             continue
         shown = " ".join(value) if isinstance(value, list) else f"{value:g}{_interval(found.get(name))}"
         log.info("%s %s", name, shown)
-    if measurement.motion:
+    if "motion" in simulation:
         most = [max(motion.u_angstrom, motion.v_angstrom) for motion in measurement.motion]
         log.info("residual motion of the micrographs: %.2g to %.2g Å (root mean square along its direction)", min(most),
                  max(most))
@@ -152,12 +153,14 @@ def _check_sizes(files: Sequence[Path], pixel_size: float, diameter: float, sett
 def _table_rows(path: Path, files: Sequence[Path]) -> dict[int, int]:
     """The row of each micrograph in a table of CTFs, found by the name of its file."""
     _, table = read_table(path, "micrographs", ("rlnMicrographName",))
-    rows = {Path(str(name)).name: row for row, name in enumerate(table["rlnMicrographName"])}
+    names = [Path(str(name)).name for name in table["rlnMicrographName"]]
     for file in files:
-        if file.name not in rows:
-            raise DataError(f"{path} has no row for {file.name}; add it, or leave ctfs empty so that all CTFs are "
+        count = names.count(file.name)
+        if count != 1:
+            rows = f"{count} rows" if count else "no row"
+            raise DataError(f"{path} has {rows} for {file.name}; give it one, or leave ctfs empty so that all CTFs are "
                             "fitted")
-    return {index: rows[file.name] for index, file in enumerate(files)}
+    return {index: names.index(file.name) for index, file in enumerate(files)}
 
 
 def _known_ctfs(path: Path, rows: Mapping[int, int], base: Optics) -> list[Optics]:
@@ -212,7 +215,7 @@ def _found(results: MeasuredSet, index: int) -> dict[str, float | None]:
         return found
     motion, error = particles.motion.motions[number], particles.motion.errors[number, 0]
     return {**found, **{f"motion_{name}": value for name, value in vars(motion).items()},
-            "motion_error_angstrom2": float(error)}
+            "motion_error_angstrom2": None if math.isnan(error) else float(error)}
 
 
 def _motion_factors(results: MeasuredSet) -> NDArray[np.float64]:
