@@ -8,10 +8,12 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -344,3 +346,26 @@ def test_the_settings_of_a_person_or_of_a_measurement_are_simulated():
     assert guessed[guessed.index("--micrograph-size"):] == ["--micrograph-size", 600, 620]
     assert "--defocus-max" in guessed
     assert flags(SimpleNamespace(**{**given, "settings": "s.json"})) == ["--config", "s.json"]
+
+
+def test_folds_of_labels_have_no_micrograph_of_an_earlier_run(tmp_path):
+    module = benchmark("expert_labels")
+    files = [tmp_path / f"mic_{number}.mrc" for number in range(3)]
+    for number, file in enumerate(files):
+        file.touch()
+        file.with_suffix(".json").write_text(json.dumps({"particles": [{"x": 10.4, "y": 20.6 + number}]}))
+    module.write_fold(files[:2], tmp_path / "fold")
+    table = pd.read_csv(module.write_fold(files[1:], tmp_path / "fold"), sep="\t")
+    assert sorted(path.name for path in (tmp_path / "fold").glob("mic_*.mrc")) == ["mic_1.mrc", "mic_2.mrc"]
+    assert table.to_dict("list") == {"image_name": ["mic_1", "mic_2"], "x_coord": [10, 10], "y_coord": [22, 23]}
+
+
+def test_picks_are_compared_with_labels_at_the_micrographs_own_scale(tmp_path):
+    module = benchmark("structure_of_picks")
+    (tmp_path / "a.json").write_text(json.dumps({"particles": [{"x": 20, "y": 40}, {"x": 100, "y": 100}]}))
+    table = pd.DataFrame({"image_name": ["a", "a", "a", "b"], "x_coord": [10, 30, 50, 10], "y_coord": [21, 5, 50, 20],
+                          "score": [1.0, 2.0, -1.0, 3.0]})
+    args = SimpleNamespace(threshold=0.0, scale=2, radius=9.0, pixel_size=3.0, files=[tmp_path / "a.mrc"])
+    centres = partial(module.picked_centres, table, args)
+    assert centres(tmp_path / "a.mrc") == [(20, 42), (60, 10)]
+    assert module.found_and_true(centres, args).tolist() == [2, 1, 2]
