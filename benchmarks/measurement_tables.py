@@ -116,7 +116,7 @@ def used_envelope(settings, frequency):
     """Amplitude that the simulation applies at some frequencies (1/Å): the measured curve, or that of its B-factor."""
     if settings.get("signal_envelope"):
         points = [tuple(float(part) for part in point.split(":")) for point in settings["signal_envelope"]]
-        motions = [Motion(*(float(part) for part in text.split(":"))) for text in settings.get("motion", [])]
+        motions = [Motion(*(float(part) for part in text.split(":")[:3])) for text in settings.get("motion", [])]
         blur = MeasuredMotion(np.array([one.squares() for one in motions]), np.empty(0)).factors(
             np.asarray(frequency)).mean((0, 1)) if motions else 1.0
         return envelope_amplitude(tuple(points), np.asarray(frequency)) * blur
