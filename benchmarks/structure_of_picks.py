@@ -85,7 +85,7 @@ def main():
     for name, centres in sources.items():
         particles, true, labelled = found_and_true(centres, args)
         if particles < 50:
-            table.row(name, particles, f"{true / max(particles, 1):.0%}", f"{true / labelled:.0%}", *("–",) * 4)
+            table.row(name, str(particles), f"{true / max(particles, 1):.0%}", f"{true / labelled:.0%}", *("–",) * 4)
             continue
         out = (args.out / name.replace(" ", "_")).absolute()
         out.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def main():
         confidence = read_table(out / "assigned/particles.star", "particles")[1]["rlnMaxValueProbDistribution"]
         curves, resolutions, _ = correlations(out, ("map_half1.mrc", "map_half2.mrc"), reference, mask, args.pixel_size)
         at = [round(args.box * args.pixel_size / resolution) for resolution in CORRELATIONS]
-        table.row(name, particles, f"{true / particles:.0%}", f"{true / labelled:.0%}", f"{confidence.mean():.2f}",
+        table.row(name, str(particles), f"{true / particles:.0%}", f"{true / labelled:.0%}", f"{confidence.mean():.2f}",
                   *(f"{value:.1f}" if value else f"below {2 * args.pixel_size:g}" for value in resolutions),
                   ", ".join(f"{float(curves[1][shell]):.2f}" if shell < len(curves[1]) else "–" for shell in at))
 
