@@ -14,8 +14,8 @@ tour: $(BIN)/.installed
 	[ -f $(DEMO)/demo.png ] || $(MAKE) demo
 	$(BIN)/python docs/tour.py --demo $(DEMO)
 
-# The files of tests are shared by as many processes as there are cores, at most four.
-SHARED = -n auto --maxprocesses 4 --dist loadfile
+# The files of tests are shared by as many processes as there are cores, at most four (tests/conftest.py: by_group).
+SHARED = -n auto --maxprocesses 4 --dist loadgroup
 
 test: $(BIN)/.tested
 	$(BIN)/pip check

@@ -57,8 +57,17 @@ def clock(monkeypatch):
     monkeypatch.setattr("cryogem_scipion.engine.runs.progress.time", clock)
 
 
+def by_group(items):
+    """Let all tests of a file run in one process, and all of Scipion's, because they share a project."""
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "scipion" else str(item.path)))
+
+
 def pytest_collection_modifyitems(config, items):
-    """Skip slow tests and tests of optional programs, except in ``make test-all`` (CRYOGEM_TEST_ALL=1)."""
+    """Group the tests. Skip slow ones and those of optional programs, except in ``make test-all`` (CRYOGEM_TEST_ALL=1).
+    """
+    by_group(items)
     if os.environ.get("CRYOGEM_TEST_ALL"):
         return
     skip = pytest.mark.skip(reason="only in 'make test-all'")

@@ -308,6 +308,7 @@ def test_the_figure_shows_fits_that_are_not_reliable(measured, tmp_path):
     assert sum("not reliable" in title for title in titles) == 3
 
 
+@pytest.mark.slow
 def test_noise_alone_gives_no_number_and_no_ratio(shell, generator):
     result = measure([torch.randn(260, 256, generator=generator)], shell, KNOWN[:1])
     measurement = result.measurement

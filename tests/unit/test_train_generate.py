@@ -87,6 +87,7 @@ def test_what_is_measured_of_real_micrographs_is_the_same_for_any_number_of_thre
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_the_threads_that_it_began_with(world, tmp_path, torch_threads, processor):
     """Networks are too large for one thread: their last bits depend on the number, which the checkpoint holds."""
     same = {"noise": "gaussian", "snr": SNR, "preview_every": 9, "judge_every": 9}
