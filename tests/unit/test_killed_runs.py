@@ -118,7 +118,8 @@ def uninterrupted(start_stage, good, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("stage", "fraction"), [("simulate", 0.5), ("train", 0.7), ("generate", 0.9)])
+@pytest.mark.parametrize(("stage", "fraction"), [
+    ("simulate", 0.5), pytest.param("train", 0.7, marks=pytest.mark.slow), ("generate", 0.9)])
 def test_a_killed_run_continues_to_the_same_files(stage, fraction, start_stage, good, uninterrupted, tmp_path):
     whole = uninterrupted(stage)
     event = int(fraction * whole["events"])

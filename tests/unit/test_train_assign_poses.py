@@ -184,6 +184,7 @@ def outputs(folder):
     return files
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_bytes_for_any_number_of_threads(generated, trained, tmp_path,
                                                                                torch_threads):
     settings = TrainPosesSettings(particles=generated, out=tmp_path / "out", **QUICK)
@@ -210,6 +211,7 @@ def test_another_seed_gives_another_model(generated, trained, tmp_path):
     assert (tmp_path / "out/model.safetensors").read_bytes() != (trained / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_assignment_continues_to_the_same_bytes(generated, trained, tmp_path, monkeypatch, torch_threads):
     monkeypatch.setattr(assign_poses, "PART", 4)
     star, _ = some_particles(generated, tmp_path / "some", 10)

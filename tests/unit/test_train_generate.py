@@ -67,6 +67,7 @@ def test_the_background_is_measured(trained):
     assert manifest.contrast.background_deviation == pytest.approx(0.05, rel=0.06)
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_real_micrographs_is_the_same_for_any_number_of_threads(world, tmp_path, torch_threads,
                                                                                     processor):
     """All that a training begins with: figures, ice maps and noise, and the micrographs at the working pixel size."""
@@ -158,7 +159,7 @@ def test_same_seed_same_bytes_for_any_number(world, tmp_path):
     assert two["mic_000000.mrc"] != two["mic_000001.mrc"]
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "spectrum", "model"])
+@pytest.mark.parametrize("noise", ["gaussian", pytest.param("spectrum", marks=pytest.mark.slow), "model"])
 def test_threads_change_no_byte(world, trained, tmp_path, torch_threads, processor, noise):
     """Images large enough that torch, too, would share the work of one among its threads, as it does of a single one.
     """

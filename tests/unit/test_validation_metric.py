@@ -65,6 +65,7 @@ def test_the_metric_falls_to_1_as_the_generator_approaches_the_real_images(gener
                                  "auc_textures"}
 
 
+@pytest.mark.slow
 def test_the_critic_tells_other_noise_apart_and_its_own_noise_not(generator):
     """Each set of images learns against white noise and is judged against other white noise."""
     def images(fall, count=4):
