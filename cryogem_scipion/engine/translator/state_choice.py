@@ -10,9 +10,9 @@ LARGEST_GROWTH = 1.2
 """If the distance metric is more than this many times that of the first validation, the generator returns to the best
 checkpoint. The critic sees small squares only, and this keeps larger structures and the ice."""
 SMALLEST_AUC_IMPROVEMENT = 0.035
-"""By how much the AUC has to fall for another checkpoint to become the best one. Smaller differences are chance: this is
-two standard errors of the difference of two validations near 0.5, each the mean of two AUCs from 512 squares of both
-sets (doi:10.1148/radiology.143.1.7063747)."""
+"""By how much the AUC has to fall for another checkpoint to become the best one. Smaller differences are chance: two
+standard errors of the difference of two validations near 0.5, each the mean of two AUCs from 512 squares of both sets
+(doi:10.1148/radiology.143.1.7063747)."""
 SMALLEST_REALISM_IMPROVEMENT = 0.05
 """By which share the distance metric has to fall for another checkpoint to become the best one, where the AUC does not
 rise. So the distance decides where the critic tells nothing apart."""
