@@ -203,7 +203,7 @@ def _fitted(real: _Amplitudes, generated: Sequence[_Amplitudes], frequency: Arra
     # Scatter of the generated amplitudes, which have no direction: the variance of a product over its square.
     variance = ((products - expected[None, :, :, None] * squares) ** 2 / squares).mean((0, 3))
     values, errors = zip(*(_fitted_field(real.products[i, used] / real.squares[i, used], expected[i, used],
-                                         np.sqrt(variance[i, used, None].clip(1e-30) / real.squares[i, used]),
+                                         np.sqrt(variance[i, used, None] / real.squares[i, used]),
                                          frequency[used])
                            for i in range(len(expected))), strict=True)
     return np.array(values), np.array(errors)

@@ -162,8 +162,7 @@ def summarised(fits: Sequence[CtfFit], particles: ParticleMeasurement, field_are
         tuple(_warnings(fits, reliable, particles, sign, not_reliable, snr, largest, density * area)))
 
 
-def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float
-               ) -> list[int]:
+def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_size: float) -> list[int]:
     """Write the reliable fits as RELION's table of micrographs, if there are any.
 
     Parameters
@@ -176,12 +175,12 @@ def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_s
     Which micrograph each row is.
     """
     reliable = reliable_fits(fits)
-    chosen = [number for number, fit in enumerate(fits) if fit in reliable]
+    chosen = [(number, fit) for number, fit in enumerate(fits) if fit in reliable]
     rows = [{"rlnMicrographName": names[number], "rlnOpticsGroup": 1, "rlnDefocusU": fit.optics.defocus_u_angstrom,
              "rlnDefocusV": fit.optics.defocus_v_angstrom, "rlnDefocusAngle": fit.optics.defocus_angle_degrees,
              "rlnPhaseShift": fit.optics.phase_shift_degrees, "rlnCtfFigureOfMerit": fit.score,
              "rlnCtfMaxResolution": fit.resolution_angstrom}
-            for number, fit in ((number, fits[number]) for number in chosen)]
+            for number, fit in chosen]
     if not rows:
         return []
     base = fits[0].optics
@@ -189,7 +188,7 @@ def write_ctfs(path: Path, names: Sequence[str], fits: Sequence[CtfFit], pixel_s
                             "rlnSphericalAberration": base.cs_mm, "rlnAmplitudeContrast": base.amplitude_contrast,
                             "rlnMicrographPixelSize": pixel_size}])
     write_table(path, "micrographs", optics, pd.DataFrame(rows))
-    return chosen
+    return [number for number, _ in chosen]
 
 
 def _largest_snr(particles: ParticleMeasurement, total_variance: float) -> float | None:
