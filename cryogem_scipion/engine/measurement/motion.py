@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from cryogem_scipion.engine.compute.robust import NORMAL_DEVIATION
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.measurement.particle_search import FieldSearch, ParticleSearcher, Trial, try_assumption
 from cryogem_scipion.engine.measurement.synthesis import BANDS, Assumption, band_numbers
@@ -38,8 +39,6 @@ LEAST_FACTOR = 0.05
 """Smallest factor of motion that is divided out of the amplitude."""
 UNKNOWN_ERROR = 1e6
 """Å², standard error of a field that tells nothing."""
-NORMAL_DEVIATION = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 LARGEST_DEVIATION = 2.0
 """Deviations in errors, from which an amplitude counts less in the fit."""
 

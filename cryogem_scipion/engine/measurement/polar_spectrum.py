@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryogem_scipion.engine.compute.robust import robust_deviation
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.spectrum import tile_periodograms
 
@@ -68,7 +69,7 @@ def polar_spectrum(image: Float[Tensor, "y x"], pixel_size: float, tile: int) ->
     """
     powers = tile_periodograms(image, tile)
     level = powers.flatten(1)[:, 1:].mean(1).clamp_min(1e-30).log()
-    spread = 1.4826 * float((level - level.median()).abs().median())
+    spread = robust_deviation(level)
     usual = level <= level.median() + UNUSUAL * max(spread, 0.05)
     mean = powers[usual].mean(0).double().numpy()
     if not mean.max() > 0:

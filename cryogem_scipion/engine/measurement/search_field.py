@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cryogem_scipion.engine.compute import fourier
 from cryogem_scipion.engine.compute.resampling import fourier_crop
+from cryogem_scipion.engine.compute.robust import robust_deviation
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 from cryogem_scipion.engine.simulation.ctf import ctf
@@ -79,7 +80,7 @@ def search_field(image: Float[Tensor, "y x"], pixel_size: float, diameter: float
     for filtered in (False, True):
         if filtered:
             coarse = _without_gradients(coarse, pixel_size, diameter)
-        deviation = 1.4826 * float((coarse - coarse.median()).abs().median())
+        deviation = robust_deviation(coarse)
         if not deviation > 0:
             raise DataError("most pixels of the micrograph have the same value; give a micrograph with noise")
         coarse = (coarse - coarse.median()).clamp(-CLIP * deviation, CLIP * deviation)

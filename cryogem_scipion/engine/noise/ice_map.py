@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from cryogem_scipion.engine.compute.robust import NORMAL_DEVIATION
 from cryogem_scipion.engine.errors import DataError, SettingsError
 
 __all__ = ["background_deviation", "ice_map", "upsample_ice"]
@@ -144,7 +145,7 @@ def _pixels(micrograph: Float[Tensor, "y x"]) -> tuple[NDArray[np.float32], floa
     if typical <= 0:
         raise DataError(f"the median of the micrograph is {typical:g}, so its ice map cannot be measured; turn the ice "
                         "map off")
-    return pixels, typical, 1.4826 * float(np.median(np.abs(sample - typical)))
+    return pixels, typical, NORMAL_DEVIATION * float(np.median(np.abs(sample - typical)))
 
 
 def _edges(size: int, bins: int) -> NDArray[np.int64]:
@@ -190,7 +191,7 @@ def _moments(pixels, transmission, level, limit, background, rows, columns):  # 
 
 def _bin_noise(binned: Array) -> float:
     """Standard deviation of the bins' noise, from differences of neighbours, in which the smooth ice cancels."""
-    return 1.4826 * float(np.median(np.abs(np.diff(binned, axis=1)))) / math.sqrt(2)
+    return NORMAL_DEVIATION * float(np.median(np.abs(np.diff(binned, axis=1)))) / math.sqrt(2)
 
 
 def _upper_deviation(residual: Array) -> float:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogem_scipion.engine.compute import fourier
+from cryogem_scipion.engine.compute.robust import NORMAL_DEVIATION, robust_deviation
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.exposure import Exposure
@@ -225,9 +226,8 @@ def _flattened(real: RealImage, background_deviation: float) -> Float[Tensor, "y
 
 
 def _clipped(values: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
-    centre = values.median()
-    deviation = 1.4826 * (values - centre).abs().median()
-    return (values - centre).clamp(-CLIP * deviation, CLIP * deviation)
+    limit = CLIP * robust_deviation(values)
+    return (values - values.median()).clamp(-limit, limit)
 
 
 def _power(images: Sequence[Float[Tensor, "_ _"]], modulated_share: Float[Tensor, " half"] | None,
@@ -283,7 +283,7 @@ def _ordinary(image: Float[Tensor, "y x"]) -> Float[Tensor, " pixels"]:
     keep = torch.ones(len(blocks), dtype=torch.bool)
     for value in (blocks.mean(1), blocks.std(1).log()):
         centre = value.median()
-        keep &= (value - centre).abs() < 4 * 1.4826 * (value - centre).abs().median() + 1e-6
+        keep &= (value - centre).abs() < 4 * NORMAL_DEVIATION * (value - centre).abs().median() + 1e-6
     return blocks[keep].flatten()
 
 
@@ -334,7 +334,7 @@ def _exponent(reals: Sequence[RealImage], flat: Sequence[Float[Tensor, "_ _"]], 
     if not levels:
         return 0.0
     x, y = torch.cat(levels).double(), torch.cat(deviations).double()
-    spread = 1.4826 * y.abs().median()
+    spread = NORMAL_DEVIATION * y.abs().median()
     y = y.clamp(-3 * spread, 3 * spread)
     prior = float(spread.clamp(min=1e-6)) ** 2 / 0.3**2
     slope = (float((x * y).sum()) + 0.5 * prior) / (float((x * x).sum()) + prior)

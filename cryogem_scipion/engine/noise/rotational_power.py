@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryogem_scipion.engine.compute.robust import NORMAL_DEVIATION
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
@@ -134,5 +135,5 @@ def _usual(curves: Array) -> NDArray[np.bool_]:
         used = slice(2, max(last, 4))
         level = np.log(np.maximum(np.average(whitened[:, used], axis=1, weights=rings[used]), 1e-30))
         distance = np.abs(level - np.median(level))
-        usual &= distance <= UNUSUAL * 1.4826 * np.median(distance) + 0.02
+        usual &= distance <= UNUSUAL * NORMAL_DEVIATION * np.median(distance) + 0.02
     return usual

@@ -19,6 +19,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
+from cryogem_scipion.engine.compute.robust import NORMAL_DEVIATION
 from cryogem_scipion.engine.errors import DataError
 
 __all__ = ["Volume", "diameter_angstrom", "particle_voxels", "read_volume"]
@@ -97,7 +98,7 @@ def particle_voxels(volume: Volume) -> Bool[Tensor, "z y x"]:
     smooth = ndimage.gaussian_filter(density, 1.0, mode="nearest")
     outside = smooth[_radius(density.shape[0]) > density.shape[0] / 2 - 1]
     level = float(np.median(outside)) if outside.size else 0.0
-    noise = 1.4826 * float(np.median(np.abs(outside - level))) if outside.size else 0.0
+    noise = NORMAL_DEVIATION * float(np.median(np.abs(outside - level))) if outside.size else 0.0
     strong = float(np.quantile(smooth, 0.999))
     particle = smooth > level + max(NOISE_SIGMAS * noise, PEAK_FRACTION * (strong - level))
     regions, count = ndimage.label(particle, np.ones((3, 3, 3)))

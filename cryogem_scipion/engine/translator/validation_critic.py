@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogem_scipion.engine.compute.robust import robust_deviation
 from cryogem_scipion.engine.realism.two_sample.classifier import square_logits, train_classifier
-from cryogem_scipion.engine.realism.two_sample.image_stack import CLIPPED_AT, NORMAL_DEVIATION, draw_squares
+from cryogem_scipion.engine.realism.two_sample.image_stack import CLIPPED_AT, draw_squares
 from cryogem_scipion.engine.realism.two_sample.scales import Scale, chosen_scales
 from cryogem_scipion.engine.translator.crops import RealImages
 
@@ -123,6 +124,4 @@ def prepare_validation_critic(real_training: Sequence[Float[Tensor, "y x"]],
 
 def robustly_standardised(image: Float[Tensor, "y x"]) -> Float[Tensor, "y x"]:
     """The image with median 0 and robust deviation 1, clipped, as the two-sample test standardises micrographs."""
-    centred = image - image.median()
-    deviation = NORMAL_DEVIATION * float(centred.abs().median())
-    return (centred / max(deviation, 1e-6)).clamp(-CLIPPED_AT, CLIPPED_AT)
+    return ((image - image.median()) / max(robust_deviation(image), 1e-6)).clamp(-CLIPPED_AT, CLIPPED_AT)

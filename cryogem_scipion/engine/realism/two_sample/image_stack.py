@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.resampling import fourier_crop
+from cryogem_scipion.engine.compute.robust import robust_deviation
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.real_micrograph import evenly_spaced
 from cryogem_scipion.engine.realism.micrograph_sets import MicrographSet
 from cryogem_scipion.engine.realism.two_sample.scales import Scale
 from cryogem_scipion.engine.runs.progress import track_progress
 
-__all__ = ["CLIPPED_AT", "NORMAL_DEVIATION", "ImageStack", "draw_squares", "read_stacks", "square_positions"]
+__all__ = ["CLIPPED_AT", "ImageStack", "draw_squares", "read_stacks", "square_positions"]
 
 MAX_MICROGRAPHS = 32
 """Largest number of micrographs of a set; they are spread evenly over it."""
@@ -25,8 +26,6 @@ WINDOW_EDGE = 1536
 """Largest edge (px) that is kept of an image at one scale. Larger images are cut to one of their corners."""
 CLIPPED_AT = 8.0
 """Grey values are clipped at this many robust deviations, so that hot pixels decide nothing."""
-NORMAL_DEVIATION = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,10 @@ def draw_squares(images: Sequence[Tensor], edge: int, count: int, generator: tor
 
 
 def _standardised(image: Float[Tensor, "y x"], path: Path) -> Float[Tensor, "y x"]:
-    centred = image - image.median()
-    deviation = NORMAL_DEVIATION * float(centred.abs().median())
+    deviation = robust_deviation(image)
     if not deviation > 0:
         raise DataError(f"more than half of the pixels of {path} have the same value; give a micrograph with contents")
-    return (centred / deviation).clamp(-CLIPPED_AT, CLIPPED_AT)
+    return ((image - image.median()) / deviation).clamp(-CLIPPED_AT, CLIPPED_AT)
 
 
 def _resampled(image: Float[Tensor, "y x"], ratio: float) -> Float[Tensor, "v u"]:
