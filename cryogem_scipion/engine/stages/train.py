@@ -30,13 +30,13 @@ from cryogem_scipion.engine.runs.folder import check_disk_space, open_run_folder
 from cryogem_scipion.engine.runs.progress import run_steps
 from cryogem_scipion.engine.runs.torchrun import is_distributed, run_distributed
 from cryogem_scipion.engine.settings import TrainSettings
+from cryogem_scipion.engine.translator.checkpoint import checkpoint_disk_bytes
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import ProcessGroup, join_process_group
 from cryogem_scipion.engine.translator.figure_data import training_figure_data
 from cryogem_scipion.engine.translator.model import load_model
 from cryogem_scipion.engine.translator.training import MODEL, ModelProperties, TrainingRecord, train
 from cryogem_scipion.engine.translator.training_results import training_results
-from cryogem_scipion.engine.translator.training_state import checkpoint_disk_bytes
 from cryogem_scipion.engine.translator.validation import HeldOutSet
 
 __all__ = ["run"]

@@ -11,18 +11,18 @@ import torch
 from cryogem_scipion.engine.compute.threads import torch_threads
 from cryogem_scipion.engine.io.csv_log import CsvLog
 from cryogem_scipion.engine.settings.train import TrainSettings
+from cryogem_scipion.engine.translator.checkpoint import (
+    CHECKPOINT,
+    HALFWAY_CHECKPOINT,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from cryogem_scipion.engine.translator.crops import RealImages, SimulatedImages
 from cryogem_scipion.engine.translator.distributed import SINGLE_PROCESS, ProcessGroup
 from cryogem_scipion.engine.translator.model import MODEL, save_model
 from cryogem_scipion.engine.translator.preview import PREVIEWS
 from cryogem_scipion.engine.translator.tensorboard import TENSORBOARD, TensorBoardWriter
-from cryogem_scipion.engine.translator.training_state import (
-    CHECKPOINT,
-    HALFWAY_CHECKPOINT,
-    ModelProperties,
-    TrainingState,
-    derived_seed,
-)
+from cryogem_scipion.engine.translator.training_state import ModelProperties, TrainingState, derived_seed
 from cryogem_scipion.engine.translator.validation import (
     VALUES,
     HeldOutSet,
@@ -82,7 +82,7 @@ def train(real: RealImages, simulated: SimulatedImages, properties: ModelPropert
         for a training with another number of steps.
     """
     state = TrainingState(settings, properties, device, processes)
-    state.restore(folder)
+    restore_checkpoint(state, folder)
     if state.threads != torch.get_num_threads():
         log.info("continuing on %d threads, as at the start of the training, because the last bits of the results "
                  "depend on this number",
@@ -124,9 +124,9 @@ def _train_and_write(state: TrainingState, real: RealImages, simulated: Simulate
             if last or state.step % settings.preview_every == 0:
                 state.save_preview(real, simulated, folder / PREVIEWS / f"step_{state.step:07d}.png")
             if state.step == settings.steps // 2:
-                state.save(folder / HALFWAY_CHECKPOINT)
+                save_checkpoint(state, folder / HALFWAY_CHECKPOINT)
             if last or state.step % settings.checkpoint_every == 0:
-                state.save(folder / CHECKPOINT)
+                save_checkpoint(state, folder / CHECKPOINT)
             yield record
     if state.stopped_early and state.step < settings.steps:
         log.info("stopped early at step %d of %d: no better validation since step %d (patience %d); a larger patience, "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""State of a training: networks and optimisers, one training step, and the checkpoint.
+"""State of a training: networks and optimisers, one training step, and what a checkpoint holds of them.
 
 All random numbers of a step come from generators seeded with the seed and the step. So a checkpoint holds only
 weights, the states of the optimisers and the number of steps.
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from cryogem_scipion.engine.compute.devices import chosen_precision
-from cryogem_scipion.engine.errors import CheckpointError
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.settings.train import TrainSettings
 from cryogem_scipion.engine.translator.crops import (
@@ -47,16 +46,12 @@ from cryogem_scipion.engine.translator.networks import (
 )
 from cryogem_scipion.engine.translator.preview import write_preview
 from cryogem_scipion.engine.translator.state_choice import StateChoice
-from cryogem_scipion.engine.translator.tensor_files import load_tensors, save_tensors, strip_prefix
+from cryogem_scipion.engine.translator.tensor_files import strip_prefix
 
-__all__ = ["CHECKPOINT", "HALFWAY_CHECKPOINT", "ModelProperties", "TrainingState", "checkpoint_disk_bytes",
-           "derived_seed"]
+__all__ = ["ModelProperties", "TrainingState", "derived_seed", "generator_config"]
 
 log = logging.getLogger("cryogem")
 
-CHECKPOINT, HALFWAY_CHECKPOINT = "checkpoint.safetensors", "checkpoint_half.safetensors"
-"""Checkpoint of the last step, and of the step after which the learning rate falls. A longer training can continue from
-the second one."""
 PENALTY_EVERY = 8
 """Interval of the gradient penalty in steps; the penalty is multiplied by it."""
 
@@ -111,7 +106,7 @@ class TrainingState:
                  processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self.settings, self.properties, self.device, self.step = settings, properties, device, 0
         self.processes, self.threads = processes, torch.get_num_threads()
-        self.config = _generator_config(settings)
+        self.config = generator_config(settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(settings.seed, "weights"))
             self.generator = build_generator(self.config).to(device)
@@ -279,61 +274,34 @@ class TrainingState:
         return Translator(copy.deepcopy(network).eval().float(), self.config, properties.physical, properties.scale,
                           properties.pixel_size, properties.snr, properties.signal_factor, details)
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, with which the training can continue exactly."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of a checkpoint: the weights of all networks, and what the optimisers know."""
         tensors = {f"{name}.{key}": tensor for name, module in self._modules().items()
                    for key, tensor in module.state_dict().items()}
         for name, optimiser in self._optimisers().items():
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
-        tensors["score_differences"] = self.advantage.values()
-        save_tensors(path, "checkpoint", tensors, {
-            "step": self.step, "steps": self.settings.steps, "threads": self.threads, "precision": self.precision,
-            "digest": self._settings_digest(), **self.choice.values()})
+        return {**tensors, "score_differences": self.advantage.values()}
 
-    def restore(self, folder: Path) -> None:
-        """Continue from the checkpoint in a folder, if there is one.
+    def values(self) -> dict[str, Any]:
+        """What else a checkpoint holds of the state."""
+        return {"step": self.step, "threads": self.threads, "precision": self.precision, **self.choice.values()}
 
-        If the number of steps has changed, a checkpoint from before the learning rate falls is used. Then the
-        result is the same as that of a new training with this number of steps.
-
-        Raises
-        ------
-        CheckpointError
-            The checkpoint is damaged, belongs to another training, or its learning rate has already fallen for a
-            training with another number of steps.
-        """
-        paths = [folder / name for name in (CHECKPOINT, HALFWAY_CHECKPOINT) if (folder / name).is_file()]
-        for path in paths:
-            tensors, values = load_tensors(path, "checkpoint")
-            if values.get("digest") != self._settings_digest():
-                raise CheckpointError(f"{path} belongs to a training with other networks, data or seed; "
-                                      "choose another out, or delete the folder")
-            steps, step = int(values["steps"]), int(values["step"])
-            if steps == self.settings.steps or 2 * (step - 1) <= min(steps, self.settings.steps):
-                return self._load(path, tensors, values)
-        if paths:
-            raise CheckpointError(f"{folder} holds a training of {steps} steps, which cannot be changed to "
-                                  f"{self.settings.steps} steps, because its learning rate has already fallen. Give "
-                                  f"{steps} or more steps, or choose another out")
-
-    def _load(self, path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        try:
-            for name, module in self._modules().items():
-                module.load_state_dict(strip_prefix(tensors, f"{name}."))
-            for name, optimiser in self._optimisers().items():
-                states: dict[int, dict[str, Tensor]] = {}
-                for key, tensor in strip_prefix(tensors, f"{name}.").items():
-                    index, _, entry = key.partition(".")
-                    states.setdefault(int(index), {})[entry] = tensor
-                optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-            self.step, self.choice = int(values["step"]), StateChoice.from_values(values)
-            self.stopped_early = self._lost_patience()
-            self.advantage = DiscriminatorAdvantage.from_values(tensors.get("score_differences"))
-            self.threads = int(values.get("threads", self.threads))
-            self.precision = str(values.get("precision", self.precision))
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); delete it to begin again") from None
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over ``tensors`` and ``values`` of a checkpoint; those of another training raise errors of any kind."""
+        for name, module in self._modules().items():
+            module.load_state_dict(strip_prefix(tensors, f"{name}."))
+        for name, optimiser in self._optimisers().items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in strip_prefix(tensors, f"{name}.").items():
+                index, _, entry = key.partition(".")
+                states.setdefault(int(index), {})[entry] = tensor
+            optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.step, self.choice = int(values["step"]), StateChoice.from_values(values)
+        self.stopped_early = self._lost_patience()
+        self.advantage = DiscriminatorAdvantage.from_values(tensors.get("score_differences"))
+        self.threads = int(values.get("threads", self.threads))
+        self.precision = str(values.get("precision", self.precision))
 
     def _optimise(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
         """Take one step of an optimiser with the mean gradient of all processes."""
@@ -358,33 +326,12 @@ class TrainingState:
         """Optimisers by their names in the checkpoint."""
         return {"forward_optimiser": self.generator_optimiser, "backward_optimiser": self.discriminator_optimiser}
 
-    def _settings_digest(self) -> str:
-        """Digest of the settings that must not change when a training continues."""
-        may_change = {"out", "device", "threads", "steps", "preview_every", "checkpoint_every", "real", "simulation",
-                      *(["processes"] if self.settings.processes == 1 else []),
-                      # Not in the digests of older checkpoints; the run's folder keeps the second one.
-                      "patience", "adaptive_rate"}
-        return hashlib.sha256(self.settings.model_dump_json(exclude=may_change).encode()).hexdigest()
-
-
-def _generator_config(settings: TrainSettings) -> dict[str, Any]:
+def generator_config(settings: TrainSettings) -> dict[str, Any]:
+    """Arguments of ``build_generator``, which the model's file keeps."""
     if settings.generator == "published":
         levels = int(math.log2(settings.crop))
         return {"name": "published", "width": settings.generator_width, "levels": levels}
     return {"name": settings.generator, "width": settings.generator_width}
-
-
-def checkpoint_disk_bytes(settings: TrainSettings) -> int:
-    """Disk space in bytes for two checkpoints, a third one that is being written, and the model."""
-    with torch.device("meta"):
-        generator = build_generator(_generator_config(settings))
-        discriminator = build_discriminator({"name": settings.discriminator, "width": settings.discriminator_width})
-        projections = PatchProjections(generator.feature_channels)
-    of_generator, *of_others = (sum(parameter.numel() for parameter in network.parameters())
-                                for network in (generator, discriminator, projections))
-    # Adam has two moments of each weight. The generator is stored three times: current, average and best weights.
-    checkpoint = 5 * of_generator + 3 * sum(of_others)
-    return (8 if settings.precision == "float64" else 4) * (3 * checkpoint + of_generator)
 
 
 def derived_seed(seed: int, purpose: object) -> int:
