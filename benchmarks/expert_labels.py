@@ -5,8 +5,8 @@
         --out OUT
 
 The labelled micrographs are divided into --folds parts. Pickers learn from all parts but one, and are scored on that
-one. OUT/picks/labels holds the picks of each seed on all micrographs, in the form of benchmarks/noise_models.py, which
-also says what PICKING and ENV are.
+one. OUT/picks/labels (with --general: OUT/picks/labels_general) holds the picks of each seed on all micrographs, in the
+form of benchmarks/noise_models.py, which also says what PICKING and ENV are.
 """
 import argparse
 import json
@@ -42,6 +42,8 @@ def main():
     parser.add_argument("--diameter", type=float, required=True, help="of the particle (Å)")
     parser.add_argument("--folds", type=int, default=2, help="number of parts")
     parser.add_argument("--seeds", type=int, default=5, help="pickers for each part")
+    parser.add_argument("--general", action="store_true",
+                        help="fine-tune Topaz's general model instead of training from scratch")
     parser.add_argument("--scorer", metavar="PICKING", required=True)
     parser.add_argument("--topaz", metavar="ENV", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -56,9 +58,10 @@ def main():
         picks.append(folder / "picks")
         lines = output_of([sys.executable, args.scorer, "--topaz", wrapped_topaz(args, picks[-1]), "--train",
                            f"{folder}/training/mic_*.mrc", "--coordinates", coordinates, "--test", folder / "test",
-                           "--diameter", args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds])
+                           "--diameter", args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds,
+                           *(["--general"] if args.general else [])])
         scores.append([float(value) for value in re.findall(r"seed \d+: AUPRC ([\d.]+)", lines)])
-    all_picks = args.out / "picks/labels"
+    all_picks = args.out / ("picks/labels" + "_general" * args.general)
     shutil.rmtree(all_picks, ignore_errors=True)
     all_picks.mkdir(parents=True)
     for seed in range(args.seeds):
