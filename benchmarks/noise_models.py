@@ -10,10 +10,11 @@ training and for measuring the noise. The simulation has the values of --particl
 --settings FILE those that 'cryogem measure' has found.
 
 PICKING and REALISM are Python programs that are not part of this repository. ENV is an environment with Topaz.
-PICKING takes --topaz ENV --train MICROGRAPHS --coordinates TABLE --test LABELLED --diameter Å --pixel Å --seeds N and
---general; TABLE is a STAR file, or text with image_name, x_coord and y_coord. It trains Topaz on the set, or fine-tunes
-Topaz's general model (--general), and prints one line for each seed: 'seed 0: AUPRC 0.90'. REALISM runs in ENV, takes
---pixel Å GENERATED REAL, and prints how far the sets are apart.
+PICKING takes --topaz ENV --train MICROGRAPHS --coordinates TABLE --test LABELLED --diameter Å --pixel Å --seeds N,
+--limit N (the largest number of MICROGRAPHS that it uses) and --general; TABLE is a STAR file, or text with image_name,
+x_coord and y_coord. It trains Topaz on the set, or fine-tunes Topaz's general model (--general), and prints one line
+for each seed: 'seed 0: AUPRC 0.90'. REALISM runs in ENV, takes --pixel Å GENERATED REAL, and prints how far the sets
+are apart.
 
 Without --steps, the program measures the speed of the training and takes the number of steps that fit into --minutes.
 The picks of each set and seed stay in OUT/picks; benchmarks/compare_pickers.py reads them. All scores are added to
@@ -113,7 +114,7 @@ def scores(args, kind):
         topaz = wrapped_topaz(args, args.out / "picks" / (kind + "_general" * args.general))
         lines = output_of([sys.executable, args.scorer, "--topaz", topaz, "--train", f"{folder}/micrographs/*.mrc",
                       "--coordinates", f"{folder}/particles.star", "--test", args.labelled, "--diameter",
-                      args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds,
+                      args.diameter, "--pixel", args.pixel_size, "--seeds", args.seeds, "--limit", args.micrographs,
                       *(["--general"] if args.general else [])])
         values = [float(value) for value in re.findall(r"seed \d+: AUPRC ([\d.]+)", lines)]
         mean = sum(values) / len(values)
