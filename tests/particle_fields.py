@@ -2,7 +2,6 @@
 """Fields of particles of known number, contrast and CTF, for the tests of the measurement."""
 import math
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,7 +36,6 @@ def ice(shape, pixel_size, optics, generator, strength=1.0):
         fourier.rfft2(torch.randn(shape, generator=generator)) * modulated, shape)
 
 
-@lru_cache(1)
 def hollow_particle():
     """A hollow particle with bumps, 150 Å wide."""
     z, y, x = np.mgrid[-24:24, -24:24, -24:24] * PIXEL_SIZE

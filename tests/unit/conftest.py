@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shared by the unit tests: a small set of real and simulated micrographs, threads, and faster settings."""
+"""Shared by the unit tests: small sets of real and simulated micrographs, threads, and faster settings."""
 from contextlib import nullcontext
 
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.other_processor import other_processor
+from tests.particle_fields import hollow_particle, three_fields
 
 SNR = 0.4
 
@@ -16,6 +17,18 @@ def with_random_output_layer(network, deviation):
     if hasattr(network, "leave"):
         torch.nn.init.normal_(network.leave.weight, 0.0, deviation)
     return network
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """A hollow particle with bumps."""
+    return hollow_particle()
+
+
+@pytest.fixture(scope="session")
+def micrographs(shell):
+    """Three fields of the shell, and the number of particles in all of them."""
+    return three_fields(shell)
 
 
 @pytest.fixture(params=["this", "other"])

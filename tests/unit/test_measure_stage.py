@@ -21,17 +21,7 @@ from cryogem_scipion.engine.measurement.results import reliable_fits, write_ctfs
 from cryogem_scipion.engine.settings import MeasureSettings, SimulateSettings, parse
 from cryogem_scipion.engine.simulation.motion import Motion
 from cryogem_scipion.engine.stages import measure as measure_stage
-from tests.particle_fields import KNOWN, PIXEL_SIZE, hollow_particle, three_fields
-
-
-@pytest.fixture(scope="module")
-def shell():
-    return hollow_particle()
-
-
-@pytest.fixture(scope="module")
-def micrographs():
-    return three_fields(hollow_particle())
+from tests.particle_fields import KNOWN, PIXEL_SIZE
 
 
 @pytest.fixture(scope="module")

@@ -28,17 +28,7 @@ from cryogem_scipion.engine.simulation.composition import compose
 from cryogem_scipion.engine.simulation.ctf import ctf
 from cryogem_scipion.engine.simulation.projection import prepare_projector
 from cryogem_scipion.engine.simulation.volume import Volume
-from tests.particle_fields import BASE, KNOWN, PIXEL_SIZE, hollow_particle, ice, particle_field, state, three_fields
-
-
-@pytest.fixture(scope="module")
-def shell():
-    return hollow_particle()
-
-
-@pytest.fixture(scope="module")
-def micrographs():
-    return three_fields(hollow_particle())
+from tests.particle_fields import BASE, KNOWN, PIXEL_SIZE, ice, particle_field, state
 
 
 def test_a_defocus_and_its_astigmatism_are_found(generator):
