@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Scipion's queue: SLURM with one node runs simulate, train and generate as jobs, configured by docs/hosts.conf."""
+"""Scipion's queue: SLURM with one node runs the protocols as jobs, configured by docs/hosts.conf."""
 import os
 import subprocess
 import sys
@@ -92,6 +92,24 @@ def test_the_three_stages_are_jobs(queue, inputs, simulation, trained):
     assert list(states(generated).values()) == ["COMPLETED"]
     assert generated.outputMicrographs.getSize() == len(images(generated)) == 2
     assert generated.outputCoordinates.getSize() > 0
+
+
+def test_poses_are_trained_and_assigned_as_jobs(queue, inputs):
+    """The assignment as a job gives the same poses as outside of the queue."""
+    simulated = run(queue, "ProtCryogemSimulate", "posed", inputVolume=inputs["volume"], pixelSize=8.0, micrographs=2,
+                    micrographSize="400 400", particlesMean=30.0, particlesSigma=0.0, particleDistance=150.0,
+                    measureMicrographs=False, numberOfThreads=1)
+    generated = run(queue, "ProtCryogemGenerate", "to train on", inputSimulation=(simulated, "outputMicrographs"),
+                    noise="gaussian", snr=4.0, micrographs=6, numberOfThreads=1)
+    training = run(queue, "ProtCryogemTrainPoses", "poses", queue=QUEUE, steps=20, validateEvery=10, numberOfThreads=1,
+                   inputParticles=(generated, "outputParticles"))
+    assert list(states(training).values()) == ["COMPLETED"]
+    assigned = [run(queue, "ProtCryogemAssignPoses", "assign", queue=where, inputModel=(training, "outputModel"),
+                    inputParticles=(generated, "outputParticles"), numberOfThreads=1) for where in (STEPS, None)]
+    assert list(states(assigned[0]).values()) == ["COMPLETED"]
+    first, second = ((protocol.outFolder() / "particles.star").read_text("utf-8") for protocol in assigned)
+    assert assigned[0].outputParticles.getSize() == generated.outputParticles.getSize() > 100
+    assert first == second
 
 
 def test_a_cancelled_job_goes_on(queue, inputs, simulation, trained):

@@ -2,6 +2,8 @@
 """train-poses and assign-poses from files to files: accuracy, conventions, other boxes, killed runs, bad input."""
 import json
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from cryogem_scipion.engine.settings import (
 from cryogem_scipion.engine.simulation.projection import rotation_matrices
 from cryogem_scipion.engine.stages import assign_poses, generate, phantom, simulate, train_poses
 
+ROOT = Path(__file__).resolve().parents[2]
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 ORIGIN = ["rlnOriginXAngst", "rlnOriginYAngst"]
 PIXEL_SIZE = 6.0
@@ -203,6 +206,32 @@ def test_a_killed_training_continues_to_the_same_bytes_for_any_number_of_threads
     torch_threads(2)
     train_poses.run(settings)
     assert outputs(tmp_path / "out") == outputs(trained)
+
+
+def in_two_processes(generated, out):
+    """Start a training in two processes."""
+    psutil = pytest.importorskip("psutil", reason="psutil, which comes with Scipion, is not installed")
+    return psutil.Popen([sys.executable, "-m", "cryogem_scipion", "train-poses", "--particles", generated, "--out", out,
+                         "--device", "cpu", "--processes", "2", "--threads", "2", "--steps", "40", "--batch", "32",
+                         "--validate-every", "20", "--checkpoint-every", "10"], cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_continue_to_the_same_bytes(generated, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert in_two_processes(generated, whole).wait() == 0
+    assert read_manifest(whole).settings["processes"] == 2
+    # As exact as one process with batches of 64 (test_poses_and_shifts_are_found).
+    assert read_manifest(whole).figures["median_error_degrees"] < 12
+    run = in_two_processes(generated, killed)
+    while not (killed / training.CHECKPOINT).exists() and run.is_running():
+        time.sleep(0.01)
+    for process in (*run.children(recursive=True), run):
+        process.kill()
+    run.wait()
+    assert not (killed / "model.safetensors").exists()
+    assert in_two_processes(generated, killed).wait() == 0
+    assert outputs(killed) == outputs(whole)
 
 
 @pytest.mark.slow
