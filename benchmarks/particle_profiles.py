@@ -7,13 +7,10 @@ import torch
 from labelled_truth import HIGHEST, filtered
 from markdown_table import MarkdownTable
 
+from cryogem_scipion.engine.compute.robust import robust_deviation
+
 AGREEMENT = 0.1
 """Part of the real ring and fringe by which those of the generated particles may differ."""
-
-
-def robust_deviation(image):
-    """Deviation of the grey values from their median, such that it is the standard deviation of normal ones."""
-    return float(1.4826 * (image - image.median()).abs().median())
 
 
 def mean_profile(fields, images, diameter):
