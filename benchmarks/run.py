@@ -36,7 +36,8 @@ WITH_DATA = {"noise_models": "noise_models.py", "particle_signal": "particle_sig
              "measurement": "measurement.py", "ctf_fits": "ctf_fits.py", "given_ratios": "given_ratios.py",
              "fit_errors": "fit_errors.py", "two_sample": "two_sample.py", "state_choice": "state_choice.py",
              "chain": "chain.py", "structure": "structure.py", "frame_ratio": "frame_ratio.py",
-             "structure_of_picks": "structure_of_picks.py", "expert_labels": "expert_labels.py"}
+             "structure_of_picks": "structure_of_picks.py", "expert_labels": "expert_labels.py",
+             "particle_power": "particle_power.py"}
 """Name and file of the benchmarks that take the paths of data and programs as arguments, or that take very long."""
 
 
