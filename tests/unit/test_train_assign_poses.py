@@ -213,7 +213,7 @@ def in_two_processes(generated, out):
     psutil = pytest.importorskip("psutil", reason="psutil, which comes with Scipion, is not installed")
     return psutil.Popen([sys.executable, "-m", "cryogem_scipion", "train-poses", "--particles", generated, "--out", out,
                          "--device", "cpu", "--processes", "2", "--threads", "2", "--steps", "40", "--batch", "32",
-                         "--validate-every", "20", "--checkpoint-every", "10"], cwd=ROOT)
+                         "--validate-every", "40", "--checkpoint-every", "10"], cwd=ROOT)
 
 
 @pytest.mark.slow
