@@ -159,6 +159,7 @@ def test_two_processes_cannot_write_one_folder(volume, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_run_does_not_continue_with_changed_inputs(tmp_path):
     make_valid_inputs(tmp_path)
     settings = GenerateSettings(out=tmp_path / "out", simulation=tmp_path / "sim", noise="spectrum",

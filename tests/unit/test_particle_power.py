@@ -10,6 +10,7 @@ from tests.unit.test_benchmarks import benchmark
 PIXEL_SIZE, DIAMETER = 3.0, 120.0
 
 
+@pytest.mark.slow
 def test_stronger_noise_inside_particles_is_found_in_its_band(tmp_path):
     """Half of the particles' places have additional noise between 20 and 12 Å: its power is half that of the noise."""
     power, random = benchmark("particle_power"), np.random.default_rng(3)
