@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from markdown_table import MarkdownTable
 
+from cryogem_scipion.engine.compute.robust import NORMAL_DEVIATION
 from cryogem_scipion.engine.io.dataset import read_manifest, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
 from cryogem_scipion.engine.measurement.defocus import fit_ctfs
@@ -66,10 +67,10 @@ def main():
     for name, (differences, relative) in zip(names, found, strict=True):
         defocus, astigmatism = relative[:, 0], relative[:, 1:]
         table.row(name, str(len(relative)), f"{np.median(np.abs(differences[:, 0])):.0f}",
-                  *(f"{value:.2f}" for value in (1.4826 * np.median(np.abs(defocus)), np.sqrt((defocus**2).mean()),
-                                                 np.abs(defocus).max())),
+                  *(f"{value:.2f}" for value in (NORMAL_DEVIATION * np.median(np.abs(defocus)),
+                                                 np.sqrt((defocus**2).mean()), np.abs(defocus).max())),
                   f"{np.sqrt((differences[:, 1:] ** 2).mean()):.0f}",
-                  *(f"{value:.2f}" for value in (1.4826 * np.median(np.abs(astigmatism)),
+                  *(f"{value:.2f}" for value in (NORMAL_DEVIATION * np.median(np.abs(astigmatism)),
                                                  np.sqrt((astigmatism**2).mean()))))
 
 

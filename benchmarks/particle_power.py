@@ -9,7 +9,6 @@ over the micrographs. So a value of 0.3 says that the power inside particles is 
 The real micrographs have a mic_*.json beside each mic_*.mrc, as for benchmarks/noise_models.py.
 """
 import argparse
-import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -17,18 +16,13 @@ from pathlib import Path
 import numpy as np
 from markdown_table import MarkdownTable
 from scipy.spatial import cKDTree
+from structure import labelled_centres
 
 from cryogem_scipion.engine.io.dataset import PARTICLES, read_table
 from cryogem_scipion.engine.io.mrc import read_mrc
 
 EDGES = (75, 46, 30, 20, 15, 12, 8.6, 7)
 """Å, edges of the bands."""
-
-
-def labelled_centres(path):
-    """Centres (x, y) of the labelled particles of a micrograph, px."""
-    particles = json.loads(path.with_suffix(".json").read_text("utf-8"))["particles"]
-    return [(particle["x"], particle["y"]) for particle in particles]
 
 
 def fitted_power(path, centres, diameter):
