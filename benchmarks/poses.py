@@ -11,7 +11,8 @@ matrix A) and inside; particles that are not inside are left out. They are cut a
 time around centres with a random error of --picker-error Å along x and y, as pickers make. A third table is without
 CTFs.
 
---leave-one-out adds an estimator that is trained on the labelled particles themselves: those of all other micrographs.
+--leave-one-out adds an estimator that is trained on the labelled particles themselves: those of all other micrographs,
+once for each seed.
 
 No pose is refined against a map by another program.
 """
@@ -105,7 +106,7 @@ def leave_one_out(star, tests, settings, out):
 def main():
     """Print the table: median error (lowest and highest seed), particles within 15° and 30°, shift, confidence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", nargs="+", required=True, metavar="NAME=FOLDER", help="sets to train on")
+    parser.add_argument("--train", nargs="*", default=[], metavar="NAME=FOLDER", help="sets to train on")
     parser.add_argument("--held-out", nargs="*", default=[], metavar="NAME=FOLDER", help="generated sets to score on")
     parser.add_argument("--labelled", type=Path, metavar="WORLD", help="folder with labelled micrographs to score on")
     parser.add_argument("--leave-one-out", action="store_true", help="also train on labelled particles")
@@ -133,8 +134,9 @@ def main():
                 results.setdefault(name, {}).setdefault(test, []).append(found)
     if args.leave_one_out:
         both = {name: tests[name] for name in ("labelled", "picked")}
-        found = leave_one_out(tests["labelled"], both, common, args.out / "leave_one_out")
-        results["labelled, leave one out"] = {name: [values] for name, values in found.items()}
+        found = [leave_one_out(tests["labelled"], both, {**common, "seed": seed}, args.out / f"leave_one_out_{seed}")
+                 for seed in range(args.seeds)]
+        results["labelled, leave one out"] = {name: [one[name] for one in found] for name in both}
     table = MarkdownTable("trained on", *(f"{test} ({len(read_table(star, 'particles')[1])} particles)"
                                           for test, star in tests.items()))
     for name, cells in results.items():

@@ -12,7 +12,7 @@ from cryogem_scipion.engine.runs.progress import read_progress
 from cryogem_scipion.workflow import new_protocol, rerun
 
 pytestmark = pytest.mark.slow
-STEPS, TIMEOUT = 400, 600
+STEPS, TIMEOUT = 200, 600
 
 
 def steps_done(folder):
@@ -34,7 +34,7 @@ def test_a_stopped_training_is_continued(project, inputs, simulation):
     from pyworkflow.protocol import MODE_RESUME
     protocol = new_protocol(project, "ProtCryogemTrain", "stopped", inputMicrographs=inputs["real"], crop=32,
                             steps=STEPS, inputSimulation=(simulation, "outputMicrographs"), generatorWidth=4,
-                            discriminatorWidth=4, checkpointEvery=20, previewEvery=100, numberOfThreads=1)
+                            discriminatorWidth=4, checkpointEvery=40, previewEvery=100, numberOfThreads=1)
     assert protocol.validate() == []
     project.saveProtocol(protocol)
     project.launchProtocol(protocol, wait=False)

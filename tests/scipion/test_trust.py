@@ -56,7 +56,7 @@ def kill_engine(folder, pattern):
     ("ProtCryogemSimulate", "simulation/micrographs/mic_000003.mrc",
      {"micrographs": 60, "micrographSize": "400 400", "particlesMean": 20.0, "extract": True}),
     ("ProtCryogemTrain", "training/checkpoint.safetensors",
-     {"steps": 60, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4, "checkpointEvery": 5, "snr": 0.5}),
+     {"steps": 40, "crop": 64, "generatorWidth": 4, "discriminatorWidth": 4, "checkpointEvery": 10, "snr": 0.5}),
 ])
 def test_continue_after_the_engine_was_killed(kind, pattern, form, project, inputs, simulation):
     """The images or the model are those of an uninterrupted run; finished files are not written again."""
