@@ -8,9 +8,10 @@ A folder of picks is one of benchmarks/noise_models.py or expert_labels.py; its 
 score is at least --threshold. MODEL is a pose estimator of ``cryogem train-poses``, the same for all. RELION extracts
 the particles and reconstructs the halves from the poses that ``cryogem assign-poses`` finds; there is no refinement.
 
-The table has a row for the labelled centres themselves, and one for each picker: number of particles, share that lies
-within --radius of a labelled one, share of the labelled particles that were found, mean confidence of the poses, and
-the resolution of the map, as in benchmarks/structure.py.
+The table has a row for the labelled centres themselves, one for as many places between the particles, and one for each
+picker: number of particles, share that lies within --radius of a labelled one, share of the labelled particles that
+were found, mean confidence of the poses, and the resolution of the map, as in benchmarks/structure.py. Poses that are
+found with the given map bring the map out of noise alone; the row of the places between particles shows how far.
 """
 import argparse
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from markdown_table import MarkdownTable
+from scipy.spatial import cKDTree
 from structure import (
     correlations,
     extract,
@@ -38,12 +40,23 @@ from cryogem_scipion.engine.scoring.matching import match_positions
 
 CORRELATIONS = (20, 16, 13)
 """Å, at which the correlation with the given map is printed."""
+TRIED_PLACES = 100_000
+"""Random places of a micrograph among which those between particles are sought."""
 
 
 def picked_centres(table, args, file):
     """Centres (x, y) of the picks of one micrograph that reach the threshold, px of the micrograph."""
     rows = table[(table["image_name"] == file.stem) & (table["score"] >= args.threshold)]
     return [tuple(centre) for centre in rows[["x_coord", "y_coord"]].to_numpy(float) * args.scale]
+
+
+def centres_of_gaps(args, file):
+    """Random places, as many as labelled particles, at least --gap from each, whose boxes lie inside; px, (x, y)."""
+    particles, margin = np.array(labelled_centres(file)), args.box // 2 + 1
+    shape = read_header(file, 2)[0]
+    places = np.random.default_rng(0).uniform(margin, np.array(shape[::-1]) - margin, (TRIED_PLACES, 2))
+    far = cKDTree(particles).query(places)[0] > args.gap / args.pixel_size
+    return [tuple(place) for place in places[far][:len(particles)]]
 
 
 def found_and_true(centres, args):
@@ -59,7 +72,7 @@ def found_and_true(centres, args):
 def main():
     """Print a row for each set of picks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER", help="picks of one picker")
+    parser.add_argument("sets", nargs="*", metavar="NAME=FOLDER", help="picks of one picker")
     parser.add_argument("--micrographs", required=True, help="pattern of the labelled micrographs")
     parser.add_argument("--ctfs", required=True, help="STAR file of their CTFs")
     parser.add_argument("--model", required=True, type=Path, help="model of 'cryogem train-poses'")
@@ -67,6 +80,7 @@ def main():
     parser.add_argument("--symmetry", default="C1", help="point group of the map")
     parser.add_argument("--diameter", type=float, default=130, help="Å, of the particle")
     parser.add_argument("--radius", type=float, default=32, help="Å, within which a pick is a true one")
+    parser.add_argument("--gap", type=float, default=75, help="Å, distance of a place between particles from each")
     parser.add_argument("--threshold", type=float, default=0.0, help="lowest score of a pick")
     parser.add_argument("--scale", type=int, default=2, help="factor by which micrographs were reduced for picking")
     parser.add_argument("--box", type=int, default=64, help="box size, px")
@@ -79,7 +93,7 @@ def main():
     table = MarkdownTable("particles from", "particles", "true", "found", "mean confidence",
                           "halves, FSC 0.143 (Å)", "against the given map, FSC 0.5 (Å)",
                           f"FSC against it at {', '.join(map(str, CORRELATIONS))} Å")
-    sources = {"labelled centres": labelled_centres}
+    sources = {"labelled centres": labelled_centres, "places between particles": partial(centres_of_gaps, args)}
     for name, folder in (text.split("=", 1) for text in args.sets):
         sources[name] = partial(picked_centres, pd.read_csv(Path(folder) / "picks_0.txt", sep="\t"), args)
     for name, centres in sources.items():

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from cryogem_scipion.engine.io.mrc import write_mrc
-from tests.unit.test_benchmarks import benchmark
+from tests.benchmark_modules import benchmark
 
 PIXEL_SIZE, DIAMETER = 3.0, 120.0
 
