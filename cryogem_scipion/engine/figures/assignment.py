@@ -28,7 +28,7 @@ def draw_assignment(figure: Figure, folder: Path) -> None:
     bins = int(np.clip(np.sqrt(report["particles"] / 20), 2, 30))
     _directions(axes[0, 0], arrays, bins)
     _mean_confidence(axes[0, 1], arrays, bins)
-    _confidence(axes[0, 2], arrays["confidence"])
+    _confidence(axes[0, 2], arrays["confidence"], report.get("confidence_of_noise"))
     _in_plane(axes[1, 0], arrays["psi"])
     _shifts(axes[1, 1], arrays["origin"], report["largest_shift_angstrom"])
     _classes(axes[1, 2], arrays, report["classes"])
@@ -59,9 +59,13 @@ def _histogram(arrays: dict[str, Any], bins: int, weights: Any) -> Any:
                           range=((-1, 1), (-180, 180)), weights=weights)
 
 
-def _confidence(axis: Any, confidence: Any) -> None:
+def _confidence(axis: Any, confidence: Any, of_noise: float | None) -> None:
+    """Histogram of the confidences; ``of_noise`` is the mean of images with random phases, if it is known."""
     axis.hist(confidence, bins=50, range=(0, 1))
     axis.axvline(confidence.mean(), color="black", linewidth=0.8)
+    if of_noise is not None:
+        axis.axvline(of_noise, color="tab:red", linestyle="--", linewidth=1.2, label=f"noise, mean {of_noise:.2f}")
+        axis.legend()
     axis.set(xlabel="confidence (probability within 15°)", ylabel="particles", xlim=(0, 1),
              title=f"Confidence, mean {confidence.mean():.2f}")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``cryogem assign-poses``: gives particles the poses that a trained pose estimator finds."""
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from cryogem_scipion.engine.pose_estimation.assigned_table import (
 )
 from cryogem_scipion.engine.pose_estimation.assignment import AssignedPoses, PoseFinder
 from cryogem_scipion.engine.pose_estimation.estimator import PoseEstimator, load_estimator, particle_spectra, rings_of
+from cryogem_scipion.engine.pose_estimation.noise_control import noise_control
 from cryogem_scipion.engine.pose_estimation.particle_images import ParticleSet, read_particles
 from cryogem_scipion.engine.pose_estimation.training_set import FEWEST_RINGS, fingerprint_particles
 from cryogem_scipion.engine.runs.folder import check_disk_space, fingerprint, open_run_folder, provenance
@@ -61,11 +62,19 @@ def run(settings: AssignPosesSettings) -> Manifest:
     (out / PARTS).mkdir(exist_ok=True)
     paths = [out / PARTS / f"part_{start // PART:06d}.safetensors" for start in range(0, len(particles), PART)]
     left = [path for path in paths if not path.is_file()]
-    if left:
+    with one_thread():
+        finder = PoseFinder(estimator, knows_ctf, rings, settings.candidates)
+
+    def find(some: ParticleSet, indices: list[int]) -> AssignedPoses:
         with one_thread():
-            finder = PoseFinder(estimator, knows_ctf, rings, settings.candidates)
-        for _ in track_progress(_find_parts(settings, finder, particles, left, knows_ctf), len(paths),
-                                "particles, part", done=len(paths) - len(left), folder=out):
+            spectra = particle_spectra(
+                some, indices, estimator.grid, estimator.device, bright=settings.contrast == "bright",
+                ring_power=estimator.ring_power, mean_ctf=None if knows_ctf else estimator.mean_ctf)
+            return finder.find_all(spectra)
+
+    if left:
+        for _ in track_progress(_find_parts(find, particles, left), len(paths), "particles, part",
+                                done=len(paths) - len(left), folder=out):
             pass
     found = [read_part(path) for path in paths]
     poses = AssignedPoses(*(torch.cat([getattr(part, name) for part in found])
@@ -73,6 +82,12 @@ def run(settings: AssignPosesSettings) -> Manifest:
     write_table(out / PARTICLES, "particles", particles.optics, particle_rows(particles, poses, estimator))
     write_table(out / CANDIDATES, "candidates", particles.optics, candidate_rows(particles, poses, estimator))
     report, arrays = assignment_report(poses, estimator, knows_ctf, rings)
+    control = noise_control(particles, poses.confidence, lambda some, indices: find(some, indices).confidence)
+    if control is not None:
+        report["confidence_of_noise"] = control.of_noise
+        if control.warning:
+            warnings.append(control.warning)
+            log.warning("warning: %s", control.warning)
     write_report(out, REPORT_NAME, report, arrays)
     figure = Figure(figsize=FIGURE_SIZE)
     draw_assignment(figure, out)
@@ -80,7 +95,9 @@ def run(settings: AssignPosesSettings) -> Manifest:
     for path in paths:
         path.unlink()
     (out / PARTS).rmdir()
-    figures = {name: float(report[name]) for name in ("mean_confidence", "confident", "median_shift_angstrom")}
+    figures: dict[str, float] = {
+        name: float(report[name]) for name in ("mean_confidence", "confidence_of_noise", "confident",
+                                               "median_shift_angstrom") if name in report}
     manifest = Manifest(
         stage="assign-poses", **provenance(), settings=settings.model_dump(mode="json"), seed=settings.seed,
         pixel_size=particles.geometries[0].pixel_size, micrographs=int(particles.micrographs().nunique()),
@@ -116,16 +133,10 @@ def _check(settings: AssignPosesSettings, estimator: PoseEstimator, particles: P
     return rings, warnings
 
 
-def _find_parts(settings: AssignPosesSettings, finder: PoseFinder, particles: ParticleSet, paths: list[Path],
-                knows_ctf: bool) -> Iterator[Path]:
+def _find_parts(find: Callable[[ParticleSet, list[int]], AssignedPoses], particles: ParticleSet, paths: list[Path]
+                ) -> Iterator[Path]:
     """Find the poses of the parts that are left, and write each part when it is complete."""
-    estimator = finder.estimator
     for path in paths:
         number = int(path.stem.rpartition("_")[2])
-        indices = list(range(number * PART, min(len(particles), (number + 1) * PART)))
-        with one_thread():
-            spectra = particle_spectra(
-                particles, indices, estimator.grid, estimator.device, bright=settings.contrast == "bright",
-                ring_power=estimator.ring_power, mean_ctf=None if knows_ctf else estimator.mean_ctf)
-            write_part(path, finder.find_all(spectra))
+        write_part(path, find(particles, list(range(number * PART, min(len(particles), (number + 1) * PART)))))
         yield path
