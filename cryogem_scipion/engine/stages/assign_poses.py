@@ -82,7 +82,7 @@ def run(settings: AssignPosesSettings) -> Manifest:
     write_table(out / PARTICLES, "particles", particles.optics, particle_rows(particles, poses, estimator))
     write_table(out / CANDIDATES, "candidates", particles.optics, candidate_rows(particles, poses, estimator))
     report, arrays = assignment_report(poses, estimator, knows_ctf, rings)
-    control = noise_control(particles, poses.confidence, lambda some, indices: find(some, indices).confidence)
+    control = noise_control(particles, poses.confidence, lambda some, indices: find(some, indices).confidence.cpu())
     if control is not None:
         report["confidence_of_noise"] = control.of_noise
         if control.warning:
