@@ -87,7 +87,7 @@ def test_noise_is_told_from_particles(tmp_path, monkeypatch):
     phantom.run(PhantomSettings(out=tmp_path / "map", box=32, pixel_size=6, diameter_angstrom=130))
     simulate.run(SimulateSettings(out=tmp_path / "sim", volume=(tmp_path / "map/phantom.mrc",), micrographs=2,
                                   micrograph_size=(224, 224), particles_mean=14, particles_sigma=0, snr=0.6))
-    generate.run(GenerateSettings(out=tmp_path / "gen", simulation=tmp_path / "sim", noise="gaussian", micrographs=18,
+    generate.run(GenerateSettings(out=tmp_path / "gen", simulation=tmp_path / "sim", noise="gaussian", micrographs=8,
                                   extract=True))
     train_poses.run(TrainPosesSettings(particles=tmp_path / "gen", out=tmp_path / "model", steps=40, batch=64,
                                        validate_every=20))
