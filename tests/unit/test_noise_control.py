@@ -71,7 +71,7 @@ def test_particles_have_to_be_more_confident_than_noise(level, warns, particles)
     assert control.error == pytest.approx(0.2 / 12**0.5 / 84**0.5, rel=0.15)
     assert bool(control.warning) == warns
     if warns:
-        assert "no more confident (0.50 ± 0.01) than images with random phases" in control.warning
+        assert "not clearly more confident (0.50 ± 0.01) than images with random phases" in control.warning
 
 
 def test_a_few_particles_are_not_compared(tmp_path):
