@@ -65,9 +65,9 @@ class NoiseControl:
         """What a user has to know about the poses; None if particles are more confident than noise."""
         if self.of_particles - self.of_noise > CERTAIN_ERRORS * self.error:
             return None
-        return (f"the particles are not clearly more confident ({self.of_particles:.2f} ± {self.error:.2f}) than images "
-                f"with random phases ({self.of_noise:.2f}): they hardly tell their orientations, and a map from these "
-                "poses shows the reference")
+        return (f"the particles are not clearly more confident ({self.of_particles:.2f} ± {self.error:.2f}) than "
+                f"images with random phases ({self.of_noise:.2f}): they hardly tell their orientations, and a map from "
+                "these poses shows the reference")
 
 
 def noise_control(particles: ParticleSet, confidence: Float[Tensor, " n"],
