@@ -43,8 +43,8 @@ BLOCK = 32
 """Edge in pixels of the blocks whose mean and standard deviation are compared."""
 ROUNDS = 3
 """Rounds in which the noise is corrected."""
-IMAGES_PER_ROUND = 4
-"""Images that are simulated in each round."""
+LARGEST_EDGE = 1024
+"""Pixels of a simulated image's edge that are used at most. A part has the spectrum of the whole."""
 LEAST_NOISE = 0.02
 """Smallest part of the real power that the noise has at any frequency."""
 FIRST_RESPONSES: dict[CurvePlace, float] = {"fine": 0.2, "pixels": 0.7}
@@ -100,6 +100,8 @@ class RealNoise:
     """σ_n of the set."""
     power: Float[Tensor, "n half"]
     """With the particles' power."""
+    smooth_power: Float[Tensor, "n half"]
+    """The same, smoothed: with less chance, but also with less difference between the particles' rings and dips."""
     quantiles: Float[Tensor, " knots"]
     """Of the fine noise."""
     curve_at: CurvePlace
@@ -137,8 +139,8 @@ def measure_real_noise(real: Sequence[RealImage], background_deviation: float, r
     modulated_share = None if rings is None else rings.modulated_share
     power = _power(flat, modulated_share, [None if rings is None else rings.exposures[index] for index in indices])
     tiles = sum((image.shape[0] // (TILE // 2) - 1) * (image.shape[1] // (TILE // 2) - 1) for image in flat)
-    power = smoothed_power(power, min(2.0, 12 / tiles**0.5))
-    return RealNoise(background_deviation, power, _quantiles(flat, power), _curve_place(flat, power),
+    smooth = smoothed_power(power, min(2.0, 12 / tiles**0.5))
+    return RealNoise(background_deviation, power, smooth, _quantiles(flat, smooth), _curve_place(flat, smooth),
                      _exponent(chosen, flat, background_deviation), modulated_share, ice)
 
 
@@ -150,7 +152,9 @@ def fit_noise(real: RealNoise, clean: Sequence[CleanImage], generator: torch.Gen
     real
         What was measured on the real micrographs.
     clean
-        Simulated images with about the real set's particles and defocus; 128 pixels a side or more.
+        Simulated images with about the real set's particles; 128 pixels a side or more. Together they should have the
+        real set's defocus values: where particles are strong, the power at some frequencies depends on these, and the
+        noise takes the difference.
     generator
         Random generator for the simulated noise.
 
@@ -161,17 +165,18 @@ def fit_noise(real: RealNoise, clean: Sequence[CleanImage], generator: torch.Gen
     """
     if not clean:
         raise DataError("there are no simulated micrographs; to measure the noise, give at least one")
-    power, quantiles, modulated_share = real.power, real.quantiles, real.modulated_share
-    noise = ColouredNoise(power, modulated_share=modulated_share, curve_at=real.curve_at)
+    quantiles, modulated_share = real.quantiles, real.modulated_share
+    noise = ColouredNoise(real.smooth_power, modulated_share=modulated_share, curve_at=real.curve_at)
     physical = PhysicalNoise(real.background_deviation, real.ice, noise, real.exponent)
     seed = int(torch.randint(2**62, (), generator=generator))
     response = FIRST_RESPONSES[noise.curve_at]
     before: tuple[Tensor, Tensor] | None = None
+    clean = [replace(image, image=image.image[:LARGEST_EDGE, :LARGEST_EDGE]) for image in clean]
+    exposures = [image.exposure for image in clean]
     for _ in range(ROUNDS):
         # The same random numbers in each round, so that what changes comes from the correction alone.
         fresh = torch.Generator().manual_seed(seed)
-        images = [_clipped(simulated_image(image, physical, fresh)) for image in clean[:IMAGES_PER_ROUND]]
-        exposures = [image.exposure for image in clean[:IMAGES_PER_ROUND]]
+        images = [_clipped(simulated_image(image, physical, fresh)) for image in clean]
         simulated_share = None if modulated_share is None else measure_modulated_share(
             images, [exposure for exposure in exposures if exposure is not None])
         simulated_power = _power(images, simulated_share, exposures)
@@ -180,12 +185,13 @@ def fit_noise(real: RealNoise, clean: Sequence[CleanImage], generator: torch.Gen
             # The CTF also modulates the particles. Their part does not belong to the noise.
             corrected_share = (noise.modulated_share + modulated_share - simulated_share).clamp(0, MAX_MODULATED_SHARE)
             noise = replace(noise, modulated_share=corrected_share)
-        simulated = _quantiles(images, power)
+        simulated = _quantiles(images, real.smooth_power)
         if before is not None:
             response = _response(noise.curve - before[0], simulated - before[1])
         before = noise.curve, simulated
-        physical = replace(physical, noise=replace(noise, power=_corrected_power(noise.power, power, simulated_power),
-                                                   curve=_corrected(noise.curve, (quantiles - simulated) / response)))
+        power = _corrected_power(noise.power, real.power, simulated_power)
+        curve = _corrected(noise.curve, (quantiles - simulated) / response)
+        physical = replace(physical, noise=replace(noise, power=power, curve=curve))
     return physical
 
 

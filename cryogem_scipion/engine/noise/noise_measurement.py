@@ -148,8 +148,8 @@ class _ComparisonResult:
     noise: PhysicalNoise | None = None
     contaminants: tuple[tuple[Contaminant, ...], ...] = ()
     """For each micrograph that was searched."""
-    relative_powers: tuple[Float[Tensor, "_ _"], ...] = ()
-    """For each micrograph that was compared."""
+    relative_powers: tuple[Float[Tensor, "_ _"] | None, ...] = ()
+    """For each micrograph that was compared; None where the optics are not known."""
     kept_snr: float | None = None
     """The simulation's ratio, if it was measured before, over the variance of the micrographs; else None."""
 
@@ -218,7 +218,9 @@ class _Comparison:
         spectrum = self._compare_spectra(flats, rings) if self.has_particles else None
         if given_snr is not None:
             check_given_ratio(given_snr, spectrum)
-        real_noise = measure_real_noise(self.reals, self.deviation, rings)
+        told = self._with_known_optics()
+        real_noise = measure_real_noise(_chosen(self.reals, told), self.deviation,
+                                        None if rings is None else rings.subset(told))
         kept = self._kept_in_deviations(real_noise) if best is not None and self.simulated.keep_snr else None
         result = _ComparisonResult(best, spectrum, rings, kept_snr=kept)
         chosen = self.chosen(result)
@@ -240,7 +242,23 @@ class _Comparison:
         if given_snr is not None and given_snr != chosen.snr:
             noise = self._fit_noise(given_snr, real_noise)
         return replace(result, snr_fit=best, noise=noise, contaminants=contaminants,
-                       relative_powers=relative_powers(_clipped(flats), rings))
+                       relative_powers=self._relative_powers(flats, rings))
+
+    def _with_known_optics(self) -> list[int]:
+        """Micrographs that the noise is measured on: those whose optics the simulation has, if these are most.
+
+        In the others, no Thon rings tell the defocus, for example because the stage drifted. The simulation has no
+        micrographs of their kind, so the spectra of both sets would differ by more than the noise.
+        """
+        known = [index for index, optics in enumerate(self.known) if optics is not None]
+        return known if 2 * len(known) > len(self.known) else list(range(len(self.known)))
+
+    def _relative_powers(self, flats: Sequence[Float[Tensor, "_ _"]], rings: ThonRings | None
+                         ) -> tuple[Float[Tensor, "_ _"] | None, ...]:
+        told = self._with_known_optics()
+        powers = relative_powers(_clipped(_chosen(flats, told)), None if rings is None else rings.subset(told))
+        measured = dict(zip(told, powers, strict=True))
+        return tuple(measured.get(index) for index in range(len(flats)))
 
     def chosen(self, result: _ComparisonResult) -> ChosenRatio:
         """The signal-to-noise ratio that the measurements give, or else the simulation's."""
@@ -328,6 +346,11 @@ class _LazySequence(Sequence[Item], Generic[Item]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         return self._item(index)
+
+
+def _chosen(items: Sequence[Item], indices: Sequence[int]) -> Sequence[Item]:
+    """Some of the items, read only when they are asked for."""
+    return _LazySequence(len(indices), lambda position: items[indices[position]])
 
 
 def _clipped(flats: Sequence[Float[Tensor, "_ _"]]) -> Sequence[Float[Tensor, "_ _"]]:
