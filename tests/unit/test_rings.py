@@ -3,16 +3,24 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from cryogem_scipion.engine.io.dataset import write_table
+from cryogem_scipion.engine.io.mrc import write_mrc
 from cryogem_scipion.engine.noise import noise_measurement
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import GreyScale, PhysicalNoise
 from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, measure_real_noise
+from cryogem_scipion.engine.noise.noise_measurement import measure_noise
+from cryogem_scipion.engine.noise.real_set import measure_real_set
+from cryogem_scipion.engine.noise.simulated_set import open_simulated_set
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
 from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, without_thon_rings
+from cryogem_scipion.engine.settings import PhantomSettings, SimulateSettings
 from cryogem_scipion.engine.simulation.optics import Optics
+from cryogem_scipion.engine.stages import phantom, simulate
 
 PIXEL_SIZE = 4.0
 DEFOCI = (9_000.0, 14_500.0, 21_000.0, 27_300.0)
@@ -119,6 +127,52 @@ def test_fitted_noise_has_the_rings_and_particles_do_not_add_to_them(generator):
     assert abs(after) < before / 2
     ratio = (measured.power / truth.noise.power)[4:-4, 4:-4].log()
     assert abs(float(ratio.mean())) < 0.1
+
+
+def test_noise_is_measured_against_all_defocus_values(generator):
+    """Particles have most of the power at some frequencies, which depend on the defocus of their micrograph."""
+    truth = PhysicalNoise(0.05, noise=ColouredNoise(torch.ones(TILE, TILE // 2 + 1)))
+    radius = torch.hypot(torch.fft.fftfreq(512)[:, None], torch.fft.rfftfreq(512))
+
+    def image(defocus):
+        white = torch.fft.rfft2(torch.randn(512, 512, generator=generator))
+        transfer = (exposure(defocus).modulation(torch.ones(TILE // 2 + 1), (512, 512)) / 2).sqrt()
+        particles = torch.fft.irfft2(white * transfer * torch.exp(-((radius / 0.1) ** 2)), s=(512, 512))
+        return CleanImage(1 - 0.1 * particles, exposure(defocus))
+
+    defoci = [10_000.0] * 4 + [26_000.0] * 4
+    clean, others = ([image(defocus) for defocus in defoci] for _ in range(2))
+    reals = [RealImage(400 * truth(other.image, generator), GreyScale(400.0, 20.0)) for other in others]
+    measured = fit_noise(measure_real_noise(reals, 0.05), clean, generator).noise
+    tile = torch.hypot(torch.fft.fftfreq(TILE)[:, None], torch.fft.rfftfreq(TILE))
+    bands = [float(measured.power[(tile >= low) & (tile < low + 0.015)].mean()) for low in np.arange(0.02, 0.14, 0.015)]
+    # Each band has some 60 coefficients of 392 half-overlapping tiles: 1 % by chance, and 5 times the power in the
+    # particles, which are as well known.
+    assert bands == pytest.approx([1.0] * len(bands), abs=0.12)
+
+
+def test_micrographs_without_known_optics_do_not_count(tmp_path, generator):
+    """The stage drifted in one micrograph: no rings tell its defocus, and its power is another."""
+    phantom.run(PhantomSettings(out=tmp_path / "map", box=32, pixel_size=4.0, diameter_angstrom=90))
+    (tmp_path / "real").mkdir()
+    files = [tmp_path / f"real/{number}.mrc" for number in range(4)]
+    for file in files:
+        noise = torch.randn(256, 256, generator=generator)
+        drifted = torch.nn.functional.avg_pool2d(noise[None], 9, 1, 4)[0] * 6 if file == files[3] else noise
+        write_mrc(file, (400 + 20 * drifted).numpy(), PIXEL_SIZE)
+    optics = pd.DataFrame([{"rlnOpticsGroup": 1, "rlnOpticsGroupName": "opticsGroup1"}])
+    write_table(tmp_path / "ctfs.star", "micrographs", optics, pd.DataFrame([
+        {"rlnMicrographName": str(file), "rlnOpticsGroup": 1, "rlnDefocusU": 15000.0, "rlnDefocusV": 15000.0,
+         "rlnDefocusAngle": 0.0} for file in files[:3]]))
+    simulate.run(SimulateSettings(out=tmp_path / "sim", volume=(tmp_path / "map/phantom.mrc",), pixel_size=PIXEL_SIZE,
+                                  micrographs=3, micrograph_size=(256, 256), particles_mean=8, snr=0.05,
+                                  ctfs=tmp_path / "ctfs.star", extract=False))
+    simulated = open_simulated_set(tmp_path / "sim")
+    reals = measure_real_set(tmp_path, "scaled", files, PIXEL_SIZE, None)
+    noise = measure_noise(reals, simulated, snr=0.002, seed=0).model.physical
+    assert [power is None for power in noise.relative_powers] == [False, False, False, True]
+    coarse, fine = (float(noise.noise.power[rows, 4:30].mean()) for rows in (slice(4, 10), slice(40, 60)))
+    assert coarse == pytest.approx(fine, rel=0.15)  # the noise of the first three is white
 
 
 def simulation(*defoci):

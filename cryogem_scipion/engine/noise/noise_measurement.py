@@ -194,6 +194,11 @@ class _Comparison:
             return RealImage(torch.tensor(memory_mapped(reals.folder / real.name)), scales[index], real.ice)
 
         self.known = simulated.measured_exposures([Path(reals.micrographs[index].original) for index in self.indices])
+        known = [position for position, optics in enumerate(self.known) if optics is not None]
+        self.told = known if 2 * len(known) > count else list(range(count))
+        """Positions of the micrographs that rings and noise are measured on: those whose optics the simulation has, if
+        these are most. In the others, no rings tell the defocus, for example because the stage drifted. The simulation
+        has none of their kind, so the spectra of both sets would differ by more than the noise."""
         self.reals = _LazySequence(count, real_image)
         self.simulated, self.deviation, self.seed = simulated, deviation, seed
         self.has_particles = any(bool((image != 1).any()) for image in self._clean_images(1))
@@ -213,14 +218,13 @@ class _Comparison:
         if not self.large_enough:
             return _ComparisonResult()
         flats = parallel_map(RealImage.without_ice, self.reals)
-        rings = fit_thon_rings(_clipped(flats), self.simulated.exposures[0], self.known)
+        rings = fit_thon_rings(_clipped(_chosen(flats, self.told)), self.simulated.exposures[0],
+                               [self.known[index] for index in self.told])
         best = self._fit_snr(flats) if self.has_particles else None
         spectrum = self._compare_spectra(flats, rings) if self.has_particles else None
         if given_snr is not None:
             check_given_ratio(given_snr, spectrum)
-        told = self._with_known_optics()
-        real_noise = measure_real_noise(_chosen(self.reals, told), self.deviation,
-                                        None if rings is None else rings.subset(told))
+        real_noise = measure_real_noise(_chosen(self.reals, self.told), self.deviation, rings)
         kept = self._kept_in_deviations(real_noise) if best is not None and self.simulated.keep_snr else None
         result = _ComparisonResult(best, spectrum, rings, kept_snr=kept)
         chosen = self.chosen(result)
@@ -244,21 +248,10 @@ class _Comparison:
         return replace(result, snr_fit=best, noise=noise, contaminants=contaminants,
                        relative_powers=self._relative_powers(flats, rings))
 
-    def _with_known_optics(self) -> list[int]:
-        """Micrographs that the noise is measured on: those whose optics the simulation has, if these are most.
-
-        In the others, no Thon rings tell the defocus, for example because the stage drifted. The simulation has no
-        micrographs of their kind, so the spectra of both sets would differ by more than the noise.
-        """
-        known = [index for index, optics in enumerate(self.known) if optics is not None]
-        return known if 2 * len(known) > len(self.known) else list(range(len(self.known)))
-
     def _relative_powers(self, flats: Sequence[Float[Tensor, "_ _"]], rings: ThonRings | None
                          ) -> tuple[Float[Tensor, "_ _"] | None, ...]:
-        told = self._with_known_optics()
-        powers = relative_powers(_clipped(_chosen(flats, told)), None if rings is None else rings.subset(told))
-        measured = dict(zip(told, powers, strict=True))
-        return tuple(measured.get(index) for index in range(len(flats)))
+        powers = dict(zip(self.told, relative_powers(_clipped(_chosen(flats, self.told)), rings), strict=True))
+        return tuple(powers.get(index) for index in range(len(flats)))
 
     def chosen(self, result: _ComparisonResult) -> ChosenRatio:
         """The signal-to-noise ratio that the measurements give, or else the simulation's."""

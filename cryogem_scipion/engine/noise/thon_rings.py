@@ -44,10 +44,6 @@ class ThonRings:
     exposures: tuple[Exposure, ...]
     """Optics of each micrograph; without astigmatism if they were fitted."""
 
-    def subset(self, indices: Sequence[int]) -> "ThonRings":
-        """Return the rings of some of the micrographs."""
-        return ThonRings(self.modulated_share, tuple(self.exposures[index] for index in indices))
-
 
 def fit_thon_rings(images: Sequence[Float[Tensor, "_ _"]], exposure: Exposure,
                    known: Sequence[Exposure | None] = ()) -> ThonRings | None:
