@@ -149,3 +149,12 @@ def test_a_model_keeps_its_contaminants(tmp_path, generator):
     assert torch.equal(loaded.values, contaminant.values)
     assert torch.equal(loaded.opacity, contaminant.opacity)
     assert (loaded.corner, loaded.fixed) == ((3, 8), True)
+
+
+def test_one_object_may_lie_anywhere_and_a_network_of_edges_may_not():
+    radius = torch.hypot(torch.arange(101.0)[:, None] - 50, torch.arange(101.0) - 50)
+    ring = (radius > 30) & (radius < 36)  # the edge of a particle: its area is that of 44 circles of 3 px radius
+    for opacity, movable in ((radius < 30, True), (radius[:, 20:] < 45, True), (ring, False)):
+        contaminant = Contaminant(torch.zeros(opacity.shape), opacity.float(), (0, 0), False)
+        assert contaminant.movable == movable
+    assert not Contaminant(torch.zeros(101, 101), (radius < 30).float(), (0, 0), True).movable

@@ -3,11 +3,14 @@
 
 A contaminant is a region of a real micrograph, with the noise in it. It hides the particles under it.
 """
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import ndimage
 from torch import Tensor
 
 __all__ = ["Contaminant", "ContaminantLayer", "FieldPart", "draw_field_part", "hidden_particles", "lay_contaminants",
@@ -17,6 +20,9 @@ MAX_TRIES = 10
 """Largest number of places that are tried for a contaminant. If all are occupied, it is left out."""
 MAX_STRETCH = 1.25
 """Largest factor by which a fixed contaminant is stretched together with its micrograph's field."""
+STRAGGLING = 4.0
+"""Area of a region, in areas of the largest circle inside it, from which it is not one object. Ice crystals and
+aggregates have at most 3.7, a network of edges of particles that lie over each other has more."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,17 @@ class Contaminant:
     """Position (y, x) of its first pixel on the real micrograph."""
     fixed: bool
     """Whether it stays at its place: carbon edges, and contaminants that the border of the micrograph cuts."""
+
+    @property
+    def movable(self) -> bool:
+        """Whether it may lie anywhere on a generated image.
+
+        A network of edges may not: particles that lie over each other differ from single ones at their edges only, and
+        these look like nothing real elsewhere.
+        """
+        mask = self.opacity.numpy() > 0.5
+        radius = float(ndimage.distance_transform_edt(np.pad(mask, 1)).max())
+        return not self.fixed and float(mask.sum()) < STRAGGLING * math.pi * radius**2
 
     def turned(self, part: FieldPart, field: tuple[int, int]) -> "Contaminant":
         """Return the contaminant rotated and mirrored as in the part; ``field`` is the micrograph's size."""

@@ -268,8 +268,10 @@ class _Comparison:
 
     def contaminants_of(self, indices: Sequence[int],
                         result: _ComparisonResult) -> tuple[tuple[Contaminant, ...] | None, ...]:
-        """Contaminants of real micrographs by their indices; None for a micrograph that was not searched."""
-        searched = dict(zip(self.indices, result.contaminants, strict=False))
+        """Contaminants for generated images, by the real micrographs' indices; None for one that was not searched."""
+        laid = [tuple(contaminant for contaminant in found if contaminant.fixed or contaminant.movable)
+                for found in result.contaminants]
+        searched = dict(zip(self.indices, laid, strict=False))
         return tuple(searched.get(index) for index in indices)
 
     def relative_powers_of(self, indices: Sequence[int], result: _ComparisonResult
