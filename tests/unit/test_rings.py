@@ -17,7 +17,7 @@ from cryogem_scipion.engine.noise.noise_measurement import measure_noise
 from cryogem_scipion.engine.noise.real_set import measure_real_set
 from cryogem_scipion.engine.noise.simulated_set import open_simulated_set
 from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise, tile_periodograms
-from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, without_thon_rings
+from cryogem_scipion.engine.noise.thon_rings import fit_thon_rings, measure_modulated_share, without_thon_rings
 from cryogem_scipion.engine.settings import PhantomSettings, SimulateSettings
 from cryogem_scipion.engine.simulation.optics import Optics
 from cryogem_scipion.engine.stages import phantom, simulate
@@ -94,6 +94,26 @@ def test_defocus_and_strength_are_measured(generator):
             for image, fitted in zip(images, rings.exposures, strict=True)]
     bands = torch.stack([torch.stack([power[5:-5, low:low + 6].mean() for low in range(8, 60, 6)]) for power in flat])
     assert float((bands / bands.mean(0) - 1).abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("pixel_size", [8.0, 10.0])
+def test_coarse_pixels_show_no_rings_that_are_not_there(pixel_size, generator):
+    """Up to the highest frequency there are two rings or less, which a smooth background can imitate."""
+    optics = Exposure(Optics(300.0, 2.7, 0.1, 15_000.0, 15_000.0, 0.0), pixel_size)
+    white = ColouredNoise(torch.ones(TILE, TILE // 2 + 1))
+    for edge in (256, 512):
+        images = [white.draw((edge, edge), generator) for _ in range(6)]
+        assert float(measure_modulated_share(images, [optics] * 6).mean()) < 0.2
+
+
+def test_rings_of_coarse_pixels_are_measured_where_micrographs_differ_in_defocus(generator):
+    defoci = np.arange(10e3, 28e3, 1500)
+    exposures = [Exposure(Optics(300.0, 2.7, 0.1, defocus, defocus, 0.0), 8.0) for defocus in defoci]
+    noise = ColouredNoise(torch.ones(TILE, TILE // 2 + 1), modulated_share=torch.full((TILE // 2 + 1,), 0.5))
+    images = [noise.draw((512, 512), generator, exposure) for exposure in exposures]
+    share = measure_modulated_share(images, exposures)[16:56]
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.15)
+    assert float((share - 0.5).abs().max()) < 0.4
 
 
 def test_one_micrograph_is_enough(generator):

@@ -31,6 +31,11 @@ MIN_EXPLAINED = 0.5
 """Smallest share of a profile's variance that rings have to explain."""
 ROUNDS = 2
 """Rounds in which the modulated share and the defocus of all micrographs are fitted in turn."""
+EXPECTED_SHARE = 0.5
+"""Size of the modulated share that is expected before a measurement. It counts only where the pixels are so coarse that
+there are few rings: then a smooth background can look like rings, and the micrographs alone tell no share."""
+CORRELATED = 1.75
+"""Factor on the variance of a rotational mean, because neighbouring frequencies are correlated by the tile's window."""
 MAX_MODULATED_SHARE = 0.98
 """Largest share of the noise that the CTF may modulate, so that no frequency has zero power."""
 
@@ -142,7 +147,10 @@ def _profiles(images: Sequence[Float[Tensor, "_ _"]]) -> _Profiles:
 
 
 def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, " half"]:
-    """Modulated share, by least squares: a smooth background for each profile, and rings of one common strength."""
+    """Modulated share, by least squares: a smooth background for each profile, and rings of one common strength.
+
+    The strength is that of highest probability, if it is normally distributed around 0 before (ridge regression).
+    """
     size, terms, count = BACKGROUND_DEGREE + 1, SHARE_DEGREE + 1, len(exposures)
     background, strength = (_curves(profiles.frequency, degree) for degree in (BACKGROUND_DEGREE, SHARE_DEGREE))
     rows = np.zeros((count, len(profiles.frequency), size * count + terms))
@@ -150,7 +158,12 @@ def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, 
         # values = background + strength · (2 |CTF|² - 1)
         rows[index, :, index * size:(index + 1) * size] = background
         rows[index, :, -terms:] = strength * (2 * exposure.squared_ctf(profiles.frequency) - 1)[:, None]
-    solution = np.linalg.lstsq(rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel(), rcond=None)[0]
+    equations, values = rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel()
+    free = np.linalg.lstsq(equations, values, rcond=None)[0]
+    freedom = max(len(values) - len(free), 1)
+    deviation = np.sqrt(CORRELATED * ((values - equations @ free) ** 2).sum() / freedom)
+    expected = np.eye(equations.shape[1])[-terms:] * (deviation / EXPECTED_SHARE)
+    solution = np.linalg.lstsq(np.vstack([equations, expected]), np.pad(values, (0, terms)), rcond=None)[0]
     frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), MIN_FREQUENCY, MAX_FREQUENCY)
     rings = _curves(frequency, SHARE_DEGREE) @ solution[-terms:]
     mean = _curves(frequency, BACKGROUND_DEGREE) @ solution[:-terms].reshape(count, size).mean(0)
