@@ -11,7 +11,13 @@ from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.measurement.search_field import SearchField
 from cryogem_scipion.engine.measurement.spectral_strength import spectral_strength
 from cryogem_scipion.engine.measurement.synthesis import SyntheticField
-from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio, kept_ratio
+from cryogem_scipion.engine.noise.chosen_ratio import (
+    ChosenRatio,
+    check_given_ratio,
+    choose_ratio,
+    kept_ratio,
+    over_all_variance,
+)
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.models import GreyScale
 from cryogem_scipion.engine.noise.noise_fit import CleanImage, RealImage, fit_noise, measure_real_noise, simulated_image
@@ -285,3 +291,14 @@ def test_a_ratio_that_was_measured_before_is_kept_unless_the_spectrum_excludes_i
     limited = kept_ratio(0.3, spectrum)
     assert 0.2 < limited.snr < 0.3
     assert "0.3, particles alone would have more power" in limited.warnings[0]
+
+
+@pytest.mark.parametrize("over_noise", [0.003, 0.17, 1.1, 2.0])
+@pytest.mark.parametrize("crowding", [0.2, 1.2])
+def test_a_ratio_over_the_noise_becomes_one_over_the_micrographs(over_noise, crowding):
+    """The noise loses what the particles have, but not where they have nothing."""
+    def noise_variance(ratio):
+        return max(1 - crowding * ratio, 0.2)
+
+    ratio = over_all_variance(over_noise, 1.0, noise_variance)
+    assert ratio == pytest.approx(over_noise / (1 + crowding * over_noise), rel=0.04)

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which signal-to-noise ratio is used: the given one, one that was measured, or the largest that the data allow."""
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryogem_scipion.engine.errors import DataError
 from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum
 from cryogem_scipion.engine.noise.signal_to_noise import SnrFit
 
-__all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio", "kept_ratio"]
+__all__ = ["ChosenRatio", "check_given_ratio", "choose_ratio", "kept_ratio", "over_all_variance"]
 
 LARGEST_PART = 0.95
 """Of the ratio from which particles alone exceed the real power, the part that is used at most: noise has a share."""
 EXCEEDED = 1.25
 """Factor by which a ratio that was given, or measured on single particles, may be above the largest one by the
 spectrum: at single frequencies the particles' power is uncertain by about this much (``spectral_ratio.MAP_ERROR``)."""
+ROUNDS = 2
+"""Rounds in which the noise's variance is measured for a ratio; enough for particles up to twice as strong as the
+noise."""
 DIFFERENCE = 1.25
 """Factor by which local power and spectrum have to differ for a warning."""
 
@@ -53,6 +57,30 @@ def kept_ratio(snr: float, spectrum: SetSpectrum | None) -> ChosenRatio:
     return ChosenRatio(largest, True, (
         f"with the simulation's signal-to-noise ratio of {snr:.2g}, particles alone would have more power than the "
         f"real micrographs; {largest:.2g} is used. Check particles_mean, the map and the defocus",))
+
+
+def over_all_variance(over_noise: float, without_particles: float, noise_variance: Callable[[float], float]) -> float:
+    """Convert a ratio over the variance of the noise to one over the variance of the micrographs, particles included.
+
+    It is the root of ``over_noise * noise_variance(ratio) - ratio``. Secants find it, because the variance of the noise
+    falls nearly on a line.
+
+    Parameters
+    ----------
+    over_noise
+        Variance of a particle over that of the noise.
+    without_particles
+        Variance that the noise of the micrographs has in their own unit, if there are no particles.
+    noise_variance
+        The same for particles with a given ratio over the variance of the micrographs.
+    """
+    before, excess_before = 0.0, over_noise * without_particles
+    ratio = excess_before / (1 + excess_before)
+    for _ in range(ROUNDS):
+        excess = over_noise * noise_variance(ratio) - ratio
+        step = excess * (ratio - before) / (excess_before - excess)
+        before, excess_before, ratio = ratio, excess, ratio + step
+    return ratio
 
 
 def choose_ratio(local: SnrFit, spectrum: SetSpectrum | None, simulated_snr: float) -> ChosenRatio:

@@ -13,7 +13,13 @@ from torch import Tensor
 from cryogem_scipion.engine.compute.parallel import map_in_order
 from cryogem_scipion.engine.compute.threads import available_threads, parallel_map
 from cryogem_scipion.engine.errors import DataError
-from cryogem_scipion.engine.noise.chosen_ratio import ChosenRatio, check_given_ratio, choose_ratio, kept_ratio
+from cryogem_scipion.engine.noise.chosen_ratio import (
+    ChosenRatio,
+    check_given_ratio,
+    choose_ratio,
+    kept_ratio,
+    over_all_variance,
+)
 from cryogem_scipion.engine.noise.contaminant_search import find_contaminants, measure_range
 from cryogem_scipion.engine.noise.contaminants import Contaminant, opacity_map
 from cryogem_scipion.engine.noise.exposure import Exposure
@@ -32,7 +38,7 @@ from cryogem_scipion.engine.noise.relative_power import relative_powers
 from cryogem_scipion.engine.noise.set_spectrum import SetSpectrum, measure_set_spectrum
 from cryogem_scipion.engine.noise.signal_to_noise import SnrFit, fit_snr
 from cryogem_scipion.engine.noise.simulated_set import SimulatedSet
-from cryogem_scipion.engine.noise.spectrum import TILE
+from cryogem_scipion.engine.noise.spectrum import TILE, ColouredNoise
 from cryogem_scipion.engine.noise.thon_rings import ThonRings, fit_thon_rings
 from cryogem_scipion.engine.runs.progress import track_progress
 from cryogem_scipion.engine.simulation.microscope import seeded_generator
@@ -55,8 +61,6 @@ DEFOCUS_TOLERANCE = 2000.0
 """Å by which the defocus of real micrographs may lie outside the simulation's range without a warning."""
 ROUNDS = 4
 """Largest number of rounds in which signal-to-noise ratio and contaminants are measured again."""
-VARIANCE_ROUNDS = 2
-"""Rounds in which the variance of the noise is measured; each makes the error smaller by about the ratio itself."""
 
 
 @dataclass(frozen=True)
@@ -289,10 +293,8 @@ class _Comparison:
         Images are scaled by the deviation of the micrographs, to which particles add. So with many particles, the
         noise has a variance below 1 in this unit, and the same particles have a lower ratio.
         """
-        over_noise = ratio = self.simulated.contrast.snr
-        for _ in range(VARIANCE_ROUNDS):
-            ratio = over_noise * self._fit_noise(ratio, real).noise.variance
-        return ratio
+        return over_all_variance(self.simulated.contrast.snr, ColouredNoise(real.power).variance,
+                                 lambda ratio: self._fit_noise(ratio, real).noise.variance)
 
     def _search_contaminants(self, flats: Sequence[Float[Tensor, "_ _"]], noise: PhysicalNoise,
                              snr: float) -> tuple[tuple[Contaminant, ...], ...]:
