@@ -189,13 +189,13 @@ def fit_noise(real: RealNoise, clean: Sequence[CleanImage], generator: torch.Gen
         if before is not None:
             response = _response(noise.curve - before[0], simulated - before[1])
         before = noise.curve, simulated
-        power = _corrected_power(noise.power, real.power, simulated_power)
+        power = _corrected_power(noise.power, real, simulated_power)
         curve = _corrected(noise.curve, (quantiles - simulated) / response)
         physical = replace(physical, noise=replace(noise, power=power, curve=curve))
     return physical
 
 
-def _corrected_power(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half"],
+def _corrected_power(noise: Float[Tensor, "n half"], real: RealNoise,
                      simulated: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
     """The noise's power with which simulated micrographs have the real power.
 
@@ -203,9 +203,9 @@ def _corrected_power(noise: Float[Tensor, "n half"], real: Float[Tensor, "n half
     the whole difference, down to its least share of the real power. Where the particles have rings of too much or too
     little power, the difference has rings. Other sharp differences are chance: the rest is smoothed.
     """
-    rings = _rotational_mean(real - simulated)
-    rest = smoothed_power((real / (simulated + rings).clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
-    return torch.maximum(noise + rings + (rest - 1) * real, LEAST_NOISE * real)
+    rings = _rotational_mean(real.power - simulated)
+    rest = smoothed_power((real.smooth_power / (simulated + rings).clamp(min=1e-12)).clamp(0.1, 10.0), 2.0)
+    return torch.maximum(noise + rings + (rest - 1) * real.smooth_power, LEAST_NOISE * real.smooth_power)
 
 
 def _rotational_mean(plane: Float[Tensor, "n half"]) -> Float[Tensor, "n half"]:
