@@ -15,7 +15,7 @@ from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 
-__all__ = ["RotationalPower", "chance_error", "rotational_power", "seen_modulation", "tile_edge"]
+__all__ = ["LOSS", "RotationalPower", "chance_error", "rotational_power", "seen_modulation", "tile_edge"]
 
 DIAMETERS = 4
 """Diameters of a particle that a tile holds at least: then the tile's window does not smear the particles' rings."""

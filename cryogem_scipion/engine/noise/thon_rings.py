@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cryogem_scipion.engine.compute.threads import parallel_map
 from cryogem_scipion.engine.noise.exposure import Exposure
+from cryogem_scipion.engine.noise.rotational_power import LOSS
 from cryogem_scipion.engine.noise.spectrum import TILE, tile_periodograms
 
 __all__ = ["MAX_MODULATED_SHARE", "ThonRings", "fit_thon_rings", "measure_modulated_share", "without_thon_rings"]
@@ -34,8 +35,6 @@ ROUNDS = 2
 EXPECTED_SHARE = 0.5
 """Size of the modulated share that is expected before a measurement. It counts only where the pixels are so coarse that
 there are few rings: then a smooth background can look like rings, and the micrographs alone tell no share."""
-CORRELATED = 1.75
-"""Factor on the variance of a rotational mean, because neighbouring frequencies are correlated by the tile's window."""
 MAX_MODULATED_SHARE = 0.98
 """Largest share of the noise that the CTF may modulate, so that no frequency has zero power."""
 
@@ -161,7 +160,7 @@ def _share(profiles: _Profiles, exposures: Sequence[Exposure]) -> Float[Tensor, 
     equations, values = rows.reshape(-1, rows.shape[2]), profiles.values.T.ravel()
     free = np.linalg.lstsq(equations, values, rcond=None)[0]
     freedom = max(len(values) - len(free), 1)
-    deviation = np.sqrt(CORRELATED * ((values - equations @ free) ** 2).sum() / freedom)
+    deviation = np.sqrt(LOSS * ((values - equations @ free) ** 2).sum() / freedom)
     expected = np.eye(equations.shape[1])[-terms:] * (deviation / EXPECTED_SHARE)
     solution = np.linalg.lstsq(np.vstack([equations, expected]), np.pad(values, (0, terms)), rcond=None)[0]
     frequency = np.clip(np.linspace(0, 1, TILE // 2 + 1), MIN_FREQUENCY, MAX_FREQUENCY)
